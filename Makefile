@@ -1,0 +1,61 @@
+# The commands of this project; CI and people use the same ones. `make` alone lists them.
+PYTHON ?= python3
+BIN := .venv/bin
+RECIPE ?= quick
+INSTALLED := .venv/.installed
+SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-slow check train export serve bench system lock serving-alone clean
+
+help: ## list the commands
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+$(INSTALLED): pyproject.toml constraints.txt
+	@echo "installing into .venv (once, a few minutes)"
+	@$(PYTHON) -m venv .venv
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]' --constraint constraints.txt
+	@touch $@
+
+demo: $(INSTALLED) ## train, distil, export, serve and measure on real MNIST
+	@$(BIN)/python -m benchmarks demo
+
+test: $(INSTALLED) ## the default test suite
+	@$(BIN)/pytest
+
+test-slow: $(INSTALLED) ## the slower tests; those that want Debian's packages skip without `make system`
+	@$(BIN)/pytest -m "slow or prometheus or wrk"
+
+check: $(INSTALLED) ## format, lint, types and imports
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports --no-cache
+	@$(BIN)/python -m benchmarks render --check
+
+train: $(INSTALLED) ## train and evaluate a recipe: make train RECIPE=notebook ARGS="--seed 1"
+	@$(BIN)/python -m training --recipe $(RECIPE) $(ARGS)
+	@$(BIN)/python -m training evaluate --recipe $(RECIPE)
+
+export: $(INSTALLED) ## export what was trained to the model repository: make export RECIPE=notebook
+	@$(BIN)/python -m export --run-dir runs/$(RECIPE) $(ARGS)
+
+serve: $(INSTALLED) ## serve the model repository on http://127.0.0.1:8000
+	@$(BIN)/python -m serving $(ARGS)
+
+bench: $(INSTALLED) ## measure sessions and HTTP, and render the README's table and picture
+	@$(BIN)/python -m benchmarks session
+	@$(BIN)/python -m benchmarks http --against litserve-first-example
+	@$(BIN)/python -m benchmarks render
+
+system: ## install the Debian packages that some tests and benchmarks want
+	@$(SUDO) apt-get update -qq
+	@$(SUDO) apt-get install -qq --yes --no-install-recommends prometheus wrk
+
+serving-alone: $(INSTALLED) ## install the serving extra alone, start it, ask it one digit
+	@.ci/serving-alone
+
+lock: $(INSTALLED) ## write constraints.txt from what is installed
+	@$(BIN)/python -m pip freeze --exclude-editable | sed 's/+cpu$$//; s/+cu[0-9]*$$//' > constraints.txt
+
+clean: ## remove what the commands made, but for the installation
+	rm -rf runs models .mypy_cache .pytest_cache .ruff_cache
