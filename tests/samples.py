@@ -1,0 +1,37 @@
+"""The committed sample of real digits: 600 from MNIST's training set, 200 from its test set."""
+
+from pathlib import Path
+
+from training.data import Digits, parse_images, parse_labels, read_file, split
+from training.files import sha256
+
+DIGITS = Path(__file__).parent / "digits"
+
+
+def sample_training() -> tuple[Digits, Digits]:
+    """500 digits to learn from and 100 to validate with; every digit equally often."""
+    return split(_read("train"), 100)
+
+
+def sample_test() -> Digits:
+    """200 digits of the test set, 20 of each."""
+    return _read("test")
+
+
+def _read(part: str) -> Digits:
+    return Digits(
+        parse_images(read_file(DIGITS, f"{part}-images.idx")),
+        parse_labels(read_file(DIGITS, f"{part}-labels.idx")),
+    )
+
+
+def write_as_mnist(folder: Path) -> dict[str, str]:
+    """Write the sample under the names of MNIST's own files, unpacked; return their SHA-256 by name."""
+    digests = {}
+    for name, ours in (("train", "train"), ("t10k", "test")):
+        for kind, ending in (("images", "idx3"), ("labels", "idx1")):
+            content = read_file(DIGITS, f"{ours}-{kind}.idx")
+            file = f"{name}-{kind}-{ending}-ubyte"
+            (folder / file).write_bytes(content)
+            digests[file] = sha256(content)
+    return digests

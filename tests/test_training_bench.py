@@ -1,0 +1,69 @@
+"""The notebook's loop, our baseline, learns for real, and the comparison with it runs from end to end."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from samples import sample_training, write_as_mnist
+
+import distillery
+from benchmarks.notebook_loop import NotebookLoop, notebook_digits
+from benchmarks.training import TrainingBench, unpack_as_torchvision
+from training import data
+from training.loop import Job, validate
+from training.recipe import Distillation, Network
+
+SMALL = Network(hidden=[32], batch_size=50, learning_rate=1e-2)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    folder = tmp_path / "mnist"
+    folder.mkdir()
+    for name, digest in write_as_mnist(folder).items():
+        monkeypatch.setitem(data.SHA256, name, digest)
+    monkeypatch.setattr(data, "VALIDATION_DIGITS", 100)
+    return folder
+
+
+def test_the_notebooks_loop_learns_alone_and_from_a_teacher(folder: Path, tmp_path: Path) -> None:
+    unpack_as_torchvision(folder, tmp_path / "notebook")
+    digits = notebook_digits(tmp_path / "notebook")
+    held_out = data.held_out_places(digits.targets, 100)
+    places = [place for place in range(600) if not held_out[place]]
+    teacher = NotebookLoop(Job("teacher", SMALL, 0), digits)
+    student = NotebookLoop(
+        Job("student", SMALL, 0, Distillation(temperature=4)), digits, teacher=teacher.network
+    )
+    for loop in (teacher, student):
+        seconds = [loop.train(places) for _ in range(4)]
+        assert min(seconds) > 0
+        assert validate(loop.network, sample_training()[1])["validation_accuracy"] > 0.75
+
+
+def test_the_comparison_is_kept_and_printed(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ["--no-target", "--digits=128", "--rounds=2", "--threads=1"]
+    places = [f"--data-dir={folder}", f"--results-dir={tmp_path / 'results'}"]
+    status = distillery.main("bench", {"training": TrainingBench}, arguments=["training", *flags, *places])
+    assert status == 0
+    output = capsys.readouterr().out
+    (file,) = (tmp_path / "results").iterdir()
+    kept = json.loads(file.read_text())["data"]
+    last = json.loads(output.splitlines()[-1])
+    for role in ("teacher", "student"):
+        row = kept["epochs"][role]
+        assert len(row["rounds"]["ours_s"]) == len(row["rounds"]["notebook_s"]) == 2
+        assert last[f"{role}_epoch_ratio"] == row["ratio"] > 0
+    assert kept["notebook_recipe"]["teacher"]["batch_size"] == 64

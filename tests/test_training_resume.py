@@ -1,0 +1,241 @@
+"""A training that is killed at any moment and started again ends with the weights of one that was not.
+
+A real process is ended with SIGKILL and started again; and every single write of a whole recipe is left half done.
+"""
+
+import itertools
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from samples import sample_training
+
+from training import checkpoint, files, runs
+from training.checkpoint import load_checkpoint
+from training.device import Device
+from training.pipeline import MODELS, DataSet, Recipe, train_recipe
+from training.progress import TrainingProgress
+from training.recipe import Augmentation, Distillation, Student, Teacher
+from training.runs import RunError, only_one, read_history
+
+CPU = Device("cpu", bfloat16=False)
+KEPT = {"history.csv", "history.jsonl", "model.safetensors", "recipe.json"}
+RECIPE = Recipe(
+    name="small",
+    teacher=Teacher(hidden=[24], epochs=3, batch_size=100, dropout=0.1, augmentation=Augmentation(shift=2)),
+    student=Student(hidden=[16], epochs=3, batch_size=100, schedule="plateau", patience=0),
+    distillation=Distillation(temperature=4),
+)
+
+
+def main(root: Path) -> None:
+    """Train the small recipe; what the process under test runs."""
+    torch.set_num_threads(1)
+    data = DataSet(*sample_training(), {"sample": "1"})
+    with TrainingProgress() as progress:
+        train_recipe(RECIPE, data, device=CPU, root=root, observer=progress)
+
+
+def weights(root: Path) -> dict[str, bytes]:
+    """The bytes of every model's weights."""
+    found = {}
+    for name in MODELS:
+        network = load_checkpoint(root / name / "model.safetensors").network
+        values = sorted(network.state_dict().items())
+        found[name] = b"".join(value.numpy().tobytes() for _, value in values)
+    return found
+
+
+def files_kept(root: Path) -> set[str]:
+    """The names of all files in the models' folders."""
+    folders = [path for path in root.iterdir() if not path.is_symlink()]
+    return {path.name for folder in folders for path in folder.iterdir()}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("uninterrupted")
+    main(root)
+    return root
+
+
+@pytest.mark.slow
+def test_a_killed_process_goes_on_to_the_same_weights(uninterrupted: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-u", __file__, str(tmp_path)]
+    for model, epoch in (("teacher", 2), ("student-alone", 3), ("student", 2)):
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+            assert process.stdout is not None
+            for line in process.stdout:  # the line comes before the epoch is stored: some of its work is lost
+                if line.split()[:3] == [model, "epoch", f"{epoch}/3"]:
+                    break
+            else:
+                pytest.fail(f"{model} never came to epoch {epoch}")
+            process.kill()
+        assert process.returncode == -signal.SIGKILL
+        assert not (tmp_path / model).exists()
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    assert "student: going on after epoch 1" in done.stdout
+    assert weights(tmp_path) == weights(uninterrupted)
+
+
+class Crash(BaseException):
+    """The end of the process, for a test that stays in it."""
+
+
+class CrashingWrites:
+    """Writes files until the one that is to be left half written."""
+
+    def __init__(self, survived: int) -> None:
+        self.left = survived
+
+    def __call__(self, path: Path, content: bytes) -> None:
+        if not self.left:  # the temporary file is there, the renaming never came
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.with_name(f".{path.name}-killed").write_bytes(content[: len(content) // 2])
+            raise Crash
+        self.left -= 1
+        files.write_atomically(path, content)
+
+
+@pytest.mark.slow
+def test_a_crash_at_any_write_does_no_harm(
+    uninterrupted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = weights(uninterrupted)
+    monkeypatch.setattr(os, "fsync", lambda _: None)  # slow, and of use only when the power fails
+    for survived in itertools.count():
+        root = tmp_path / str(survived)
+        write = CrashingWrites(survived)
+        with monkeypatch.context() as patch:
+            patch.setattr(checkpoint, "write_atomically", write)
+            patch.setattr(runs, "write_atomically", write)
+            try:
+                main(root)
+            except Crash:
+                pass
+            else:
+                break  # every write has crashed once
+        main(root)
+        assert weights(root) == expected
+        assert files_kept(root) == KEPT
+    # Every model writes its recipe; each epoch the state and two histories; in the end these two and the model.
+    assert survived == 3 * (1 + 3 * 3 + 3)
+
+
+def test_a_crash_between_the_last_write_and_the_link_does_no_harm(
+    uninterrupted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def crash(run: runs.ModelRun) -> None:
+        raise Crash(run.name)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(runs.ModelRun, "make_current", crash)
+        with pytest.raises(Crash):
+            main(tmp_path)
+    main(tmp_path)
+    assert weights(tmp_path) == weights(uninterrupted)
+    assert files_kept(tmp_path) == KEPT
+
+
+def test_what_is_trained_is_used_again_and_what_changed_is_not(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = DataSet(*sample_training(), {"sample": "1"})
+
+    def train(recipe: Recipe, data: DataSet = data) -> dict[str, Path]:
+        with TrainingProgress() as progress:
+            trained = train_recipe(recipe, data, device=CPU, root=tmp_path, observer=progress)
+        assert {path.name for path in tmp_path.iterdir() if path.is_symlink()} == set(MODELS)
+        return {name: run.checkpoint for name, run in trained.items()}
+
+    first = train(RECIPE)
+    capsys.readouterr()
+    assert train(RECIPE) == first
+    assert capsys.readouterr().out.count("trained before") == 3
+    warmer = train(RECIPE.model_copy(update={"distillation": Distillation(temperature=8)}))
+    assert [first[name] == warmer[name] for name in MODELS] == [True, True, False]
+    assert (tmp_path / "student").resolve() == warmer["student"].parent
+    # Another teacher is another student, whose own settings are the same; the student alone has no teacher.
+    longer = RECIPE.teacher.model_copy(update={"epochs": 4})
+    taught = train(RECIPE.model_copy(update={"teacher": longer}))
+    assert [first[name] == taught[name] for name in MODELS] == [False, True, False]
+    seeded = train(RECIPE.model_copy(update={"seed": 1}))
+    other_digits = train(RECIPE, DataSet(data.training, data.validation, {"sample": "2"}))
+    for name in MODELS:
+        assert first[name].exists()
+        assert len({first[name], seeded[name], other_digits[name]}) == 3
+
+
+def test_links_to_models_of_other_settings_go_before_the_training(tmp_path: Path) -> None:
+    main(tmp_path)
+    data = DataSet(*sample_training(), {"sample": "1"})
+
+    class Stop(TrainingProgress):
+        def started(self, *_: object, **__: object) -> None:
+            raise Crash
+
+    with pytest.raises(Crash), Stop() as progress:
+        train_recipe(
+            RECIPE.model_copy(update={"seed": 1}), data, device=CPU, root=tmp_path, observer=progress
+        )
+    assert not any((tmp_path / name).exists() for name in MODELS)
+
+
+def test_the_card_and_the_history_tell_how_it_was_trained(uninterrupted: Path) -> None:
+    card = load_checkpoint(uninterrupted / "student" / "model.safetensors").card
+    teacher = load_checkpoint(uninterrupted / "teacher" / "model.safetensors").card
+    assert card["recipe"]["distillation"] == {"temperature": 4, "alpha": 0.7}
+    assert card["recipe"]["teacher"] == teacher["fingerprint"]
+    assert card["recipe"]["network"]["hidden"] == card["hidden"] == [16]
+    assert card["parameters"] == 784 * 16 + 16 + 2 * 16 + 16 * 10 + 10
+    history = read_history(uninterrupted / "student")
+    assert min(record["validation_errors"] for record in history) == card["validation_errors"]
+    assert history[card["epoch"] - 1]["validation_errors"] == card["validation_errors"]
+    table = (uninterrupted / "student" / "history.csv").read_text().splitlines()
+    assert table[0].split(",") == list(history[0])
+    assert len(table) == 1 + len(history) == 1 + 3
+    decisive = json.loads((uninterrupted / "student" / "recipe.json").read_text())
+    assert decisive == card["recipe"]
+
+
+def test_two_trainings_cannot_share_a_folder(tmp_path: Path) -> None:
+    with (
+        only_one(tmp_path),
+        pytest.raises(RunError, match="another distillery-train is at work"),
+        only_one(tmp_path),
+    ):
+        pass
+    with only_one(tmp_path):
+        pass
+
+
+def test_a_folder_in_the_way_of_a_link_is_not_overwritten(tmp_path: Path) -> None:
+    (tmp_path / "teacher").mkdir()
+    with pytest.raises(RunError, match="is not a link to a trained model; move it away"):
+        main(tmp_path)
+
+
+def test_a_broken_state_is_named(uninterrupted: Path, tmp_path: Path) -> None:
+    folder = tmp_path / (uninterrupted / "teacher").readlink()
+    folder.mkdir()
+    (folder / "state.safetensors").write_bytes(os.urandom(100))
+    with pytest.raises(checkpoint.CheckpointError, match=r"state\.safetensors is cut short"):
+        main(tmp_path)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -1,0 +1,1 @@
+"""Offline training of a teacher and its students on MNIST. Knows torch, knows nothing of serving."""

@@ -1,0 +1,146 @@
+"""Train a teacher and its students, and count their errors: `distillery-train` or `python -m training`."""
+
+import sys
+from functools import cache
+from pathlib import Path
+
+from pydantic import Field
+from rich.console import Console
+from rich.table import Table
+
+import distillery
+from training.checkpoint import load_checkpoint
+from training.data import find_mnist, load_test
+from training.device import DeviceName, Precision, choose_device
+from training.evaluation import EVALUATION, evaluate_run
+from training.files import older_than
+from training.pictures import draw_confusion, draw_curves, draw_digits, draw_mistakes, draw_soft_targets
+from training.pipeline import DataSet, Recipe, train_recipe
+from training.progress import TrainingProgress
+from training.recipe import Distillation, Student, Teacher, find_recipe
+from training.runs import ModelRun, read_history
+from training.sanity import overfit_one_batch
+
+
+class Train(distillery.Command):
+    """Train the teacher, the student alone, and the same student distilled from the teacher.
+
+    What the recipe's settings have trained before is used again; what was interrupted goes on from its last
+    epoch, with the same result. The test digits are not read: `distillery-train evaluate` does that.
+
+        distillery-train                                    the demo's recipe, about two minutes on 2 cores
+        distillery-train --recipe notebook --seed 1
+        distillery-train --student.hidden 256,128 --distillation.temperature 4 --out runs-small
+        distillery-train --recipe my.toml --sanity-check    first see whether each network can learn one batch
+    """
+
+    file_setting = "recipe"
+
+    recipe: str = Field("quick", description="quick, notebook, or a TOML file with the sections below")
+    seed: int = Field(0, ge=0, description="decides initial weights, order of digits, jitter and dropout")
+    teacher: Teacher = Teacher()
+    student: Student = Student()
+    distillation: Distillation = Distillation()
+    data_dir: Path | None = Field(
+        None, description="folder with the MNIST files, if not to be found or fetched"
+    )
+    out: Path = Field(Path("runs"), description="folder for runs")
+    device: DeviceName = Field("auto", description="auto takes CUDA where there is one")
+    precision: Precision = Field(
+        "auto", description="of matrix products; auto takes bfloat16 where it is quick"
+    )
+    threads: int | None = Field(None, gt=0, description="CPU threads; all usable cores if not given")
+    sanity_check: bool = Field(
+        False, description="overfit one batch with every network, and train nothing else"
+    )
+
+    @classmethod
+    def find_file(cls, name: str) -> Path:
+        return find_recipe(name)
+
+    def run(self) -> None:
+        device = choose_device(self.device, self.precision, threads=self.threads)
+        recipe = Recipe(
+            name=find_recipe(self.recipe).stem,
+            seed=self.seed,
+            teacher=self.teacher,
+            student=self.student,
+            distillation=self.distillation,
+        )
+        data = DataSet.of_mnist(self.data_dir)
+        with TrainingProgress() as progress:
+            if self.sanity_check:
+                overfit_one_batch(recipe.jobs(), data.training, device=device, observer=progress)
+                progress.console.print("every network learns one batch by heart")
+                return
+            root = self.out / recipe.name
+            runs = train_recipe(recipe, data, device=device, root=root, observer=progress)
+        pictures = root / "pictures"
+        names = [pictures / f"{name}.png" for name in ("digits", "soft_targets", "curves")]
+        if any(older_than(run.link, *names) for run in runs.values()):
+            self._draw(recipe, data, runs, *names)
+        progress.console.print(f"models in {root}, pictures in {pictures}", soft_wrap=True)
+
+    def _draw(
+        self,
+        recipe: Recipe,
+        data: DataSet,
+        runs: dict[str, ModelRun],
+        digits: Path,
+        soft_targets: Path,
+        curves: Path,
+    ) -> None:
+        draw_digits(digits, data.training, recipe.teacher.augmentation)
+        draw_soft_targets(soft_targets, load_checkpoint(runs["teacher"].checkpoint).network, data.validation)
+        draw_curves(curves, {name: read_history(run.folder) for name, run in runs.items()})
+
+
+class Evaluate(distillery.Command):
+    """Count the errors of a run's models on the 10,000 test digits.
+
+    This is the only command of training that reads them; run it when every choice has been made.
+    It writes evaluation.json and the pictures of the mistakes and the confusions into the run's folder.
+
+        distillery-train evaluate --recipe notebook
+    """
+
+    config: Path | None = Field(None, description="TOML file with these settings")
+    recipe: str = Field("quick", description="the run to evaluate, as it was given to distillery-train")
+    data_dir: Path | None = Field(
+        None, description="folder with the MNIST files, if not to be found or fetched"
+    )
+    out: Path = Field(Path("runs"), description="folder of the runs")
+
+    def run(self) -> None:
+        root = self.out / find_recipe(self.recipe).stem
+        read_test = cache(lambda: load_test(find_mnist(self.data_dir)))
+        evaluation = evaluate_run(root, read_test)
+        mistakes, confusion = root / "pictures" / "mistakes.png", root / "pictures" / "confusion.png"
+        if older_than(root / EVALUATION, mistakes, confusion):
+            draw_mistakes(mistakes, evaluation, read_test())
+            draw_confusion(confusion, evaluation)
+        count = sum(map(sum, evaluation["teacher"]["confusion"]))
+        table = Table(title=f"{root}, {count:,} test digits")
+        for heading in ("model", "parameters", "test errors", "accuracy", "validation errors", "training"):
+            table.add_column(
+                heading, justify="left" if heading == "model" else "right", no_wrap=heading == "model"
+            )
+        for name, model in evaluation.items():
+            table.add_row(
+                name,
+                f"{model['parameters']:,}",
+                str(model["errors"]),
+                f"{model['accuracy']:.2%}",
+                str(model["validation_errors"]),
+                f"{model['seconds']:.0f} s",
+            )
+        Console().print(table)
+
+
+def run() -> None:
+    """Entry point of `distillery-train`."""
+    sys.exit(distillery.main("distillery-train", {"train": Train, "evaluate": Evaluate}, default="train"))
+
+
+if __name__ == "__main__":
+    run()

@@ -1,0 +1,47 @@
+"""Where and how precisely to compute."""
+
+import os
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+from distillery import DistilleryError
+from training.data import Digits
+
+DeviceName = Literal["auto", "cpu", "cuda"]
+Precision = Literal["auto", "float32", "bfloat16"]
+
+
+@dataclass(frozen=True)
+class Device:
+    """A processor and the precision of its matrix products; weights and losses are float32 on all of them."""
+
+    type: Literal["cpu", "cuda"]
+    bfloat16: bool
+
+    def autocast(self) -> AbstractContextManager[None]:
+        """Matrix products in bfloat16, if this device is quick at it."""
+        return torch.autocast(self.type, torch.bfloat16, enabled=self.bfloat16)
+
+    def move(self, digits: Digits) -> Digits:
+        """Return the digits in this device's memory."""
+        return Digits(digits.images.to(self.type), digits.labels.to(self.type))
+
+
+def choose_device(name: DeviceName, precision: Precision, *, threads: int | None) -> Device:
+    """Settle `auto`, and set torch's threads (all usable cores if None). Raises `DistilleryError`."""
+    torch.set_num_threads(threads or len(os.sched_getaffinity(0)))
+    if name == "cuda" and not torch.cuda.is_available():
+        raise DistilleryError("--device cuda: torch finds no CUDA device here; use --device cpu")
+    kind: Literal["cpu", "cuda"] = "cuda" if name != "cpu" and torch.cuda.is_available() else "cpu"
+    return Device(kind, _quick_at_bfloat16(kind) if precision == "auto" else precision == "bfloat16")
+
+
+def _quick_at_bfloat16(kind: str) -> bool:
+    if kind == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    # Without the instructions, bfloat16 on a CPU is emulated and slower than float32.
+    capabilities = torch.cpu.get_capabilities()
+    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))

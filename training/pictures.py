@@ -1,0 +1,133 @@
+"""The pictures of a run: `runs/<recipe>/pictures/*.png`.
+
+After training: digits, soft_targets, curves. After the evaluation: mistakes, confusion.
+"""
+
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from training.augmentation import jitter
+from training.data import Digits
+from training.files import write_atomically
+from training.loop import Record, predict
+from training.network import CLASSES, MLP
+from training.recipe import Augmentation
+
+COLOURS = {"teacher": "#4c566a", "student-alone": "#d08770", "student": "#2a7de1"}
+TEMPERATURES = (1, 4, 8, 20)
+SURE = 0.99
+DIGITS = range(CLASSES)
+
+
+def draw_digits(path: Path, digits: Digits, augmentation: Augmentation) -> None:
+    """Ten digits of each class as they are, and as the teacher sees them in one epoch."""
+    chosen = torch.cat([torch.nonzero(digits.labels == digit)[:10, 0] for digit in DIGITS])
+    images = digits.images[chosen].float()
+    sheets = {"the training digits": images}
+    if augmentation.enabled:
+        torch.manual_seed(0)
+        sheets["the same, as the teacher sees them in one epoch"] = jitter(images, augmentation)
+    figure = Figure(figsize=(5.2 * len(sheets), 5.6), layout="constrained")
+    for axes, (title, sheet) in zip(
+        figure.subplots(1, len(sheets), squeeze=False)[0], sheets.items(), strict=True
+    ):
+        axes.imshow(_tile(sheet, columns=10).numpy(), cmap="gray", vmin=0, vmax=255)
+        axes.set_title(title)
+        axes.set_axis_off()
+    _save(figure, path)
+
+
+def draw_soft_targets(path: Path, teacher: MLP, digits: Digits) -> None:
+    """What the teacher says of one digit at several temperatures: the knowledge that a label does not hold."""
+    logits = predict(teacher, digits.images)
+    sure = (torch.softmax(logits, dim=1).amax(dim=1) > SURE) & (logits.argmax(1) == digits.labels)
+    _, second, third = torch.softmax(logits / TEMPERATURES[1], dim=1).topk(3, dim=1).values.unbind(dim=1)
+    chosen = int(torch.where(sure, second - third, -1).argmax())  # a digit that is most like one other digit
+    figure = Figure(figsize=(13, 2.9), layout="constrained")
+    picture, *panels = figure.subplots(1, 1 + len(TEMPERATURES))
+    picture.imshow(digits.images[chosen].numpy(), cmap="gray")
+    picture.set_title(f"a {int(digits.labels[chosen])} held out for validation", fontsize=10)
+    picture.set_axis_off()
+    for axes, temperature in zip(panels, TEMPERATURES, strict=True):
+        axes.bar(DIGITS, torch.softmax(logits[chosen] / temperature, dim=0).numpy(), color=COLOURS["teacher"])
+        axes.set(xticks=DIGITS, ylim=(0, 1))
+        axes.set_title(f"soft targets at T = {temperature}", fontsize=10)
+    panels[0].set_ylabel("probability")
+    _save(figure, path)
+
+
+def draw_curves(path: Path, histories: Mapping[str, Sequence[Record]]) -> None:
+    """Loss and accuracy of every model, training dashed and validation solid."""
+    figure = Figure(figsize=(12, 4.6), layout="constrained")
+    losses, accuracies = figure.subplots(1, 2)
+    for name, history in histories.items():
+        epochs = [record["epoch"] for record in history]
+        for axes, key in ((losses, "loss"), (accuracies, "accuracy")):
+            style = {"color": COLOURS.get(name), "linewidth": 1.6}
+            axes.plot(epochs, [record[f"validation_{key}"] for record in history], label=name, **style)
+            if key == "accuracy" or name != "student":  # the distillation loss has another scale
+                axes.plot(epochs, [record[key] for record in history], linestyle=":", **style)
+    losses.set(xlabel="epoch", ylabel="cross entropy (nats)", yscale="log", title="loss")
+    accuracies.set(xlabel="epoch", ylim=(0.95, 1.0005), title="accuracy")
+    accuracies.yaxis.set_major_formatter(lambda share, _: f"{share:.1%}")
+    for axes in (losses, accuracies):
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.grid(visible=True, alpha=0.3)
+    accuracies.legend(loc="lower right", title="solid: validation, dotted: training")
+    _save(figure, path)
+
+
+def draw_mistakes(
+    path: Path, evaluation: Mapping[str, Mapping[str, Any]], test: Digits, *, count: int = 12
+) -> None:
+    """The test digits that each model got wrong with the greatest confidence."""
+    figure = Figure(figsize=(1.15 * count, 1.75 * len(evaluation)), layout="constrained")
+    rows = figure.subplots(len(evaluation), count, squeeze=False)
+    for row, (name, model) in zip(rows, evaluation.items(), strict=True):
+        for axes in row:
+            axes.set_axis_off()
+        for axes, mistake in zip(row, model["mistakes"], strict=False):
+            axes.imshow(test.images[mistake["index"]].numpy(), cmap="gray")
+            axes.set_title(
+                f"{mistake['label']}, not {mistake['answer']}\n({mistake['probability']:.1%})", fontsize=8
+            )
+        row[0].set_title(f"{name}\n" + row[0].get_title(), fontsize=8)
+    _save(figure, path)
+
+
+def draw_confusion(path: Path, evaluation: Mapping[str, Mapping[str, Any]]) -> None:
+    """For every model: which digits are taken for which; the right answers are left out of the colours."""
+    figure = Figure(figsize=(4.6 * len(evaluation), 4.8), layout="constrained")
+    confusions = {name: torch.tensor(model["confusion"]) for name, model in evaluation.items()}
+    darkest = max(int(confusion.clone().fill_diagonal_(0).max()) for confusion in confusions.values())
+    for axes, (name, model) in zip(
+        figure.subplots(1, len(evaluation), squeeze=False)[0], evaluation.items(), strict=True
+    ):
+        confusion = confusions[name]
+        wrong = confusion.clone().fill_diagonal_(0)
+        axes.imshow(wrong.numpy(), cmap="Oranges", vmin=0, vmax=max(darkest, 1))
+        for label in DIGITS:
+            for answer in DIGITS:
+                if confusion[label, answer]:
+                    text = str(int(confusion[label, answer]))
+                    axes.text(answer, label, text, ha="center", va="center", fontsize=7)
+        axes.set(xticks=DIGITS, yticks=DIGITS, xlabel="answer", ylabel="label")
+        axes.set_title(f"{name}: {model['errors']} errors")
+    _save(figure, path)
+
+
+def _tile(images: Tensor, *, columns: int) -> Tensor:
+    rows = images.view(-1, columns, 28, 28)
+    return rows.permute(0, 2, 1, 3).reshape(-1, columns * 28)
+
+
+def _save(figure: Figure, path: Path) -> None:
+    content = io.BytesIO()
+    figure.savefig(content, format="png", dpi=120)
+    write_atomically(path, content.getvalue())
