@@ -1,0 +1,136 @@
+"""From JSON to images: 28 rows of 28 integers, 784 integers, or base64 of a PNG or JPEG.
+
+The common case is validated by `bytes` itself, which refuses anything outside 0–255 at C speed. Only a body
+that is wrong takes the slow road that finds out what to tell the client.
+"""
+
+import base64
+import binascii
+import re
+from typing import Any
+
+import numpy as np
+import orjson
+
+from serving.errors import (
+    InvalidInput,
+    InvalidPicture,
+    InvalidRange,
+    InvalidShape,
+    InvalidType,
+    MalformedBody,
+    TooManyImages,
+)
+from serving.picture import decode_pictures
+from serving.session import Images
+
+_SIDE, _PIXELS = 28, 28 * 28
+_DATA_URL = re.compile(r"data:image/(?:png|jpeg);base64,")
+
+
+def decode_json(content: bytes, max_images: int, max_pixels: int) -> Images:
+    """Turn {"image": …} or {"images": […]} into `uint8 [N, 28, 28]`; raises a `RequestError` that names the flaw."""
+    try:
+        document = orjson.loads(content)
+    except orjson.JSONDecodeError as error:
+        raise MalformedBody(f"the body is not JSON: {error}") from None
+    try:
+        ((key, value),) = document.items()
+    except (AttributeError, ValueError):
+        key = value = None
+    match key, value:
+        case "image", _:
+            values, names = [value], ["image"]
+        case "images", [_, *_] if len(value) <= max_images:
+            values, names = value, [f"images[{index}]" for index in range(len(value))]
+        case "images", [_, *_]:
+            raise TooManyImages(f"images holds {len(value)}; one request may carry {max_images}")
+        case "images", _:
+            raise InvalidType(f"images is {_describe(value)}; expected a list of at least one image")
+        case _:
+            raise InvalidInput(
+                f'found {_describe(document)}; expected an object with either "image" or "images"'
+            )
+    if type(values[0]) is str:
+        files = [(name, _unbase64(name, value)) for name, value in zip(names, values, strict=True)]
+        return decode_pictures(files, max_pixels)
+    parts = [_pixels(value) for value in values]
+    if not all(parts) or b"u" in content or b"l" in content:  # true, false: bytes() takes them for 1 and 0
+        for name, value in zip(names, values, strict=True):
+            _explain(name, value)
+    return np.frombuffer(b"".join(parts), np.uint8).reshape(-1, _SIDE, _SIDE)
+
+
+def _pixels(value: Any) -> bytes:
+    """784 bytes for a good image, none for a bad one."""
+    if type(value) is not list:
+        return b""
+    try:
+        if len(value) == _PIXELS:
+            return bytes(value)
+        if len(value) == _SIDE and set(map(type, value)) == {list} and set(map(len, value)) == {_SIDE}:
+            return b"".join(map(bytes, value))
+    except (TypeError, ValueError):
+        pass
+    return b""
+
+
+def _explain(name: str, value: Any) -> None:
+    """Raise what is wrong with an image, if anything is."""
+    if type(value) is str:
+        raise InvalidType(f"{name} is a string among arrays; send pictures and arrays in separate requests")
+    if type(value) is not list:
+        raise InvalidType(
+            f"{name} is {_describe(value)}; expected 28 rows of 28 integers, 784 integers, or a base64 string"
+        )
+    if value and all(type(row) is list for row in value):
+        if len(value) != _SIDE:
+            raise InvalidShape(f"{name} has {len(value)} rows; expected 28 rows of 28 integers")
+        for index, row in enumerate(value):
+            if len(row) != _SIDE:
+                raise InvalidShape(f"{name}[{index}] has {len(row)} values; expected 28")
+            _explain_pixels(f"{name}[{index}]", row)
+        return
+    if len(value) != _PIXELS:
+        raise InvalidShape(
+            f"{name} has {len(value)} values; expected 28 rows of 28 integers, or 784 integers"
+        )
+    _explain_pixels(name, value)
+
+
+def _explain_pixels(name: str, row: list[Any]) -> None:
+    for index, pixel in enumerate(row):
+        if type(pixel) is not int:
+            raise InvalidType(f"{name}[{index}] is {_describe(pixel)}; expected an integer 0–255")
+        if not 0 <= pixel <= 255:
+            raise InvalidRange(f"{name}[{index}] is {pixel}; expected an integer 0–255")
+
+
+def _describe(value: Any) -> str:
+    """Name a JSON value in the client's terms, and briefly whatever its size."""
+    match value:
+        case dict():
+            keys = ", ".join(repr(key[:40]) for key in list(value)[:5])
+            return f"an object with {keys}" if keys else "an empty object"
+        case list():
+            return f"a list of {len(value)}"
+        case str():
+            return f"the string {value[:40]!r}"
+        case None:
+            return "null"
+        case bool():
+            return str(value).lower()
+        case _:
+            return f"the number {value}"
+
+
+def _unbase64(name: str, value: Any) -> bytes:
+    if type(value) is not str:
+        raise InvalidType(
+            f"{name} is {_describe(value)} among strings; send pictures and arrays in separate requests"
+        )
+    prefix = _DATA_URL.match(value)
+    try:
+        return base64.b64decode(value[prefix.end() :] if prefix else value, validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise InvalidPicture(f"{name} is the string {value[:40]!r}, which is not base64: {error}") from None

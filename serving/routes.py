@@ -1,0 +1,100 @@
+"""Everything but predictions, on FastAPI: what is served, how it is, and what it counts."""
+
+import hmac
+from collections.abc import Mapping
+from http import HTTPStatus
+from typing import Annotated, Any
+
+from fastapi import Depends, FastAPI, Request, Response
+from fastapi.concurrency import run_in_threadpool
+from fastapi.responses import RedirectResponse
+from fastapi.security import APIKeyHeader
+from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4
+from starlette.exceptions import HTTPException
+
+from serving.errors import RequestError, Unauthorized, UnknownModel, error_body
+from serving.metrics import exposition
+from serving.repository import Manifest, ModelEntry
+from serving.schemas import ErrorAnswer, Health, ModelList
+
+_api_key_header = APIKeyHeader(name="X-API-Key", auto_error=False)
+
+
+def add_routes(app: FastAPI, models: Mapping[str, ModelEntry], default: str, api_key: str | None) -> None:
+    """Add the routes to `app`, and give its errors the one error body.
+
+    With an `api_key`, the models are for those who have it; health, metrics and documentation stay open to
+    whoever watches the service.
+    """
+    manifests = {name: entry.manifest for name, entry in models.items()}
+
+    async def authorise(key: Annotated[str | None, Depends(_api_key_header)]) -> None:
+        if api_key and not hmac.compare_digest((key or "").encode(), api_key.encode()):
+            raise Unauthorized("the header X-API-Key is missing or wrong")
+
+    guard: dict[str, Any] = {"dependencies": [Depends(authorise)] if api_key else []}
+    refusals: dict[int | str, dict[str, Any]] = {401: {"model": ErrorAnswer}} if api_key else {}
+
+    @app.get("/", include_in_schema=False)
+    async def home() -> RedirectResponse:
+        return RedirectResponse("docs")
+
+    @app.get("/models", tags=["models"], summary="Every model served", responses=refusals, **guard)
+    async def list_models() -> ModelList:
+        return ModelList(default=default, models=list(manifests.values()))
+
+    @app.get(
+        "/models/{model}",
+        tags=["models"],
+        summary="What one model is, scores and came from",
+        responses=refusals | {404: {"model": ErrorAnswer}},
+        **guard,
+    )
+    async def describe_model(model: str) -> Manifest:
+        if model not in manifests:
+            raise UnknownModel(f"there is no model {model[:80]!r}; this service has {', '.join(manifests)}")
+        return manifests[model]
+
+    @app.get("/health/live", tags=["health"], summary="Whether the service answers at all")
+    async def live() -> Health:
+        return Health(status="live")
+
+    @app.get("/health/ready", tags=["health"], summary="Whether predictions are answered")
+    async def ready() -> Health:
+        return Health(status="ready")  # a process accepts connections only once its models are loaded
+
+    @app.get(
+        "/metrics",
+        tags=["health"],
+        summary="Counts and timings of all processes, for Prometheus",
+        response_class=Response,
+        responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
+    )
+    async def metrics() -> Response:
+        text = await run_in_threadpool(exposition, models.values())
+        return Response(text, media_type=CONTENT_TYPE_PLAIN_0_0_4)
+
+    app.add_exception_handler(RequestError, _refuse)
+    app.add_exception_handler(HTTPException, _refuse_http)
+    app.add_exception_handler(Exception, _fail)
+
+
+async def _refuse(request: Request, error: Exception) -> Response:  # noqa: ARG001 - FastAPI's signature
+    assert isinstance(error, RequestError)  # noqa: S101 - FastAPI gives each handler its own kind
+    headers = {name.decode(): value.decode() for name, value in error.headers}
+    return _answer(error.status, error.code, str(error), headers)
+
+
+async def _refuse_http(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)  # noqa: S101
+    code = HTTPStatus(error.status_code).phrase.lower().replace(" ", "_")
+    message = f"{request.method} {request.url.path[:80]}: {error.detail}; /docs lists what there is"
+    return _answer(error.status_code, code, message, error.headers)
+
+
+async def _fail(request: Request, error: Exception) -> Response:  # noqa: ARG001
+    return _answer(500, "internal_error", "the service failed; its log says why")
+
+
+def _answer(status: int, code: str, message: str, headers: Mapping[str, str] | None = None) -> Response:
+    return Response(error_body(code, message), status, headers, media_type="application/json")

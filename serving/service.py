@@ -1,0 +1,121 @@
+"""Put the service together: repository, models, routes, server."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Collection, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from importlib.metadata import version
+
+from distillery import DistilleryError
+from serving.api import DigitAPI, ModelSettings
+from serving.config import Serve
+from serving.decode import Limits
+from serving.endpoint import Endpoint
+from serving.executors import Executor, InProcess, Workers
+from serving.litserve_server import DigitServer
+from serving.metrics import RequestMetrics, RunMetrics
+from serving.openapi import describe_predictions
+from serving.predict import Bounds, PredictRoutes
+from serving.repository import load_repository
+from serving.routes import add_routes
+from serving.session import check_device
+
+_PREFERRED = ("student-int8", "student")
+_HOUSEKEEPING_SECONDS = 0.1
+_DECODERS = 2
+
+
+class UnknownDefaultError(DistilleryError):
+    """The default model is not in the repository."""
+
+
+def choose_default(models: Iterable[str], wanted: str | None) -> str:
+    """The model that answers `POST /predict`. Raises `UnknownDefaultError`."""
+    names = list(models)
+    if wanted is None:
+        return next((name for name in _PREFERRED if name in names), names[0])
+    if wanted not in names:
+        raise UnknownDefaultError(f"--default-model {wanted}: the repository has {', '.join(names)}")
+    return wanted
+
+
+def serve(settings: Serve) -> None:
+    """Serve until SIGTERM or SIGINT. Raises `DistilleryError` when the service cannot start."""
+    logging.basicConfig(level=settings.log_level.upper(), format="%(levelname)s %(name)s: %(message)s")
+    logging.getLogger("python_multipart").setLevel(logging.ERROR)  # a client's mistakes go into its answer
+    check_device(settings.device)
+    models = load_repository(settings.models_dir)
+    default = choose_default(models, settings.default_model)
+    api_key = settings.api_key.get_secret_value() if settings.api_key else None
+    model_settings = ModelSettings(
+        Limits(settings.max_images, settings.max_pixels),
+        settings.threads,
+        settings.device,
+        settings.max_batch,
+    )
+    apis = [DigitAPI(entry, model_settings) for entry in models.values()]
+    workers = settings.workers_per_model if settings.executor == "workers" else 0
+
+    @asynccontextmanager
+    async def running() -> AsyncIterator[None]:
+        """In an API process, after the fork: give every model an executor and open its route."""
+        with ThreadPoolExecutor(1, "runs") as runner, ThreadPoolExecutor(_DECODERS, "decodes") as decoders:
+            endpoints = {}
+            for api in apis:
+                executor: Executor = (
+                    Workers(api, server.ask_worker, lanes=workers) if workers else InProcess(api, runner)
+                )
+                endpoints[api.entry.name] = Endpoint(api, executor, decoders)
+            routes.open(endpoints, default)
+            metrics: list[RequestMetrics | RunMetrics] = [endpoint.metrics for endpoint in endpoints.values()]
+            if not workers:
+                metrics += [api.metrics for api in apis]
+            keeper = asyncio.create_task(_keep_house(routes, metrics))
+            yield
+            keeper.cancel()
+            for one in metrics:
+                one.publish()
+
+    server = DigitServer(
+        apis, workers_per_model=workers, timeout=settings.request_timeout, models_running=running
+    )
+    server.app.title = "Distillery"
+    server.app.version = version("distillery")
+    server.app.description = (
+        "Handwritten digits, classified by a teacher and by the students distilled from it."
+    )
+    add_routes(server.app, models, default, api_key)
+    describe_predictions(server.app, models, default, guarded=api_key is not None)
+    routes = PredictRoutes(
+        server.app,
+        Bounds(
+            max_body_bytes=settings.max_body_bytes,
+            max_in_flight=settings.max_in_flight,
+            request_timeout=settings.request_timeout,
+            api_key=api_key,
+        ),
+    )
+
+    def announce(url: str) -> None:
+        names = ", ".join(f"{name} (default)" if name == default else name for name in models)
+        how = f"{settings.api_servers} API processes, executor {settings.executor}"
+        print(f"distillery-serve: ready at {url} · {names} · {how}", flush=True)
+
+    server.serve(
+        routes,
+        host=settings.host,
+        port=settings.port,
+        api_servers=settings.api_servers,
+        log_level=settings.log_level,
+        on_ready=announce,
+    )
+
+
+async def _keep_house(routes: PredictRoutes, metrics: Collection[RequestMetrics | RunMetrics]) -> None:
+    """Do now and then what would cost too much at every request."""
+    while True:
+        await asyncio.sleep(_HOUSEKEEPING_SECONDS)
+        routes.cancel_late()
+        for one in metrics:
+            one.publish()

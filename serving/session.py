@@ -1,0 +1,70 @@
+"""An onnxruntime session for one model: explicit threads, warmed up, and with a known price per image."""
+
+import time
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import onnxruntime
+from numpy.typing import NDArray
+
+from distillery import DistilleryError
+
+Images = NDArray[np.uint8]
+Probabilities = NDArray[np.float32]
+Device = Literal["cpu", "cuda"]
+
+_PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+
+
+class DeviceError(DistilleryError):
+    """The device asked for is not one that the installed onnxruntime drives."""
+
+
+def check_device(device: Device) -> None:
+    """Raise `DeviceError` unless the installed onnxruntime drives `device`."""
+    if _PROVIDERS[device] not in onnxruntime.get_available_providers():
+        raise DeviceError(
+            f"this onnxruntime has no {_PROVIDERS[device]}; use --device cpu or install onnxruntime-gpu"
+        )
+
+
+class Session:
+    """One model, ready to run.
+
+    `run_seconds` and `image_seconds` are its price, measured while warming up: a run of n images is expected
+    to take `run_seconds + n * image_seconds`.
+    """
+
+    def __init__(self, path: Path, *, threads: int = 1, device: Device = "cpu") -> None:
+        options = onnxruntime.SessionOptions()
+        # The defaults count the host's cores, not the container's, and their idle threads spin.
+        options.intra_op_num_threads = threads
+        options.inter_op_num_threads = 1
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        options.log_severity_level = 3
+        self._session = onnxruntime.InferenceSession(path, options, providers=[_PROVIDERS[device]])
+        one, many = self._measure(1), self._measure(64)
+        self.image_seconds = max(many - one, 0.0) / 63
+        self.run_seconds = max(one - self.image_seconds, 0.0)
+
+    def run(self, images: Images) -> Probabilities:
+        """Turn `uint8 [N, 28, 28]` ink values into `float32 [N, 10]` class probabilities."""
+        probabilities: Probabilities = self._session.run(("probabilities",), {"image": images})[0]
+        return probabilities
+
+    def images_within(self, seconds: float) -> int:
+        """How many images one run handles within `seconds`, by the measured price."""
+        left = seconds - self.run_seconds
+        return max(0, int(left / max(self.image_seconds, 1e-9)))
+
+    def _measure(self, images: int) -> float:
+        """Shortest of a few runs, in seconds: what a busy neighbour adds is not the model's price."""
+        blank = np.zeros((images, 28, 28), np.uint8)
+        self.run(blank)
+        shortest = float("inf")
+        for _ in range(5):
+            started = time.perf_counter()
+            self.run(blank)
+            shortest = min(shortest, time.perf_counter() - started)
+        return shortest

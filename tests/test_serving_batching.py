@@ -1,0 +1,167 @@
+"""Requests that arrive together run together, and never harm one another."""
+
+import asyncio
+from collections.abc import Coroutine, Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+
+from serving.batching import AwayBatcher, Batcher, LoopBatcher, Prediction
+from serving.session import Images
+
+
+def images(*values: int) -> Images:
+    """One image for each value, filled with it."""
+    return np.array(values, np.uint8)[:, None, None] * np.ones((28, 28), np.uint8)
+
+
+def classify(inputs: Sequence[Images]) -> list[Prediction]:
+    """A model whose digit is the image's first pixel."""
+    return [
+        Prediction(array[:, 0, 0].astype(np.int64), np.zeros((len(array), 10), np.float32), 0, 0)
+        for array in inputs
+    ]
+
+
+class Recorder:
+    """Runs batches and remembers their sizes; `gate` holds runs away from the loop back."""
+
+    def __init__(self) -> None:
+        self.batches: list[list[int]] = []
+        self.gate = asyncio.Event()
+
+    def run(self, inputs: list[Images]) -> list[Prediction]:
+        self.batches.append([len(array) for array in inputs])
+        return classify(inputs)
+
+    def run_away(self, inputs: list[Images]) -> asyncio.Future[list[Prediction]]:
+        async def later() -> list[Prediction]:
+            await self.gate.wait()
+            return self.run(inputs)
+
+        return asyncio.ensure_future(later())
+
+
+def digits(predictions: Sequence[Prediction]) -> list[list[int]]:
+    return [prediction.digits.tolist() for prediction in predictions]
+
+
+def run(test: Coroutine[Any, Any, None]) -> None:
+    asyncio.run(asyncio.wait_for(test, 10))
+
+
+def test_what_one_turn_brings_is_one_run() -> None:
+    async def test() -> None:
+        recorder = Recorder()
+        batcher = LoopBatcher(recorder.run, 64)
+
+        async def client(value: int) -> Prediction:
+            return await batcher.submit(images(value))
+
+        answers = await asyncio.gather(*(client(value) for value in range(5)))
+        assert digits(answers) == [[value] for value in range(5)]
+        assert recorder.batches == [[1] * 5]
+
+    run(test())
+
+
+def test_a_run_holds_no_more_images_than_allowed_unless_one_request_does() -> None:
+    async def test() -> None:
+        recorder = Recorder()
+        batcher = LoopBatcher(recorder.run, 4)
+        sizes = [1, 2, 2, 9, 1]
+        answers = await asyncio.gather(*(batcher.submit(images(*range(size))) for size in sizes))
+        assert digits(answers) == [list(range(size)) for size in sizes]
+        assert recorder.batches == [[1, 2], [2], [9], [1]]
+
+    run(test())
+
+
+def test_other_work_goes_on_between_two_runs_of_a_backlog() -> None:
+    async def test() -> None:
+        order: list[str] = []
+
+        def note(inputs: list[Images]) -> list[Prediction]:
+            order.append("run")
+            return classify(inputs)
+
+        batcher = LoopBatcher(note, 1)
+        first, second = batcher.submit(images(1)), batcher.submit(images(2))
+        first.add_done_callback(lambda _: order.append("answered"))
+        await asyncio.gather(first, second)
+        assert order == ["run", "answered", "run"]
+
+    run(test())
+
+
+@pytest.mark.parametrize("kind", ["loop", "away"])
+def test_a_cancelled_request_is_not_computed(kind: str) -> None:
+    async def test() -> None:
+        recorder = Recorder()
+        recorder.gate.set()
+        batcher: Batcher = (
+            LoopBatcher(recorder.run, 8) if kind == "loop" else AwayBatcher(recorder.run_away, 8)
+        )
+        futures = [batcher.submit(images(value)) for value in range(3)]
+        futures[1].cancel()
+        assert digits(await asyncio.gather(futures[0], futures[2])) == [[0], [2]]
+        assert recorder.batches == [[1, 1]]
+
+    run(test())
+
+
+@pytest.mark.parametrize("kind", ["loop", "away"])
+def test_a_failed_run_is_told_to_those_who_wait_and_the_next_one_works(kind: str) -> None:
+    async def test() -> None:
+        failures = [RuntimeError("the model is ill")]
+
+        def fail_once(inputs: list[Images]) -> list[Prediction]:
+            if failures:
+                raise failures.pop()
+            return classify(inputs)
+
+        async def fail_once_away(inputs: list[Images]) -> list[Prediction]:
+            return fail_once(inputs)
+
+        batcher: Batcher = (
+            LoopBatcher(fail_once, 8)
+            if kind == "loop"
+            else AwayBatcher(lambda inputs: asyncio.ensure_future(fail_once_away(inputs)), 8)
+        )
+        ill = await asyncio.gather(
+            batcher.submit(images(1)), batcher.submit(images(2)), return_exceptions=True
+        )
+        assert [str(error) for error in ill] == ["the model is ill"] * 2
+        assert digits([await batcher.submit(images(3))]) == [[3]]
+
+    run(test())
+
+
+def test_what_arrives_during_a_run_away_from_the_loop_forms_the_next() -> None:
+    async def test() -> None:
+        recorder = Recorder()
+        batcher = AwayBatcher(recorder.run_away, 8)
+        first = batcher.submit(images(1))
+        await asyncio.sleep(0.01)
+        rest = [batcher.submit(images(value)) for value in range(2, 5)]
+        await asyncio.sleep(0.01)
+        assert not recorder.batches
+        recorder.gate.set()
+        assert digits(await asyncio.gather(first, *rest)) == [[1], [2], [3], [4]]
+        assert recorder.batches == [[1], [1, 1, 1]]
+
+    run(test())
+
+
+def test_a_client_that_leaves_during_a_run_does_not_disturb_the_others() -> None:
+    async def test() -> None:
+        recorder = Recorder()
+        batcher = AwayBatcher(recorder.run_away, 8)
+        leaver, stayer = batcher.submit(images(1)), batcher.submit(images(2))
+        await asyncio.sleep(0.01)
+        leaver.cancel()
+        recorder.gate.set()
+        assert digits([await stayer]) == [[2]]
+
+    run(test())

@@ -1,0 +1,148 @@
+"""/metrics adds up what all processes count, and no client's words become a label."""
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from itertools import pairwise
+from pathlib import Path
+from shutil import copytree
+
+import httpx
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+from samples import sample_test
+
+from benchmarks.servers import running_service
+from serving.metrics import SECONDS
+from serving.repository import load_repository
+from serving.session import Session
+
+DIGITS = sample_test().images.tolist()
+Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
+
+
+@pytest.fixture(scope="module")
+def models_dir(model_repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two models are enough, and every one of them costs two processes."""
+    folder = tmp_path_factory.mktemp("models")
+    for name in ("student", "teacher"):
+        copytree(model_repository / name, folder / name)
+    return folder
+
+
+@pytest.fixture(scope="module", params=["inprocess", "workers"])
+def service(request: pytest.FixtureRequest, models_dir: Path) -> Iterator[str]:
+    with running_service(models_dir, "--api-servers", "2", "--executor", request.param) as url:
+        yield url
+
+
+def scrape(url: str) -> Samples:
+    text = httpx.get(f"{url}/metrics").text
+    return {
+        (sample.name, tuple(sorted(sample.labels.items()))): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
+
+
+def value(samples: Samples, name: str, **labels: str) -> float | None:
+    return samples.get((name, tuple(sorted(labels.items()))))
+
+
+def eventually(condition: Callable[[], object], seconds: float = 5) -> None:
+    """Processes publish what they counted a few times a second."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "not in time"
+        time.sleep(0.05)
+
+
+def test_counts_of_all_processes_add_up(service: str) -> None:
+    requests, threads = 20, 4
+
+    def ask() -> None:
+        for number in range(requests):
+            with httpx.Client(base_url=service) as client:  # connections anew, so both processes get some
+                client.post("/predict/teacher", json={"images": DIGITS[number : number + 3]})
+                client.post("/predict/teacher", json={"image": "nonsense"})
+                client.post("/predict/nobody-{number}", json={})
+
+    askers = [threading.Thread(target=ask) for _ in range(threads)]
+    for asker in askers:
+        asker.start()
+    for asker in askers:
+        asker.join()
+    total = requests * threads
+    good = {"model": "teacher", "protocol": "rest", "status": "200"}
+    eventually(lambda: value(scrape(service), "distillery_requests_total", **good) == total)
+    found = scrape(service)
+    assert value(found, "distillery_requests_total", **good | {"status": "422"}) == total
+    assert value(found, "distillery_requests_total", **good | {"model": "", "status": "404"}) == total
+    assert value(found, "distillery_requests_in_flight", model="teacher") == 0
+    assert value(found, "distillery_images_total", model="teacher") == 3 * total
+    digits = [value(found, "distillery_predictions_total", model="teacher", digit=str(n)) for n in range(10)]
+    assert sum(digits) == 3 * total
+    assert value(found, "distillery_request_duration_seconds_count", model="teacher") == 2 * total
+    assert value(found, "distillery_queue_wait_seconds_count", model="teacher") == total
+    assert value(found, "distillery_batch_size_images_sum", model="teacher") == 3 * total
+    runs = value(found, "distillery_batch_size_images_count", model="teacher")
+    assert runs == value(found, "distillery_inference_duration_seconds_count", model="teacher")
+    assert runs
+    assert runs <= total
+    for name in ("request_duration", "queue_wait", "inference_duration"):
+        seconds = value(found, f"distillery_{name}_seconds_sum", model="teacher")
+        assert seconds
+        assert 0 < seconds < 60
+    models = {label for _, labels in found for key, label in labels if key == "model"}
+    assert models == {"", "student", "teacher"}
+
+
+def test_both_executors_answer_what_the_session_says(service: str, models_dir: Path) -> None:
+    images = sample_test().images.numpy()
+    for name, entry in load_repository(models_dir).items():
+        answer = httpx.post(f"{service}/predict/{name}", json={"images": images.tolist()}).json()
+        expected = Session(entry.path).run(images).argmax(axis=1).tolist()
+        assert [one["digit"] for one in answer["predictions"]] == expected
+
+
+def test_models_are_described_by_their_manifests(service: str, models_dir: Path) -> None:
+    found = scrape(service)
+    for name, entry in load_repository(models_dir).items():
+        manifest = entry.manifest
+        labels = {
+            "version": manifest.version,
+            "precision": manifest.precision,
+            "architecture": manifest.architecture,
+        }
+        assert value(found, "distillery_model_info", model=name, **labels) == 1
+        assert value(found, "distillery_model_test_accuracy_ratio", model=name) == manifest.test_accuracy
+        assert value(found, "distillery_model_size_bytes", model=name) == manifest.size_bytes
+        assert value(found, "distillery_model_parameters", model=name) == manifest.parameters
+
+
+def test_a_request_that_waits_is_in_flight(service: str) -> None:
+    with httpx.Client(base_url=service) as client:
+        held = threading.Event()
+
+        def slow_body() -> Iterator[bytes]:
+            yield b'{"image": '
+            held.wait(10)
+            yield b"0}"
+
+        asker = threading.Thread(
+            target=client.post,
+            args=("/predict/student",),
+            kwargs={"content": slow_body(), "headers": {"Content-Type": "application/json"}},
+        )
+        asker.start()
+        try:
+            eventually(lambda: value(scrape(service), "distillery_requests_in_flight", model="student") == 1)
+        finally:
+            held.set()
+            asker.join()
+    eventually(lambda: value(scrape(service), "distillery_requests_in_flight", model="student") == 0)
+
+
+def test_buckets_resolve_from_20_microseconds_to_5_seconds() -> None:
+    assert (SECONDS[0], SECONDS[-1]) == (2e-5, 5.0)
+    assert all(1 < upper / lower <= 1.7 for lower, upper in pairwise(SECONDS))

@@ -1,0 +1,244 @@
+"""How the service starts, goes on and ends: its processes, with real signals."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from shutil import copytree
+
+import httpx
+import pytest
+from samples import sample_test
+
+from benchmarks.servers import ROOT, free_port
+
+DIGITS = sample_test().images.tolist()
+ONE = {"image": DIGITS[0]}
+
+
+@pytest.fixture(scope="module")
+def models_dir(model_repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One model is enough to see processes come and go."""
+    folder = tmp_path_factory.mktemp("models")
+    copytree(model_repository / "student", folder / "student")
+    return folder
+
+
+class Service:
+    """A service as its operator sees it: a process, its output, its children."""
+
+    def __init__(self, models_dir: Path, *flags: str, port: int = 0) -> None:
+        command = [
+            sys.executable,
+            "-m",
+            "serving",
+            "--models-dir",
+            str(models_dir),
+            "--port",
+            str(port),
+            *flags,
+        ]
+        self.process = subprocess.Popen(
+            command,
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+
+    def wait_until_ready(self) -> str:
+        assert self.process.stdout
+        line = self.process.stdout.readline()
+        assert "ready at" in line, line + self.end()[1]
+        return line.split()[3]
+
+    def end(self, number: int = signal.SIGTERM) -> tuple[str, str]:
+        self.process.send_signal(number)
+        return self.process.communicate(timeout=30)
+
+    def children(self) -> list[int]:
+        """The API processes, and spawned workers, but not Python's own resource tracker."""
+        listing = subprocess.run(
+            [
+                "ps",
+                "-ww",
+                "-o",
+                "pid=,args=",
+                "--ppid",
+                str(self.process.pid),
+            ],  # whole lines, whatever COLUMNS
+            capture_output=True,
+            text=True,
+            check=False,
+        ).stdout
+        return [int(line.split()[0]) for line in listing.splitlines() if "resource_tracker" not in line]
+
+
+@contextmanager
+def service(models_dir: Path, *flags: str, port: int = 0) -> Iterator[Service]:
+    running = Service(models_dir, *flags, port=port)
+    try:
+        yield running
+    finally:
+        if running.process.poll() is None:
+            os.killpg(running.process.pid, signal.SIGKILL)  # a stopped worker too: it holds the pipes
+            running.process.communicate(timeout=30)
+
+
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def eventually(condition: Callable[[], object], seconds: float = 10) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "not in time"
+        time.sleep(0.02)
+
+
+def metrics_folders() -> set[Path]:
+    return set(Path("/tmp").glob("distillery-metrics-*"))
+
+
+@pytest.mark.parametrize(
+    ("executor", "number"),
+    [("inprocess", signal.SIGTERM), ("inprocess", signal.SIGINT), ("workers", signal.SIGINT)],
+)
+def test_a_signal_ends_it_cleanly_with_open_requests_answered(
+    models_dir: Path, executor: str, number: int
+) -> None:
+    folders = metrics_folders()
+    with service(models_dir, "--executor", executor, "--api-servers", "2") as running:
+        url = running.wait_until_ready()
+        children = running.children()
+        assert len(children) == (2 if executor == "inprocess" else 3)
+        form = {"Content-Type": "multipart/form-data; boundary=x"}
+        assert (
+            httpx.post(f"{url}/predict", content=b"--y", headers=form).status_code == 400
+        )  # and is not logged
+        ended = threading.Event()
+
+        def body() -> Iterator[bytes]:
+            content = json.dumps(ONE).encode()
+            yield content[:100]
+            os.killpg(
+                running.process.pid, number
+            ) if number == signal.SIGINT else running.process.send_signal(number)
+            time.sleep(0.3)  # the rest comes when the service is ending
+            ended.set()
+            yield content[100:]
+
+        answer = httpx.post(f"{url}/predict", content=body(), headers={"Content-Type": "application/json"})
+        assert ended.is_set()
+        assert answer.status_code == 200
+        output, errors = running.process.communicate(timeout=20)
+        assert (running.process.returncode, output, errors) == (0, "", "")
+        eventually(lambda: not any(map(alive, children)))
+    assert metrics_folders() == folders
+
+
+def test_an_api_process_that_dies_is_replaced(models_dir: Path) -> None:
+    with service(models_dir, "--api-servers", "2") as running:
+        url = running.wait_until_ready()
+        first, second = running.children()
+        time.sleep(1.1)  # one that dies younger ends the service: it would only die again
+        os.kill(first, signal.SIGKILL)
+        assert running.process.stdout
+        assert "ended with status -9; starting it again" in running.process.stdout.readline()
+        for _ in range(20):  # its socket waited, so nobody is refused
+            assert httpx.post(f"{url}/predict", json=ONE, timeout=10).status_code == 200
+        left = {file.name for folder in metrics_folders() for file in folder.glob(f"*_{first}.db")}
+        assert not any("live" in name for name in left)  # what it had under way is under way no more
+        assert f"counter_{first}.db" in left  # what it counted stays counted
+        assert second in running.children()
+        assert len(running.children()) == 2
+        assert running.end()[1] == ""
+        assert running.process.returncode == 0
+
+
+def test_a_worker_that_dies_ends_the_service_with_a_message(models_dir: Path) -> None:
+    with service(models_dir, "--executor", "workers", "--api-servers", "1") as running:
+        running.wait_until_ready()
+        children = running.children()
+        worker = children[0]  # started before the API processes
+        os.kill(worker, signal.SIGKILL)
+        _, errors = running.process.communicate(timeout=20)
+        assert running.process.returncode == 1
+        assert errors == (
+            "distillery-serve: the worker of student ended with status -9: the service ends too\n"
+        )
+        eventually(lambda: not any(map(alive, children)))
+
+
+@pytest.mark.parametrize("executor", ["inprocess", "workers"])
+def test_children_do_not_outlive_a_killed_parent(models_dir: Path, executor: str) -> None:
+    folders = metrics_folders()
+    with service(models_dir, "--executor", executor, "--api-servers", "2") as running:
+        running.wait_until_ready()
+        children = running.children()
+        running.end(signal.SIGKILL)
+        eventually(lambda: not any(map(alive, children)))
+    for folder in metrics_folders() - folders:  # nobody was left to clean up
+        for file in folder.iterdir():
+            file.unlink()
+        folder.rmdir()
+
+
+def test_a_worker_that_hangs_costs_its_clients_a_time_out_and_no_more(models_dir: Path) -> None:
+    flags = ("--executor", "workers", "--api-servers", "1", "--request-timeout", "0.5")
+    with service(models_dir, *flags) as running:
+        url = running.wait_until_ready()
+        worker = running.children()[0]
+        os.kill(worker, signal.SIGSTOP)
+        answer = httpx.post(f"{url}/predict/student", json=ONE)
+        assert (answer.status_code, answer.json()["error"]["code"]) == (504, "timed_out")
+        with pytest.raises(httpx.ReadTimeout):
+            httpx.post(f"{url}/predict/student", json=ONE, timeout=0.1)
+        os.kill(worker, signal.SIGCONT)
+        eventually(lambda: httpx.post(f"{url}/predict/student", json=ONE).status_code == 200)
+        assert '{model="student",protocol="rest",status="499"} 1.0' in httpx.get(f"{url}/metrics").text
+        assert running.end() == ("", "")
+
+
+def failing(models_dir: Path, *flags: str, port: int = 0) -> str:
+    """The one line that a service that cannot start says."""
+    with service(models_dir, *flags, port=port) as running:
+        output, errors = running.process.communicate(timeout=30)
+        assert (running.process.returncode, output) == (1, "")
+        assert errors.count("\n") == 1, errors
+        return errors
+
+
+def test_a_port_that_is_taken_is_one_clear_line(models_dir: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        assert f"cannot listen on 127.0.0.1 port {port}: Address already in use" in failing(
+            models_dir, port=port
+        )
+    port = free_port()
+    with service(models_dir, port=port) as first:
+        first.wait_until_ready()
+        assert "Address already in use" in failing(models_dir, port=port)
+
+
+def test_what_cannot_be_served_is_one_clear_line(models_dir: Path, tmp_path: Path) -> None:
+    assert "there is no model repository at" in failing(tmp_path / "nowhere")
+    assert "--default-model nobody: the repository has student" in failing(
+        models_dir, "--default-model", "nobody"
+    )
+    assert "--host 256.0.0.1 is not an address" in failing(models_dir, "--host", "256.0.0.1")
+    assert "has no CUDAExecutionProvider; use --device cpu" in failing(models_dir, "--device", "cuda")
+    broken = copytree(models_dir, tmp_path / "models")
+    (broken / "student/1/model.onnx").write_bytes(b"no graph")
+    assert "export the model again" in failing(broken)
