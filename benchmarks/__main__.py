@@ -1,0 +1,29 @@
+"""`distillery-bench`, also `python -m benchmarks`."""
+
+import sys
+
+from benchmarks.accuracy import AccuracyBench
+from benchmarks.demo import Demo
+from benchmarks.http_bench import HttpBench
+from benchmarks.render import RenderBench
+from benchmarks.session_bench import SessionBench
+from benchmarks.training import TrainingBench
+from distillery import Command, main
+
+COMMANDS: dict[str, type[Command]] = {
+    "demo": Demo,
+    "session": SessionBench,
+    "http": HttpBench,
+    "training": TrainingBench,
+    "accuracy": AccuracyBench,
+    "render": RenderBench,
+}
+
+
+def run() -> None:
+    """Run one command and exit with its status."""
+    sys.exit(main("distillery-bench", COMMANDS))
+
+
+if __name__ == "__main__":
+    run()

@@ -1,0 +1,111 @@
+"""What distillation brings and what int8 costs, in test errors, over several seeds.
+
+    distillery-bench accuracy                                    the recipe `quick`, three seeds
+    distillery-bench accuracy --recipe notebook --seeds 0
+
+Each seed is trained, evaluated and exported by the stages' own commands; what is trained already is used again.
+"""
+
+import json
+import re
+import subprocess
+import sys
+from math import sqrt
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+from pydantic import Field
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.errors import BenchmarkError
+from benchmarks.results import RESULTS, write_result
+from distillery import Command
+from serving.repository import load_repository
+
+MODELS = ("teacher", "student-alone", "student", "student-int8")
+T_95 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 7: 2.447, 8: 2.365, 9: 2.306, 10: 2.262}
+"""97.5 % quantiles of Student's t with n - 1 degrees of freedom, by the number n of seeds."""
+
+
+class AccuracyBench(Command):
+    """Count test errors of teacher, student alone, distilled student and its int8 export, over seeds."""
+
+    config: Path | None = Field(None, description="TOML file with these settings")
+    recipe: str = Field("quick", description="quick, notebook, or a TOML file")
+    seeds: list[int] = Field([0, 1, 2], min_length=1, max_length=10, description="one training of all each")
+    out: Path = Field(Path("runs"), description="folder for runs")
+    models_dir: Path = Field(Path("models-of-seeds"), description="a model repository for each seed")
+    data_dir: Path | None = Field(
+        None, description="folder with the MNIST files, if not to be found or fetched"
+    )
+    results_dir: Path = Field(RESULTS, description="where the result is kept")
+
+    def run(self) -> None:
+        seeds = [self._one(seed) for seed in self.seeds]
+        rows = {name: _summary([seed["models"][name] for seed in seeds]) for name in MODELS}
+        gained = [seed["models"]["student-alone"] - seed["models"]["student"] for seed in seeds]
+        data = {
+            "recipe": Path(self.recipe).stem,
+            "seeds": seeds,
+            "test_errors": rows,
+            "saved_by_distillation": _summary(gained),
+        }
+        path = write_result(accuracy_kind(self.recipe), data, folder=self.results_dir)
+        Console().print(_table(data))
+        print(json.dumps({"result": str(path), "test_errors": rows}))
+
+    def _one(self, seed: int) -> dict[str, Any]:
+        """Train, evaluate and export one seed; return test errors by model and seconds of training."""
+        data = [f"--data-dir={self.data_dir}"] if self.data_dir else []
+        models_dir = self.models_dir / f"{Path(self.recipe).stem}-{seed}"
+        run_dir = self.out / Path(self.recipe).stem
+        place = [f"--recipe={self.recipe}", f"--out={self.out}", *data]
+        for command in (
+            ["training", *place, f"--seed={seed}"],
+            ["training", "evaluate", *place],
+            ["export", f"--run-dir={run_dir}", f"--models-dir={models_dir}", *data],
+        ):
+            if subprocess.run([sys.executable, "-m", *command], check=False).returncode:
+                raise BenchmarkError(f"python -m {' '.join(command)} failed; what it said stands above")
+        manifests = {name: entry.manifest for name, entry in load_repository(models_dir).items()}
+        evaluation = json.loads((run_dir / "evaluation.json").read_bytes())
+        for name, model in evaluation.items():
+            if manifests[name].test_errors != model["errors"]:
+                raise BenchmarkError(
+                    f"seed {seed}: {name} errs on {model['errors']} digits, its export on {manifests[name].test_errors}"
+                )
+        return {
+            "seed": seed,
+            "models": {name: manifests[name].test_errors for name in MODELS},
+            "validation_errors": {name: model["validation_errors"] for name, model in evaluation.items()},
+            "training_seconds": {name: model["seconds"] for name, model in evaluation.items()},
+            "fingerprints": {name: model["fingerprint"] for name, model in evaluation.items()},
+        }
+
+
+def accuracy_kind(recipe: str) -> str:
+    """The kind of result that a recipe's errors are kept as."""
+    return "accuracy_" + "_".join(re.findall("[a-z]+", Path(recipe).stem.lower()))
+
+
+def _summary(values: list[int]) -> dict[str, Any]:
+    """Mean and 95 % interval (Student's t) over seeds."""
+    spread = T_95[len(values)] * stdev(values) / sqrt(len(values)) if len(values) > 1 else None
+    return {
+        "values": values,
+        "mean": round(mean(values), 2),
+        "interval_95": round(spread, 2) if spread else spread,
+    }
+
+
+def _table(data: dict[str, Any]) -> Table:
+    title = (
+        f"test errors of 10,000, recipe {data['recipe']}, seeds {[seed['seed'] for seed in data['seeds']]}"
+    )
+    table = Table("model", "each seed", "mean", "95 % interval", title=title)
+    for name, row in (data["test_errors"] | {"saved by distillation": data["saved_by_distillation"]}).items():
+        interval = "" if row["interval_95"] is None else f"± {row['interval_95']:.1f}"
+        table.add_row(name, ", ".join(map(str, row["values"])), f"{row['mean']:.1f}", interval)
+    return table

@@ -1,0 +1,201 @@
+"""The main job, end to end: `make demo`, also `distillery-bench demo`.
+
+Runs the stages' own commands one after the other, each of which reuses what has not changed and goes on where it
+was interrupted; then starts the service, sends it every test digit for every model, measures, prints one table,
+and fails when any of it is not as it should be.
+"""
+
+import http.client
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from pydantic import Field
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.progress import Progress, track
+from rich.table import Table
+from torch import Tensor
+
+from benchmarks.errors import BenchmarkError
+from benchmarks.models import model_facts, select_models
+from benchmarks.results import write_result
+from benchmarks.servers import running_service
+from benchmarks.sessions import REFERENCE, measure_sessions, open_session
+from benchmarks.turns import measure_in_turns, order
+from benchmarks.workloads import service_workload
+from distillery import Command
+from serving.repository import ModelEntry
+from training.data import Digits, find_mnist, load_test
+
+MODELS = ("teacher", "student", "student-int8", "student-alone")
+MOST_ERRORS = {"teacher": 95, "student": 100}
+LEAST_GAIN = 35
+"""Test errors that distillation must save: the student alone errs on at least so many digits more."""
+IMAGES_PER_REQUEST = 250
+
+
+class Demo(Command):
+    """Train, distil, export, serve and measure, on real MNIST, from nothing to one table.
+
+    About five minutes on two cores; a second run reuses what has not changed.
+    """
+
+    config: Path | None = Field(None, description="TOML file with these settings")
+    data_dir: Path | None = Field(
+        None, description="folder with the MNIST files, if not to be found or fetched"
+    )
+    out: Path = Field(Path("runs"), description="folder for runs")
+    models_dir: Path = Field(Path("models"), description="model repository")
+    seconds: float = Field(1, gt=0, description="of load for each model and number of connections")
+
+    def run(self) -> None:
+        began = time.monotonic()
+        console = Console()
+        run_dir = self.out / "quick"
+        data = [f"--data-dir={self.data_dir}"] if self.data_dir else []
+        _stage(console, "training", f"--out={self.out}", *data)
+        _stage(console, "training", "evaluate", f"--out={self.out}", *data)
+        _stage(console, "export", f"--run-dir={run_dir}", f"--models-dir={self.models_dir}", *data)
+
+        entries = select_models(self.models_dir, MODELS)
+        test = load_test(find_mnist(self.data_dir))
+        console.rule("[bold]serve and measure", align="left")
+        with running_service(self.models_dir) as url:
+            bodies = [_json_body(part) for part in torch.split(test.images, IMAGES_PER_REQUEST)]
+            for entry in track(entries.values(), "every test digit over HTTP", console=console):
+                _check_every_digit(url, entry, test, bodies)
+            sessions = measure_sessions(
+                {name: entry.path for name, entry in entries.items()}, batches=[1], seconds=4
+            )
+            cases = order([service_workload(url, name) for name in entries], [1, 16])
+            with Progress(console=console) as bar:
+                task = bar.add_task("requests at 1 and 16 connections", total=len(cases))
+                rows = measure_in_turns(
+                    cases, rounds=1, seconds=self.seconds, progress=lambda _: bar.advance(task)
+                )
+        data_kept = {"models": model_facts(entries), "sessions": sessions, "http": rows}
+        result = write_result("demo", data_kept, folder=run_dir)
+        console.print(_table(entries, sessions["rows"], rows))
+        _require_accuracy(entries)
+        console.print(
+            f"[green]done in {time.monotonic() - began:.0f} s[/]: over HTTP every model answered all {len(test):,} "
+            "test digits as its own session does.\n\n"
+            "keep it running   make serve   then http://127.0.0.1:8000/docs\n"
+            f"networks          {run_dir}/*/model.safetensors\n"
+            f"pictures          {run_dir}/pictures\n"
+            f"model repository  {self.models_dir}\n"
+            f"these figures     {result}"
+        )
+
+
+def _stage(console: Console, *command: str) -> None:
+    """Run one stage as a person would type it."""
+    console.rule(f"[bold]python -m {' '.join(command)}", align="left")
+    status = subprocess.run([sys.executable, "-m", *command], check=False).returncode
+    if status == 128 + 2:
+        raise KeyboardInterrupt
+    if status:
+        raise BenchmarkError(
+            f"python -m {' '.join(command)} ended with status {status}; what it said stands above"
+        )
+
+
+def _json_body(images: Tensor) -> bytes:
+    return json.dumps({"images": images.tolist()}, separators=(",", ":")).encode()
+
+
+def _check_every_digit(url: str, entry: ModelEntry, test: Digits, bodies: list[bytes]) -> None:
+    """Ask for every test digit over HTTP; digits, probabilities and errors must be those of the file's session."""
+    images = test.images.numpy()
+    (expected,) = open_session(entry.path).run(["probabilities"], {"image": images})
+    found = np.concatenate(list(_predict(url, entry.name, bodies)))
+    different = int((found.argmax(1) != expected.argmax(1)).sum())
+    distance = float(np.abs(found - expected).max())
+    errors = int((found.argmax(1) != test.labels.numpy()).sum())
+    if different or distance > 1e-4 or errors != entry.manifest.test_errors:
+        raise BenchmarkError(
+            f"{entry.name} over HTTP: {different} digits differ from the session's, probabilities by up to "
+            f"{distance:.1e}, {errors} test errors where the manifest says {entry.manifest.test_errors}"
+        )
+
+
+def _predict(url: str, model: str, bodies: list[bytes]) -> Iterator[npt.NDArray[np.float64]]:
+    """Ask on one connection; yield `float64 [N, 10]` probabilities of each body."""
+    address = urlsplit(url)
+    connection = http.client.HTTPConnection(str(address.hostname), address.port, timeout=30)
+    for body in bodies:
+        connection.request("POST", f"/predict/{model}", body, {"Content-Type": "application/json"})
+        response = connection.getresponse()
+        answer = response.read()
+        if response.status != 200:
+            raise BenchmarkError(f"{model} over HTTP: status {response.status}: {answer[:300].decode()}")
+        yield np.array([one["probabilities"] for one in json.loads(answer)["predictions"]])
+    connection.close()
+
+
+def _table(
+    entries: dict[str, ModelEntry], sessions: list[dict[str, Any]], rows: list[dict[str, Any]]
+) -> Table:
+    """One column a model; beside every figure its ratio to the teacher's."""
+    table = Table(
+        title=f"student against teacher, service and load together on {len(os.sched_getaffinity(0))} cores",
+        caption="×: to the teacher · session: batch 1 · HTTP: 1 connection · requests/s: 16",
+        box=SIMPLE_HEAD,
+        show_edge=False,
+        pad_edge=False,
+    )
+    figures = {name: _figures(entry, sessions, rows) for name, entry in entries.items()}
+    table.add_column("")
+    for name in figures:
+        table.add_column(name, justify="right")
+    for label, (_, reference) in figures[REFERENCE].items():
+        cells = [
+            f"{text} [dim]{value / reference:.2f}×[/]" for text, value in (f[label] for f in figures.values())
+        ]
+        table.add_row(label, *cells)
+    return table
+
+
+def _figures(
+    entry: ModelEntry, sessions: list[dict[str, Any]], rows: list[dict[str, Any]]
+) -> dict[str, tuple[str, float]]:
+    """By label, what is shown of a model, and the number in it."""
+    manifest = entry.manifest
+    session = next(row for row in sessions if row["model"] == entry.name)
+    one, many = (
+        next(row for row in rows if (row["model"], row["connections"]) == (entry.name, connections))
+        for connections in (1, 16)
+    )
+    return {
+        "parameters": (f"{manifest.parameters / 1e6:.2f} M", manifest.parameters),
+        "file": (f"{manifest.size_bytes / 1e6:.2f} MB", manifest.size_bytes),
+        "test errors": (f"{manifest.test_errors}", manifest.test_errors),
+        "test accuracy": (f"{manifest.test_accuracy:.2%}", manifest.test_accuracy),
+        "session p50": (f"{session['p50_us']:.0f} µs", session["p50_us"]),
+        "session p99": (f"{session['p99_us']:.0f} µs", session["p99_us"]),
+        "HTTP p50": (f"{one['p50_ms'] * 1000:.0f} µs", one["p50_ms"]),
+        "HTTP p99": (f"{one['p99_ms'] * 1000:.0f} µs", one["p99_ms"]),
+        "requests/s": (f"{many['requests_per_s']:,.0f}", many["requests_per_s"]),
+    }
+
+
+def _require_accuracy(entries: dict[str, ModelEntry]) -> None:
+    errors = {name: entry.manifest.test_errors for name, entry in entries.items()}
+    for name, most in MOST_ERRORS.items():
+        if errors[name] > most:
+            raise BenchmarkError(f"{name} errs on {errors[name]} test digits, at most {most} were expected")
+    if errors["student-alone"] - errors["student"] < LEAST_GAIN:
+        raise BenchmarkError(
+            f"distillation saved {errors['student-alone'] - errors['student']} test errors "
+            f"({errors['student-alone']} alone, {errors['student']} distilled), at least {LEAST_GAIN} were expected"
+        )

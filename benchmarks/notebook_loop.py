@@ -1,0 +1,64 @@
+"""The notebook's own training loop, as a baseline: what it costs to train the way most tutorials do.
+
+torchvision's MNIST decodes every digit to a PIL picture and back (`ToTensor`, `Normalize`) in a `DataLoader` of
+batches of 64, Adam steps in float32 with its default implementation, and the loss is read after every batch. Its
+mathematics is mended (see training/recipes/notebook.toml), so that what it learns can be compared; its cost is not.
+"""
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch.nn import functional
+from torch.utils.data import DataLoader, Subset
+
+from training.distillation import distillation_loss
+from training.loop import Job
+from training.network import MEAN, MLP, STD
+from training.torchvision_import import import_torchvision
+
+if TYPE_CHECKING:  # at run time it is imported with the cure for mismatched builds
+    from torchvision.datasets import MNIST  # type: ignore[import-untyped]
+
+
+def notebook_digits(folder: Path) -> "MNIST":
+    """Return MNIST's 60,000 training digits as the notebook has them; `folder` holds `MNIST/raw/…`."""
+    transforms = import_torchvision("transforms")
+    steps = transforms.Compose([transforms.ToTensor(), transforms.Normalize((MEAN,), (STD,))])
+    digits: MNIST = import_torchvision("datasets").MNIST(folder, transform=steps)
+    return digits
+
+
+class NotebookLoop:
+    """One network in the notebook's loop."""
+
+    def __init__(self, job: Job, digits: "MNIST", *, teacher: MLP | None = None) -> None:
+        torch.manual_seed(job.seed)
+        self.network = MLP(job.network.hidden, dropout=job.network.dropout)
+        self.optimizer = torch.optim.Adam(self.network.parameters(), lr=job.network.learning_rate)
+        self.batch_size, self.distillation = job.network.batch_size, job.distillation
+        self.digits = digits
+        self.teacher = teacher.eval() if teacher else None
+
+    def train(self, places: Sequence[int]) -> float:
+        """Train one pass over these digits, in random order, and return the seconds it took."""
+        loader = DataLoader(Subset(self.digits, places), batch_size=self.batch_size, shuffle=True)
+        start = time.perf_counter()
+        self.network.train()
+        running = 0.0
+        for images, labels in loader:
+            inputs = images.flatten(1)
+            logits = self.network(inputs)
+            if self.teacher and self.distillation:
+                with torch.no_grad():
+                    targets = self.teacher(inputs)
+                loss = distillation_loss(logits, targets, labels, **self.distillation.model_dump())
+            else:
+                loss = functional.cross_entropy(logits, labels)
+            self.optimizer.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            self.optimizer.step()
+            running += loss.item()
+        return time.perf_counter() - start

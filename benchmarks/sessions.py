@@ -1,0 +1,107 @@
+"""What a model costs by itself: onnxruntime alone, model by threads by batch.
+
+    distillery-bench session --models-dir models --threads 1 --batches 1,64
+
+The models run in turns, a slice of time each, round after round, so that whatever else the machine does
+meets all of them; ratios are taken within a round. The first runs of every slice are not counted: they bring
+the weights back into the caches.
+"""
+
+import time
+from collections.abc import Mapping, Sequence
+from itertools import cycle, product
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+
+from benchmarks.digits import Images, load_digits
+from benchmarks.latency import Latencies
+
+WARM_UP_RUNS = 5
+LEAST_RUNS = 10
+REFERENCE = "teacher"
+"""The model that the others are compared with, where it is among them."""
+
+
+def measure_sessions(
+    models: Mapping[str, Path],
+    *,
+    threads: Sequence[int] = (1,),
+    batches: Sequence[int] = (1, 64),
+    rounds: int = 5,
+    seconds: float = 10.0,
+    images: Images | None = None,
+) -> dict[str, Any]:
+    """Time `session.run` of every model (name to ONNX file) for about `seconds` in all.
+
+    Returns `{"threads", "batches", "rounds", "seconds", "rows"}`; a row has `model`, `threads`, `batch`,
+    `runs`, `p50_us`, `p90_us`, `p99_us` over all runs, `images_per_s`, the p50 of every round, the histogram,
+    and `speedup`: the reference's p50 by this one's, the median of the rounds (None without a reference).
+    """
+    digits = load_digits() if images is None else images
+    cases = list(product(threads, batches, models))
+    sessions = {(t, name): open_session(path, t) for t, (name, path) in product(threads, models.items())}
+    samples: dict[tuple[int, int, str], list[Latencies]] = {case: [] for case in cases}
+    for _, (t, batch, name) in product(range(rounds), cases):
+        slice_s = seconds / (rounds * len(cases))
+        samples[t, batch, name].append(_time_runs(sessions[t, name], _batches_of(digits, batch), slice_s))
+    rows = []
+    for (t, batch, name), parts in samples.items():
+        reference = samples.get((t, batch, REFERENCE))
+        rows.append({"model": name, "threads": t, "batch": batch, **_summary(parts, batch, reference)})
+    return {
+        "threads": list(threads),
+        "batches": list(batches),
+        "rounds": rounds,
+        "seconds": seconds,
+        "rows": rows,
+    }
+
+
+def open_session(path: Path, threads: int = 1) -> ort.InferenceSession:
+    """Open a graph as the service does: explicit threads, no spinning."""
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    return ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+
+
+def _batches_of(digits: Images, batch: int) -> list[Images]:
+    """A few different batches: all digits in order, again from the first where they do not suffice."""
+    return list(np.resize(digits, (max(4, len(digits) // batch), batch, 28, 28)))
+
+
+def _time_runs(session: ort.InferenceSession, batches: list[Images], seconds: float) -> Latencies:
+    endless = cycle(batches)
+    for _ in range(WARM_UP_RUNS):
+        session.run(["probabilities"], {"image": next(endless)})
+    durations: list[int] = []
+    deadline = time.perf_counter_ns() + round(seconds * 1e9)
+    before = time.perf_counter_ns()
+    while before < deadline or len(durations) < LEAST_RUNS:
+        feed = {"image": next(endless)}
+        before = time.perf_counter_ns()
+        session.run(["probabilities"], feed)
+        durations.append(time.perf_counter_ns() - before)
+    return Latencies.from_samples(np.array(durations) / 1e3)
+
+
+def _summary(parts: list[Latencies], batch: int, reference: list[Latencies] | None) -> dict[str, Any]:
+    pooled = Latencies.merge(parts)
+    medians = [part.quantile(0.5) for part in parts]
+    speedup = None
+    if reference:
+        pairs = zip(reference, medians, strict=True)
+        speedup = round(median(theirs.quantile(0.5) / ours for theirs, ours in pairs), 3)
+    return {
+        "runs": pooled.total,
+        **pooled.quantiles("us"),
+        "images_per_s": round(batch * 1e6 / pooled.mean),
+        "rounds_p50_us": [round(value, 3) for value in medians],
+        "speedup": speedup,
+        "histogram": pooled.compact(),
+    }

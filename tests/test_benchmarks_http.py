@@ -1,0 +1,133 @@
+"""The service and LitServe's first example under a short load, from processes of their own."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from benchmarks.__main__ import COMMANDS
+from benchmarks.errors import BenchmarkError
+from benchmarks.models import select_models
+from benchmarks.servers import free_port, running_first_example, running_service
+from benchmarks.turns import measure_in_turns, order
+from benchmarks.workloads import TOLERANCE, BodyKind, check_answers, first_example_workload, service_workload
+from distillery import main
+
+
+@pytest.fixture(scope="module")
+def service(model_repository: Path) -> Iterator[str]:
+    with running_service(model_repository, "--api-servers", "1") as url:
+        yield url
+
+
+@pytest.mark.parametrize("body", ["json", "png", "json-64"])
+def test_the_service_answers_every_prepared_request_as_a_session_does(
+    service: str, model_repository: Path, body: BodyKind
+) -> None:
+    for name, entry in select_models(model_repository).items():
+        assert check_answers(service_workload(service, name, body), entry.path) <= TOLERANCE
+
+
+def test_answers_of_another_model_are_noticed(service: str, model_repository: Path) -> None:
+    entries = select_models(model_repository)
+    with pytest.raises(BenchmarkError, match=r"probabilities differ by .*--models-dir"):
+        check_answers(service_workload(service, "student"), entries["teacher"].path)
+
+
+def test_an_answer_other_than_200_is_noticed(service: str, model_repository: Path) -> None:
+    path = select_models(model_repository)["student"].path
+    with pytest.raises(BenchmarkError, match=r"pupil, json: answered 404: .*student-int8"):
+        check_answers(service_workload(service, "pupil"), path)
+
+
+@pytest.mark.slow
+def test_cases_run_in_turns_and_are_compared_with_the_teacher(service: str) -> None:
+    workloads = [service_workload(service, model) for model in ("student", "teacher")]
+    cases = order([*workloads, replace(workloads[0], server="another")], [2, 1])
+    assert [(case.connections, case.workload.model, case.workload.server) for case in cases] == [
+        (connections, model, server)
+        for connections in (1, 2)
+        for model, server in (("teacher", "service"), ("student", "service"), ("student", "another"))
+    ]
+    seen = []
+    rows = measure_in_turns(cases, rounds=2, seconds=0.05, tool="python", progress=seen.append)
+    assert seen == [*cases, *reversed(cases)]
+    for row in rows:
+        assert row["requests"] == sum(row["histogram"]["counts"]) > 0
+        assert [len(values) for values in row["rounds"].values()] == [2, 2, 2]
+        assert 0 < row["p50_ms"] <= row["p90_ms"] <= row["p99_ms"]
+        assert (row["speedup"] is None) == (row["server"] == "another")
+    assert {row["speedup"] for row in rows if row["model"] == "teacher"} == {1.0}
+
+
+def test_images_are_counted_and_not_only_requests(service: str) -> None:
+    cases = order([service_workload(service, "student-int8", "json-64")], [2])
+    (row,) = measure_in_turns(cases, rounds=1, seconds=0.1, tool="python")
+    assert row["images_per_s"] == pytest.approx(64 * row["requests_per_s"], rel=1e-3)
+
+
+@pytest.mark.slow
+def test_the_command_measures_a_running_service(
+    service: str, model_repository: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ["--url", service, "--models-dir", str(model_repository), "--models", "teacher,student"]
+    flags += ["--body", "json,png", "--connections", "1,2", "--seconds", "0.05", "--rounds", "1"]
+    flags += ["--tool", "python", "--results-dir", str(tmp_path)]
+    assert main("distillery-bench", COMMANDS, arguments=["http", *flags]) == 0
+    summary = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert len(summary["rows"]) == 2 * 2 * 2
+    kept = json.loads(Path(summary["result"]).read_text())["data"]
+    assert kept["models"].keys() == {"teacher", "student"}
+    assert {row["server"] for row in kept["rows"]} == {"service"}
+    assert kept["limitations"]
+
+
+def test_a_service_that_is_not_there_is_an_error_in_one_line(
+    model_repository: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    url = f"http://127.0.0.1:{free_port()}"
+    assert main(
+        "distillery-bench", COMMANDS, arguments=["http", "--url", url, "--models-dir", str(model_repository)]
+    )
+    assert f"{url}/predict/student, student, json: no answer: " in capsys.readouterr().err
+
+
+def test_a_server_that_does_not_start_says_why(model_repository: Path) -> None:
+    service = running_service(model_repository, "--no-such-flag", "1")
+    with pytest.raises(BenchmarkError, match=r"(?s)no server became ready .*no-such-flag"), service:
+        pass
+
+
+@pytest.mark.slow
+def test_both_executors_and_the_first_example_are_measured_in_one_run(
+    model_repository: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ["--models-dir", str(model_repository), "--models", "teacher,student", "--body", "json"]
+    flags += ["--connections", "1,2", "--seconds", "0.2", "--rounds", "1", "--tool", "python"]
+    flags += ["--against", "litserve-first-example", "--results-dir", str(tmp_path)]
+    assert main("distillery-bench", COMMANDS, arguments=["http", *flags]) == 0
+    rows = json.loads(capsys.readouterr().out.splitlines()[-1])["rows"]
+    assert sorted((row["server"], row["model"]) for row in rows if row["connections"] == 1) == [
+        ("inprocess", "student"),
+        ("inprocess", "teacher"),
+        ("litserve-first-example", "student"),
+        ("workers", "student"),
+        ("workers", "teacher"),
+    ]
+
+
+@pytest.mark.slow
+def test_the_first_example_answers_as_a_session_does(model_repository: Path) -> None:
+    path = select_models(model_repository)["student"].path
+    with running_first_example(path) as url:
+        assert check_answers(first_example_workload(url, "student"), path) <= TOLERANCE
+
+
+@pytest.mark.parametrize(
+    "url", ["https://127.0.0.1", "http://ann:secret@127.0.0.1", "http://127.0.0.1/models", "x"]
+)
+def test_only_a_plain_address_is_measured_and_kept(url: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main("distillery-bench", COMMANDS, arguments=["http", "--url", url]) == 2
+    assert "url: String should match pattern" in capsys.readouterr().err

@@ -1,0 +1,99 @@
+"""Sessions under measurement, and the digits and requests they are measured with."""
+
+import io
+import json
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from benchmarks.__main__ import COMMANDS
+from benchmarks.digits import load_digits
+from benchmarks.errors import BenchmarkError
+from benchmarks.models import model_facts, select_models
+from benchmarks.sessions import measure_sessions, open_session
+from benchmarks.workloads import first_example_workload, service_workload
+from distillery import main
+
+
+def test_the_digits_are_real_and_in_the_order_of_their_classes(model_repository: Path) -> None:
+    digits = load_digits()
+    assert digits.shape == (100, 28, 28)
+    session = open_session(select_models(model_repository)["teacher"].path)
+    (probabilities,) = session.run(["probabilities"], {"image": digits})
+    right = probabilities.argmax(axis=1) == np.arange(100) % 10
+    assert right.mean() > 0.8  # the network of the tests has seen 500 other digits
+
+
+def test_every_model_is_measured_with_every_batch_and_thread(model_repository: Path) -> None:
+    models = {name: entry.path for name, entry in select_models(model_repository).items()}
+    data = measure_sessions(models, threads=[1, 2], batches=[1, 150], rounds=2, seconds=0.8)
+    measured = [(row["threads"], row["batch"], row["model"]) for row in data["rows"]]
+    assert sorted(measured) == sorted((t, b, m) for t in (1, 2) for b in (1, 150) for m in models)
+    for row in data["rows"]:
+        assert row["runs"] == sum(row["histogram"]["counts"]) >= 20
+        assert 0 < row["p50_us"] <= row["p90_us"] <= row["p99_us"]
+        assert len(row["rounds_p50_us"]) == 2
+        assert row["images_per_s"] <= row["batch"] * 1e6 * row["runs"] / (row["p50_us"] * row["runs"] / 2)
+    assert {row["speedup"] for row in data["rows"] if row["model"] == "teacher"} == {1.0}
+    batched = {
+        row["model"]: row["speedup"] for row in data["rows"] if (row["threads"], row["batch"]) == (1, 150)
+    }
+    assert batched["student"] > 1  # half as wide
+
+
+def test_without_a_teacher_there_is_no_speedup(model_repository: Path) -> None:
+    path = select_models(model_repository, ["student"])["student"].path
+    data = measure_sessions({"student": path}, batches=[1], rounds=1, seconds=0.05)
+    assert [row["speedup"] for row in data["rows"]] == [None]
+
+
+def test_the_command_prints_a_table_and_last_one_line_of_json(
+    model_repository: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ["--models-dir", str(model_repository), "--models", "teacher,student", "--batches", "1,8"]
+    flags += ["--rounds", "2", "--seconds", "0.2", "--results-dir", str(tmp_path)]
+    assert main("distillery-bench", COMMANDS, arguments=["session", *flags]) == 0
+    printed = capsys.readouterr().out
+    summary = json.loads(printed.splitlines()[-1])
+    kept = json.loads(Path(summary["result"]).read_text())
+    assert [(row["model"], row["batch"]) for row in summary["rows"]] == [
+        ("teacher", 1), ("student", 1), ("teacher", 8), ("student", 8),
+    ]  # fmt: skip
+    assert kept["data"]["models"] == model_facts(select_models(model_repository, ["teacher", "student"]))
+    assert kept["data"]["rows"][0]["histogram"]["counts"]
+    assert "speedup" in printed
+
+
+def test_a_model_that_is_not_there_is_named_with_those_that_are(model_repository: Path) -> None:
+    with pytest.raises(BenchmarkError, match=r"no model \['pupil'\], it has \['student', "):
+        select_models(model_repository, ["pupil", "student"])
+
+
+@pytest.mark.parametrize("body", ["json", "png", "json-64"])
+def test_requests_are_complete_and_say_the_digits(body: str) -> None:
+    digits = load_digits()
+    workload = service_workload("http://127.0.0.1:81/", "teacher", body)  # type: ignore[arg-type]
+    assert urlsplit(workload.url).path == "/predict/teacher"
+    assert workload.images_per_request == (64 if body == "json-64" else 1)
+    for number, request in enumerate(workload.requests):
+        head, _, content = request.partition(b"\r\n\r\n")
+        first, *headers = head.decode().split("\r\n")
+        assert first == "POST /predict/teacher HTTP/1.1"
+        assert f"Content-Length: {len(content)}" in headers
+        if body == "png":
+            found = np.asarray(Image.open(io.BytesIO(content)))[None]
+        else:
+            document = json.loads(content)
+            found = np.array(document["images"] if body == "json-64" else [document["image"]])
+        np.testing.assert_array_equal(found, workload.groups[number])
+    np.testing.assert_array_equal(workload.groups[0][0], digits[0])
+
+
+def test_the_first_example_is_sent_what_its_documentation_sends() -> None:
+    workload = first_example_workload("http://127.0.0.1:81", "student")
+    head, _, content = workload.requests[3].partition(b"\r\n\r\n")
+    assert head.startswith(b"POST /predict HTTP/1.1")
+    np.testing.assert_array_equal(json.loads(content)["input"], load_digits()[3])
