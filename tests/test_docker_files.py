@@ -1,0 +1,128 @@
+"""The image and the compose file: what they promise can be read from them, so it is."""
+
+import os
+import re
+import subprocess
+import sysconfig
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from serving.config import Serve
+
+ROOT = Path(__file__).parent.parent
+DOCKER = ROOT / "docker"
+DOCKERFILE = DOCKER / "serving.Dockerfile"
+PINNED = re.compile(r"[a-z/]+:v?\d+\.\d+\.\d+[a-z-]*")
+"""An image with its full version: `latest` or `3.11` is another image every month."""
+
+
+@pytest.fixture(scope="module")
+def compose() -> dict[str, Any]:
+    document: dict[str, Any] = yaml.safe_load((DOCKER / "compose.yaml").read_text())
+    return document
+
+
+def instructions(name: str) -> list[str]:
+    """The arguments of every `name` instruction, continuation lines joined."""
+    text = DOCKERFILE.read_text().replace("\\\n", " ")
+    return [line.split(maxsplit=1)[1] for line in text.splitlines() if line.startswith(f"{name} ")]
+
+
+def test_hadolint_finds_nothing() -> None:
+    hadolint = Path(sysconfig.get_path("scripts")) / "hadolint"
+    run = subprocess.run([hadolint, DOCKERFILE], capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stdout + run.stderr
+
+
+def test_every_stage_starts_from_the_same_pinned_image() -> None:
+    images = {argument.split(" AS ")[0] for argument in instructions("FROM")}
+    assert len(images) == 1
+    assert PINNED.fullmatch(images.pop())
+
+
+def test_the_build_sees_exactly_what_it_copies() -> None:
+    copied = {
+        source
+        for argument in instructions("COPY")
+        if "--from" not in argument
+        for source in argument.split()[:-1]
+    }
+    ignore_file = DOCKERFILE.with_name(f"{DOCKERFILE.name}.dockerignore")
+    allowed = {line[1:] for line in ignore_file.read_text().splitlines() if line.startswith("!")}
+    assert copied == allowed
+    assert all((ROOT / path).exists() for path in copied)
+
+
+def test_the_service_is_the_first_process_and_not_root() -> None:
+    # a shell in between would swallow SIGTERM
+    assert instructions("ENTRYPOINT") == ['["distillery-serve"]']
+    user, _, group = instructions("USER")[0].partition(":")
+    assert int(user) >= 1000
+    assert int(group) >= 1000
+
+
+def test_every_setting_that_docker_makes_is_one_the_service_has(compose: dict[str, Any]) -> None:
+    in_image = re.findall(r"\bDISTILLERY_(\w+)=", " ".join(instructions("ENV")))
+    in_compose = [name.removeprefix("DISTILLERY_") for name in compose["services"]["serving"]["environment"]]
+    settings = {name.lower().split("__")[0] for name in in_image + in_compose}
+    assert settings >= {"host", "port", "models_dir", "api_servers"}
+    assert settings <= set(Serve.model_fields)
+
+
+def test_images_are_pinned(compose: dict[str, Any]) -> None:
+    pulled = {name: s["image"] for name, s in compose["services"].items() if "build" not in s}
+    assert set(pulled) == {"prometheus", "grafana"}
+    assert all(PINNED.fullmatch(image) for image in pulled.values()), pulled
+
+
+def test_nothing_listens_beyond_this_machine(compose: dict[str, Any]) -> None:
+    ports = [port for service in compose["services"].values() for port in service["ports"]]
+    assert len(ports) == 3
+    assert all(port.startswith("127.0.0.1:") for port in ports)
+
+
+def test_every_service_is_bounded_and_has_no_privileges(compose: dict[str, Any]) -> None:
+    for service in compose["services"].values():
+        assert {"cpus", "memory"} <= set(service["deploy"]["resources"]["limits"])
+        assert service["cap_drop"] == ["ALL"]
+        assert service["security_opt"] == ["no-new-privileges:true"]
+
+
+def test_every_file_that_is_mounted_exists(compose: dict[str, Any]) -> None:
+    mounts = [
+        volume.split(":")[0]
+        for service in compose["services"].values()
+        for volume in service["volumes"]
+        if isinstance(volume, str) and volume.startswith(".")
+    ]
+    assert len(mounts) == 4
+    assert all((DOCKER / mount).exists() for mount in mounts), mounts
+
+
+def test_the_parts_find_each_other_by_their_names(compose: dict[str, Any]) -> None:
+    prometheus = yaml.safe_load((DOCKER / "prometheus/prometheus.yml").read_text())
+    assert prometheus["scrape_configs"][0]["static_configs"][0]["targets"] == ["serving:8000"]
+    source = yaml.safe_load((DOCKER / "grafana/provisioning/datasources/prometheus.yml").read_text())
+    assert source["datasources"][0]["url"] == "http://prometheus:9090"
+    provider = yaml.safe_load((DOCKER / "grafana/provisioning/dashboards/distillery.yml").read_text())
+    folder = provider["providers"][0]["options"]["path"]
+    assert f"./grafana/dashboards:{folder}:ro" in compose["services"]["grafana"]["volumes"]
+    assert {"serving", "prometheus"} <= set(compose["services"])
+
+
+def test_the_health_check_fails_where_nobody_answers() -> None:
+    """The command inside HEALTHCHECK, taken from the Dockerfile and run."""
+    program = re.search(r'"python", "-c", "(.*)"\]', DOCKERFILE.read_text().replace("\\\n", ""))
+    assert program
+    run = subprocess.run(
+        ["python3", "-c", program[1]],
+        env={**os.environ, "DISTILLERY_PORT": "1"},  # a reserved port: nobody listens
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.returncode == 1
+    assert "ConnectionRefusedError" in run.stderr
