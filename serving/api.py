@@ -7,18 +7,18 @@ nothing that can fail.
 
 import time
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-import orjson
 from litserve import LitAPI
 from litserve.loops import LitLoop
 
 from serving.batching import Prediction
-from serving.decode import Body, Limits, decode
+from serving.decode import Limits
 from serving.metrics import RunMetrics
+from serving.protocol import Protocol, Query, Reply, Request, Timing
 from serving.repository import ModelEntry
-from serving.session import Device, Images, Probabilities, Session
+from serving.session import Device, Images, Scores, Session
 
 
 class Batch(NamedTuple):
@@ -29,25 +29,13 @@ class Batch(NamedTuple):
 
 
 class Output(NamedTuple):
-    """One run's answer `float32 [N, 10]`, and when the run started and finished (`time.monotonic`)."""
+    """One run's answers, each `float32 [N, 10]`, and when it started and finished (`time.monotonic`)."""
 
-    probabilities: Probabilities
+    logits: Scores
+    probabilities: Scores
     sizes: list[int]
     started: float
     finished: float
-
-
-class Timing(NamedTuple):
-    """Milliseconds that one request spent where."""
-
-    decode_ms: float
-    queue_ms: float
-    inference_ms: float
-    total_ms: float
-
-    def header(self) -> bytes:
-        """The value of `Server-Timing` (W3C), which browsers' developer tools draw."""
-        return b"decode;dur=%g, queue;dur=%g, inference;dur=%g, total;dur=%g" % self
 
 
 @dataclass(frozen=True)
@@ -72,16 +60,15 @@ class DigitAPI(LitAPI):  # type: ignore[misc]
         )
         self.entry = entry
         self.settings = settings
-        self._head = {"model": entry.name, "version": entry.manifest.version}
 
     def setup(self, device: str) -> None:  # noqa: ARG002 - the device is one of our own settings
         """Load the model and warm it up, in the process that will run it."""
         self.session = Session(self.entry.path, threads=self.settings.threads, device=self.settings.device)
         self.metrics = RunMetrics(self.entry.name)
 
-    def decode_request(self, request: Body) -> Images:
-        """Turn a body into `uint8 [N, 28, 28]`; raises `RequestError` for one that is not right."""
-        return decode(request, self.settings.limits)
+    def decode_request(self, request: Request, *, protocol: Protocol) -> Query:
+        """Turn a request into images and wishes; raises `RequestError` for one that is not right."""
+        return protocol.decode(request, self.settings.limits)
 
     def batch(self, inputs: list[Images]) -> Batch:
         """Join the images of several requests."""
@@ -92,38 +79,29 @@ class DigitAPI(LitAPI):  # type: ignore[misc]
     def predict(self, batch: Batch) -> Output:
         """Run the model once."""
         started = time.monotonic()
-        probabilities = self.session.run(batch.images)
+        logits, probabilities = self.session.run(batch.images)
         finished = time.monotonic()
         self.metrics.ran(len(batch.images), finished - started)
-        return Output(probabilities, batch.sizes, started, finished)
+        return Output(logits, probabilities, batch.sizes, started, finished)
 
     def unbatch(self, output: Output) -> list[Prediction]:
         """Give every request its own part."""
-        probabilities, sizes, started, finished = output
+        logits, probabilities, sizes, started, finished = output
         digits = probabilities.argmax(axis=1)
         predictions = []
         start = 0
         for size in sizes:
             end = start + size
-            predictions.append(Prediction(digits[start:end], probabilities[start:end], started, finished))
+            part = slice(start, end)
+            predictions.append(Prediction(digits[part], logits[part], probabilities[part], started, finished))
             start = end
         return predictions
 
-    def encode_response(self, output: Prediction, *, timing: Timing) -> bytes:
-        """Write the answer's JSON."""
-        answer: dict[str, Any] = self._head | {
-            "predictions": [
-                {"digit": digit, "probability": row[digit], "probabilities": row}
-                for digit, row in zip(output.digits.tolist(), output.probabilities, strict=True)
-            ],
-            "timing": {
-                "decode_ms": timing.decode_ms,
-                "queue_ms": timing.queue_ms,
-                "inference_ms": timing.inference_ms,
-                "total_ms": timing.total_ms,
-            },
-        }
-        return orjson.dumps(answer, option=orjson.OPT_SERIALIZE_NUMPY)
+    def encode_response(
+        self, output: Prediction, *, protocol: Protocol, query: Query, timing: Timing
+    ) -> Reply:
+        """Write the answer to one request."""
+        return protocol.encode(self.entry.manifest, query, output, timing)
 
 
 def run_batch(api: DigitAPI, inputs: list[Images]) -> list[Prediction]:

@@ -19,7 +19,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from serving.session import Images, Probabilities
+from serving.session import Images, Scores
 
 LOOP_SECONDS = 0.001
 """The longest run that the event loop is held up for."""
@@ -29,7 +29,8 @@ class Prediction(NamedTuple):
     """The answer to one request of N images, and when its run started and finished (`time.monotonic`)."""
 
     digits: NDArray[np.int64]  # [N]
-    probabilities: Probabilities  # [N, 10]
+    logits: Scores  # [N, 10]
+    probabilities: Scores  # [N, 10]
     started: float
     finished: float
 

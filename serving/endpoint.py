@@ -1,27 +1,19 @@
-"""One model's way from a request's body to its answer: decode, queue, run, encode."""
+"""One model's way from a request to its answer: decode, queue, run, encode. The same for every protocol."""
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple
+from typing import Any
 
-from starlette.types import Receive
-
-from serving.api import DigitAPI, Timing
+from serving.api import DigitAPI
 from serving.batching import Prediction
-from serving.decode import Body, decodes_quickly
-from serving.errors import Header
 from serving.executors import Executor
 from serving.metrics import RequestMetrics
+from serving.protocol import Protocol, Reply, Request, Timing
 
-
-class Reply(NamedTuple):
-    """What goes back to the client."""
-
-    status: int
-    content: bytes
-    headers: Sequence[Header] = ()
+Gone = Callable[[], Awaitable[Any]]
+"""Awaits until the client has hung up: an ASGI `receive` once the body is here."""
 
 
 class ClientGoneError(Exception):
@@ -29,25 +21,31 @@ class ClientGoneError(Exception):
 
 
 class Endpoint:
-    """One model's way from a body to an answer."""
+    """One model's way from a request to an answer."""
 
     def __init__(self, api: DigitAPI, executor: Executor, decoders: ThreadPoolExecutor) -> None:
+        self.entry = api.entry
         self.metrics = RequestMetrics(api.entry.name)
         self._api = api
         self._executor = executor
         self._decoders = decoders
 
-    async def answer(self, body: Body, received: float, receive: Receive) -> Reply:
-        """Classify the images of a body received at `received`. Raises `RequestError`, `ClientGoneError`."""
-        if decodes_quickly(body):
-            images = self._api.decode_request(body)
+    async def answer(self, protocol: Protocol, request: Request, received: float, gone: Gone) -> Reply:
+        """Classify the images of a request whose body was here at `received`.
+
+        Raises `RequestError`, `ClientGoneError`.
+        """
+        if protocol.is_quick(request):
+            query = self._api.decode_request(request, protocol=protocol)
         else:
             loop = asyncio.get_running_loop()
-            images = await loop.run_in_executor(self._decoders, self._api.decode_request, body)
+            query = await loop.run_in_executor(
+                self._decoders, lambda: self._api.decode_request(request, protocol=protocol)
+            )
         decoded = time.monotonic()
-        future = self._executor.submit(images)
-        if not self._executor.is_quick(len(images)):
-            await _done_or_gone(future, receive)
+        future = self._executor.submit(query.images)
+        if not self._executor.is_quick(len(query.images)):
+            await _done_or_gone(future, gone)
         prediction = await future
         queue_seconds = prediction.started - decoded
         self.metrics.predicted(prediction.digits.tolist(), queue_seconds=queue_seconds)
@@ -57,17 +55,16 @@ class Endpoint:
             inference_ms=_milliseconds(prediction.finished - prediction.started),
             total_ms=_milliseconds(time.monotonic() - received),
         )
-        content = self._api.encode_response(prediction, timing=timing)
-        return Reply(200, content, ((b"server-timing", timing.header()),))
+        return self._api.encode_response(prediction, protocol=protocol, query=query, timing=timing)
 
 
-async def _done_or_gone(future: asyncio.Future[Prediction], receive: Receive) -> None:
+async def _done_or_gone(future: asyncio.Future[Prediction], gone: Gone) -> None:
     """Wait for an answer that takes a while; a client that hangs up takes its images out of the queue."""
-    gone = asyncio.ensure_future(receive())
+    hung_up = asyncio.ensure_future(gone())
     try:
-        await asyncio.wait((future, gone), return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait((future, hung_up), return_when=asyncio.FIRST_COMPLETED)
     finally:
-        gone.cancel()
+        hung_up.cancel()
         if not future.done():
             future.cancel()
     if future.cancelled():

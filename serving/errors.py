@@ -31,7 +31,8 @@ class RequestError(Exception):
     │   ├── InvalidPicture     422 invalid_picture
     │   └── TooManyImages      422 too_many_images
     ├── Overloaded             503 overloaded
-    └── TimedOut               504 timed_out
+    ├── TimedOut               504 timed_out
+    └── InternalError          500 internal_error
     """
 
     status = 500
@@ -137,6 +138,12 @@ class TimedOut(RequestError):  # noqa: N818
     """The answer was not ready in time."""
 
     status, code = 504, "timed_out"
+
+
+class InternalError(RequestError):
+    """The service failed; its log says why."""
+
+    status, code = 500, "internal_error"
 
 
 def error_body(code: str, message: str) -> bytes:

@@ -138,7 +138,7 @@ class RequestMetrics:
     def __init__(self, model: str) -> None:
         self.in_flight = 0
         self._model = model
-        self._statuses: defaultdict[int, int] = defaultdict(int, {200: 0})
+        self._statuses: defaultdict[tuple[str, int], int] = defaultdict(int, {("rest", 200): 0})
         self._digits = [0] * 10
         self._seconds = _Tally(REQUEST_SECONDS.labels(model), SECONDS)
         self._queue_seconds = _Tally(QUEUE_SECONDS.labels(model), SECONDS)
@@ -148,8 +148,8 @@ class RequestMetrics:
         for digit in digits:
             self._digits[digit] += 1
 
-    def answered(self, status: int, *, seconds: float | None) -> None:
-        self._statuses[status] += 1
+    def answered(self, protocol: str, status: int, *, seconds: float | None) -> None:
+        self._statuses[protocol, status] += 1
         if seconds is not None:
             self._seconds.observe(seconds)
 
@@ -161,15 +161,15 @@ class RequestMetrics:
         IMAGES.labels(self._model).inc(sum(self._digits))
         for digit, count in enumerate(self._digits):
             PREDICTIONS.labels(self._model, str(digit)).inc(count)
-        for status, count in self._statuses.items():
-            REQUESTS.labels(self._model, "rest", str(status)).inc(count)
+        for (protocol, status), count in self._statuses.items():
+            REQUESTS.labels(self._model, protocol, str(status)).inc(count)
         self._digits = [0] * 10
         self._statuses = defaultdict(int, dict.fromkeys(self._statuses, 0))
 
 
-def count_unknown_model(status: int) -> None:
+def count_unknown_model(protocol: str, status: int) -> None:
     """Note a request that named no served model; its words never become a label."""
-    REQUESTS.labels("", "rest", str(status)).inc()
+    REQUESTS.labels("", protocol, str(status)).inc()
 
 
 def forget_process(pid: int) -> None:

@@ -94,18 +94,13 @@ def _refusals(*, guarded: bool) -> dict[str, Any]:
     for kind in _all_kinds(errors.RequestError):
         if guarded or kind is not errors.Unauthorized:
             kinds.setdefault(kind.status, []).append(kind)
-    refusals = {
+    return {
         str(status): {
             "description": " ".join(f"`{kind.code}`: {kind.__doc__}" for kind in kinds[status]),
             "content": {"application/json": {"schema": _ref(ErrorAnswer)}},
         }
         for status in sorted(kinds)
     }
-    refusals["500"] = {
-        "description": "`internal_error`: The service failed; its log says why.",
-        "content": {"application/json": {"schema": _ref(ErrorAnswer)}},
-    }
-    return refusals
 
 
 def _all_kinds(base: type[errors.RequestError]) -> list[type[errors.RequestError]]:

@@ -8,15 +8,17 @@ from contextlib import asynccontextmanager
 from importlib.metadata import version
 
 from distillery import DistilleryError
+from serving.admission import Admission, Bounds
 from serving.api import DigitAPI, ModelSettings
 from serving.config import Serve
 from serving.decode import Limits
 from serving.endpoint import Endpoint
 from serving.executors import Executor, InProcess, Workers
+from serving.front import Front
 from serving.litserve_server import DigitServer
 from serving.metrics import RequestMetrics, RunMetrics
 from serving.openapi import describe_predictions
-from serving.predict import Bounds, PredictRoutes
+from serving.predict import predict_routes
 from serving.repository import load_repository
 from serving.routes import add_routes
 from serving.session import check_device
@@ -67,11 +69,11 @@ def serve(settings: Serve) -> None:
                     Workers(api, server.ask_worker, lanes=workers) if workers else InProcess(api, runner)
                 )
                 endpoints[api.entry.name] = Endpoint(api, executor, decoders)
-            routes.open(endpoints, default)
+            front.open(*predict_routes(endpoints, default))
             metrics: list[RequestMetrics | RunMetrics] = [endpoint.metrics for endpoint in endpoints.values()]
             if not workers:
                 metrics += [api.metrics for api in apis]
-            keeper = asyncio.create_task(_keep_house(routes, metrics))
+            keeper = asyncio.create_task(_keep_house(admission, metrics))
             yield
             keeper.cancel()
             for one in metrics:
@@ -87,15 +89,15 @@ def serve(settings: Serve) -> None:
     )
     add_routes(server.app, models, default, api_key)
     describe_predictions(server.app, models, default, guarded=api_key is not None)
-    routes = PredictRoutes(
-        server.app,
+    admission = Admission(
         Bounds(
             max_body_bytes=settings.max_body_bytes,
             max_in_flight=settings.max_in_flight,
             request_timeout=settings.request_timeout,
             api_key=api_key,
-        ),
+        )
     )
+    front = Front(server.app, admission)
 
     def announce(url: str) -> None:
         names = ", ".join(f"{name} (default)" if name == default else name for name in models)
@@ -103,7 +105,7 @@ def serve(settings: Serve) -> None:
         print(f"distillery-serve: ready at {url} · {names} · {how}", flush=True)
 
     server.serve(
-        routes,
+        front,
         host=settings.host,
         port=settings.port,
         api_servers=settings.api_servers,
@@ -112,10 +114,10 @@ def serve(settings: Serve) -> None:
     )
 
 
-async def _keep_house(routes: PredictRoutes, metrics: Collection[RequestMetrics | RunMetrics]) -> None:
+async def _keep_house(admission: Admission, metrics: Collection[RequestMetrics | RunMetrics]) -> None:
     """Do now and then what would cost too much at every request."""
     while True:
         await asyncio.sleep(_HOUSEKEEPING_SECONDS)
-        routes.cancel_late()
+        admission.cancel_late()
         for one in metrics:
             one.publish()

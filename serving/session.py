@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from distillery import DistilleryError
 
 Images = NDArray[np.uint8]
-Probabilities = NDArray[np.float32]
+Scores = NDArray[np.float32]
 Device = Literal["cpu", "cuda"]
 
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
@@ -48,10 +48,10 @@ class Session:
         self.image_seconds = max(many - one, 0.0) / 63
         self.run_seconds = max(one - self.image_seconds, 0.0)
 
-    def run(self, images: Images) -> Probabilities:
-        """Turn `uint8 [N, 28, 28]` ink values into `float32 [N, 10]` class probabilities."""
-        probabilities: Probabilities = self._session.run(("probabilities",), {"image": images})[0]
-        return probabilities
+    def run(self, images: Images) -> tuple[Scores, Scores]:
+        """Turn `uint8 [N, 28, 28]` ink values into logits and probabilities, both `float32 [N, 10]`."""
+        logits, probabilities = self._session.run(("logits", "probabilities"), {"image": images})
+        return logits, probabilities
 
     def images_within(self, seconds: float) -> int:
         """How many images one run handles within `seconds`, by the measured price."""

@@ -92,7 +92,7 @@ def read_answer(connection: socket.socket) -> tuple[int, dict[str, str], Any]:
 def test_every_model_answers_what_its_session_says(
     client: httpx.Client, model_repository: Path, model: str
 ) -> None:
-    expected = Session(load_repository(model_repository)[model].path).run(DIGITS)
+    expected = Session(load_repository(model_repository)[model].path).run(DIGITS)[1]
     answer = client.post(f"/predict/{model}", json={"images": DIGITS.tolist()})
     assert answer.status_code == 200
     predictions = PredictAnswer.model_validate_json(answer.content, strict=True).predictions

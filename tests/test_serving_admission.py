@@ -1,4 +1,4 @@
-"""The route's own bounds, where a real client would have to send hundreds of megabytes to meet them."""
+"""The bounds of admission, where a real client would have to send hundreds of megabytes to meet them."""
 
 import asyncio
 import json
@@ -6,8 +6,10 @@ from typing import Any
 
 from starlette.types import Message
 
+from serving.admission import Admission, Bounds
 from serving.endpoint import Endpoint
-from serving.predict import Bounds, PredictRoutes
+from serving.front import Front, Route
+from serving.predict import Predict
 
 
 class NeverAsked(Endpoint):
@@ -17,7 +19,7 @@ class NeverAsked(Endpoint):
         class Metrics:
             in_flight = 0
 
-            def answered(self, status: int, *, seconds: float | None) -> None: ...
+            def answered(self, protocol: str, status: int, *, seconds: float | None) -> None: ...
 
         self.metrics: Any = Metrics()
 
@@ -27,8 +29,8 @@ def test_bodies_that_come_in_pieces_share_a_bounded_memory() -> None:
         async def never(*_: Any) -> None:
             raise AssertionError("only predictions are asked for")
 
-        routes = PredictRoutes(never, Bounds(max_held_bytes=1000))
-        routes.open({"student": NeverAsked()}, "student")
+        front = Front(never, Admission(Bounds(max_held_bytes=1000)))
+        front.open({"/predict": Route(Predict(), NeverAsked())})
         scope = {
             "type": "http",
             "method": "POST",
@@ -46,7 +48,7 @@ def test_bodies_that_come_in_pieces_share_a_bounded_memory() -> None:
                     return {"type": "http.request", "body": bytes(pieces.pop(0)), "more_body": True}
                 return await asyncio.Future()  # the rest never comes
 
-            return asyncio.create_task(routes(dict(scope), receive, send))
+            return asyncio.create_task(front(dict(scope), receive, send))
 
         patient = client([300, 300])
         await asyncio.sleep(0)
