@@ -8,8 +8,9 @@ import http.client
 import io
 import json
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from http.client import HTTPMessage
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
@@ -20,12 +21,17 @@ from PIL import Image
 from benchmarks.digits import Images, load_digits
 from benchmarks.errors import BenchmarkError
 from benchmarks.sessions import open_session
+from benchmarks.v2_tensors import pack, unpack
 
-BodyKind = Literal["json", "png", "json-64"]
-BIG = 64
+BodyKind = Literal["json", "png", "json-8", "json-64", "binary", "binary-8", "binary-64"]
+"""What the images are sent as, and how many a request (one where it is not said)."""
 TOLERANCE = 1e-4
 """Probabilities may differ by so much: a batch is summed in another order than one image."""
 PATIENCE_S = 30
+
+
+def _json_answer(headers: HTTPMessage, body: bytes) -> Any:  # noqa: ARG001 - others need the headers
+    return json.loads(body)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +47,9 @@ class Workload:
     groups: tuple[Images, ...]
     """The images of each request, `uint8 [N,28,28]`."""
     read_probabilities: Callable[[Any], Any]
-    """From the answer's JSON to `[N][10]`."""
+    """From the decoded answer to `[N][10]`."""
+    decode: Callable[[HTTPMessage, bytes], Any] = _json_answer
+    """From the answer's headers and body; JSON unless another way is given."""
 
     @property
     def images_per_request(self) -> int:
@@ -55,28 +63,51 @@ class Workload:
 def service_workload(
     url: str, model: str, body: BodyKind = "json", images: Images | None = None, *, server: str = "service"
 ) -> Workload:
-    """Prepare requests for `POST /predict/{model}` of the service at `url` (without a path).
+    """Prepare requests to the service at `url` (without a path).
 
-    One image a request for "json" and "png", 64 for "json-64"; `images` are those of `benchmarks/digits.png`
-    by default.
+    `POST /predict/{model}` for JSON and PNG, `POST /v2/models/{model}/infer` for binary tensors; `images` are
+    those of `benchmarks/digits.png` by default.
     """
     digits = load_digits() if images is None else images
-    if body == "json-64":
-        groups = tuple(np.resize(digits, (max(4, len(digits) // BIG), BIG, 28, 28)))
+    form, _, many = body.partition("-")
+    size = int(many or 1)
+    groups = tuple(
+        np.resize(digits, (max(4, len(digits) // size), size, 28, 28)) if many else digits[:, None]
+    )
+    if form == "binary":
+        return _v2_workload(url, model, body, groups, server=server)
+    if form == "png":
+        bodies = [_png(group[0]) for group in groups]
+    elif many:
         bodies = [_json({"images": group.tolist()}) for group in groups]
     else:
-        groups = tuple(digits[:, None])
-        bodies = [_png(digit) if body == "png" else _json({"image": digit.tolist()}) for digit in digits]
-    kind = "image/png" if body == "png" else "application/json"
+        bodies = [_json({"image": group[0].tolist()}) for group in groups]
+    headers = {"Content-Type": "image/png" if form == "png" else "application/json"}
     target = f"{url.rstrip('/')}/predict/{model}"
     return Workload(
         server=server,
         url=target,
         model=model,
         body=body,
-        requests=tuple(_request(target, kind, content) for content in bodies),
+        requests=tuple(_request(target, headers, content) for content in bodies),
         groups=groups,
         read_probabilities=lambda answer: [one["probabilities"] for one in answer["predictions"]],
+    )
+
+
+def _v2_workload(
+    url: str, model: str, body: BodyKind, groups: tuple[Images, ...], *, server: str
+) -> Workload:
+    target = f"{url.rstrip('/')}/v2/models/{model}/infer"
+    return Workload(
+        server=server,
+        url=target,
+        model=model,
+        body=body,
+        requests=tuple(_request(target, *pack(group)) for group in groups),
+        groups=groups,
+        read_probabilities=lambda probabilities: probabilities,
+        decode=unpack,
     )
 
 
@@ -89,7 +120,10 @@ def first_example_workload(url: str, model: str, images: Images | None = None) -
         url=target,
         model=model,
         body="json",
-        requests=tuple(_request(target, "application/json", _json({"input": d.tolist()})) for d in digits),
+        requests=tuple(
+            _request(target, {"Content-Type": "application/json"}, _json({"input": d.tolist()}))
+            for d in digits
+        ),
         groups=tuple(digits[:, None]),
         read_probabilities=lambda answer: [answer["output"]],
     )
@@ -105,10 +139,10 @@ def check_answers(workload: Workload, model_path: Path) -> float:
     worst = 0.0
     for request, images in zip(workload.requests, workload.groups, strict=True):
         (expected,) = session.run(["probabilities"], {"image": images})
-        status, answer = _send(workload, request)
+        status, headers, answer = _send(workload, request)
         if status != 200:
             raise BenchmarkError(f"{workload}: answered {status}: {answer[:300].decode(errors='replace')}")
-        found = np.array(workload.read_probabilities(json.loads(answer)), dtype=np.float64)
+        found = np.array(workload.read_probabilities(workload.decode(headers, answer)), dtype=np.float64)
         difference = np.abs(found - expected).max() if found.shape == expected.shape else np.inf
         if not difference <= TOLERANCE:
             raise BenchmarkError(
@@ -120,25 +154,23 @@ def check_answers(workload: Workload, model_path: Path) -> float:
     return worst
 
 
-def _send(workload: Workload, request: bytes) -> tuple[int, bytes]:
+def _send(workload: Workload, request: bytes) -> tuple[int, HTTPMessage, bytes]:
     address = urlsplit(workload.url)
     try:
         with socket.create_connection((str(address.hostname), address.port or 80), PATIENCE_S) as connection:
             connection.sendall(request)
             response = http.client.HTTPResponse(connection, method="POST")
             response.begin()
-            return response.status, response.read()
+            return response.status, response.headers, response.read()
     except (OSError, http.client.HTTPException) as error:
         raise BenchmarkError(f"{workload}: no answer: {error}") from error
 
 
-def _request(url: str, content_type: str, body: bytes) -> bytes:
+def _request(url: str, headers: Mapping[str, str], body: bytes) -> bytes:
     address = urlsplit(url)
-    head = (
-        f"POST {address.path} HTTP/1.1\r\nHost: {address.netloc}\r\n"
-        f"Content-Type: {content_type}\r\nContent-Length: {len(body)}\r\n\r\n"
-    )
-    return head.encode() + body
+    lines = {"Host": address.netloc, **headers, "Content-Length": str(len(body))}
+    head = "".join(f"{name}: {value}\r\n" for name, value in lines.items())
+    return f"POST {address.path} HTTP/1.1\r\n{head}\r\n".encode() + body
 
 
 def _json(document: object) -> bytes:

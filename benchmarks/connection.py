@@ -1,0 +1,99 @@
+"""The connections of a load generator: bare sockets and epoll.
+
+A client that costs more than the service measures itself.
+"""
+
+import select
+import socket
+import time
+from collections.abc import Iterator
+
+PATIENCE_S = 10
+"""Nothing at all came for so long: the server hangs."""
+
+
+class Connection:
+    """One keep-alive HTTP/1.1 connection with at most one request under way."""
+
+    def __init__(self, host: str, port: int) -> None:
+        self.socket = socket.create_connection((host, port), PATIENCE_S)
+        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.socket.setblocking(False)
+        self.unsent = memoryview(b"")
+        self.received = b""
+        self.started = 0.0
+        self.query = 0
+        """Which of the generator's queries is under way."""
+
+    def begin(self, request: bytes) -> None:
+        """Start the clock and send as much as the socket takes."""
+        self.unsent = memoryview(request)
+        self.received = b""
+        self.started = time.perf_counter()
+        self.send()
+
+    def send(self) -> None:
+        """Send more of the request."""
+        try:
+            self.unsent = self.unsent[self.socket.send(self.unsent) :]
+        except BlockingIOError:
+            return
+
+    def receive(self) -> int | None:
+        """Read what has come and return the status once the answer is complete."""
+        part = self.socket.recv(1 << 16)
+        if not part:
+            raise ConnectionError("the server closed the connection")
+        self.received += part
+        end = self.received.find(b"\r\n\r\n")
+        if end < 0 or len(self.received) < end + 4 + _content_length(self.received[:end]):
+            return None
+        return int(self.received[9:12])
+
+
+class Pool:
+    """Connections to one server, and what happens on them."""
+
+    def __init__(self, host: str, port: int, connections: int) -> None:
+        self.poll = select.epoll()
+        self.by_descriptor: dict[int, Connection] = {}
+        for _ in range(connections):
+            connection = Connection(host, port)
+            self.by_descriptor[connection.socket.fileno()] = connection
+            self.poll.register(connection.socket, select.EPOLLIN)
+
+    @property
+    def connections(self) -> list[Connection]:
+        """All of them."""
+        return list(self.by_descriptor.values())
+
+    def begin(self, connection: Connection, request: bytes) -> None:
+        """Send a request; what the socket does not take now follows when it can."""
+        connection.begin(request)
+        if connection.unsent:
+            self.poll.modify(connection.socket, select.EPOLLIN | select.EPOLLOUT)
+
+    def answered(self, timeout: float) -> Iterator[tuple[Connection, int]]:
+        """Wait up to `timeout` seconds; yield each connection whose answer is complete, and its status."""
+        for descriptor, event in self.poll.poll(timeout):
+            connection = self.by_descriptor[descriptor]
+            if event & select.EPOLLOUT:
+                connection.send()
+                if not connection.unsent:
+                    self.poll.modify(connection.socket, select.EPOLLIN)
+            if event & ~select.EPOLLOUT and (status := connection.receive()) is not None:
+                yield connection, status
+
+    def close(self) -> None:
+        """Close all of them, whatever is under way."""
+        for connection in self.by_descriptor.values():
+            connection.socket.close()
+        self.poll.close()
+
+
+def _content_length(head: bytes) -> int:
+    lowered = head.lower()
+    start = lowered.find(b"\r\ncontent-length:")
+    if start < 0:
+        raise ConnectionError(f"the answer has no Content-Length: {head[:200]!r}")
+    return int(lowered[start + 17 :].split(b"\r\n", 1)[0])
