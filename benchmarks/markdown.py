@@ -1,45 +1,49 @@
-"""A comparison as the README shows it: models, servers, the picture, and how all of it was measured."""
+"""Sections of the README: models and servers compared, what distillation brings, how it was measured."""
 
-from typing import Any
+from benchmarks.comparison import Row, compare_models, own_server
+from benchmarks.sections import Source, Sources
 
-from benchmarks.comparison import Row, own_server
 
-
-def results_section(
-    rows: list[Row], results: dict[str, dict[str, Any]], *, links: dict[str, str], picture: str
-) -> str:
-    """Return the Markdown for these `compare_models` rows; `results` and `links` by kind of result."""
-    http = results["http"]["data"]
+def results_section(sources: Sources, picture: str) -> str:
+    """Return the Markdown for a session result and an HTTP result: models, servers, how they were measured."""
+    http = sources["http"].data
+    rows = compare_models(sources["session"].data, http)
     return "\n\n".join(
         [
             _models_table(rows),
             _servers_table(rows, http["rows"]),
             f"![Latency and throughput of each model, alone and over HTTP]({picture})",
-            "\n".join(_measured(kind, results[kind], links[kind]) for kind in results),
-            f"Limits: {'; '.join(http['limitations'])}.",
+            "\n".join(measured(kind, source) for kind, source in sources.items()),
+            limits(sources["http"]),
         ]
     )
 
 
-def accuracy_section(results: list[tuple[dict[str, Any], str]]) -> str:
-    """Return the Markdown for results of `distillery-bench accuracy` and the links to them."""
+def accuracy_section(sources: Sources, _: str) -> str:
+    """Return the Markdown for results of `distillery-bench accuracy` and, where there is one, `training`."""
+    sources = dict(sources)
+    training = sources.pop("training", None)
+    parts = [_accuracy_table(list(sources.values()))] + ([_training(training)] if training else [])
+    return "\n\n".join(parts)
+
+
+def _accuracy_table(sources: list[Source]) -> str:
     header = ["recipe", "seeds", "teacher", "student alone", "student distilled", "saved", "distilled, int8"]
     lines = [header]
-    for result, link in results:
-        data = result["data"]
+    for source in sources:
+        data = source.data
         rows = [data["test_errors"][name] for name in ("teacher", "student-alone", "student")]
         rows += [data["saved_by_distillation"], data["test_errors"]["student-int8"]]
         seeds = ", ".join(str(seed["seed"]) for seed in data["seeds"])
-        lines.append([f"[{data['recipe']}]({link})", seeds, *map(_errors_cell, rows)])
+        lines.append([f"[{data['recipe']}]({source.link})", seeds, *map(_errors_cell, rows)])
     return (
-        _table(lines)
+        table(lines)
         + "\n\nTest errors of 10,000; mean and 95 % interval (Student's t) where there are several seeds."
     )
 
 
-def training_section(result: dict[str, Any], link: str) -> str:
-    """Return the Markdown for a result of `distillery-bench training` and the link to it."""
-    data = result["data"]
+def _training(source: Source) -> str:
+    result, data = source.document, source.data
     header = ["", "notebook's own loop", "distillery-train", "times faster"]
     lines = [header]
     for role, name in (
@@ -63,11 +67,12 @@ def training_section(result: dict[str, Any], link: str) -> str:
         f"{result['machine']['cpu']}, {result['machine']['cores']} cores, torch {result['versions']['torch']}"
     )
     note = (
-        f"[Measured]({link}) in turns in one run on {machine}; threads a side: {data['threads']}; epochs at batch 64. "
-        f"There PIL, `DataLoader` and Adam, here resident digits and fused AdamW{precision}. 98.18 % is what the "
-        "notebook reports for its student; here it is reached on validation digits."
+        f"[Measured]({source.link}) in turns in one run on {machine}; threads a side: {data['threads']}; "
+        "epochs at batch 64. There PIL, `DataLoader` and Adam, here resident digits and fused AdamW"
+        f"{precision}. 98.18 % is what the notebook reports for its student; here it is reached on validation "
+        "digits."
     )
-    return _table(lines) + f"\n\n{note}"
+    return table(lines) + f"\n\n{note}"
 
 
 def _errors_cell(row: Row) -> str:
@@ -91,7 +96,7 @@ def _models_table(rows: list[Row]) -> str:
         "× says how many times better than the teacher. Session: onnxruntime alone, one image, one thread. "
         "HTTP: one image as JSON, one connection."
     )
-    return _table([header, *map(_model_cells, rows)]) + f"\n\n{note}"
+    return table([header, *map(_model_cells, rows)]) + f"\n\n{note}"
 
 
 def _model_cells(row: Row) -> list[str]:
@@ -122,29 +127,38 @@ def _servers_table(models: list[Row], rows: list[Row]) -> str:
     lines = [["server", *(f"`{name}`" for name in names)]]
     lines += [[server, *(cells.get((server, name), "") for name in names)] for server in servers]
     note = f"Requests/s, in brackets p50 / p99: one image as JSON, {connections} connections."
-    return _table(lines) + f"\n\n{note}"
+    return table(lines) + f"\n\n{note}"
 
 
 def _server_cell(row: Row) -> str:
     return f"{row['requests_per_s']:,.0f} ({row['p50_ms']:.2f} / {row['p99_ms']:.2f} ms)"
 
 
-def _table(lines: list[list[str]]) -> str:
+def table(lines: list[list[str]]) -> str:
+    """Return a Markdown table of a header and rows of cells; all columns but the first are figures."""
     header, *body = lines
     ruler = ["---", *["--:"] * (len(header) - 1)]
     return "\n".join(f"| {' | '.join(line)} |" for line in (header, ruler, *body))
 
 
-def _measured(kind: str, result: dict[str, Any], link: str) -> str:
-    machine, versions, data = result["machine"], result["versions"], result["data"]
+def measured(kind: str, source: Source) -> str:
+    """Return one line that links a result and says on what and with what it was measured."""
+    result, data = source.document, source.data
+    machine, versions = result["machine"], result["versions"]
     commit = (result["commit"] or "unknown")[:10] + (" with changes" if result["uncommitted_changes"] else "")
     tools = [name for name in ("python", "onnxruntime", "litserve") if name in versions]
+    over_http = "generator" in data
     parts = [
         f"{machine['cpu']}, {machine['cores']} cores, {machine['memory_gib']:.0f} GiB, {machine['os']}",
         ", ".join(f"{name} {versions[name]}" for name in tools),
-        f"medians of {data['rounds']} rounds" if kind == "http" else f"{data['rounds']} rounds pooled",
-        *([f"load by {data['generator']}"] if kind == "http" else []),
+        f"medians of {data['rounds']} rounds" if over_http else f"{data['rounds']} rounds pooled",
+        *([f"load by {data['generator']}"] if over_http else []),
         f"commit {commit}",
         result["date"][:10],
     ]
-    return f"- [{kind}]({link}): {'; '.join(parts)}."
+    return f"- [{kind}]({source.link}): {'; '.join(parts)}."
+
+
+def limits(source: Source) -> str:
+    """Return the limitations that a result carries, as a sentence."""
+    return f"Limits: {'; '.join(source.data['limitations'])}."

@@ -1,24 +1,27 @@
 """The picture of a comparison: latency of each model alone and over HTTP, and its throughput."""
 
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
 
-from benchmarks.comparison import Row, own_server
+from benchmarks.comparison import Row, compare_models, own_server
+from benchmarks.sections import Sources
 
 SOURCE_KEY = "Source"  # a key that PNG's specification gives
 COLOURS = ("#0072b2", "#e69f00", "#009e73")
 """Okabe and Ito's: told apart by everybody."""
 
 
-def draw(rows: list[Row], session: dict[str, Any], http: dict[str, Any], path: Path, sources: str) -> None:
-    """Write the picture of these `compare_models` rows to `path` (PNG), with its `sources` inside."""
+def draw_results(sources: Sources, path: Path, names: str) -> None:
+    """Write the picture of a session result and an HTTP result to `path`."""
+    session, http = sources["session"].data, sources["http"].data
+    rows = compare_models(session, http)
     models = [row["model"] for row in rows]
-    with mpl.rc_context({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False}):
+    with style():
         figure = Figure(figsize=(10, 0.8 + 0.75 * len(models)), layout="constrained")
         left, right = figure.subplots(1, 2, sharey=True)
         most = rows[0]["connections"]
@@ -42,12 +45,22 @@ def draw(rows: list[Row], session: dict[str, Any], http: dict[str, Any], path: P
                 "HTTP, 1 image a request": _images(own, body="json", connections=most),
             },
         )
-        path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path, dpi=150, metadata={SOURCE_KEY: sources})
+        save(figure, path, names)
+
+
+def style() -> AbstractContextManager[None]:
+    """Draw inside of this, and all pictures of the README look alike."""
+    return mpl.rc_context({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False})
+
+
+def save(figure: Figure, path: Path, names: str) -> None:
+    """Write a figure to `path` (PNG), with the names of the results it was drawn from inside."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=150, metadata={SOURCE_KEY: names})
 
 
 def drawn_from(path: Path) -> str | None:
-    """Return the `sources` that a picture was drawn from; None when there is no such picture."""
+    """Return the names of the results that a picture was drawn from; None when there is no such picture."""
     if not path.is_file():
         return None
     with Image.open(path, formats=["PNG"]) as picture:

@@ -1,7 +1,7 @@
-"""`distillery-bench render`: write the README's result table and picture from the newest results.
+"""`distillery-bench render`: write the README's tables and pictures from the newest results.
 
-distillery-bench render            rewrite README.md between its markers, and docs/latency.png
-distillery-bench render --check    fail when either is not what the newest results say
+distillery-bench render            rewrite README.md between its markers, and the pictures in docs
+distillery-bench render --check    fail when one of them is not what the newest results say
 """
 
 import os
@@ -9,75 +9,85 @@ from pathlib import Path
 
 from pydantic import Field
 
-from benchmarks.accuracy import accuracy_kind
-from benchmarks.comparison import compare_models
 from benchmarks.errors import BenchmarkError
-from benchmarks.markdown import accuracy_section, results_section, training_section
-from benchmarks.picture import draw, drawn_from
+from benchmarks.markdown import accuracy_section, results_section
+from benchmarks.picture import draw_results, drawn_from
 from benchmarks.results import RESULTS, latest, read_result
+from benchmarks.sections import Section, Source
 from distillery import Command
 
-BEGIN = "<!-- results:begin -->"
-END = "<!-- results:end -->"
-ACCURACY_BEGIN = "<!-- accuracy:begin -->"
-ACCURACY_END = "<!-- accuracy:end -->"
-RECIPES = ("quick", "notebook")
-"""Whose test errors are shown, where they have been counted and the README has the markers for them."""
+SECTIONS = (
+    Section(
+        name="results",
+        kinds=("session", "http"),
+        to_markdown=results_section,
+        picture="latency.png",
+        draw=draw_results,
+    ),
+    Section(
+        name="accuracy",
+        kinds=("accuracy_quick",),
+        more_kinds=("accuracy_notebook", "training"),
+        to_markdown=accuracy_section,
+    ),
+)
 
 
 class RenderBench(Command):
-    """Write the README's result table and the latency picture from the newest results."""
+    """Write the README's tables and pictures from the newest results, where the README has their markers."""
 
-    readme: Path = Field(Path("README.md"), description=f"has the markers {BEGIN} and {END}")
-    picture: Path = Field(Path("docs/latency.png"), description="latency and throughput")
-    check: bool = Field(False, description="change nothing, fail when README or picture are stale")
+    readme: Path = Field(Path("README.md"), description="has markers such as <!-- results:begin --> and :end")
+    pictures: Path = Field(Path("docs"), description="folder of the pictures")
+    check: bool = Field(False, description="change nothing, fail when README or a picture are stale")
     results_dir: Path = Field(RESULTS, description="where the results are")
 
     def run(self) -> None:
-        paths = {kind: self._newest(kind) for kind in ("session", "http")}
-        results = {kind: read_result(path) for kind, path in paths.items()}
-        rows = compare_models(results["session"]["data"], results["http"]["data"])
-        section = results_section(
-            rows,
-            results,
-            links={kind: self._link(path) for kind, path in paths.items()},
-            picture=self._link(self.picture),
-        )
-        sources = " ".join(path.name for path in paths.values())
         text = self.readme.read_text(encoding="utf-8") if self.readme.is_file() else ""
-        rendered = self._put_in(text, section, BEGIN, END)
-        if ACCURACY_BEGIN in rendered:
-            rendered = self._put_in(rendered, self._accuracy(), ACCURACY_BEGIN, ACCURACY_END)
-        if self.check:
-            stale = [str(self.readme)] if rendered != text else []
-            stale += [str(self.picture)] if drawn_from(self.picture) != sources else []
-            if stale:
-                raise BenchmarkError(f"{' and '.join(stale)}: not of {sources}; run distillery-bench render")
+        wanted = [section for section in SECTIONS if section.markers[0] in text]
+        if not wanted:
+            markers = ", ".join(section.markers[0] for section in SECTIONS)
+            raise BenchmarkError(f"{self.readme} has none of {markers}; put one and its end in")
+        rendered, stale = text, []
+        for section in wanted:
+            paths = self._paths(section)
+            sources = {kind: Source(read_result(path), self._link(path)) for kind, path in paths.items()}
+            names = " ".join(path.name for path in paths.values())
+            picture = self.pictures / section.picture
+            link = self._link(picture) if section.picture else ""
+            rendered = self._put_in(rendered, section.to_markdown(sources, link), *section.markers)
+            if section.draw and drawn_from(picture) != names:
+                stale.append(f"{picture} (not of {names})")
+            if section.draw and not self.check:
+                section.draw(sources, picture, names)
+                print(f"wrote {picture} from {names}")
+        if not self.check:
+            self.readme.write_text(rendered, encoding="utf-8")
+            print(f"wrote {self.readme}: {', '.join(section.name for section in wanted)}")
             return
-        self.readme.write_text(rendered, encoding="utf-8")
-        draw(rows, results["session"]["data"], results["http"]["data"], self.picture, sources)
-        print(f"wrote {self.readme} and {self.picture} from {sources}")
+        stale += [f"{self.readme}"] if rendered != text else []
+        if stale:
+            raise BenchmarkError(
+                f"not what the newest results say: {' and '.join(stale)}; run distillery-bench render"
+            )
 
-    def _newest(self, kind: str) -> Path:
-        path = latest(kind, folder=self.results_dir)
-        if path is None:
-            raise BenchmarkError(f"{self.results_dir} has no {kind} result; run distillery-bench {kind}")
-        return path
+    def _paths(self, section: Section) -> dict[str, Path]:
+        """Return the newest result of every kind that the section shows."""
+        kinds = (*section.kinds, *section.more_kinds)
+        found = {kind: latest(kind, folder=self.results_dir) for kind in kinds}
+        for kind in section.kinds:
+            if found[kind] is None:
+                command = kind.partition("_")[0]  # accuracy_quick is what `accuracy` leaves of the recipe
+                raise BenchmarkError(
+                    f"{self.results_dir} has no {kind} result; run distillery-bench {command}"
+                )
+        return {kind: path for kind, path in found.items() if path}
 
     def _link(self, path: Path) -> str:
         return Path(os.path.relpath(path, self.readme.parent)).as_posix()
 
-    def _accuracy(self) -> str:
-        found = [latest(accuracy_kind(recipe), folder=self.results_dir) for recipe in RECIPES]
-        paths = [path for path in found if path]
-        sections = [accuracy_section([(read_result(path), self._link(path)) for path in paths])]
-        if training := latest("training", folder=self.results_dir):
-            sections.append(training_section(read_result(training), self._link(training)))
-        return "\n\n".join(sections)
-
     def _put_in(self, text: str, section: str, begin: str, end: str) -> str:
-        before, found_begin, rest = text.partition(begin)
+        before, _, rest = text.partition(begin)
         _, found_end, after = rest.partition(end)
-        if not (found_begin and found_end):
-            raise BenchmarkError(f"{self.readme} has no {begin} followed by {end}; put the two lines in")
+        if not found_end:
+            raise BenchmarkError(f"{self.readme} has {begin} but no {end} after it; put it in")
         return f"{before}{begin}\n{section}\n{end}{after}"

@@ -11,10 +11,11 @@ from benchmarks.__main__ import COMMANDS
 from benchmarks.accuracy import _summary, accuracy_kind
 from benchmarks.comparison import compare_models
 from benchmarks.errors import BenchmarkError
-from benchmarks.render import ACCURACY_BEGIN, ACCURACY_END, BEGIN, END
+from benchmarks.render import SECTIONS
 from benchmarks.results import write_result
 from distillery import main
 
+(BEGIN, END), (ACCURACY_BEGIN, ACCURACY_END), *_ = (section.markers for section in SECTIONS)
 FACTS = {"version": "1", "precision": "fp32", "test_accuracy": 0.99}
 MODELS = {
     "student": {**FACTS, "sha256": "b" * 64, "architecture": "784-800-800-10", "parameters": 1_000_000}
@@ -70,7 +71,7 @@ def readme(tmp_path: Path) -> Path:
 
 def render(readme: Path, *flags: str) -> int:
     folder = readme.parent
-    places = ["--readme", str(readme), "--picture", str(folder / "docs/latency.png")]
+    places = ["--readme", str(readme), "--pictures", str(folder / "docs")]
     return main(
         "distillery-bench",
         COMMANDS,
@@ -156,7 +157,9 @@ def test_check_fails_until_the_newest_results_are_shown(
 ) -> None:
     measured(readme)
     assert render(readme, "--check") == 1
-    assert "README.md and " in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "latency.png (not of session-" in said
+    assert "README.md; run distillery-bench render" in said
     assert "old" in readme.read_text(encoding="utf-8")  # nothing was changed
     assert render(readme) == 0
     assert render(readme, "--check") == 0
@@ -200,7 +203,7 @@ def test_the_accuracy_of_each_recipe_is_shown_where_the_markers_are(tmp_path: Pa
     arguments = [
         "render",
         f"--readme={readme}",
-        f"--picture={tmp_path / 'p.png'}",
+        f"--pictures={tmp_path}",
         f"--results-dir={results}",
     ]
     assert main("distillery-bench", COMMANDS, arguments=arguments) == 0
