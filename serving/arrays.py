@@ -46,22 +46,22 @@ def decode_json(content: bytes, max_images: int, max_pixels: int) -> Images:
         case "images", [_, *_]:
             raise TooManyImages(f"images holds {len(value)}; one request may carry {max_images}")
         case "images", _:
-            raise InvalidType(f"images is {_describe(value)}; expected a list of at least one image")
+            raise InvalidType(f"images is {describe(value)}; expected a list of at least one image")
         case _:
             raise InvalidInput(
-                f'found {_describe(document)}; expected an object with either "image" or "images"'
+                f'found {describe(document)}; expected an object with either "image" or "images"'
             )
     if type(values[0]) is str:
         files = [(name, _unbase64(name, value)) for name, value in zip(names, values, strict=True)]
         return decode_pictures(files, max_pixels)
-    parts = [_pixels(value) for value in values]
+    parts = [image_bytes(value) for value in values]
     if not all(parts) or b"u" in content or b"l" in content:  # true, false: bytes() takes them for 1 and 0
         for name, value in zip(names, values, strict=True):
-            _explain(name, value)
+            explain_image(name, value)
     return np.frombuffer(b"".join(parts), np.uint8).reshape(-1, _SIDE, _SIDE)
 
 
-def _pixels(value: Any) -> bytes:
+def image_bytes(value: Any) -> bytes:
     """784 bytes for a good image, none for a bad one."""
     if type(value) is not list:
         return b""
@@ -75,13 +75,13 @@ def _pixels(value: Any) -> bytes:
     return b""
 
 
-def _explain(name: str, value: Any) -> None:
+def explain_image(name: str, value: Any) -> None:
     """Raise what is wrong with an image, if anything is."""
     if type(value) is str:
         raise InvalidType(f"{name} is a string among arrays; send pictures and arrays in separate requests")
     if type(value) is not list:
         raise InvalidType(
-            f"{name} is {_describe(value)}; expected 28 rows of 28 integers, 784 integers, or a base64 string"
+            f"{name} is {describe(value)}; expected 28 rows of 28 integers, 784 integers, or a base64 string"
         )
     if value and all(type(row) is list for row in value):
         if len(value) != _SIDE:
@@ -89,24 +89,25 @@ def _explain(name: str, value: Any) -> None:
         for index, row in enumerate(value):
             if len(row) != _SIDE:
                 raise InvalidShape(f"{name}[{index}] has {len(row)} values; expected 28")
-            _explain_pixels(f"{name}[{index}]", row)
+            explain_pixels(f"{name}[{index}]", row)
         return
     if len(value) != _PIXELS:
         raise InvalidShape(
             f"{name} has {len(value)} values; expected 28 rows of 28 integers, or 784 integers"
         )
-    _explain_pixels(name, value)
+    explain_pixels(name, value)
 
 
-def _explain_pixels(name: str, row: list[Any]) -> None:
+def explain_pixels(name: str, row: list[Any]) -> None:
+    """Raise which pixel of a list is wrong, if any is."""
     for index, pixel in enumerate(row):
         if type(pixel) is not int:
-            raise InvalidType(f"{name}[{index}] is {_describe(pixel)}; expected an integer 0–255")
+            raise InvalidType(f"{name}[{index}] is {describe(pixel)}; expected an integer 0–255")
         if not 0 <= pixel <= 255:
             raise InvalidRange(f"{name}[{index}] is {pixel}; expected an integer 0–255")
 
 
-def _describe(value: Any) -> str:
+def describe(value: Any) -> str:
     """Name a JSON value in the client's terms, and briefly whatever its size."""
     match value:
         case dict():
@@ -127,7 +128,7 @@ def _describe(value: Any) -> str:
 def _unbase64(name: str, value: Any) -> bytes:
     if type(value) is not str:
         raise InvalidType(
-            f"{name} is {_describe(value)} among strings; send pictures and arrays in separate requests"
+            f"{name} is {describe(value)} among strings; send pictures and arrays in separate requests"
         )
     prefix = _DATA_URL.match(value)
     try:

@@ -16,7 +16,7 @@ MULTIPART = b"multipart/form-data"
 PICTURES = (b"image/png", b"image/jpeg")
 MEDIA_TYPES = (JSON, *PICTURES, MULTIPART)
 
-_QUICK_BYTES = 256 * 1024  # about a millisecond of JSON
+QUICK_BYTES = 256 * 1024  # about a millisecond of JSON
 _QUICK_PIXELS = 128 * 128
 _LISTED = ", ".join(kind.decode() for kind in MEDIA_TYPES)
 
@@ -36,6 +36,8 @@ class Limits:
     max_images: int = 256
     max_pixels: int = 4_000_000
     """Of all pictures of a request together, as their headers declare them."""
+    max_body_bytes: int = 4 * 1024 * 1024
+    """Of a compressed body once it is unpacked."""
 
 
 def media_type(content_type: bytes) -> bytes:
@@ -52,7 +54,7 @@ def decodes_quickly(body: Body) -> bool:
     content = body.content
     if body.kind == JSON:  # a key has two quotes; a third one may begin a picture
         third = content.find(b'"', content.find(b'"', content.find(b'"') + 1) + 1)
-        return third < 0 and len(content) <= _QUICK_BYTES
+        return third < 0 and len(content) <= QUICK_BYTES
     if body.kind == b"image/png":
         width, height = int.from_bytes(content[16:20]), int.from_bytes(content[20:24])
         return width * height <= _QUICK_PIXELS

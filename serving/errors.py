@@ -24,6 +24,7 @@ class RequestError(Exception):
     ├── BodyTooLarge           413 body_too_large
     ├── TooManyPixels          413 too_many_pixels
     ├── UnsupportedMediaType   415 unsupported_media_type
+    ├── UnsupportedEncoding    415 unsupported_encoding
     ├── InvalidInput           422 invalid_input
     │   ├── InvalidShape       422 invalid_shape
     │   ├── InvalidType        422 invalid_type
@@ -91,6 +92,13 @@ class UnsupportedMediaType(RequestError):  # noqa: N818
     status, code = 415, "unsupported_media_type"
 
 
+class UnsupportedEncoding(RequestError):  # noqa: N818
+    """The body is compressed in a way the service does not read."""
+
+    status, code = 415, "unsupported_encoding"
+    headers = ((b"accept-encoding", b"gzip, deflate"),)
+
+
 class InvalidInput(RequestError):  # noqa: N818
     """The body was parsed, but is not what is asked for."""
 
@@ -144,6 +152,9 @@ class InternalError(RequestError):
     """The service failed; its log says why."""
 
     status, code = 500, "internal_error"
+
+    def __init__(self) -> None:
+        super().__init__("the service failed; its log says why")
 
 
 def error_body(code: str, message: str) -> bytes:

@@ -8,10 +8,11 @@ import orjson
 from serving.batching import Prediction
 from serving.decode import Body, Limits, decode, decodes_quickly, media_type
 from serving.endpoint import Endpoint
-from serving.errors import RequestError, UnknownModel, UnsupportedMediaType, error_body
+from serving.errors import RequestError, UnknownModel, error_body
 from serving.front import Route, Unserved
 from serving.protocol import Protocol, Query, Reply, Request, Timing
 from serving.repository import Manifest
+from serving.unpack import content_encoding, unpack
 
 PREFIX = "/predict"
 _JSON = (b"content-type", b"application/json")
@@ -24,14 +25,15 @@ class Predict(Protocol):
 
     def check(self, headers: Mapping[bytes, bytes]) -> None:
         media_type(headers.get(b"content-type", b""))
-        if headers.get(b"content-encoding", b"identity") != b"identity":
-            raise UnsupportedMediaType("the body has a Content-Encoding; send it as it is")
+        content_encoding(headers)
 
     def is_quick(self, request: Request) -> bool:
-        return decodes_quickly(_body(request))
+        return not content_encoding(request.headers) and decodes_quickly(_body(request))
 
     def decode(self, request: Request, limits: Limits) -> Query:
-        return Query(decode(_body(request), limits))
+        headers, content = request
+        content = unpack(content_encoding(headers), content, limits.max_body_bytes)
+        return Query(decode(_body(Request(headers, content)), limits))
 
     def encode(self, model: Manifest, query: Query, prediction: Prediction, timing: Timing) -> Reply:  # noqa: ARG002
         answer: dict[str, Any] = {

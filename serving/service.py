@@ -17,6 +17,7 @@ from serving.executors import Executor, InProcess, Workers
 from serving.front import Front
 from serving.litserve_server import DigitServer
 from serving.metrics import RequestMetrics, RunMetrics
+from serving.open_inference import open_inference_routes
 from serving.openapi import describe_predictions
 from serving.predict import predict_routes
 from serving.repository import load_repository
@@ -51,7 +52,7 @@ def serve(settings: Serve) -> None:
     default = choose_default(models, settings.default_model)
     api_key = settings.api_key.get_secret_value() if settings.api_key else None
     model_settings = ModelSettings(
-        Limits(settings.max_images, settings.max_pixels),
+        Limits(settings.max_images, settings.max_pixels, settings.max_body_bytes),
         settings.threads,
         settings.device,
         settings.max_batch,
@@ -69,7 +70,9 @@ def serve(settings: Serve) -> None:
                     Workers(api, server.ask_worker, lanes=workers) if workers else InProcess(api, runner)
                 )
                 endpoints[api.entry.name] = Endpoint(api, executor, decoders)
-            front.open(*predict_routes(endpoints, default))
+            predict, no_predict = predict_routes(endpoints, default)
+            infer, no_infer = open_inference_routes(endpoints)
+            front.open(predict | infer, no_predict, no_infer)
             metrics: list[RequestMetrics | RunMetrics] = [endpoint.metrics for endpoint in endpoints.values()]
             if not workers:
                 metrics += [api.metrics for api in apis]

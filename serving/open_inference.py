@@ -1,0 +1,96 @@
+"""The Open Inference Protocol (KServe V2) over REST: `POST /v2/models/{model}[/versions/{version}]/infer`.
+
+The rest of /v2 is in `serving.v2_routes`. Any Content-Type is read, as Triton's client sends none. Every
+refusal is `{"error": "…"}`; what is wrong with the input is always a 400.
+"""
+
+from collections.abc import Mapping
+
+import orjson
+
+from serving.batching import Prediction
+from serving.decode import QUICK_BYTES, Limits
+from serving.endpoint import Endpoint
+from serving.errors import InvalidInput, MalformedBody, RequestError, UnknownModel
+from serving.front import Route, Unserved
+from serving.protocol import Protocol, Query, Reply, Request, Timing
+from serving.repository import Manifest
+from serving.unpack import content_encoding, unpack
+from serving.v2_request import read_request
+from serving.v2_response import HEADER_LENGTH, JSON, write_response
+
+PREFIX = "/v2"
+_MODELS, _INFER = f"{PREFIX}/models/", "/infer"
+
+
+class OpenInference(Protocol):
+    """`serving.v2_request` reads, `serving.v2_response` writes; `serving.schemas` describes both."""
+
+    name = "v2"
+
+    def check(self, headers: Mapping[bytes, bytes]) -> None:
+        content_encoding(headers)
+        _json_bytes(headers)
+
+    def is_quick(self, request: Request) -> bool:
+        if content_encoding(request.headers):
+            return False
+        json_bytes = _json_bytes(request.headers)
+        return (len(request.content) if json_bytes is None else json_bytes) <= QUICK_BYTES
+
+    def decode(self, request: Request, limits: Limits) -> Query:
+        headers, content = request
+        content = unpack(content_encoding(headers), content, limits.max_body_bytes)
+        return read_request(content, _json_bytes(headers), limits)
+
+    def encode(self, model: Manifest, query: Query, prediction: Prediction, timing: Timing) -> Reply:
+        return write_response(model, query.wishes, prediction, timing)
+
+    def refuse(self, error: RequestError) -> Reply:
+        status = MalformedBody.status if isinstance(error, InvalidInput) else error.status
+        return Reply(status, error_body(str(error)), (JSON, *error.headers))
+
+
+def error_body(message: str) -> bytes:
+    """The JSON document of every refusal under /v2."""
+    return orjson.dumps({"error": message})
+
+
+def _json_bytes(headers: Mapping[bytes, bytes]) -> int | None:
+    """How long the JSON before the binary tensors is; None when there are none. Raises `MalformedBody`."""
+    value = headers.get(HEADER_LENGTH)
+    if value is None:
+        return None
+    if not value.isdigit() or len(value) > 18:
+        found = value.decode("latin-1")[:40]
+        raise MalformedBody(f"Inference-Header-Content-Length is {found!r}; expected a number of bytes")
+    return int(value)
+
+
+def open_inference_routes(endpoints: Mapping[str, Endpoint]) -> tuple[dict[str, Route], Unserved]:
+    """The paths of this protocol: for each model with and without its version."""
+    protocol = OpenInference()
+    models = {name: endpoint.entry.manifest for name, endpoint in endpoints.items()}
+    routes = {}
+    for name, endpoint in endpoints.items():
+        for path in (name, f"{name}/versions/{models[name].version}"):
+            routes[f"{_MODELS}{path}{_INFER}"] = Route(protocol, endpoint)
+
+    def owns(path: str) -> bool:
+        return path.startswith(_MODELS) and path.endswith(_INFER)
+
+    def explain(path: str) -> RequestError:
+        name, _, version = path.removeprefix(_MODELS).removesuffix(_INFER).partition("/versions/")
+        return unserved(models, name, version)
+
+    return routes, Unserved(protocol, owns, explain)
+
+
+def unserved(models: Mapping[str, Manifest], name: str, version: str) -> UnknownModel:
+    """Why a model, or a version of it, is not served."""
+    if name not in models:
+        return UnknownModel(f"there is no model {name[:80]!r}; this service has {', '.join(models)}")
+    served = models[name].version
+    return UnknownModel(
+        f"model {name!r} is served in version {served} alone, the highest there is; found {version[:80]!r}"
+    )

@@ -1,0 +1,148 @@
+"""Read an inference request of the Open Inference Protocol: JSON, and the binary tensor that may follow it.
+
+Specification: https://kserve.github.io/website/docs/concepts/architecture/data-plane/v2-protocol and its
+extension for binary tensors.
+"""
+
+from typing import Any
+
+import numpy as np
+import orjson
+
+from serving.arrays import describe, explain_image, explain_pixels, image_bytes
+from serving.decode import Limits
+from serving.errors import InvalidInput, InvalidShape, InvalidType, MalformedBody, TooManyImages
+from serving.protocol import Query
+from serving.repository import INPUTS
+from serving.session import Images
+from serving.v2_fields import Object, as_object, parameters_of
+from serving.v2_wishes import ALL_OUTPUTS, Wishes, read_wishes
+
+_IMAGE = INPUTS[0].name
+_DATATYPE = INPUTS[0].datatype
+_SIDE, _PIXELS = 28, 28 * 28
+
+
+def read_request(content: bytes, json_bytes: int | None, limits: Limits) -> Query:
+    """Read a body whose first `json_bytes` are JSON and the rest a binary tensor; None: all of it is JSON.
+
+    0 means that the body is nothing but the pixels of its images (Triton's "raw binary request").
+    Raises `RequestError`.
+    """
+    if json_bytes is None:
+        json_bytes = len(content)
+    elif json_bytes == 0:
+        return Query(_raw_images(content, limits), Wishes(None, ALL_OUTPUTS[True]))
+    elif json_bytes > len(content):
+        raise MalformedBody(
+            f"Inference-Header-Content-Length is {json_bytes:,}, but the body has {len(content):,} bytes"
+        )
+    text = content[:json_bytes]
+    try:
+        document = orjson.loads(text)
+    except orjson.JSONDecodeError as error:
+        raise MalformedBody(
+            f"the body is not JSON up to byte {json_bytes:,}: {error}; before a binary tensor, "
+            "Inference-Header-Content-Length says how long the JSON is"
+        ) from None
+    wishes = read_wishes(as_object(document, "the body"))
+    return Query(_images(_input(document), text, content, limits), wishes)
+
+
+def _input(document: Object) -> Object:
+    """The only input these models have."""
+    inputs = document.get("inputs")
+    if type(inputs) is not list:
+        raise InvalidInput(f"inputs is {describe(inputs)}; expected a list with one tensor, {_IMAGE!r}")
+    if not inputs:
+        raise InvalidInput(f"inputs is empty; expected one tensor, {_IMAGE!r}")
+    for index, tensor in enumerate(inputs):
+        name = as_object(tensor, f"inputs[{index}]").get("name")
+        if name != _IMAGE:
+            raise InvalidInput(f"inputs[{index}].name is {describe(name)}; this model reads {_IMAGE!r} alone")
+        if index:
+            raise InvalidInput(f"inputs holds {_IMAGE!r} twice")
+    only: Object = inputs[0]
+    return only
+
+
+def _images(tensor: Object, text: bytes, content: bytes, limits: Limits) -> Images:
+    if tensor.get("datatype") != _DATATYPE:
+        raise InvalidType(f"inputs[0].datatype is {describe(tensor.get('datatype'))}; expected {_DATATYPE!r}")
+    count = _count(tensor.get("shape"), limits)
+    size = parameters_of(tensor, "inputs[0].").get("binary_data_size")
+    follows = len(content) - len(text)
+    if size is None:
+        if "data" not in tensor:
+            raise InvalidInput(
+                "inputs[0] has neither data nor parameters.binary_data_size; send its pixels one way"
+            )
+        if follows:
+            raise MalformedBody(f"{follows:,} bytes follow the JSON, but no input has binary_data_size")
+        return _from_lists(tensor["data"], count, text)
+    if "data" in tensor:
+        raise InvalidInput("inputs[0] has both data and parameters.binary_data_size; send its pixels one way")
+    if type(size) is not int or size != count * _PIXELS:
+        raise InvalidShape(
+            f"inputs[0].parameters.binary_data_size is {describe(size)}; "
+            f"shape [{count},28,28] of {_DATATYPE} takes {count * _PIXELS:,} bytes"
+        )
+    if follows != size:
+        raise MalformedBody(f"{follows:,} bytes follow the JSON, but inputs[0] announces {size:,}")
+    return np.frombuffer(content, np.uint8, size, len(text)).reshape(count, _SIDE, _SIDE)
+
+
+def _count(shape: Any, limits: Limits) -> int:
+    """How many images a tensor of this shape holds."""
+    if type(shape) is not list or len(shape) != 3 or set(map(type, shape)) != {int} or shape[1:] != [28, 28]:
+        found = str(shape)[:60] if type(shape) is list else describe(shape)
+        raise InvalidShape(f"inputs[0].shape is {found}; expected [N,28,28] with N images")
+    count: int = shape[0]
+    if count < 1:
+        raise InvalidShape(f"inputs[0].shape is {shape}; expected [N,28,28] with N ≥ 1")
+    if count > limits.max_images:
+        raise TooManyImages(f"inputs[0].shape is {shape}; one request may carry {limits.max_images} images")
+    return count
+
+
+def _from_lists(data: Any, count: int, text: bytes) -> Images:
+    """Flat or nested lists of pixels; `bytes` validates them, but takes true and false for 1 and 0."""
+    if type(data) is not list:
+        raise InvalidType(f"inputs[0].data is {describe(data)}; expected a list of pixels")
+    booleans = b"true" in text or b"false" in text  # perhaps elsewhere
+    if data and type(data[0]) is not list:
+        if len(data) != count * _PIXELS:
+            raise InvalidShape(
+                f"inputs[0].data has {len(data):,} values; shape [{count},28,28] takes {count * _PIXELS:,}"
+            )
+        if booleans:
+            explain_pixels("inputs[0].data", data)
+        try:
+            pixels = bytes(data)
+        except (TypeError, ValueError):
+            explain_pixels("inputs[0].data", data)
+            raise
+    else:
+        if len(data) != count:
+            raise InvalidShape(f"inputs[0].data has {len(data):,} lists; shape [{count},28,28] takes {count}")
+        parts = [image_bytes(image) for image in data]
+        if booleans or not all(parts):
+            for index, image in enumerate(data):
+                name = f"inputs[0].data[{index}]"
+                if type(image) is not list:
+                    raise InvalidType(f"{name} is {describe(image)}; expected 28 rows of 28 integers")
+                explain_image(name, image)
+        pixels = b"".join(parts)
+    return np.frombuffer(pixels, np.uint8).reshape(count, _SIDE, _SIDE)
+
+
+def _raw_images(content: bytes, limits: Limits) -> Images:
+    count, rest = divmod(len(content), _PIXELS)
+    if rest or not count:
+        raise InvalidShape(
+            f"Inference-Header-Content-Length is 0, so the body is pixels only: found {len(content):,} bytes, "
+            f"expected N times {_PIXELS}"
+        )
+    if count > limits.max_images:
+        raise TooManyImages(f"the body holds {count} images; one request may carry {limits.max_images}")
+    return np.frombuffer(content, np.uint8).reshape(count, _SIDE, _SIDE)

@@ -1,0 +1,51 @@
+"""Write an inference response of the Open Inference Protocol: JSON, and the binary tensors that were asked for."""
+
+from typing import Any
+
+import numpy as np
+import orjson
+
+from serving.batching import Prediction
+from serving.protocol import Reply, Timing
+from serving.repository import Manifest
+from serving.session import Scores
+from serving.v2_wishes import Wishes
+
+HEADER_LENGTH = b"inference-header-content-length"
+JSON = (b"content-type", b"application/json")
+_OCTETS = (b"content-type", b"application/octet-stream")
+
+
+def write_response(model: Manifest, wishes: Wishes, prediction: Prediction, timing: Timing) -> Reply:
+    """The outputs in the order asked for; float32 is little-endian wherever onnxruntime runs."""
+    outputs: list[dict[str, Any]] = []
+    blobs: list[Any] = []
+    for name, binary, classes in wishes.outputs:
+        scores = prediction.logits if name == "logits" else prediction.probabilities
+        output: dict[str, Any] = {"name": name, "datatype": "FP32", "shape": scores.shape}
+        values: Any = scores.ravel()
+        if classes:
+            values = _likeliest(scores, classes)
+            output |= {"datatype": "BYTES", "shape": (len(scores), len(values) // len(scores))}
+            if binary:
+                values = b"".join(len(text).to_bytes(4, "little") + text.encode() for text in values)
+        if binary:
+            output["parameters"] = {"binary_data_size": memoryview(values).nbytes}
+            blobs.append(values)
+        else:
+            output["data"] = values
+        outputs.append(output)
+    answer: dict[str, Any] = {"model_name": model.name, "model_version": model.version, "outputs": outputs}
+    if wishes.id is not None:
+        answer["id"] = wishes.id
+    text = orjson.dumps(answer, option=orjson.OPT_SERIALIZE_NUMPY)
+    if not blobs:
+        return Reply(200, text, (JSON, timing.header()))
+    headers = (_OCTETS, (HEADER_LENGTH, b"%d" % len(text)), timing.header())
+    return Reply(200, b"".join((text, *blobs)), headers)
+
+
+def _likeliest(scores: Scores, wanted: int) -> list[str]:
+    """The `wanted` likeliest digits of each image as "score:digit" (Triton's classification extension)."""
+    best = np.argsort(-scores, axis=1, kind="stable")[:, :wanted]
+    return [f"{scores[row, digit]:f}:{digit}" for row, digits in enumerate(best) for digit in digits]
