@@ -1,7 +1,7 @@
 """The Open Inference Protocol (KServe V2) over REST: `POST /v2/models/{model}[/versions/{version}]/infer`.
 
 The rest of /v2 is in `serving.v2_routes`. Any Content-Type is read, as Triton's client sends none. Every
-refusal is `{"error": "…"}`; what is wrong with the input is always a 400.
+refusal is `{"error": "…"}`; whatever is wrong with the input is a 400.
 """
 
 from collections.abc import Mapping
@@ -24,7 +24,7 @@ _MODELS, _INFER = f"{PREFIX}/models/", "/infer"
 
 
 class OpenInference(Protocol):
-    """`serving.v2_request` reads, `serving.v2_response` writes; `serving.schemas` describes both."""
+    """`serving.v2_request` reads, `serving.v2_response` writes; `serving.v2_schemas` describes both."""
 
     name = "v2"
 
@@ -47,12 +47,16 @@ class OpenInference(Protocol):
         return write_response(model, query.wishes, prediction, timing)
 
     def refuse(self, error: RequestError) -> Reply:
-        status = MalformedBody.status if isinstance(error, InvalidInput) else error.status
-        return Reply(status, error_body(str(error)), (JSON, *error.headers))
+        return Reply(error_status(type(error)), error_body(str(error)), (JSON, *error.headers))
+
+
+def error_status(kind: type[RequestError]) -> int:
+    """The status of a refusal below /v2, where whatever is wrong with the input is a 400."""
+    return MalformedBody.status if issubclass(kind, InvalidInput) else kind.status
 
 
 def error_body(message: str) -> bytes:
-    """The JSON document of every refusal under /v2."""
+    """The JSON document of every refusal below /v2."""
     return orjson.dumps({"error": message})
 
 
@@ -86,11 +90,21 @@ def open_inference_routes(endpoints: Mapping[str, Endpoint]) -> tuple[dict[str, 
     return routes, Unserved(protocol, owns, explain)
 
 
+def find_model(models: Mapping[str, Manifest], name: str, version: str | None = None) -> Manifest:
+    """The model of this name, which must be served in this version if one is asked for.
+
+    Raises `UnknownModel`.
+    """
+    model = models.get(name)
+    if model is None or version not in {None, model.version}:
+        raise unserved(models, name, version or "")
+    return model
+
+
 def unserved(models: Mapping[str, Manifest], name: str, version: str) -> UnknownModel:
-    """Why a model, or a version of it, is not served."""
+    """What to tell who asks for a model, or a version of it, that is not served."""
     if name not in models:
         return UnknownModel(f"there is no model {name[:80]!r}; this service has {', '.join(models)}")
-    served = models[name].version
     return UnknownModel(
-        f"model {name!r} is served in version {served} alone, the highest there is; found {version[:80]!r}"
+        f"there is no version {version[:80]!r} of model {name!r}; served is the highest, {models[name].version}"
     )

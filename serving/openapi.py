@@ -1,6 +1,6 @@
 """The OpenAPI document: FastAPI's, with the two prediction routes that are answered in front of it."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from fastapi import FastAPI
@@ -11,7 +11,7 @@ from serving import errors
 from serving.schemas import ErrorAnswer, ManyImages, OneImage, PredictAnswer
 
 _REF = "#/components/schemas/{model}"
-_TIMING_HEADER = {
+TIMING_HEADER = {
     "description": "decode, queue, inference and total, in milliseconds",
     "schema": {"type": "string"},
 }
@@ -20,51 +20,59 @@ _PICTURE = {"schema": {"type": "string", "format": "binary"}}
 
 def describe_predictions(app: FastAPI, models: Mapping[str, Any], default: str, *, guarded: bool) -> None:
     """Write `POST /predict` and `POST /predict/{model}` into the document `app` serves."""
-    document = app.openapi()
-    _, schemas = models_json_schema(
-        [(model, "validation") for model in (OneImage, ManyImages, PredictAnswer, ErrorAnswer)],
-        ref_template=_REF,
-    )
-    for operations in document["paths"].values():
-        operations["get"]["responses"].pop("422", None)  # FastAPI's own validation has nothing to refuse here
-    known = document.setdefault("components", {}).setdefault("schemas", {})
-    known.update(schemas["$defs"])
-    for unused in ("HTTPValidationError", "ValidationError"):
-        known.pop(unused, None)
+    add_schemas(app, OneImage, ManyImages, PredictAnswer, ErrorAnswer)
     operation: dict[str, Any] = {
         "tags": ["predictions"],
         "requestBody": {"required": True, "content": _bodies()},
         "responses": {
             "200": {
                 "description": "one prediction for each image",
-                "headers": {"Server-Timing": _TIMING_HEADER},
-                "content": {"application/json": {"schema": _ref(PredictAnswer)}},
+                "headers": {"Server-Timing": TIMING_HEADER},
+                "content": {"application/json": {"schema": ref(PredictAnswer)}},
             },
-            **_refusals(guarded=guarded),
+            **refusals(ErrorAnswer, lambda kind: kind.status, guarded=guarded),
         },
     }
-    if guarded:
-        operation["security"] = [{"APIKeyHeader": []}]
+    paths = {
+        "/predict": operation
+        | {"operationId": "predict", "summary": f"Classify digits with the default model, {default}"},
+        "/predict/{model}": operation
+        | {
+            "operationId": "predict_with_model",
+            "summary": "Classify digits with the named model",
+            "parameters": [
+                {
+                    "name": "model",
+                    "in": "path",
+                    "required": True,
+                    "schema": {"type": "string", "enum": list(models)},
+                }
+            ],
+        },
+    }
+    add_posts(app, paths, guarded=guarded)
+
+
+def add_schemas(app: FastAPI, *models: type[BaseModel]) -> None:
+    """Add what FastAPI does not know of, and take out its own validation, which has nothing to refuse here."""
+    document = app.openapi()
+    _, schemas = models_json_schema([(model, "validation") for model in models], ref_template=_REF)
+    known = document.setdefault("components", {}).setdefault("schemas", {})
+    known.update(schemas["$defs"])
+    for unused in ("HTTPValidationError", "ValidationError"):
+        known.pop(unused, None)
+    for operations in document["paths"].values():
+        for operation in operations.values():
+            if "HTTPValidationError" in str(operation["responses"].get("422")):
+                del operation["responses"]["422"]
+
+
+def add_posts(app: FastAPI, paths: Mapping[str, dict[str, Any]], *, guarded: bool) -> None:
+    """Write these POST operations at the head of the document; `guarded` ones want the API key."""
+    document = app.openapi()
+    security: dict[str, Any] = {"security": [{"APIKeyHeader": []}]} if guarded else {}
     document["paths"] = {
-        "/predict": {
-            "post": operation
-            | {"operationId": "predict", "summary": f"Classify digits with the default model, {default}"}
-        },
-        "/predict/{model}": {
-            "post": operation
-            | {
-                "operationId": "predict_with_model",
-                "summary": "Classify digits with the named model",
-                "parameters": [
-                    {
-                        "name": "model",
-                        "in": "path",
-                        "required": True,
-                        "schema": {"type": "string", "enum": list(models)},
-                    }
-                ],
-            }
-        },
+        path: {"post": operation | security} for path, operation in paths.items()
     } | document["paths"]
 
 
@@ -72,7 +80,7 @@ def _bodies() -> dict[str, Any]:
     image = [[0] * 28 for _ in range(28)]
     return {
         "application/json": {
-            "schema": {"anyOf": [_ref(OneImage), _ref(ManyImages)]},
+            "schema": {"anyOf": [ref(OneImage), ref(ManyImages)]},
             "example": {"image": image},
         },
         "image/png": _PICTURE,
@@ -88,18 +96,20 @@ def _bodies() -> dict[str, Any]:
     }
 
 
-def _refusals(*, guarded: bool) -> dict[str, Any]:
-    """Every error a prediction may end in, by status, read from the error classes themselves."""
+def refusals(
+    body: type[BaseModel], status: Callable[[type[errors.RequestError]], int], *, guarded: bool
+) -> dict[str, Any]:
+    """Every error a prediction may end in, by `status`, read from the error classes themselves."""
     kinds: dict[int, list[type[errors.RequestError]]] = {}
     for kind in _all_kinds(errors.RequestError):
         if guarded or kind is not errors.Unauthorized:
-            kinds.setdefault(kind.status, []).append(kind)
+            kinds.setdefault(status(kind), []).append(kind)
     return {
-        str(status): {
-            "description": " ".join(f"`{kind.code}`: {kind.__doc__}" for kind in kinds[status]),
-            "content": {"application/json": {"schema": _ref(ErrorAnswer)}},
+        str(number): {
+            "description": " ".join(f"`{kind.code}`: {kind.__doc__}" for kind in kinds[number]),
+            "content": {"application/json": {"schema": ref(body)}},
         }
-        for status in sorted(kinds)
+        for number in sorted(kinds)
     }
 
 
@@ -107,5 +117,6 @@ def _all_kinds(base: type[errors.RequestError]) -> list[type[errors.RequestError
     return [kind for child in base.__subclasses__() for kind in (child, *_all_kinds(child))]
 
 
-def _ref(model: type[BaseModel]) -> dict[str, str]:
+def ref(model: type[BaseModel]) -> dict[str, str]:
+    """Point to a schema that `add_schemas` added."""
     return {"$ref": _REF.format(model=model.__name__)}

@@ -14,26 +14,34 @@ from starlette.exceptions import HTTPException
 
 from serving.errors import RequestError, Unauthorized, UnknownModel, error_body
 from serving.metrics import exposition
+from serving.open_inference import PREFIX as V2
+from serving.open_inference import error_body as v2_error_body
+from serving.open_inference import error_status as v2_error_status
 from serving.repository import Manifest, ModelEntry
 from serving.schemas import ErrorAnswer, Health, ModelList
 
 _api_key_header = APIKeyHeader(name="X-API-Key", auto_error=False)
 
 
-def add_routes(app: FastAPI, models: Mapping[str, ModelEntry], default: str, api_key: str | None) -> None:
-    """Add the routes to `app`, and give its errors the one error body.
-
-    With an `api_key`, the models are for those who have it; health, metrics and documentation stay open to
-    whoever watches the service.
-    """
-    manifests = {name: entry.manifest for name, entry in models.items()}
+def key_guard(api_key: str | None) -> dict[str, Any]:
+    """What a route takes that is only for those who have the key, if there is one."""
 
     async def authorise(key: Annotated[str | None, Depends(_api_key_header)]) -> None:
         if api_key and not hmac.compare_digest((key or "").encode(), api_key.encode()):
             raise Unauthorized("the header X-API-Key is missing or wrong")
 
-    guard: dict[str, Any] = {"dependencies": [Depends(authorise)] if api_key else []}
-    refusals: dict[int | str, dict[str, Any]] = {401: {"model": ErrorAnswer}} if api_key else {}
+    return {"dependencies": [Depends(authorise)]} if api_key else {}
+
+
+def add_routes(
+    app: FastAPI, models: Mapping[str, ModelEntry], default: str, guard: Mapping[str, Any]
+) -> None:
+    """Add the routes to `app`, and give its errors the error body of their path.
+
+    `guard` goes with the models; health, metrics and documentation stay open to whoever watches the service.
+    """
+    manifests = {name: entry.manifest for name, entry in models.items()}
+    refusals: dict[int | str, dict[str, Any]] = {401: {"model": ErrorAnswer}} if guard else {}
 
     @app.get("/", include_in_schema=False)
     async def home() -> RedirectResponse:
@@ -79,22 +87,30 @@ def add_routes(app: FastAPI, models: Mapping[str, ModelEntry], default: str, api
     app.add_exception_handler(Exception, _fail)
 
 
-async def _refuse(request: Request, error: Exception) -> Response:  # noqa: ARG001 - FastAPI's signature
+async def _refuse(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestError)  # noqa: S101 - FastAPI gives each handler its own kind
     headers = {name.decode(): value.decode() for name, value in error.headers}
-    return _answer(error.status, error.code, str(error), headers)
+    status = v2_error_status(type(error)) if _is_v2(request) else error.status
+    return _answer(request, status, error.code, str(error), headers)
 
 
 async def _refuse_http(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)  # noqa: S101
     code = HTTPStatus(error.status_code).phrase.lower().replace(" ", "_")
     message = f"{request.method} {request.url.path[:80]}: {error.detail}; /docs lists what there is"
-    return _answer(error.status_code, code, message, error.headers)
+    return _answer(request, error.status_code, code, message, error.headers)
 
 
-async def _fail(request: Request, error: Exception) -> Response:  # noqa: ARG001
-    return _answer(500, "internal_error", "the service failed; its log says why")
+async def _fail(request: Request, error: Exception) -> Response:  # noqa: ARG001 - FastAPI's signature
+    return _answer(request, 500, "internal_error", "the service failed; its log says why")
 
 
-def _answer(status: int, code: str, message: str, headers: Mapping[str, str] | None = None) -> Response:
-    return Response(error_body(code, message), status, headers, media_type="application/json")
+def _answer(
+    request: Request, status: int, code: str, message: str, headers: Mapping[str, str] | None = None
+) -> Response:
+    body = v2_error_body(message) if _is_v2(request) else error_body(code, message)
+    return Response(body, status, headers, media_type="application/json")
+
+
+def _is_v2(request: Request) -> bool:
+    return f"{request.url.path}/".startswith(f"{V2}/")

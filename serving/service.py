@@ -21,8 +21,10 @@ from serving.open_inference import open_inference_routes
 from serving.openapi import describe_predictions
 from serving.predict import predict_routes
 from serving.repository import load_repository
-from serving.routes import add_routes
+from serving.routes import add_routes, key_guard
 from serving.session import check_device
+from serving.v2_openapi import describe_inference
+from serving.v2_routes import add_v2_routes
 
 _PREFERRED = ("student-int8", "student")
 _HOUSEKEEPING_SECONDS = 0.1
@@ -90,7 +92,10 @@ def serve(settings: Serve) -> None:
     server.app.description = (
         "Handwritten digits, classified by a teacher and by the students distilled from it."
     )
-    add_routes(server.app, models, default, api_key)
+    guard = key_guard(api_key)
+    add_routes(server.app, models, default, guard)
+    add_v2_routes(server.app, models, guard, max_images=settings.max_images)
+    describe_inference(server.app, models, guarded=api_key is not None)
     describe_predictions(server.app, models, default, guarded=api_key is not None)
     admission = Admission(
         Bounds(

@@ -1,0 +1,77 @@
+"""The inference routes of the Open Inference Protocol, for the OpenAPI document."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from fastapi import FastAPI
+
+from serving.open_inference import error_status
+from serving.openapi import TIMING_HEADER, add_posts, add_schemas, ref, refusals
+from serving.repository import ModelEntry
+from serving.v2_schemas import InferError, InferRequest, InferResponse
+
+_JSON_LENGTH = {"type": "integer", "minimum": 0}
+_BINARY = {"type": "string", "format": "binary"}
+
+
+def describe_inference(app: FastAPI, models: Mapping[str, ModelEntry], *, guarded: bool) -> None:
+    """Write `POST /v2/models/{model}[/versions/{version}]/infer` into the document `app` serves."""
+    add_schemas(app, InferRequest, InferResponse, InferError)
+    model = _path("model", list(models))
+    version = _path("version", sorted({entry.manifest.version for entry in models.values()}))
+    operation: dict[str, Any] = {
+        "tags": ["Open Inference Protocol"],
+        "summary": "Classify digits, as the Open Inference Protocol asks for it",
+        "requestBody": {"required": True, "content": _bodies()},
+        "responses": {"200": _answer(), **refusals(InferError, error_status, guarded=guarded)},
+    }
+    paths = {
+        "/v2/models/{model}/infer": operation | {"operationId": "infer", "parameters": [model, *_HEADERS]},
+        "/v2/models/{model}/versions/{version}/infer": operation
+        | {"operationId": "infer_with_version", "parameters": [model, version, *_HEADERS]},
+    }
+    add_posts(app, paths, guarded=guarded)
+
+
+_HEADERS = [
+    {
+        "name": "Inference-Header-Content-Length",
+        "in": "header",
+        "schema": _JSON_LENGTH,
+        "description": "bytes of JSON before the binary tensor; 0: the body is nothing but pixels",
+    },
+    {
+        "name": "Content-Encoding",
+        "in": "header",
+        "schema": {"type": "string", "enum": ["gzip", "deflate", "identity"]},
+    },
+]
+
+
+def _path(name: str, values: list[str]) -> dict[str, Any]:
+    return {"name": name, "in": "path", "required": True, "schema": {"type": "string", "enum": values}}
+
+
+def _bodies() -> dict[str, Any]:
+    tensor = {"name": "image", "shape": [1, 28, 28], "datatype": "UINT8", "data": [0] * 784}
+    return {
+        "application/json": {"schema": ref(InferRequest), "example": {"inputs": [tensor]}},
+        "application/octet-stream": {"schema": _BINARY},
+    }
+
+
+def _answer() -> dict[str, Any]:
+    return {
+        "description": "the outputs; as octets where one is asked for as binary",
+        "headers": {
+            "Server-Timing": TIMING_HEADER,
+            "Inference-Header-Content-Length": {
+                "description": "bytes of JSON before the binary tensors",
+                "schema": _JSON_LENGTH,
+            },
+        },
+        "content": {
+            "application/json": {"schema": ref(InferResponse)},
+            "application/octet-stream": {"schema": _BINARY},
+        },
+    }

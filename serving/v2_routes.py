@@ -1,0 +1,148 @@
+"""Everything below /v2 but inference, on FastAPI: health, metadata, configuration, the repository's index.
+
+Of several versions of a model the highest is served, as is Triton's default; another one is a 404.
+"""
+
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, FastAPI
+
+from serving.errors import InvalidInput
+from serving.open_inference import PREFIX, find_model
+from serving.repository import MODEL_FILE, Manifest, ModelEntry
+from serving.v2_schemas import (
+    InferError,
+    ModelMetadata,
+    ModelReady,
+    RepositoryEntry,
+    ServerLive,
+    ServerMetadata,
+    ServerReady,
+)
+
+EXTENSIONS = ["binary_tensor_data", "classification", "model_configuration", "model_repository", "statistics"]
+"""By Triton's names for them."""
+
+_PLATFORM = "onnxruntime_onnx"
+
+Finder = Callable[..., Awaitable[Manifest]]
+
+
+def add_v2_routes(
+    app: FastAPI, models: Mapping[str, ModelEntry], guard: Mapping[str, Any], *, max_images: int
+) -> None:
+    """Add the routes to `app`; `guard` goes with all but health."""
+    manifests = {name: entry.manifest for name, entry in models.items()}
+
+    async def latest(model: str) -> Manifest:
+        return find_model(manifests, model)
+
+    async def exact(model: str, version: str) -> Manifest:
+        return find_model(manifests, model, version)
+
+    _add_server_routes(app, guard)
+    _add_repository_routes(app, manifests, guard)
+    for path, find in (("", latest), ("/versions/{version}", exact)):
+        _add_model_routes(app, f"/models/{{model}}{path}", find, guard, max_images=max_images)
+
+
+def _router(path: str, guard: Mapping[str, Any], *refusals: int) -> APIRouter:
+    statuses = (401, *refusals) if guard else refusals
+    responses: dict[int | str, dict[str, Any]] = {status: {"model": InferError} for status in statuses}
+    return APIRouter(prefix=f"{PREFIX}{path}", tags=["Open Inference Protocol"], responses=responses, **guard)
+
+
+def _add_server_routes(app: FastAPI, guard: Mapping[str, Any]) -> None:
+    server, health = _router("", guard), _router("/health", {})
+
+    @server.get("", summary="Name, version and extensions")
+    async def metadata() -> ServerMetadata:
+        return ServerMetadata(name="distillery", version=app.version, extensions=EXTENSIONS)
+
+    @health.get("/live", summary="Whether the service answers at all")
+    async def live() -> ServerLive:
+        return ServerLive(live=True)
+
+    @health.get("/ready", summary="Whether the service infers")
+    async def ready() -> ServerReady:
+        return ServerReady(ready=True)  # a process accepts connections only once its models are loaded
+
+    app.include_router(server)
+    app.include_router(health)
+
+
+def _add_repository_routes(app: FastAPI, manifests: Mapping[str, Manifest], guard: Mapping[str, Any]) -> None:
+    repository, loading = _router("/repository", guard), _router("/repository/models", guard, 400)
+
+    @repository.post("/index", summary="Every model served; all of them are ready")
+    async def index() -> list[RepositoryEntry]:
+        return [
+            RepositoryEntry(name=manifest.name, version=manifest.version, state="READY")
+            for manifest in manifests.values()
+        ]
+
+    @loading.post("/{model}/load", summary="Refused: models are loaded when the service starts")
+    async def load(model: str) -> None:
+        raise _unchangeable(model)
+
+    @loading.post("/{model}/unload", summary="Refused: models stay as long as the service runs")
+    async def unload(model: str) -> None:
+        raise _unchangeable(model)
+
+    app.include_router(repository)
+    app.include_router(loading)
+
+
+def _add_model_routes(
+    app: FastAPI, path: str, find: Finder, guard: Mapping[str, Any], *, max_images: int
+) -> None:
+    router = _router(path, guard, 404)
+
+    @router.get("", summary="What a model reads and gives")
+    async def metadata(model: Annotated[Manifest, Depends(find)]) -> ModelMetadata:
+        return ModelMetadata(
+            name=model.name,
+            versions=[model.version],
+            platform=_PLATFORM,
+            inputs=list(model.inputs),
+            outputs=list(model.outputs),
+        )
+
+    @router.get("/ready", summary="Whether a model infers")
+    async def ready(model: Annotated[Manifest, Depends(find)]) -> ModelReady:
+        return ModelReady(name=model.name, ready=True)
+
+    @router.get("/config", summary="A model's configuration, as Triton gives it")
+    async def config(model: Annotated[Manifest, Depends(find)]) -> dict[str, Any]:
+        return _config(model, max_images)
+
+    app.include_router(router)
+
+
+def _config(model: Manifest, max_images: int) -> dict[str, Any]:
+    """The facts of config.pbtxt in Triton's JSON form; `max_batch_size` is this service's own limit."""
+    fields = {
+        field: [
+            {"name": spec.name, "data_type": f"TYPE_{spec.datatype}", "dims": spec.shape[1:]}
+            for spec in specs
+        ]
+        for field, specs in (("input", model.inputs), ("output", model.outputs))
+    }
+    return {
+        "name": model.name,
+        "platform": _PLATFORM,
+        "backend": "onnxruntime",
+        "default_model_filename": MODEL_FILE,
+        "version_policy": {"latest": {"num_versions": 1}},
+        "max_batch_size": max_images,
+        "dynamic_batching": {},
+        **fields,
+    }
+
+
+def _unchangeable(model: str) -> InvalidInput:
+    return InvalidInput(
+        f"model {model[:80]!r} is neither loaded nor unloaded while the service runs: it serves what its "
+        "repository held at the start; change the repository and start it again"
+    )
