@@ -6,6 +6,7 @@ from benchmarks.accuracy import AccuracyBench
 from benchmarks.demo import Demo
 from benchmarks.http_bench import HttpBench
 from benchmarks.render import RenderBench
+from benchmarks.scenarios_bench import ScenariosBench
 from benchmarks.session_bench import SessionBench
 from benchmarks.training import TrainingBench
 from distillery import Command, main
@@ -14,6 +15,7 @@ COMMANDS: dict[str, type[Command]] = {
     "demo": Demo,
     "session": SessionBench,
     "http": HttpBench,
+    "scenarios": ScenariosBench,
     "training": TrainingBench,
     "accuracy": AccuracyBench,
     "render": RenderBench,
