@@ -7,8 +7,9 @@ import asyncio
 import hmac
 import logging
 import time
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import Any
 
 from serving.endpoint import ClientGoneError, Endpoint
@@ -23,6 +24,8 @@ from serving.errors import (
 )
 from serving.metrics import count_unknown_model
 from serving.protocol import Protocol, Reply
+
+CLIENT_GONE = 499  # nobody hears it; the metrics do
 
 _logger = logging.getLogger("distillery")
 
@@ -40,18 +43,18 @@ class Bounds:
 
 
 class Flight:
-    """A request under way; whoever finds it late says so and cancels its task."""
+    """A request under way; whoever finds it late says so and cancels it."""
 
-    __slots__ = ("endpoint", "held_bytes", "late", "protocol", "received", "started", "task")
+    __slots__ = ("cancel", "endpoint", "held_bytes", "late", "protocol", "received", "started")
 
-    def __init__(self, protocol: Protocol, endpoint: Endpoint | None) -> None:
+    def __init__(self, protocol: Protocol, endpoint: Endpoint | None, cancel: Callable[[], object]) -> None:
         self.protocol = protocol
         self.endpoint = endpoint
         self.started = time.monotonic()
         self.received: float | None = None  # when its whole body was here
         self.held_bytes = 0
         self.late = False
-        self.task = asyncio.current_task()
+        self.cancel = cancel
 
 
 class Admission:
@@ -63,13 +66,18 @@ class Admission:
         self._flights: dict[Flight, None] = {}  # oldest first
         self._held_bytes = 0
 
-    def begin(self, protocol: Protocol, endpoint: Endpoint | None) -> Flight:
-        """Note that the running task answers a request; `endpoint` is None for a model that is not served."""
-        flight = Flight(protocol, endpoint)
+    def begin(self, protocol: Protocol, endpoint: Endpoint | None, cancel: Callable[[], object]) -> Flight:
+        """Note a request that `cancel` would end; `endpoint` is None for a model that is not served."""
+        flight = Flight(protocol, endpoint, cancel)
         self._flights[flight] = None
         if endpoint:
             endpoint.metrics.in_flight += 1
         return flight
+
+    def assign(self, flight: Flight, endpoint: Endpoint) -> None:
+        """Note which model a request is for, where only its body says so."""
+        flight.endpoint = endpoint
+        endpoint.metrics.in_flight += 1
 
     def end(self, flight: Flight, status: int) -> None:
         """Note how it ended."""
@@ -112,25 +120,29 @@ class Admission:
         except RequestError as error:
             return flight.protocol.refuse(error)
         except asyncio.CancelledError:
-            if not flight.late or not flight.task:
+            task = asyncio.current_task()
+            if not flight.late or not task:
                 raise
-            flight.task.uncancel()
-            limit = f"within {self._bounds.request_timeout:g} s"
-            if flight.received is None:
-                return flight.protocol.refuse(SlowBody(f"the body was not here {limit}; send it faster"))
-            return flight.protocol.refuse(TimedOut(f"the answer was not ready {limit}; try again"))
+            task.uncancel()
+            return flight.protocol.refuse(self.too_late(flight))
         except ClientGoneError:
             raise
         except Exception:  # the last resort: the client gets the documented body, the log the traceback
             _logger.exception("a prediction failed")
-            return flight.protocol.refuse(InternalError("the service failed; its log says why"))
+            return flight.protocol.refuse(InternalError())
+
+    def too_late(self, flight: Flight) -> RequestError:
+        """What a request is told that took too long."""
+        limit = f"within {self._bounds.request_timeout:g} s"
+        if flight.received is None:
+            return SlowBody(f"the body was not here {limit}; send it faster")
+        return TimedOut(f"the answer was not ready {limit}; try again")
 
     def cancel_late(self) -> None:
         """End what has been under way for too long; called now and then, it spares each request a timer."""
         started_before = time.monotonic() - self._bounds.request_timeout
-        for flight in self._flights:
-            if flight.started > started_before:
-                break
-            if flight.task and not flight.late:
+        late = list(takewhile(lambda flight: flight.started <= started_before, self._flights))
+        for flight in late:
+            if not flight.late:
                 flight.late = True
-                flight.task.cancel()
+                flight.cancel()

@@ -1,6 +1,6 @@
 """Batch whatever has arrived: requests of one model become one run, without timers, threads or polling.
 
-A request that is the first to wait schedules a flush two turns of the event loop later. Every socket that was
+A request that is the first to wait schedules a flush for the next turn of the event loop. Every socket that was
 ready in this turn is parsed before the flush runs, so under load a batch grows by itself, and an idle service
 answers at once.
 
@@ -14,7 +14,7 @@ from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,11 +35,24 @@ class Prediction(NamedTuple):
     finished: float
 
 
+class Waiter(Protocol):
+    """Who waits for a prediction: an `asyncio.Future`, or what answers like one."""
+
+    def done(self) -> bool:
+        """Whether nobody waits any more."""
+
+    def set_result(self, prediction: Prediction, /) -> None:
+        """Take the prediction; must not raise."""
+
+    def set_exception(self, error: BaseException, /) -> None:
+        """Take what went wrong; must not raise."""
+
+
 class Waiting(NamedTuple):
     """A request waiting for its run."""
 
     images: Images
-    future: asyncio.Future[Prediction]
+    waiter: Waiter
 
 
 class Batcher(ABC):
@@ -51,29 +64,27 @@ class Batcher(ABC):
         self._scheduled = False
         self._loop = asyncio.get_running_loop()
 
-    def submit(self, images: Images) -> asyncio.Future[Prediction]:
-        """Queue `uint8 [N, 28, 28]`; a future that is cancelled meanwhile leaves the queue uncomputed."""
-        future: asyncio.Future[Prediction] = self._loop.create_future()
-        self._waiting.append(Waiting(images, future))
-        self._schedule()
-        return future
+    def submit(self, images: Images, waiter: Waiter) -> None:
+        """Queue `uint8 [N, 28, 28]`; one whose waiter is done before its run leaves the queue uncomputed."""
+        self._waiting.append(Waiting(images, waiter))
+        if not self._scheduled:
+            self._schedule()
 
     @abstractmethod
     def _flush(self) -> None:
         """Start the next run."""
 
     def _schedule(self) -> None:
-        if not self._scheduled:
-            self._scheduled = True
-            self._loop.call_soon(self._loop.call_soon, self._flush)
+        self._scheduled = True
+        self._loop.call_soon(self._flush)
 
     def _take(self) -> list[Waiting]:
         """The oldest requests that fit into one run; a request alone may be larger than that."""
         taken: list[Waiting] = []
         room = self._max_images
         while self._waiting:
-            images, future = self._waiting[0]
-            if not future.done():
+            images, waiter = self._waiting[0]
+            if not waiter.done():
                 room -= len(images)
                 if taken and room < 0:
                     break
@@ -83,15 +94,15 @@ class Batcher(ABC):
 
 
 def _deliver(taken: Sequence[Waiting], predictions: Sequence[Prediction]) -> None:
-    for (_, future), prediction in zip(taken, predictions, strict=True):
-        if not future.done():
-            future.set_result(prediction)
+    for (_, waiter), prediction in zip(taken, predictions, strict=True):
+        if not waiter.done():
+            waiter.set_result(prediction)
 
 
 def _fail(taken: Sequence[Waiting], error: BaseException) -> None:
-    for _, future in taken:
-        if not future.done():
-            future.set_exception(error)
+    for _, waiter in taken:
+        if not waiter.done():
+            waiter.set_exception(error)
 
 
 class LoopBatcher(Batcher):
@@ -102,17 +113,16 @@ class LoopBatcher(Batcher):
         self._run = run
 
     def _flush(self) -> None:
-        taken = self._take()
         self._scheduled = False
-        if self._waiting:
-            self._schedule()
-        if taken:
+        if taken := self._take():
             try:
                 predictions = self._run([images for images, _ in taken])
             except Exception as error:  # noqa: BLE001 - it belongs to those who wait, not to the event loop
                 _fail(taken, error)
             else:
                 _deliver(taken, predictions)
+        if self._waiting and not self._scheduled:
+            self._schedule()
 
 
 class AwayBatcher(Batcher):

@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any, Protocol
 
 from serving.api import DigitAPI, run_batch
-from serving.batching import LOOP_SECONDS, AwayBatcher, LoopBatcher, Prediction
+from serving.batching import LOOP_SECONDS, AwayBatcher, LoopBatcher, Prediction, Waiter
 from serving.session import Images
 
 AskWorker = Callable[[DigitAPI, list[Images]], Coroutine[Any, Any, list[Prediction]]]
@@ -19,7 +19,7 @@ AskWorker = Callable[[DigitAPI, list[Images]], Coroutine[Any, Any, list[Predicti
 class Executor(Protocol):
     """What the route needs to know of an executor."""
 
-    def submit(self, images: Images) -> asyncio.Future[Prediction]:
+    def submit(self, images: Images, waiter: Waiter) -> None:
         """Queue `uint8 [N, 28, 28]`."""
 
     def is_quick(self, images: int) -> bool:
@@ -38,8 +38,8 @@ class InProcess:
             lambda inputs: loop.run_in_executor(thread, run_batch, api, inputs), most
         )
 
-    def submit(self, images: Images) -> asyncio.Future[Prediction]:
-        return (self._on_loop if self.is_quick(len(images)) else self._on_thread).submit(images)
+    def submit(self, images: Images, waiter: Waiter) -> None:
+        (self._on_loop if self.is_quick(len(images)) else self._on_thread).submit(images, waiter)
 
     def is_quick(self, images: int) -> bool:
         return images <= self._on_loop_images

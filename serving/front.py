@@ -5,18 +5,17 @@ answered here, whatever their protocol. Every other path goes on to FastAPI; `se
 these in its document.
 """
 
+import asyncio
 import time
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from serving.admission import Admission, Flight
+from serving.admission import CLIENT_GONE, Admission, Flight
 from serving.endpoint import ClientGoneError, Endpoint
 from serving.errors import MethodNotAllowed, RequestError
 from serving.protocol import Protocol, Reply, Request
-
-CLIENT_GONE = 499  # nobody hears it; the metrics do
 
 
 class Route(NamedTuple):
@@ -48,13 +47,17 @@ class Front:
         self._routes = routes
         self._unserved = unserved
 
+    def route(self, path: str) -> Route | None:
+        """What answers `path`."""
+        return self._routes.get(path)
+
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         path = scope["path"] if scope["type"] == "http" else ""
         if route := self._routes.get(path):
-            flight = self._admission.begin(*route)
+            flight = self._admission.begin(*route, _task().cancel)
             work = self._predict(flight, route.endpoint, scope, receive)
         elif unserved := next((one for one in self._unserved if one.owns(path)), None):
-            flight = self._admission.begin(unserved.protocol, None)
+            flight = self._admission.begin(unserved.protocol, None, _task().cancel)
             work = self._explain(flight, unserved, scope)
         else:
             await self._app(scope, receive, send)
@@ -109,3 +112,9 @@ async def _send(send: Send, reply: Reply) -> None:
     headers = [(b"content-length", b"%d" % len(reply.content)), *reply.headers]
     await send({"type": "http.response.start", "status": reply.status, "headers": headers})
     await send({"type": "http.response.body", "body": reply.content})
+
+
+def _task() -> asyncio.Task[object]:
+    task = asyncio.current_task()
+    assert task  # noqa: S101 - uvicorn gives every request its own
+    return task

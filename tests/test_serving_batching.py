@@ -44,6 +44,12 @@ class Recorder:
         return asyncio.ensure_future(later())
 
 
+def submit(batcher: Batcher, one: Images) -> asyncio.Future[Prediction]:
+    future: asyncio.Future[Prediction] = asyncio.get_running_loop().create_future()
+    batcher.submit(one, future)
+    return future
+
+
 def digits(predictions: Sequence[Prediction]) -> list[list[int]]:
     return [prediction.digits.tolist() for prediction in predictions]
 
@@ -58,7 +64,7 @@ def test_what_one_turn_brings_is_one_run() -> None:
         batcher = LoopBatcher(recorder.run, 64)
 
         async def client(value: int) -> Prediction:
-            return await batcher.submit(images(value))
+            return await submit(batcher, images(value))
 
         answers = await asyncio.gather(*(client(value) for value in range(5)))
         assert digits(answers) == [[value] for value in range(5)]
@@ -72,7 +78,7 @@ def test_a_run_holds_no_more_images_than_allowed_unless_one_request_does() -> No
         recorder = Recorder()
         batcher = LoopBatcher(recorder.run, 4)
         sizes = [1, 2, 2, 9, 1]
-        answers = await asyncio.gather(*(batcher.submit(images(*range(size))) for size in sizes))
+        answers = await asyncio.gather(*(submit(batcher, images(*range(size))) for size in sizes))
         assert digits(answers) == [list(range(size)) for size in sizes]
         assert recorder.batches == [[1, 2], [2], [9], [1]]
 
@@ -88,7 +94,7 @@ def test_other_work_goes_on_between_two_runs_of_a_backlog() -> None:
             return classify(inputs)
 
         batcher = LoopBatcher(note, 1)
-        first, second = batcher.submit(images(1)), batcher.submit(images(2))
+        first, second = submit(batcher, images(1)), submit(batcher, images(2))
         first.add_done_callback(lambda _: order.append("answered"))
         await asyncio.gather(first, second)
         assert order == ["run", "answered", "run"]
@@ -104,7 +110,7 @@ def test_a_cancelled_request_is_not_computed(kind: str) -> None:
         batcher: Batcher = (
             LoopBatcher(recorder.run, 8) if kind == "loop" else AwayBatcher(recorder.run_away, 8)
         )
-        futures = [batcher.submit(images(value)) for value in range(3)]
+        futures = [submit(batcher, images(value)) for value in range(3)]
         futures[1].cancel()
         assert digits(await asyncio.gather(futures[0], futures[2])) == [[0], [2]]
         assert recorder.batches == [[1, 1]]
@@ -131,10 +137,10 @@ def test_a_failed_run_is_told_to_those_who_wait_and_the_next_one_works(kind: str
             else AwayBatcher(lambda inputs: asyncio.ensure_future(fail_once_away(inputs)), 8)
         )
         ill = await asyncio.gather(
-            batcher.submit(images(1)), batcher.submit(images(2)), return_exceptions=True
+            submit(batcher, images(1)), submit(batcher, images(2)), return_exceptions=True
         )
         assert [str(error) for error in ill] == ["the model is ill"] * 2
-        assert digits([await batcher.submit(images(3))]) == [[3]]
+        assert digits([await submit(batcher, images(3))]) == [[3]]
 
     run(test())
 
@@ -143,9 +149,9 @@ def test_what_arrives_during_a_run_away_from_the_loop_forms_the_next() -> None:
     async def test() -> None:
         recorder = Recorder()
         batcher = AwayBatcher(recorder.run_away, 8)
-        first = batcher.submit(images(1))
+        first = submit(batcher, images(1))
         await asyncio.sleep(0.01)
-        rest = [batcher.submit(images(value)) for value in range(2, 5)]
+        rest = [submit(batcher, images(value)) for value in range(2, 5)]
         await asyncio.sleep(0.01)
         assert not recorder.batches
         recorder.gate.set()
@@ -159,7 +165,7 @@ def test_a_client_that_leaves_during_a_run_does_not_disturb_the_others() -> None
     async def test() -> None:
         recorder = Recorder()
         batcher = AwayBatcher(recorder.run_away, 8)
-        leaver, stayer = batcher.submit(images(1)), batcher.submit(images(2))
+        leaver, stayer = submit(batcher, images(1)), submit(batcher, images(2))
         await asyncio.sleep(0.01)
         leaver.cancel()
         recorder.gate.set()
