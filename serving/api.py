@@ -15,10 +15,10 @@ from litserve.loops import LitLoop
 
 from serving.batching import Prediction
 from serving.decode import Limits
-from serving.metrics import RunMetrics
 from serving.protocol import Protocol, Query, Reply, Request, Timing
 from serving.repository import ModelEntry
 from serving.session import Device, Images, Scores, Session
+from serving.tallies import RunMetrics
 
 
 class Batch(NamedTuple):
@@ -81,7 +81,6 @@ class DigitAPI(LitAPI):  # type: ignore[misc]
         started = time.monotonic()
         logits, probabilities = self.session.run(batch.images)
         finished = time.monotonic()
-        self.metrics.ran(len(batch.images), finished - started)
         return Output(logits, probabilities, batch.sizes, started, finished)
 
     def unbatch(self, output: Output) -> list[Prediction]:
@@ -105,5 +104,12 @@ class DigitAPI(LitAPI):  # type: ignore[misc]
 
 
 def run_batch(api: DigitAPI, inputs: list[Images]) -> list[Prediction]:
-    """The executor's hooks in a row."""
-    return api.unbatch(api.predict(api.batch(inputs)))
+    """The executor's hooks in a row, and what they took."""
+    begun = time.monotonic()
+    output = api.predict(api.batch(inputs))
+    predictions = api.unbatch(output)
+    ended = time.monotonic()
+    api.metrics.ran(
+        len(output.logits), output.started - begun, output.finished - output.started, ended - output.finished
+    )
+    return predictions

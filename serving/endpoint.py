@@ -7,10 +7,11 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from serving.api import DigitAPI
-from serving.batching import Prediction
+from serving.batching import Prediction, Waiter
 from serving.executors import Executor
-from serving.metrics import RequestMetrics
-from serving.protocol import Protocol, Reply, Request, Timing
+from serving.protocol import Protocol, Query, Reply, Request, Timing
+from serving.session import Images
+from serving.tallies import RequestMetrics
 
 Gone = Callable[[], Awaitable[Any]]
 """Awaits until the client has hung up: an ASGI `receive` once the body is here."""
@@ -35,27 +36,50 @@ class Endpoint:
 
         Raises `RequestError`, `ClientGoneError`.
         """
+        loop = asyncio.get_running_loop()
         if protocol.is_quick(request):
-            query = self._api.decode_request(request, protocol=protocol)
+            query = self.decode(protocol, request)
         else:
-            loop = asyncio.get_running_loop()
-            query = await loop.run_in_executor(
-                self._decoders, lambda: self._api.decode_request(request, protocol=protocol)
-            )
+            query = await loop.run_in_executor(self._decoders, self.decode, protocol, request)
         decoded = time.monotonic()
-        future = self._executor.submit(query.images)
+        future: asyncio.Future[Prediction] = loop.create_future()
+        self.submit(query.images, future)
         if not self._executor.is_quick(len(query.images)):
             await _done_or_gone(future, gone)
-        prediction = await future
+        return self.encode(protocol, query, await future, received, decoded)
+
+    def decode(self, protocol: Protocol, request: Request) -> Query:
+        """Raises `RequestError`."""
+        return self._api.decode_request(request, protocol=protocol)
+
+    def submit(self, images: Images, waiter: Waiter) -> None:
+        """Queue the images; `waiter` gets their prediction."""
+        self._executor.submit(images, waiter)
+
+    def encode(
+        self, protocol: Protocol, query: Query, prediction: Prediction, received: float, decoded: float
+    ) -> Reply:
+        """Write the answer to a request received and decoded at these times, and note what it took."""
+        encoding = time.monotonic()
+        decode_seconds = decoded - received
         queue_seconds = prediction.started - decoded
-        self.metrics.predicted(prediction.digits.tolist(), queue_seconds=queue_seconds)
+        inference_seconds = prediction.finished - prediction.started
         timing = Timing(
-            decode_ms=_milliseconds(decoded - received),
+            decode_ms=_milliseconds(decode_seconds),
             queue_ms=_milliseconds(queue_seconds),
-            inference_ms=_milliseconds(prediction.finished - prediction.started),
-            total_ms=_milliseconds(time.monotonic() - received),
+            inference_ms=_milliseconds(inference_seconds),
+            total_ms=_milliseconds(encoding - received),
         )
-        return self._api.encode_response(prediction, protocol=protocol, query=query, timing=timing)
+        reply = self._api.encode_response(prediction, protocol=protocol, query=query, timing=timing)
+        self.metrics.predicted(
+            prediction.digits.tolist(),
+            decode_seconds,
+            queue_seconds,
+            inference_seconds,
+            encoding - prediction.finished,
+            time.monotonic() - encoding,
+        )
+        return reply
 
 
 async def _done_or_gone(future: asyncio.Future[Prediction], gone: Gone) -> None:

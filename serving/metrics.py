@@ -2,14 +2,14 @@
 
 prometheus_client's multiprocess mode keeps every process's numbers in files of one folder; a scrape adds
 them up. The folder is named by an environment variable that must be set before this module is imported:
-`serving.config` does so.
+`serving.config` does so. What a process counts meanwhile stands in `serving.tallies`.
 """
 
 import os
-from bisect import bisect_left
-from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from itertools import chain
+from pathlib import Path
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.core import GaugeMetricFamily, Metric
@@ -33,7 +33,7 @@ BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 _REGISTRY = CollectorRegistry()
 
 
-class _BulkHistogram(Histogram):
+class BulkHistogram(Histogram):
     """A histogram that takes many observations at once."""
 
     def add(self, counts: Sequence[int], total: float) -> None:
@@ -50,34 +50,69 @@ REQUESTS = Counter(
     ("model", "protocol", "status"),
     registry=_REGISTRY,
 )
-REQUEST_SECONDS = _BulkHistogram(
+REQUEST_SECONDS = BulkHistogram(
     "distillery_request_duration_seconds",
     "From the body received to the response handed over.",
     ("model",),
     buckets=SECONDS,
     registry=_REGISTRY,
 )
-QUEUE_SECONDS = _BulkHistogram(
+QUEUE_SECONDS = BulkHistogram(
     "distillery_queue_wait_seconds",
     "From the input decoded to the start of the run that answers it.",
     ("model",),
     buckets=SECONDS,
     registry=_REGISTRY,
 )
-INFERENCE_SECONDS = _BulkHistogram(
+INFERENCE_SECONDS = BulkHistogram(
     "distillery_inference_duration_seconds",
     "One run of the model over one batch.",
     ("model",),
     buckets=SECONDS,
     registry=_REGISTRY,
 )
-BATCH_IMAGES = _BulkHistogram(
+BATCH_IMAGES = BulkHistogram(
     "distillery_batch_size_images",
     "Images in one run of the model.",
     ("model",),
     buckets=BATCH_SIZES,
     registry=_REGISTRY,
 )
+STAGES = ("decode", "queue", "inference", "delivery", "encode")
+"""Of an answered request; `delivery` is the wait for its turn once its run has finished."""
+
+STAGE_SECONDS = Counter(
+    "distillery_request_stage_seconds_total",
+    "Where answered requests spent their time; a run counts whole for each request in it.",
+    ("model", "stage"),
+    registry=_REGISTRY,
+)
+FAILED_SECONDS = Counter(
+    "distillery_failed_request_seconds_total",
+    "The part of distillery_request_duration_seconds that ended with another status than 200.",
+    ("model",),
+    registry=_REGISTRY,
+)
+LAST_PREDICTION = Gauge(
+    "distillery_last_prediction_timestamp_seconds",
+    "When a request was last answered with predictions; 0 before the first.",
+    ("model",),
+    multiprocess_mode="max",
+    registry=_REGISTRY,
+)
+RUNS = Counter(
+    "distillery_runs_total", "Runs of the model by exact batch size.", ("model", "images"), registry=_REGISTRY
+)
+RUN_STAGES = ("batch", "predict", "unbatch")
+RUN_SECONDS = Counter(
+    "distillery_run_seconds_total",
+    "Seconds of a run's stages by exact batch size.",
+    ("model", "images", "stage"),
+    registry=_REGISTRY,
+)
+_BY_EXACT_SIZE = {"distillery_runs", "distillery_run_seconds"}
+"""For `serving.statistics` only: hundreds of series, of which /metrics has a histogram already."""
+
 IMAGES = Counter("distillery_images_total", "Images classified.", ("model",), registry=_REGISTRY)
 PREDICTIONS = Counter(
     "distillery_predictions_total", "Images classified, by digit.", ("model", "digit"), registry=_REGISTRY
@@ -91,82 +126,6 @@ IN_FLIGHT = Gauge(
 )
 
 
-class _Tally:
-    """Observations noted but not yet published, at a tenth of a histogram's price."""
-
-    def __init__(self, histogram: _BulkHistogram, bounds: Sequence[float]) -> None:
-        self._histogram = histogram
-        self._bounds = bounds
-        self._counts = [0] * (len(bounds) + 1)
-        self._total = 0.0
-
-    def observe(self, amount: float) -> None:
-        self._counts[bisect_left(self._bounds, amount)] += 1
-        self._total += amount
-
-    def publish(self) -> None:
-        if self._total:
-            self._histogram.add(self._counts, self._total)
-            self._counts = [0] * len(self._counts)
-            self._total = 0.0
-
-
-class RunMetrics:
-    """What the process that runs a model notes of each run."""
-
-    def __init__(self, model: str) -> None:
-        self._seconds = _Tally(INFERENCE_SECONDS.labels(model), SECONDS)
-        self._images = _Tally(BATCH_IMAGES.labels(model), BATCH_SIZES)
-
-    def ran(self, images: int, seconds: float) -> None:
-        self._seconds.observe(seconds)
-        self._images.observe(images)
-
-    def publish(self) -> None:
-        """Make visible to all processes what was noted since the last time."""
-        self._seconds.publish()
-        self._images.publish()
-
-
-class RequestMetrics:
-    """What the process that answers requests notes of each.
-
-    Writing to the shared files costs more than a small model does, so a request is noted in plain integers,
-    and `publish`, called a few times a second, writes what has come together.
-    """
-
-    def __init__(self, model: str) -> None:
-        self.in_flight = 0
-        self._model = model
-        self._statuses: defaultdict[tuple[str, int], int] = defaultdict(int, {("rest", 200): 0})
-        self._digits = [0] * 10
-        self._seconds = _Tally(REQUEST_SECONDS.labels(model), SECONDS)
-        self._queue_seconds = _Tally(QUEUE_SECONDS.labels(model), SECONDS)
-
-    def predicted(self, digits: Iterable[int], *, queue_seconds: float) -> None:
-        self._queue_seconds.observe(queue_seconds)
-        for digit in digits:
-            self._digits[digit] += 1
-
-    def answered(self, protocol: str, status: int, *, seconds: float | None) -> None:
-        self._statuses[protocol, status] += 1
-        if seconds is not None:
-            self._seconds.observe(seconds)
-
-    def publish(self) -> None:
-        """Make visible to all processes what was noted since the last time."""
-        self._seconds.publish()
-        self._queue_seconds.publish()
-        IN_FLIGHT.labels(self._model).set(self.in_flight)
-        IMAGES.labels(self._model).inc(sum(self._digits))
-        for digit, count in enumerate(self._digits):
-            PREDICTIONS.labels(self._model, str(digit)).inc(count)
-        for (protocol, status), count in self._statuses.items():
-            REQUESTS.labels(self._model, protocol, str(status)).inc(count)
-        self._digits = [0] * 10
-        self._statuses = defaultdict(int, dict.fromkeys(self._statuses, 0))
-
-
 def count_unknown_model(protocol: str, status: int) -> None:
     """Note a request that named no served model; its words never become a label."""
     REQUESTS.labels("", protocol, str(status)).inc()
@@ -178,16 +137,35 @@ def forget_process(pid: int) -> None:
         mark_process_dead(pid)  # type: ignore[no-untyped-call]
 
 
+def merged() -> Iterable[Metric]:
+    """All processes' numbers added up, those that have died included. Reads files: not for the event loop."""
+    if FOLDER_VARIABLE in os.environ:
+        files = list(_files(Path(os.environ[FOLDER_VARIABLE])))
+        return MultiProcessCollector.merge(files)  # type: ignore[no-untyped-call, no-any-return]
+    return _REGISTRY.collect()
+
+
+def _files(folder: Path) -> Iterator[str]:
+    """All but those just created, which are empty and would break the merge, and those just deleted."""
+    for path in folder.glob("*.db"):
+        with suppress(FileNotFoundError):
+            if path.stat().st_size:
+                yield str(path)
+
+
 def exposition(models: Iterable[ModelEntry]) -> bytes:
     """All processes' metrics in Prometheus' text format."""
     registry = CollectorRegistry()
-    if FOLDER_VARIABLE in os.environ:
-        MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
-    else:
-        registry = _REGISTRY
-    facts = CollectorRegistry()
-    facts.register(_ModelFacts(models))
-    return generate_latest(registry) + generate_latest(facts)
+    registry.register(_Counted())
+    registry.register(_ModelFacts(models))
+    return generate_latest(registry)
+
+
+class _Counted(Collector):
+    """What the processes counted and Prometheus is to know."""
+
+    def collect(self) -> Iterable[Metric]:
+        return (metric for metric in merged() if metric.name not in _BY_EXACT_SIZE)
 
 
 class _ModelFacts(Collector):

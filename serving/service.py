@@ -16,13 +16,14 @@ from serving.endpoint import Endpoint
 from serving.executors import Executor, InProcess, Workers
 from serving.front import Front
 from serving.litserve_server import DigitServer
-from serving.metrics import RequestMetrics, RunMetrics
 from serving.open_inference import open_inference_routes
 from serving.openapi import describe_predictions
 from serving.predict import predict_routes
 from serving.repository import load_repository
 from serving.routes import add_routes, key_guard
 from serving.session import check_device
+from serving.statistics import add_statistics_routes
+from serving.tallies import RequestMetrics, RunMetrics
 from serving.v2_openapi import describe_inference
 from serving.v2_routes import add_v2_routes
 
@@ -93,6 +94,7 @@ def serve(settings: Serve) -> None:
         "Handwritten digits, classified by a teacher and by the students distilled from it."
     )
     guard = key_guard(api_key)
+    add_statistics_routes(server.app, models, guard)
     add_routes(server.app, models, default, guard)
     add_v2_routes(server.app, models, guard, max_images=settings.max_images)
     describe_inference(server.app, models, guarded=api_key is not None)

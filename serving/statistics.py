@@ -1,0 +1,164 @@
+"""Statistics of each model as Triton's statistics extension words them, added up over all processes.
+
+    GET /v2/models/stats
+    GET /v2/models/{model}[/versions/{version}]/stats
+
+All protocols count together, whichever process answers, and a process that died keeps its counts. A process
+publishes what it counts every 0.1 s, so a figure is at most so much out of date, and the figures of one
+answer may be of moments as far apart; a model worker publishes after every run.
+
+What Triton leaves to the server:
+- `success` is from the body received to the answer handed over; `fail` is whatever was answered with another
+  status than 200, hung-up clients included. One refused before its body was here counts and takes no time.
+- `queue`, `compute_input` (decoding), `compute_infer` and `compute_output` (encoding) are those of answered
+  requests; a run counts whole for each request in it. What `success` has beyond their sum is the wait for a
+  turn on the event loop after the run, and the handing over.
+- `batch_stats` are those of runs: joining the images of several requests, the run, and taking its answers
+  apart. A run whose clients have all gone is still one.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from fastapi import APIRouter, FastAPI
+from fastapi.concurrency import run_in_threadpool
+from pydantic import BaseModel, Field
+
+from serving.metrics import merged
+from serving.open_inference import PREFIX, find_model
+from serving.repository import Manifest, ModelEntry
+from serving.v2_schemas import InferError
+
+_Labels = Mapping[str, str]
+_Counts = Mapping[str, Sequence[tuple[_Labels, float]]]
+"""Of one model: labels and value of each series, by name."""
+
+
+class Duration(BaseModel):
+    """How often, and how long all together."""
+
+    count: int = 0
+    ns: int = 0
+
+
+class InferenceStatistics(BaseModel):
+    """What requests met with."""
+
+    success: Duration
+    fail: Duration
+    queue: Duration
+    compute_input: Duration
+    compute_infer: Duration
+    compute_output: Duration
+    cache_hit: Duration = Field(Duration(), description="this service keeps no answers")
+    cache_miss: Duration = Duration()
+
+
+class BatchStatistics(BaseModel):
+    """The runs of one exact batch size."""
+
+    batch_size: int
+    compute_input: Duration
+    compute_infer: Duration
+    compute_output: Duration
+
+
+class ModelStatistics(BaseModel):
+    """One model since the service started."""
+
+    name: str
+    version: str
+    last_inference: int = Field(description="milliseconds since 1970; 0 before the first")
+    inference_count: int = Field(description="images in answered requests")
+    execution_count: int = Field(description="runs of the model")
+    inference_stats: InferenceStatistics
+    batch_stats: list[BatchStatistics]
+
+
+class Statistics(BaseModel):
+    """What `GET /v2/models/…/stats` answers."""
+
+    model_stats: list[ModelStatistics]
+
+
+def model_statistics(models: Iterable[Manifest]) -> Statistics:
+    """Add up what all processes have published of these models. Reads files: not for the event loop."""
+    counts: defaultdict[str, defaultdict[str, list[tuple[_Labels, float]]]] = defaultdict(
+        lambda: defaultdict(list)
+    )
+    for metric in merged():
+        for sample in metric.samples:
+            counts[sample.labels.get("model", "")][sample.name].append((sample.labels, sample.value))
+    return Statistics(model_stats=[_one_model(model, counts[model.name]) for model in models])
+
+
+def add_statistics_routes(app: FastAPI, models: Mapping[str, ModelEntry], guard: Mapping[str, Any]) -> None:
+    """Add the routes, with `guard`, to `app`; to go before `/v2/models/{model}`, which takes "stats" for a model."""
+    manifests = {name: entry.manifest for name, entry in models.items()}
+    router = APIRouter(prefix=f"{PREFIX}/models", tags=["open inference protocol"], **guard)
+    unknown: dict[int | str, dict[str, Any]] = {404: {"model": InferError}}
+
+    @router.get("/stats", summary="Statistics of every model")
+    async def all_statistics() -> Statistics:
+        return await run_in_threadpool(model_statistics, manifests.values())
+
+    @router.get("/{model}/stats", summary="Statistics of a model", responses=unknown)
+    async def statistics(model: str) -> Statistics:
+        return await run_in_threadpool(model_statistics, [find_model(manifests, model)])
+
+    @router.get("/{model}/versions/{version}/stats", summary="Statistics of a version", responses=unknown)
+    async def versions_statistics(model: str, version: str) -> Statistics:
+        return await run_in_threadpool(model_statistics, [find_model(manifests, model, version)])
+
+    app.include_router(router)
+
+
+def _one_model(model: Manifest, counts: _Counts) -> ModelStatistics:
+    def total(name: str, **labels: str) -> float:
+        return sum(value for found, value in counts[f"distillery_{name}"] if labels.items() <= found.items())
+
+    def stage(name: str) -> Duration:
+        return _duration(total("queue_wait_seconds_count"), total("request_stage_seconds_total", stage=name))
+
+    requests, succeeded = total("requests_total"), total("requests_total", status="200")
+    seconds, failed_seconds = total("request_duration_seconds_sum"), total("failed_request_seconds_total")
+    runs = _runs(counts)
+    return ModelStatistics(
+        name=model.name,
+        version=model.version,
+        last_inference=round(total("last_prediction_timestamp_seconds") * 1000),
+        inference_count=round(total("images_total")),
+        execution_count=sum(run.compute_infer.count for run in runs),
+        inference_stats=InferenceStatistics(
+            success=_duration(succeeded, seconds - failed_seconds),
+            fail=_duration(requests - succeeded, failed_seconds),
+            queue=stage("queue"),
+            compute_input=stage("decode"),
+            compute_infer=stage("inference"),
+            compute_output=stage("encode"),
+        ),
+        batch_stats=runs,
+    )
+
+
+def _runs(counts: _Counts) -> list[BatchStatistics]:
+    """By batch size, the smallest first."""
+    runs = {int(labels["images"]): value for labels, value in counts["distillery_runs_total"] if value}
+    seconds = {
+        (int(labels["images"]), labels["stage"]): value
+        for labels, value in counts["distillery_run_seconds_total"]
+    }
+    return [
+        BatchStatistics(
+            batch_size=images,
+            compute_input=_duration(runs[images], seconds.get((images, "batch"), 0)),
+            compute_infer=_duration(runs[images], seconds.get((images, "predict"), 0)),
+            compute_output=_duration(runs[images], seconds.get((images, "unbatch"), 0)),
+        )
+        for images in sorted(runs)
+    ]
+
+
+def _duration(count: float, seconds: float) -> Duration:
+    return Duration(count=round(count), ns=max(0, round(seconds * 1e9)))

@@ -1,0 +1,177 @@
+"""What a process notes of its requests and runs until it publishes them, a few times a second.
+
+Writing to the shared files of `serving.metrics` costs more than a small model does, so everything is noted in
+plain numbers, at a tenth of the price, and `publish` writes what has come together.
+"""
+
+import time
+from bisect import bisect_left
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+
+from serving.metrics import (
+    BATCH_IMAGES,
+    BATCH_SIZES,
+    FAILED_SECONDS,
+    IMAGES,
+    IN_FLIGHT,
+    INFERENCE_SECONDS,
+    LAST_PREDICTION,
+    PREDICTIONS,
+    QUEUE_SECONDS,
+    REQUEST_SECONDS,
+    REQUESTS,
+    RUN_SECONDS,
+    RUN_STAGES,
+    RUNS,
+    SECONDS,
+    STAGE_SECONDS,
+    STAGES,
+    BulkHistogram,
+)
+
+# Numbers that a thread may note while the event loop publishes only ever grow, and what is published is the
+# growth since the last time: nothing is set back to zero, so nothing that is noted meanwhile is lost.
+
+
+class _Tally:
+    """Observations for one histogram."""
+
+    def __init__(self, histogram: BulkHistogram, bounds: Sequence[float]) -> None:
+        self._histogram = histogram
+        self._bounds = bounds
+        self._counts = [0] * (len(bounds) + 1)
+        self._total = 0.0
+        self._published_counts = self._counts.copy()
+        self._published_total = 0.0
+
+    def observe(self, amount: float) -> None:
+        bucket = bisect_left(self._bounds, amount)
+        self._counts[bucket] += 1
+        self._total += amount
+
+    def publish(self) -> float:
+        """Return by how much the sum has grown since the last time."""
+        counts, total = self._counts.copy(), self._total
+        growth = total - self._published_total
+        if growth:
+            new = [now - before for now, before in zip(counts, self._published_counts, strict=True)]
+            self._histogram.add(new, growth)
+            self._published_counts, self._published_total = counts, total
+        return growth
+
+
+class _Runs:
+    """The runs of one exact batch size."""
+
+    def __init__(self, model: str, images: int) -> None:
+        self.images = images
+        self.count = 0
+        self.batch_seconds = self.predict_seconds = self.unbatch_seconds = 0.0
+        self._runs = RUNS.labels(model, str(images))
+        self._seconds = [RUN_SECONDS.labels(model, str(images), stage) for stage in RUN_STAGES]
+        self._published: tuple[int, tuple[float, ...]] = (0, (0.0,) * len(RUN_STAGES))
+
+    def publish(self) -> int:
+        """Return how many runs there have been since the last time."""
+        count, seconds = self.count, (self.batch_seconds, self.predict_seconds, self.unbatch_seconds)
+        published_count, published_seconds = self._published
+        if count > published_count:
+            self._runs.inc(count - published_count)
+            for counter, now, before in zip(self._seconds, seconds, published_seconds, strict=True):
+                counter.inc(now - before)
+            self._published = count, seconds
+        return count - published_count
+
+
+class RunMetrics:
+    """What the process that runs a model notes of each run."""
+
+    def __init__(self, model: str) -> None:
+        self._model = model
+        self._seconds = _Tally(INFERENCE_SECONDS.labels(model), SECONDS)
+        self._histogram = BATCH_IMAGES.labels(model)
+        self._runs: dict[int, _Runs] = {}  # by batch size, which --max-batch and --max-images bound
+
+    def ran(self, images: int, batch_seconds: float, predict_seconds: float, unbatch_seconds: float) -> None:
+        """Note a run over so many images, and how long each of the hooks took."""
+        self._seconds.observe(predict_seconds)
+        runs = self._runs.get(images)
+        if runs is None:
+            runs = self._runs.setdefault(images, _Runs(self._model, images))
+        runs.count += 1
+        runs.batch_seconds += batch_seconds
+        runs.predict_seconds += predict_seconds
+        runs.unbatch_seconds += unbatch_seconds
+
+    def publish(self) -> None:
+        """Make visible to all processes what was noted since the last time."""
+        self._seconds.publish()
+        counts = [0] * (len(BATCH_SIZES) + 1)
+        total = 0
+        for runs in list(self._runs.values()):
+            new = runs.publish()
+            counts[bisect_left(BATCH_SIZES, runs.images)] += new
+            total += new * runs.images
+        if total:
+            self._histogram.add(counts, total)
+
+
+class RequestMetrics:
+    """What the process that answers requests notes of each, on its event loop."""
+
+    def __init__(self, model: str) -> None:
+        self.in_flight = 0
+        self._model = model
+        self._statuses: defaultdict[tuple[str, int], int] = defaultdict(int, {("rest", 200): 0})
+        self._digits = [0] * 10
+        self._seconds = _Tally(REQUEST_SECONDS.labels(model), SECONDS)
+        self._failed_seconds = 0.0
+        self._queue_seconds = _Tally(QUEUE_SECONDS.labels(model), SECONDS)
+        self._decode = self._inference = self._delivery = self._encode = 0.0
+
+    def predicted(
+        self,
+        digits: Iterable[int],
+        decode_seconds: float,
+        queue_seconds: float,
+        inference_seconds: float,
+        delivery_seconds: float,
+        encode_seconds: float,
+    ) -> None:
+        """Note what a request was answered, and the seconds it spent in each of the stages."""
+        self._queue_seconds.observe(queue_seconds)
+        self._decode += decode_seconds
+        self._inference += inference_seconds
+        self._delivery += delivery_seconds
+        self._encode += encode_seconds
+        for digit in digits:
+            self._digits[digit] += 1
+
+    def answered(self, protocol: str, status: int, *, seconds: float | None) -> None:
+        """Note how a request ended; `seconds` are None for one whose body was never here."""
+        self._statuses[protocol, status] += 1
+        if seconds is not None:
+            self._seconds.observe(seconds)
+            if status != 200:
+                self._failed_seconds += seconds
+
+    def publish(self) -> None:
+        """Make visible to all processes what was noted since the last time."""
+        self._seconds.publish()
+        FAILED_SECONDS.labels(self._model).inc(self._failed_seconds)
+        queued = self._queue_seconds.publish()
+        stages = (self._decode, queued, self._inference, self._delivery, self._encode)
+        for stage, seconds in zip(STAGES, stages, strict=True):
+            STAGE_SECONDS.labels(self._model, stage).inc(seconds)
+        IN_FLIGHT.labels(self._model).set(self.in_flight)
+        if images := sum(self._digits):
+            LAST_PREDICTION.labels(self._model).set(time.time())
+        IMAGES.labels(self._model).inc(images)
+        for digit, count in enumerate(self._digits):
+            PREDICTIONS.labels(self._model, str(digit)).inc(count)
+        for (protocol, status), count in self._statuses.items():
+            REQUESTS.labels(self._model, protocol, str(status)).inc(count)
+        self._failed_seconds = self._decode = self._inference = self._delivery = self._encode = 0.0
+        self._digits = [0] * 10
+        self._statuses = defaultdict(int, dict.fromkeys(self._statuses, 0))
