@@ -5,7 +5,7 @@ RECIPE ?= quick
 INSTALLED := .venv/.installed
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow check train export serve bench system lock serving-alone clean
+.PHONY: help demo test test-slow check train export serve bench system proto lock serving-alone clean
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -53,6 +53,9 @@ system: ## install the Debian packages that some tests and benchmarks want
 
 serving-alone: $(INSTALLED) ## install the serving extra alone, start it, ask it one digit
 	@.ci/serving-alone
+
+proto: $(INSTALLED) ## generate the gRPC messages from serving/open_inference.proto
+	@$(BIN)/python -m grpc_tools.protoc --proto_path=. --python_out=. --pyi_out=. serving/open_inference.proto
 
 lock: $(INSTALLED) ## write constraints.txt from what is installed
 	@$(BIN)/python -m pip freeze --exclude-editable | sed 's/+cpu$$//; s/+cu[0-9]*$$//' > constraints.txt

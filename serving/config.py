@@ -32,6 +32,10 @@ class Serve(Command):
     )
     host: Annotated[str, Field(description="address to listen on; 0.0.0.0 for all")] = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535, description="0 takes a free one")] = 8000
+    grpc_port: Annotated[
+        int | None,
+        Field(ge=0, le=65535, description="answer gRPC there too; needs the extra grpc; 0 takes a free one"),
+    ] = None
     api_servers: Annotated[Positive, Field(description="API processes; by default one for each core")] = (
         Field(default_factory=usable_cores)
     )

@@ -38,9 +38,8 @@ from starlette.types import ASGIApp
 from serving.api import DigitAPI, run_batch
 from serving.batching import Prediction
 from serving.errors import TimedOut
-from serving.one_write import OneWriteProtocol
 from serving.session import Images
-from serving.supervisor import Supervisor, bind, end_with_parent
+from serving.supervisor import Supervisor, bind, end_with_parent, spell
 
 _logger = logging.getLogger("distillery")
 _spawn = multiprocessing.get_context("spawn")
@@ -170,17 +169,21 @@ class DigitServer(LitServer):  # type: ignore[misc]
         self,
         app: ASGIApp,
         *,
+        http: Callable[..., asyncio.Protocol],
         host: str,
         port: int,
         api_servers: int,
         log_level: str,
         on_ready: Callable[[str], None],
     ) -> None:
-        """Serve `app` until SIGTERM or SIGINT; `on_ready` gets the URL. Raises `ServiceError`."""
+        """Serve `app` until SIGTERM or SIGINT; `on_ready` gets the URL. Raises `ServiceError`.
+
+        `http` makes the protocol of a connection, called as uvicorn calls its own.
+        """
         sockets = bind(host, port, api_servers)
         config = uvicorn.Config(
             app,
-            http=OneWriteProtocol,
+            http=http,  # type: ignore[arg-type] # called as its class would be
             ws="none",
             lifespan="on",
             log_level=log_level,
@@ -196,8 +199,7 @@ class DigitServer(LitServer):  # type: ignore[misc]
             ready=self._report,
             patience=math.ceil(self.timeout) + 2,
         )
-        name, number = sockets[0].getsockname()[:2]
-        url = f"http://[{name}]:{number}" if ":" in name else f"http://{name}:{number}"
+        url = f"http://{spell(sockets[0])}"
         try:
             supervisor.run(lambda: on_ready(url))
         finally:
@@ -226,7 +228,7 @@ class DigitServer(LitServer):  # type: ignore[misc]
     def _run_api(self, index: int, config: uvicorn.Config, sockets: list[socket.socket]) -> None:
         """The life of one API process."""
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the group; the parent ends us
-        signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # uvicorn's own handler ends with this one
+        signal.signal(signal.SIGTERM, _end)  # uvicorn's own handler ends with this one
         end_with_parent()
         for other, listener in enumerate(sockets):
             if other != index:
@@ -238,3 +240,8 @@ class DigitServer(LitServer):  # type: ignore[misc]
         gc.collect()
         gc.freeze()  # what stands now stays: spare the collector the walk through all of FastAPI
         uvicorn.Server(config).run([sockets[index]])
+
+
+def _end(*_: object) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second one would break into the clean end
+    sys.exit(0)

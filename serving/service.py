@@ -2,9 +2,10 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Collection, Iterable
+from collections.abc import AsyncIterator, Collection, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
+from functools import partial
 from importlib.metadata import version
 
 from distillery import DistilleryError
@@ -12,9 +13,11 @@ from serving.admission import Admission, Bounds
 from serving.api import DigitAPI, ModelSettings
 from serving.config import Serve
 from serving.decode import Limits
+from serving.direct import DirectProtocol
 from serving.endpoint import Endpoint
 from serving.executors import Executor, InProcess, Workers
 from serving.front import Front
+from serving.grpc_port import grpc_address
 from serving.litserve_server import DigitServer
 from serving.open_inference import open_inference_routes
 from serving.openapi import describe_predictions
@@ -80,7 +83,8 @@ def serve(settings: Serve) -> None:
             if not workers:
                 metrics += [api.metrics for api in apis]
             keeper = asyncio.create_task(_keep_house(admission, metrics))
-            yield
+            async with _also_grpc(address, endpoints, admission, settings) if address else nullcontext():
+                yield
             keeper.cancel()
             for one in metrics:
                 one.publish()
@@ -112,15 +116,33 @@ def serve(settings: Serve) -> None:
     def announce(url: str) -> None:
         names = ", ".join(f"{name} (default)" if name == default else name for name in models)
         how = f"{settings.api_servers} API processes, executor {settings.executor}"
-        print(f"distillery-serve: ready at {url} · {names} · {how}", flush=True)
+        grpc = f" · gRPC at {address}" if address else ""
+        print(f"distillery-serve: ready at {url}{grpc} · {names} · {how}", flush=True)
 
-    server.serve(
-        front,
-        host=settings.host,
-        port=settings.port,
-        api_servers=settings.api_servers,
-        log_level=settings.log_level,
-        on_ready=announce,
+    with grpc_address(settings.host, settings.grpc_port) as address:
+        server.serve(
+            front,
+            http=partial(DirectProtocol, front, admission),
+            host=settings.host,
+            port=settings.port,
+            api_servers=settings.api_servers,
+            log_level=settings.log_level,
+            on_ready=announce,
+        )
+
+
+def _also_grpc(
+    address: str, endpoints: Mapping[str, Endpoint], admission: Admission, settings: Serve
+) -> AbstractAsyncContextManager[None]:
+    from serving.grpc_server import grpc_running  # noqa: PLC0415 - gRPC does not survive a fork: not before it
+
+    return grpc_running(
+        address,
+        endpoints,
+        admission,
+        version=version("distillery"),
+        max_message_bytes=settings.max_body_bytes,
+        patience=settings.request_timeout,
     )
 
 

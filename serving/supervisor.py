@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from multiprocessing import parent_process
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
+from typing import Any
 
 from distillery import DistilleryError
 from serving.metrics import forget_process
@@ -25,35 +26,49 @@ class ServiceError(DistilleryError):
     """The service cannot start, or cannot go on."""
 
 
+Kind = tuple[socket.AddressFamily, socket.SocketKind, int]
+
+
 def bind(host: str, port: int, count: int) -> list[socket.socket]:
     """`count` listening sockets on one address; port 0 takes a free one. Raises `ServiceError`."""
-    try:
-        family, kind, protocol, _, address = socket.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-    except socket.gaierror as error:
-        raise ServiceError(f"--host {host} is not an address of this machine: {error.strerror}") from None
-    # SO_REUSEPORT would let two services share a port in silence, so ask without it first.
-    probe = socket.socket(family, kind, protocol)
-    with probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(address)
-        except OSError as error:
-            raise ServiceError(
-                f"cannot listen on {host} port {port}: {os.strerror(error.errno or 0)}; "
-                "choose another --port or end what uses it"
-            ) from None
-        address = probe.getsockname()
+    kind, address = free_address(host, port, "--port")
     sockets = []
     for _ in range(count):
-        listener = socket.socket(family, kind, protocol)
+        listener = socket.socket(*kind)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         listener.bind(address)
         listener.listen(2048)
         sockets.append(listener)
     return sockets
+
+
+def free_address(host: str, port: int, flag: str) -> tuple[Kind, Any]:
+    """An address that nobody listens on, and the kind of socket for it. Raises `ServiceError` naming `flag`."""
+    try:
+        family, type_, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+    except socket.gaierror as error:
+        raise ServiceError(f"--host {host} is not an address of this machine: {error.strerror}") from None
+    # SO_REUSEPORT would let two services share a port in silence, so ask without it first.
+    kind = (family, type_, protocol)
+    with socket.socket(*kind) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(address)
+        except OSError as error:
+            raise ServiceError(
+                f"cannot listen on {host} port {port}: {os.strerror(error.errno or 0)}; "
+                f"choose another {flag} or end what uses it"
+            ) from None
+        return kind, probe.getsockname()
+
+
+def spell(bound: socket.socket) -> str:
+    """A socket's address as URLs have it."""
+    name, number = bound.getsockname()[:2]
+    return f"[{name}]:{number}" if ":" in name else f"{name}:{number}"
 
 
 def end_with_parent() -> None:
