@@ -45,8 +45,8 @@ def read_request(content: bytes, json_bytes: int | None, limits: Limits) -> Quer
             f"the body is not JSON up to byte {json_bytes:,}: {error}; before a binary tensor, "
             "Inference-Header-Content-Length says how long the JSON is"
         ) from None
-    wishes = read_wishes(as_object(document, "the body"))
-    return Query(_images(_input(document), text, content, limits), wishes)
+    tensor = _input(as_object(document, "the body"))
+    return Query(_images(tensor, text, content, limits), read_wishes(document))
 
 
 def _input(document: Object) -> Object:

@@ -177,7 +177,8 @@ def test_clients_at_once_all_get_their_own_answers_whatever_others_send(service:
         ("POST", "/predict", b"{", {}, 400, "malformed_body", "not JSON"),
         ("POST", "/predict", b'{"image": [1]}', {}, 422, "invalid_shape", "image has 1 values"),
         ("POST", "/predict", b"[]", {"Content-Type": "text/csv"}, 415, "unsupported_media_type", "text/csv"),
-        ("POST", "/predict", b"{}", {"Content-Encoding": "gzip"}, 415, "unsupported_media_type", "Content-Encoding"),
+        ("POST", "/predict", b"{}", {"Content-Encoding": "br"}, 415, "unsupported_encoding", "gzip and deflate"),
+        ("POST", "/predict", b"{}", {"Content-Encoding": "gzip"}, 400, "malformed_body", "says gzip, but the body"),
         ("POST", "/predict", b"GIF89a", {"Content-Type": "image/png"}, 422, "invalid_picture", "not a PNG or JPEG"),
         ("POST", "/predict/nobody", b"{}", {}, 404, "unknown_model", ", ".join(MODELS)),
         ("POST", "/predict/", b"{}", {}, 404, "unknown_model", "there is no model ''"),
@@ -319,8 +320,12 @@ def test_health_and_documentation(client: httpx.Client) -> None:
 def test_the_openapi_document_is_valid_and_right(client: httpx.Client) -> None:
     document = client.get("/openapi.json").json()
     openapi_spec_validator.validate(document)
+    model, version = "/v2/models/{model}", "/v2/models/{model}/versions/{version}"
     assert set(document["paths"]) == {
         "/predict", "/predict/{model}", "/models", "/models/{model}", "/health/live", "/health/ready", "/metrics",
+        "/v2", "/v2/health/live", "/v2/health/ready", "/v2/models/stats", "/v2/repository/index",
+        "/v2/repository/models/{model}/load", "/v2/repository/models/{model}/unload",
+        *(f"{one}{path}" for one in (model, version) for path in ("", "/ready", "/config", "/stats", "/infer")),
     }  # fmt: skip
     operation = document["paths"]["/predict/{model}"]["post"]
     assert operation["parameters"][0]["schema"]["enum"] == list(MODELS)
