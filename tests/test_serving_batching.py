@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Coroutine, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -170,5 +171,33 @@ def test_a_client_that_leaves_during_a_run_does_not_disturb_the_others() -> None
         leaver.cancel()
         recorder.gate.set()
         assert digits([await stayer]) == [[2]]
+
+    run(test())
+
+
+@pytest.mark.parametrize("kind", ["loop", "away"])
+def test_a_backlog_of_one_model_does_not_keep_another_waiting(kind: str) -> None:
+    async def test() -> None:
+        order: list[str] = []
+        loop = asyncio.get_running_loop()
+
+        def noting(model: str, thread: ThreadPoolExecutor) -> Batcher:
+            def note(inputs: list[Images]) -> list[Prediction]:
+                order.append(model)
+                return classify(inputs)
+
+            if kind == "loop":
+                return LoopBatcher(note, 1)
+            return AwayBatcher(lambda inputs: loop.run_in_executor(thread, note, inputs), 1)
+
+        with ThreadPoolExecutor(1) as thread:  # one for all models, as the service has it
+            busy, calm = noting("busy", thread), noting("calm", thread)
+            backlog = [submit(busy, images(1)) for _ in range(50)]
+            await backlog[2]
+            before = len(order)
+            await submit(calm, images(2))
+            assert order[before:].index("calm") <= 2
+            await asyncio.gather(*backlog)
+            assert order.count("busy") == 50
 
     run(test())

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import uvicorn
 import uvloop
+from connections import Connection
 from samples import sample_test
 from starlette.types import Receive, Scope, Send
 from uvicorn.protocols.http import httptools_impl
@@ -97,23 +98,6 @@ def test_a_second_length_or_another_amount_of_body_is_not_remembered() -> None:
     assert head_of(request(None, body=b"xy")[:-1]) is None
 
 
-class Connection:
-    """A client's bare connection."""
-
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self.reader, self.writer = reader, writer
-
-    async def answer(self) -> tuple[int, dict[str, str], bytes]:
-        head = (await self.reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")
-        headers = dict(line.lower().split(": ", 1) for line in head[1:] if line)
-        return int(head[0].split()[1]), headers, await self.reader.readexactly(int(headers["content-length"]))
-
-    async def ask(self, data: bytes) -> tuple[int, Any]:
-        self.writer.write(data)
-        status, _, body = await self.answer()
-        return status, json.loads(body)
-
-
 class Running:
     """A server in this process, which says how many requests went the whole way."""
 
@@ -123,7 +107,7 @@ class Running:
         self.clients: list[Connection] = []
 
     async def connect(self) -> Connection:
-        self.clients.append(Connection(*await asyncio.open_connection("127.0.0.1", self.port)))
+        self.clients.append(await Connection.to("127.0.0.1", self.port))
         return self.clients[-1]
 
 

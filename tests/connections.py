@@ -1,0 +1,26 @@
+"""A client's bare HTTP/1.1 connection, for tests that must know what is one connection and one write."""
+
+import asyncio
+import json
+from typing import Any, Self
+
+
+class Connection:
+    """One connection, kept alive."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.reader, self.writer = reader, writer
+
+    @classmethod
+    async def to(cls, host: str, port: int) -> Self:
+        return cls(*await asyncio.open_connection(host, port))
+
+    async def answer(self) -> tuple[int, dict[str, str], bytes]:
+        head = (await self.reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")
+        headers = dict(line.lower().split(": ", 1) for line in head[1:] if line)
+        return int(head[0].split()[1]), headers, await self.reader.readexactly(int(headers["content-length"]))
+
+    async def ask(self, data: bytes) -> tuple[int, Any]:
+        self.writer.write(data)
+        status, _, body = await self.answer()
+        return status, json.loads(body)

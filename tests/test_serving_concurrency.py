@@ -1,0 +1,84 @@
+"""Every answer belongs to its request: thousands of distinct digits at once, good ones among bad ones."""
+
+import asyncio
+import json
+import random
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import numpy as np
+import pytest
+from connections import Connection
+from numpy.typing import NDArray
+from samples import sample_test
+
+from benchmarks.servers import Executor, running_service
+from serving.repository import load_repository
+from serving.session import Session
+
+MODELS = ("teacher", "student", "student-int8")
+CLIENTS, REQUESTS = 16, 60
+BAD = '{"image": [[256]]}'
+
+
+def distinct_digits(count: int) -> NDArray[np.uint8]:
+    """Sample digits with noise of their own: no two are alike."""
+    digits = np.resize(sample_test().images.numpy(), (count, 28, 28)).copy()
+    noise = np.random.default_rng(0).integers(0, 64, digits.shape, np.uint8)
+    return np.maximum(digits, noise)
+
+
+def message(path: str, body: bytes, *headers: str) -> bytes:
+    lines = (f"POST {path} HTTP/1.1", "Host: x", "Content-Type: application/json", *headers)
+    return "\r\n".join((*lines, f"Content-Length: {len(body)}", "", "")).encode() + body
+
+
+def as_predict(model: str, images: NDArray[np.uint8]) -> bytes:
+    return message(f"/predict/{model}", json.dumps({"images": images.tolist()}).encode())
+
+
+def as_tensor(model: str, images: NDArray[np.uint8]) -> bytes:
+    tensor = {"name": "image", "datatype": "UINT8", "shape": images.shape}
+    tensor["parameters"] = {"binary_data_size": images.size}
+    text = json.dumps({"inputs": [tensor]}).encode()
+    length = f"Inference-Header-Content-Length: {len(text)}"
+    return message(f"/v2/models/{model}/infer", text + images.tobytes(), length)
+
+
+def probabilities(answer: dict[str, Any]) -> Any:
+    if "predictions" in answer:
+        return [one["probabilities"] for one in answer["predictions"]]
+    output = next(output for output in answer["outputs"] if output["name"] == "probabilities")
+    return np.reshape(output["data"], output["shape"])
+
+
+@pytest.mark.parametrize("executor", ["inprocess", "workers"])
+def test_every_answer_belongs_to_its_request(model_repository: Path, executor: Executor) -> None:
+    entries = load_repository(model_repository)
+    sessions = {name: Session(entries[name].path) for name in MODELS}
+    images = distinct_digits(CLIENTS * REQUESTS * 4)
+    expected = {name: session.run(images)[1] for name, session in sessions.items()}
+
+    async def client(url: str, number: int) -> int:
+        choice = random.Random(number)  # noqa: S311 - a choice to be made again
+        connection = await Connection.to(str(urlsplit(url).hostname), urlsplit(url).port or 0)
+        answered = 0
+        for index in range(REQUESTS):
+            model, form = choice.choice(MODELS), choice.choice((as_predict, as_tensor))
+            start = (number * REQUESTS + index) * 4
+            part = slice(start, start + choice.choice((1, 1, 2, 4)))
+            if choice.random() < 0.1:
+                assert (await connection.ask(message(f"/predict/{model}", BAD.encode())))[0] == 422
+            status, answer = await connection.ask(form(model, images[part]))
+            assert status == 200, answer
+            assert np.allclose(probabilities(answer), expected[model][part], atol=1e-4)
+            answered += part.stop - part.start
+        connection.writer.close()
+        return answered
+
+    async def clients(url: str) -> int:
+        return sum(await asyncio.gather(*(client(url, number) for number in range(CLIENTS))))
+
+    with running_service(model_repository, "--executor", executor, "--api-servers", "2") as url:
+        assert asyncio.run(clients(url)) > CLIENTS * REQUESTS
