@@ -1,0 +1,80 @@
+"""`distillery-bench footprint`: what the service takes before anybody asks it anything.
+
+distillery-bench footprint --executor inprocess,workers
+"""
+
+import json
+import time
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import psutil
+from pydantic import Field, PositiveFloat, PositiveInt
+
+from benchmarks.models import model_facts, select_models
+from benchmarks.profiling import api_processes
+from benchmarks.results import RESULTS, warn_if_busy, write_result
+from benchmarks.servers import Executor, running_service
+from distillery import Command
+
+MIB = 2**20
+
+
+class FootprintBench(Command):
+    """Measure start to ready, memory of the processes and idle CPU of the service.
+
+    Memory is the proportional set size (PSS): pages shared by several processes count in parts. Prints one line
+    of JSON; keeps everything in a file under --results-dir.
+    """
+
+    config: Path | None = Field(None, description="TOML file with these settings")
+    models_dir: Path = Field(Path("models"), description="the model repository that is served")
+    executor: list[Executor] = Field(["inprocess", "workers"], description="executors to start it with")
+    starts: PositiveInt = Field(5, description="how often it is started")
+    idle_seconds: PositiveFloat = Field(20.0, description="how long it is watched doing nothing")
+    results_dir: Path = Field(RESULTS, description="where the result is kept")
+
+    def run(self) -> None:
+        warn_if_busy()
+        rows = [self._measure(executor) for executor in self.executor]
+        data = {
+            "models": model_facts(select_models(self.models_dir, [])),
+            "idle_seconds": self.idle_seconds,
+            "rows": rows,
+        }
+        path = write_result("footprint", data, folder=self.results_dir)
+        print(json.dumps({"result": str(path), "rows": rows}))
+
+    def _measure(self, executor: Executor) -> dict[str, Any]:
+        starts = []
+        for _ in range(self.starts):
+            started = time.perf_counter()
+            with running_service(self.models_dir, "--executor", executor):
+                starts.append(time.perf_counter() - started)
+        with running_service(self.models_dir, "--executor", executor):
+            apis = api_processes()
+            parent = apis[0].parent()
+            everything = [
+                *([parent] if parent else []),
+                *(parent.children(recursive=True) if parent else apis),
+            ]
+            time.sleep(2)  # what it does once, it has done
+            before = _cpu_seconds(everything)
+            time.sleep(self.idle_seconds)
+            idle = (_cpu_seconds(everything) - before) / self.idle_seconds
+            memory = [process.memory_full_info().pss / MIB for process in apis]
+            total = sum(process.memory_full_info().pss for process in everything) / MIB
+        return {
+            "executor": executor,
+            "api_processes": len(apis),
+            "start_to_ready_s": round(median(starts), 2),
+            "starts_s": [round(seconds, 2) for seconds in starts],
+            "pss_per_api_process_mib": round(max(memory), 1),
+            "pss_of_everything_mib": round(total, 1),
+            "idle_cpu_of_a_core": round(idle, 4),
+        }
+
+
+def _cpu_seconds(processes: list[psutil.Process]) -> float:
+    return sum(sum(process.cpu_times()[:2]) for process in processes)
