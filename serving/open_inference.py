@@ -81,7 +81,7 @@ def open_inference_routes(endpoints: Mapping[str, Endpoint]) -> tuple[dict[str, 
             routes[f"{_MODELS}{path}{_INFER}"] = Route(protocol, endpoint)
 
     def owns(path: str) -> bool:
-        return path.startswith(_MODELS) and path.endswith(_INFER)
+        return path.startswith(_MODELS) and path.removeprefix(_MODELS).endswith(_INFER)
 
     def explain(path: str) -> RequestError:
         name, _, version = path.removeprefix(_MODELS).removesuffix(_INFER).partition("/versions/")

@@ -1,6 +1,6 @@
-"""The OpenAPI document: FastAPI's, with the two prediction routes that are answered in front of it."""
+"""The OpenAPI document: FastAPI's, with the predictions that are answered in front of it; see `serving.v2_openapi`."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Set
 from typing import Any
 
 from fastapi import FastAPI
@@ -15,6 +15,12 @@ TIMING_HEADER = {
     "description": "decode, queue, inference and total, in milliseconds",
     "schema": {"type": "string"},
 }
+CONTENT_ENCODING = {
+    "name": "Content-Encoding",
+    "in": "header",
+    "description": "how the body is compressed",
+    "schema": {"type": "string", "enum": ["gzip", "deflate", "identity"]},
+}
 _PICTURE = {"schema": {"type": "string", "format": "binary"}}
 
 
@@ -23,6 +29,7 @@ def describe_predictions(app: FastAPI, models: Mapping[str, Any], default: str, 
     add_schemas(app, OneImage, ManyImages, PredictAnswer, ErrorAnswer)
     operation: dict[str, Any] = {
         "tags": ["predictions"],
+        "parameters": [CONTENT_ENCODING],
         "requestBody": {"required": True, "content": _bodies()},
         "responses": {
             "200": {
@@ -30,7 +37,9 @@ def describe_predictions(app: FastAPI, models: Mapping[str, Any], default: str, 
                 "headers": {"Server-Timing": TIMING_HEADER},
                 "content": {"application/json": {"schema": ref(PredictAnswer)}},
             },
-            **refusals(ErrorAnswer, lambda kind: kind.status, guarded=guarded),
+            **refusals(
+                ErrorAnswer, lambda kind: kind.status, never=set() if guarded else {errors.Unauthorized}
+            ),
         },
     }
     paths = {
@@ -46,7 +55,8 @@ def describe_predictions(app: FastAPI, models: Mapping[str, Any], default: str, 
                     "in": "path",
                     "required": True,
                     "schema": {"type": "string", "enum": list(models)},
-                }
+                },
+                CONTENT_ENCODING,
             ],
         },
     }
@@ -97,12 +107,15 @@ def _bodies() -> dict[str, Any]:
 
 
 def refusals(
-    body: type[BaseModel], status: Callable[[type[errors.RequestError]], int], *, guarded: bool
+    body: type[BaseModel],
+    status: Callable[[type[errors.RequestError]], int],
+    *,
+    never: Set[type[errors.RequestError]],
 ) -> dict[str, Any]:
-    """Every error a prediction may end in, by `status`, read from the error classes themselves."""
+    """Every error a prediction may end in, by `status`, read from the error classes but for `never`."""
     kinds: dict[int, list[type[errors.RequestError]]] = {}
     for kind in _all_kinds(errors.RequestError):
-        if guarded or kind is not errors.Unauthorized:
+        if kind not in never:
             kinds.setdefault(status(kind), []).append(kind)
     return {
         str(number): {

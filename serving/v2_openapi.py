@@ -5,12 +5,14 @@ from typing import Any
 
 from fastapi import FastAPI
 
+from serving.errors import InvalidPicture, RequestError, TooManyPixels, Unauthorized, UnsupportedMediaType
 from serving.open_inference import error_status
-from serving.openapi import TIMING_HEADER, add_posts, add_schemas, ref, refusals
+from serving.openapi import CONTENT_ENCODING, TIMING_HEADER, add_posts, add_schemas, ref, refusals
 from serving.repository import ModelEntry
 from serving.v2_schemas import InferError, InferRequest, InferResponse
 
 _JSON_LENGTH = {"type": "integer", "minimum": 0}
+_OF_PICTURES: set[type[RequestError]] = {InvalidPicture, TooManyPixels, UnsupportedMediaType}
 _BINARY = {"type": "string", "format": "binary"}
 
 
@@ -19,11 +21,12 @@ def describe_inference(app: FastAPI, models: Mapping[str, ModelEntry], *, guarde
     add_schemas(app, InferRequest, InferResponse, InferError)
     model = _path("model", list(models))
     version = _path("version", sorted({entry.manifest.version for entry in models.values()}))
+    never = _OF_PICTURES if guarded else _OF_PICTURES | {Unauthorized}
     operation: dict[str, Any] = {
         "tags": ["Open Inference Protocol"],
         "summary": "Classify digits, as the Open Inference Protocol asks for it",
         "requestBody": {"required": True, "content": _bodies()},
-        "responses": {"200": _answer(), **refusals(InferError, error_status, guarded=guarded)},
+        "responses": {"200": _answer(), **refusals(InferError, error_status, never=never)},
     }
     paths = {
         "/v2/models/{model}/infer": operation | {"operationId": "infer", "parameters": [model, *_HEADERS]},
@@ -40,11 +43,7 @@ _HEADERS = [
         "schema": _JSON_LENGTH,
         "description": "bytes of JSON before the binary tensor; 0: the body is nothing but pixels",
     },
-    {
-        "name": "Content-Encoding",
-        "in": "header",
-        "schema": {"type": "string", "enum": ["gzip", "deflate", "identity"]},
-    },
+    CONTENT_ENCODING,
 ]
 
 

@@ -116,11 +116,15 @@ def test_pictures_may_come_compressed_too(client: httpx.Client) -> None:
     assert packed.json()["predictions"] == plain.json()["predictions"]
 
 
-def test_one_image_is_answered_as_alone(client: httpx.Client, expected: dict[str, Any]) -> None:
-    for index in (0, 7):
+def test_a_connection_gets_right_answers_whatever_was_wrong_before(
+    client: httpx.Client, expected: dict[str, Any]
+) -> None:
+    for index in range(20):
         headers, body = binary(DIGITS[index : index + 1])
         found = values(client.post(INFER, content=body, headers=headers))
         assert np.abs(found["logits"] - expected["logits"][[index]]).max() < 1e-4
+        wrong = client.post(INFER, content=body.replace(b"UINT8", b"UINT9"), headers=headers)
+        assert (wrong.status_code, "'UINT9'; expected 'UINT8'" in wrong.json()["error"]) == (400, True)
 
 
 @pytest.mark.parametrize(
