@@ -54,9 +54,6 @@ def open_loop(plan: Plan) -> Timeline:
     pool = Pool(plan.host, plan.port, plan.connections)
     warm_up = [requests[0]] * plan.connections
     _run(pool, warm_up, [0.0] * len(warm_up), limit_s=plan.limit_s, bound=None)
-    with contextlib.suppress(OSError):  # not every kernel lets a process wake up on time
-        Path("/proc/self/timerslack_ns").write_text("1")
-    gc.disable()
     result = _run(pool, chosen, arrivals.tolist(), limit_s=plan.limit_s, bound=plan.bound)
     pool.close()
     return result
@@ -116,6 +113,9 @@ def read_plan(document: str) -> Plan:
 
 
 if __name__ == "__main__":
+    with contextlib.suppress(OSError):  # not every kernel lets a process wake up on time
+        Path("/proc/self/timerslack_ns").write_text("1")
+    gc.disable()  # a process so short-lived does without; a collection is a pause in the schedule
     try:
         done = open_loop(read_plan(Path(sys.argv[1]).read_text()))
     except OSError as error:

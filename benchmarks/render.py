@@ -13,6 +13,7 @@ from benchmarks.errors import BenchmarkError
 from benchmarks.markdown import accuracy_section, results_section
 from benchmarks.picture import draw_results, drawn_from
 from benchmarks.results import RESULTS, latest, read_result
+from benchmarks.scenarios_markdown import scenarios_section
 from benchmarks.sections import Section, Source
 from distillery import Command
 
@@ -30,6 +31,7 @@ SECTIONS = (
         more_kinds=("accuracy_notebook", "training"),
         to_markdown=accuracy_section,
     ),
+    Section(name="scenarios", kinds=("scenarios",), to_markdown=scenarios_section),
 )
 
 

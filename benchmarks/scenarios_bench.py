@@ -8,22 +8,20 @@ What of LoadGen's rules is kept stands in `benchmarks/scenarios.py`.
 
 import json
 import os
-from collections.abc import Iterator
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
-from rich.table import Table
 
 from benchmarks.models import model_facts, select_models
 from benchmarks.results import RESULTS, warn_if_busy, write_result
-from benchmarks.scenarios import METRICS, Rules, Scenario, run_scenario
+from benchmarks.scenarios import METRICS, Row, Rules, Scenario, run_scenario
+from benchmarks.scenarios_markdown import scenarios_tables
 from benchmarks.served_system import OFFLINE_CONNECTIONS, ServedSystem
 from benchmarks.server_search import Settings
 from benchmarks.servers import Executor, running_service
@@ -41,6 +39,12 @@ LIMITATIONS = (
     "loopback interface: no network between client and server",
     "a session is asked by threads of this process; a batch is all that has arrived, up to 64",
 )
+
+RULES = {
+    *("single", "several", "connections", "threads", "bound_ms", "seconds", "rounds", "samples"),
+    *("probe_seconds", "probe_queries", "confirmations", "longest_seconds", "seed"),
+}
+"""Settings that decide what the figures mean; kept with them."""
 
 
 class ScenariosBench(Command):
@@ -68,7 +72,7 @@ class ScenariosBench(Command):
         None, description="API processes; the service's default is the cores"
     )
     single: Literal["json", "png", "binary"] = Field("json", description="what one image is sent as")
-    several: Literal["json", "binary"] = Field("json", description="what 8 and 64 images are sent as")
+    several: Literal["json", "binary"] = Field("binary", description="what 8 and 64 images are sent as")
     connections: PositiveInt = Field(64, description="connections in Server; queries wait for one")
     threads: PositiveInt = Field(CORES, description="threads that run a bare session in Server and Offline")
     bound_ms: PositiveFloat = Field(10.0, description="Server: p99 may not be above it")
@@ -90,7 +94,7 @@ class ScenariosBench(Command):
         warn_if_busy()
         entries = select_models(self.models_dir, self.models)
         rules = self._rules()
-        rows: list[dict[str, Any]] = []
+        rows: list[Row] = []
         with _progress() as progress:
             names = (["session"] if self.session else []) + self._services()
             task = progress.add_task("", total=len(names) * len(self.scenarios) * len(entries))
@@ -106,18 +110,8 @@ class ScenariosBench(Command):
                         progress.advance(task, len(systems))
         data = {
             "models": model_facts(entries),
-            "rules": self.model_dump(
-                include={
-                    "single",
-                    "several",
-                    "connections",
-                    "threads",
-                    "bound_ms",
-                    "seconds",
-                    "rounds",
-                    "seed",
-                }
-            )
+            "rounds": self.rounds,
+            "rules": self.model_dump(include=RULES)
             | {"offline_connections": OFFLINE_CONNECTIONS, "batch": BATCH},
             "limitations": LIMITATIONS,
             "rows": rows,
@@ -190,36 +184,6 @@ class ScenariosBench(Command):
             threads=self.threads,
             limit_s=self.longest_seconds,
         )
-
-
-def scenarios_tables(rows: list[dict[str, Any]]) -> Iterator[Table]:
-    """Lay out the rows of `run_scenario`: a table for each scenario."""
-    for scenario in dict.fromkeys(row["scenario"] for row in rows):
-        alike = [row for row in rows if row["scenario"] == scenario]
-        title = f"{scenario}: {alike[0]['metric']}, {alike[0]['unit']}"
-        table = Table(
-            title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False
-        )
-        left = ("system", "model")
-        for name in (*left, "figure", "× teacher", "p50 ms", "p90 ms", "p99 ms", "queries"):
-            table.add_column(name, justify="left" if name in left else "right", no_wrap=True)
-        for row in alike:
-            table.add_row(
-                *(row[name] for name in left),
-                figure_of(row),
-                f"{row['ratio']:.2f}" if row["ratio"] else "",
-                *(f"{row[name]:,.3f}" if name in row else "" for name in ("p50_ms", "p90_ms", "p99_ms")),
-                f"{row['queries']:,}" if "queries" in row else "",
-            )
-        yield table
-
-
-def figure_of(row: dict[str, Any]) -> str:
-    """Return the figure of a row for people; a rate that only the generator limits is a lower bound."""
-    if row["figure"] is None:
-        return "none"
-    at_least = "≥ " if row.get("limited_by") == "generator" else ""
-    return at_least + f"{row['figure']:,.{3 if row['unit'] == 'ms' else 0}f}"
 
 
 def _progress() -> Progress:

@@ -26,6 +26,8 @@ PERCENTILE = 0.99
 TRIES = 2
 LONGER = 2
 """A confirming run is so much longer than a probe."""
+BOUNDS = 10
+"""A run lasts at least so many times the bound: the queue of an overloaded system needs time to grow."""
 
 RunAt = Callable[[float, int, int, Bound], Timeline]
 """From rate (1/s), number of queries, seed and bound to what was seen."""
@@ -131,9 +133,8 @@ class Search:
         settings = self._settings
         for _ in range(runs):
             seed = next(self._seeds)
-            queries = min(
-                max(settings.least, round(rate * settings.seconds * length)), round(rate * settings.longest_s)
-            )
+            seconds = max(settings.seconds, BOUNDS * settings.bound_ms / 1e3) * length
+            queries = min(max(settings.least, round(rate * seconds)), round(rate * settings.longest_s))
             allowed = allowed_overlatency(queries, PERCENTILE)
             self._progress(rate)
             timeline = self._run_at(rate, queries, seed, Bound(ms=settings.bound_ms, allowed=allowed))
