@@ -49,7 +49,7 @@ bench: $(INSTALLED) ## measure sessions and HTTP, and render the README's table 
 
 system: ## install the Debian packages that some tests and benchmarks want
 	@$(SUDO) apt-get update -qq
-	@$(SUDO) apt-get install -qq --yes --no-install-recommends prometheus wrk
+	@$(SUDO) apt-get install -qq --yes --no-install-recommends libb64-0d prometheus wrk
 
 serving-alone: $(INSTALLED) ## install the serving extra alone, start it, ask it one digit
 	@.ci/serving-alone

@@ -5,6 +5,7 @@ import sys
 from benchmarks.accuracy import AccuracyBench
 from benchmarks.demo import Demo
 from benchmarks.http_bench import HttpBench
+from benchmarks.perf_analyzer import PerfAnalyzerBench
 from benchmarks.render import RenderBench
 from benchmarks.scenarios_bench import ScenariosBench
 from benchmarks.session_bench import SessionBench
@@ -16,6 +17,7 @@ COMMANDS: dict[str, type[Command]] = {
     "session": SessionBench,
     "http": HttpBench,
     "scenarios": ScenariosBench,
+    "perf-analyzer": PerfAnalyzerBench,
     "training": TrainingBench,
     "accuracy": AccuracyBench,
     "render": RenderBench,
