@@ -11,6 +11,7 @@ from pydantic import Field
 
 from benchmarks.errors import BenchmarkError
 from benchmarks.markdown import accuracy_section, results_section
+from benchmarks.perf_analyzer_markdown import perf_analyzer_section
 from benchmarks.picture import draw_results, drawn_from
 from benchmarks.results import RESULTS, latest, read_result
 from benchmarks.scenarios_markdown import scenarios_section
@@ -32,6 +33,7 @@ SECTIONS = (
         to_markdown=accuracy_section,
     ),
     Section(name="scenarios", kinds=("scenarios",), to_markdown=scenarios_section),
+    Section(name="perf-analyzer", kinds=("perf_analyzer",), to_markdown=perf_analyzer_section),
 )
 
 
@@ -78,7 +80,7 @@ class RenderBench(Command):
         found = {kind: latest(kind, folder=self.results_dir) for kind in kinds}
         for kind in section.kinds:
             if found[kind] is None:
-                command = kind.partition("_")[0]  # accuracy_quick is what `accuracy` leaves of the recipe
+                command = kind.removesuffix("_quick").replace("_", "-")  # the recipe is a flag of `accuracy`
                 raise BenchmarkError(
                     f"{self.results_dir} has no {kind} result; run distillery-bench {command}"
                 )

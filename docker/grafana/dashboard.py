@@ -224,6 +224,22 @@ def panels() -> list[Json]:
             about="One answer in a hundred was slower.",
         ),
         graph(
+            "Where a request's time goes",
+            [
+                query(
+                    f"sum by (model, stage) (rate(distillery_request_stage_seconds_total{{{MODELS}}}[1m]))"
+                    " / on (model) group_left ()"
+                    f" (sum by (model) (rate(distillery_queue_wait_seconds_count{{{MODELS}}}[1m])) > 0)",
+                    "{{model}} · {{stage}}",
+                )
+            ],
+            unit="s",
+            width=24,
+            log=True,
+            about="Means of answered requests: decode the body, queue for a run, inference (the whole run that the "
+            "request was part of), delivery (its turn once the run has finished), encode the answer.",
+        ),
+        graph(
             "Throughput: images",
             [query(f"model:distillery_images:rate1m{{{MODELS}}}")],
             unit="ops",
