@@ -77,7 +77,7 @@ class ScenariosBench(Command):
     threads: PositiveInt = Field(CORES, description="threads that run a bare session in Server and Offline")
     bound_ms: PositiveFloat = Field(10.0, description="Server: p99 may not be above it")
     seconds: PositiveFloat = Field(2.0, description="least duration of SingleStream, MultiStream and Offline")
-    rounds: PositiveInt = Field(3, description="how often the models have their turn in these")
+    rounds: PositiveInt = Field(2, description="how often the models have their turn in these")
     samples: PositiveInt = Field(24_576, description="Offline: least number of samples")
     probe_seconds: PositiveFloat = Field(
         1.0, description="Server: length of a probe; confirmed by twice that"
