@@ -31,7 +31,8 @@ from serving.metrics import (
 )
 
 # Numbers that a thread may note while the event loop publishes only ever grow, and what is published is the
-# growth since the last time: nothing is set back to zero, so nothing that is noted meanwhile is lost.
+# growth since the last time: nothing is set back to zero, so nothing that is noted meanwhile is lost. A count
+# grows last, because it is what tells `publish` that there is something new.
 
 
 class _Tally:
@@ -47,14 +48,16 @@ class _Tally:
 
     def observe(self, amount: float) -> None:
         bucket = bisect_left(self._bounds, amount)
-        self._counts[bucket] += 1
         self._total += amount
+        self._counts[bucket] += 1
 
     def publish(self) -> float:
         """Return by how much the sum has grown since the last time."""
-        counts, total = self._counts.copy(), self._total
-        growth = total - self._published_total
-        if growth:
+        counts = self._counts.copy()
+        growth = 0.0
+        if counts != self._published_counts:
+            total = self._total
+            growth = total - self._published_total
             new = [now - before for now, before in zip(counts, self._published_counts, strict=True)]
             self._histogram.add(new, growth)
             self._published_counts, self._published_total = counts, total
@@ -99,10 +102,10 @@ class RunMetrics:
         runs = self._runs.get(images)
         if runs is None:
             runs = self._runs.setdefault(images, _Runs(self._model, images))
-        runs.count += 1
         runs.batch_seconds += batch_seconds
         runs.predict_seconds += predict_seconds
         runs.unbatch_seconds += unbatch_seconds
+        runs.count += 1
 
     def publish(self) -> None:
         """Make visible to all processes what was noted since the last time."""
@@ -126,9 +129,16 @@ class RequestMetrics:
         self._statuses: defaultdict[tuple[str, int], int] = defaultdict(int, {("rest", 200): 0})
         self._digits = [0] * 10
         self._seconds = _Tally(REQUEST_SECONDS.labels(model), SECONDS)
-        self._failed_seconds = 0.0
-        self._queue_seconds = _Tally(QUEUE_SECONDS.labels(model), SECONDS)
+        self._failed = 0.0
+        self._queue = _Tally(QUEUE_SECONDS.labels(model), SECONDS)
         self._decode = self._inference = self._delivery = self._encode = 0.0
+        # Looking one up by its labels takes as long as writing to it.
+        self._in_flight = IN_FLIGHT.labels(model)
+        self._last_prediction = LAST_PREDICTION.labels(model)
+        self._failed_seconds = FAILED_SECONDS.labels(model)
+        self._stage_seconds = [STAGE_SECONDS.labels(model, stage) for stage in STAGES]
+        self._images = IMAGES.labels(model)
+        self._predictions = [PREDICTIONS.labels(model, str(digit)) for digit in range(10)]
 
     def predicted(
         self,
@@ -140,7 +150,7 @@ class RequestMetrics:
         encode_seconds: float,
     ) -> None:
         """Note what a request was answered, and the seconds it spent in each of the stages."""
-        self._queue_seconds.observe(queue_seconds)
+        self._queue.observe(queue_seconds)
         self._decode += decode_seconds
         self._inference += inference_seconds
         self._delivery += delivery_seconds
@@ -154,24 +164,32 @@ class RequestMetrics:
         if seconds is not None:
             self._seconds.observe(seconds)
             if status != 200:
-                self._failed_seconds += seconds
+                self._failed += seconds
 
     def publish(self) -> None:
         """Make visible to all processes what was noted since the last time."""
-        self._seconds.publish()
-        FAILED_SECONDS.labels(self._model).inc(self._failed_seconds)
-        queued = self._queue_seconds.publish()
-        stages = (self._decode, queued, self._inference, self._delivery, self._encode)
-        for stage, seconds in zip(STAGES, stages, strict=True):
-            STAGE_SECONDS.labels(self._model, stage).inc(seconds)
-        IN_FLIGHT.labels(self._model).set(self.in_flight)
+        self._in_flight.set(self.in_flight)
+        if self._statuses:
+            self._publish_answers()
         if images := sum(self._digits):
-            LAST_PREDICTION.labels(self._model).set(time.time())
-        IMAGES.labels(self._model).inc(images)
-        for digit, count in enumerate(self._digits):
-            PREDICTIONS.labels(self._model, str(digit)).inc(count)
+            self._publish_predictions(images)
+
+    def _publish_answers(self) -> None:
+        self._seconds.publish()
+        self._failed_seconds.inc(self._failed)
         for (protocol, status), count in self._statuses.items():
             REQUESTS.labels(self._model, protocol, str(status)).inc(count)
-        self._failed_seconds = self._decode = self._inference = self._delivery = self._encode = 0.0
+        self._failed = 0.0
+        self._statuses.clear()
+
+    def _publish_predictions(self, images: int) -> None:
+        stages = (self._decode, self._queue.publish(), self._inference, self._delivery, self._encode)
+        for counter, seconds in zip(self._stage_seconds, stages, strict=True):
+            counter.inc(seconds)
+        self._last_prediction.set(time.time())
+        self._images.inc(images)
+        for counter, count in zip(self._predictions, self._digits, strict=True):
+            if count:
+                counter.inc(count)
+        self._decode = self._inference = self._delivery = self._encode = 0.0
         self._digits = [0] * 10
-        self._statuses = defaultdict(int, dict.fromkeys(self._statuses, 0))

@@ -16,9 +16,12 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 from samples import sample_test
+from test_serving_processes import service as started
+from tritonclient import grpc as triton_grpc
 from tritonclient.http import InferenceServerClient, InferInput
+from tritonclient.utils import InferenceServerException
 
-from benchmarks.servers import running_service
+from benchmarks.servers import free_port, running_service
 from serving.metrics import FOLDER_VARIABLE, merged
 
 DIGITS = sample_test().images.numpy()
@@ -69,6 +72,12 @@ def failed(url: str, model: str) -> int:
     return int(statistics(url, model)["inference_stats"]["fail"]["count"])
 
 
+def wait_until_counted(url: str, model: str, rounds: int) -> None:
+    """Each round of `ask` is three good and three bad requests."""
+    eventually(lambda: (answered(url, model), failed(url, model)) == (3 * rounds, 3 * rounds))
+    time.sleep(0.15)  # what is published at once is not read at once
+
+
 def ask(url: str, model: str) -> None:
     """Eight images in three good requests, and three bad ones, each round on connections of its own."""
     one = InferInput("image", [4, 28, 28], "UINT8")
@@ -100,9 +109,7 @@ def test_counts_are_exact_and_times_add_up(service: str) -> None:
     before, rounds = time.time(), THREADS * ROUNDS
     untouched = statistics(service, "student")
     ask_from_many_connections(service, "teacher")
-    eventually(
-        lambda: answered(service, "teacher") == 3 * rounds and failed(service, "teacher") == 3 * rounds
-    )
+    wait_until_counted(service, "teacher", rounds)
     stats = statistics(service, "teacher")
     requests, runs = stats["inference_stats"], stats["batch_stats"]
 
@@ -192,25 +199,36 @@ def test_they_are_for_those_who_have_the_key(models_dir: Path) -> None:
 
 
 def test_a_process_that_dies_leaves_its_counts(models_dir: Path) -> None:
-    with running_service(models_dir, "--api-servers", "2") as url:
+    with started(models_dir, "--api-servers", "2") as running:
+        url = running.wait_until_ready()
+        ready = time.monotonic()
         ask_from_many_connections(url, "student")
-        eventually(lambda: answered(url, "student") == 3 * THREADS * ROUNDS)
+        wait_until_counted(url, "student", THREADS * ROUNDS)
         before = statistics(url, "student")
-        time.sleep(1)  # a process that dies younger would end the service
-        dead, alive = api_processes(url)
+        time.sleep(
+            max(0.0, ready + 1.1 - time.monotonic())
+        )  # a process that dies young would end the service
+        dead, alive = running.children()
         os.kill(dead, signal.SIGKILL)
-        eventually(lambda: len(api_processes(url)) == 2 and dead not in api_processes(url), seconds=5)
-        assert alive in api_processes(url)
+        eventually(lambda: len(running.children()) == 2 and dead not in running.children(), seconds=5)
+        assert alive in running.children()
         assert statistics(url, "student") == before
         ask_from_many_connections(url, "student")
-        eventually(lambda: answered(url, "student") == 6 * THREADS * ROUNDS)
+        wait_until_counted(url, "student", 2 * THREADS * ROUNDS)
+        running.end()
 
 
-def api_processes(url: str) -> list[int]:
-    """Children of the service on this port; they are forked, so they have its command line."""
-    parents = {}
-    for folder in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):
-            if f"\0--port\0{urlsplit(url).port}\0" in (folder / "cmdline").read_text():
-                parents[int(folder.name)] = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
-    return [child for child, parent in parents.items() if parent in parents]
+def test_grpc_counts_with_the_others(models_dir: Path) -> None:
+    port = free_port()
+    with running_service(models_dir, "--api-servers", "1", "--grpc-port", str(port)) as url:
+        images = triton_grpc.InferInput("image", [4, 28, 28], "UINT8")
+        images.set_data_from_numpy(DIGITS[:4])
+        wrong = triton_grpc.InferInput("picture", [4, 28, 28], "UINT8")
+        wrong.set_data_from_numpy(DIGITS[:4])
+        with triton_grpc.InferenceServerClient(f"127.0.0.1:{port}") as client:
+            client.infer("teacher", [images])
+            with pytest.raises(InferenceServerException, match="picture"):
+                client.infer("teacher", [wrong])
+        eventually(lambda: (answered(url, "teacher"), failed(url, "teacher")) == (1, 1))
+        eventually(lambda: statistics(url, "teacher")["inference_count"] == 4)
+        eventually(lambda: statistics(url, "teacher")["batch_stats"][0]["batch_size"] == 4)
