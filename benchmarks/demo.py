@@ -5,26 +5,19 @@ was interrupted; then starts the service, sends it every test digit for every mo
 and fails when any of it is not as it should be.
 """
 
-import http.client
-import json
 import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import numpy as np
-import numpy.typing as npt
-import torch
 from pydantic import Field
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.progress import Progress, track
 from rich.table import Table
-from torch import Tensor
 
 from benchmarks.errors import BenchmarkError
 from benchmarks.models import model_facts, select_models
@@ -34,6 +27,7 @@ from benchmarks.sessions import REFERENCE, measure_sessions, open_session
 from benchmarks.turns import measure_in_turns, order
 from benchmarks.workloads import service_workload
 from distillery import Command
+from serving.client import Client
 from serving.repository import ModelEntry
 from training.data import Digits, find_mnist, load_test
 
@@ -41,7 +35,6 @@ MODELS = ("teacher", "student", "student-int8", "student-alone")
 MOST_ERRORS = {"teacher": 95, "student": 100}
 LEAST_GAIN = 35
 """Test errors that distillation must save: the student alone errs on at least so many digits more."""
-IMAGES_PER_REQUEST = 250
 
 
 class Demo(Command):
@@ -71,9 +64,9 @@ class Demo(Command):
         test = load_test(find_mnist(self.data_dir))
         console.rule("[bold]serve and measure", align="left")
         with running_service(self.models_dir) as url:
-            bodies = [_json_body(part) for part in torch.split(test.images, IMAGES_PER_REQUEST)]
-            for entry in track(entries.values(), "every test digit over HTTP", console=console):
-                _check_every_digit(url, entry, test, bodies)
+            with Client(url) as client:
+                for entry in track(entries.values(), "every test digit over HTTP", console=console):
+                    _check_every_digit(client, entry, test)
             sessions = measure_sessions(
                 {name: entry.path for name, entry in entries.items()}, batches=[1], seconds=4
             )
@@ -110,15 +103,11 @@ def _stage(console: Console, *command: str) -> None:
         )
 
 
-def _json_body(images: Tensor) -> bytes:
-    return json.dumps({"images": images.tolist()}, separators=(",", ":")).encode()
-
-
-def _check_every_digit(url: str, entry: ModelEntry, test: Digits, bodies: list[bytes]) -> None:
+def _check_every_digit(client: Client, entry: ModelEntry, test: Digits) -> None:
     """Ask for every test digit over HTTP; digits, probabilities and errors must be those of the file's session."""
     images = test.images.numpy()
     (expected,) = open_session(entry.path).run(["probabilities"], {"image": images})
-    found = np.concatenate(list(_predict(url, entry.name, bodies)))
+    found = client.predict(images, entry.name).probabilities
     different = int((found.argmax(1) != expected.argmax(1)).sum())
     distance = float(np.abs(found - expected).max())
     errors = int((found.argmax(1) != test.labels.numpy()).sum())
@@ -127,20 +116,6 @@ def _check_every_digit(url: str, entry: ModelEntry, test: Digits, bodies: list[b
             f"{entry.name} over HTTP: {different} digits differ from the session's, probabilities by up to "
             f"{distance:.1e}, {errors} test errors where the manifest says {entry.manifest.test_errors}"
         )
-
-
-def _predict(url: str, model: str, bodies: list[bytes]) -> Iterator[npt.NDArray[np.float64]]:
-    """Ask on one connection; yield `float64 [N, 10]` probabilities of each body."""
-    address = urlsplit(url)
-    connection = http.client.HTTPConnection(str(address.hostname), address.port, timeout=30)
-    for body in bodies:
-        connection.request("POST", f"/predict/{model}", body, {"Content-Type": "application/json"})
-        response = connection.getresponse()
-        answer = response.read()
-        if response.status != 200:
-            raise BenchmarkError(f"{model} over HTTP: status {response.status}: {answer[:300].decode()}")
-        yield np.array([one["probabilities"] for one in json.loads(answer)["predictions"]])
-    connection.close()
 
 
 def _table(
