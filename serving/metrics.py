@@ -87,10 +87,11 @@ STAGE_SECONDS = Counter(
     ("model", "stage"),
     registry=_REGISTRY,
 )
-FAILED_SECONDS = Counter(
-    "distillery_failed_request_seconds_total",
-    "The part of distillery_request_duration_seconds that ended with another status than 200.",
-    ("model",),
+OUTCOMES = ("success", "failure")
+OUTCOME_SECONDS = Counter(
+    "distillery_request_outcome_seconds_total",
+    "The seconds of distillery_request_duration_seconds, apart for answers with status 200 and all others.",
+    ("model", "outcome"),
     registry=_REGISTRY,
 )
 LAST_PREDICTION = Gauge(
@@ -137,17 +138,21 @@ def forget_process(pid: int) -> None:
         mark_process_dead(pid)  # type: ignore[no-untyped-call]
 
 
-def merged() -> Iterable[Metric]:
-    """All processes' numbers added up, those that have died included. Reads files: not for the event loop."""
+def merged(kind: str = "") -> Iterable[Metric]:
+    """All processes' numbers added up, those that have died included. Reads files: not for the event loop.
+
+    A process keeps a file for each kind of metric, "counter", "gauge" and "histogram". Only what stands in the
+    same file is of the same moment: reading all of them takes milliseconds, in which a process may publish.
+    """
     if FOLDER_VARIABLE in os.environ:
-        files = list(_files(Path(os.environ[FOLDER_VARIABLE])))
+        files = list(_files(Path(os.environ[FOLDER_VARIABLE]), kind))
         return MultiProcessCollector.merge(files)  # type: ignore[no-untyped-call, no-any-return]
     return _REGISTRY.collect()
 
 
-def _files(folder: Path) -> Iterator[str]:
+def _files(folder: Path, kind: str) -> Iterator[str]:
     """All but those just created, which are empty and would break the merge, and those just deleted."""
-    for path in folder.glob("*.db"):
+    for path in folder.glob(f"{kind}*.db"):
         with suppress(FileNotFoundError):
             if path.stat().st_size:
                 yield str(path)

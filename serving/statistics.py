@@ -87,7 +87,7 @@ def model_statistics(models: Iterable[Manifest]) -> Statistics:
     counts: defaultdict[str, defaultdict[str, list[tuple[_Labels, float]]]] = defaultdict(
         lambda: defaultdict(list)
     )
-    for metric in merged():
+    for metric in (*merged("counter"), *merged("gauge")):
         for sample in metric.samples:
             counts[sample.labels.get("model", "")][sample.name].append((sample.labels, sample.value))
     return Statistics(model_stats=[_one_model(model, counts[model.name]) for model in models])
@@ -118,11 +118,13 @@ def _one_model(model: Manifest, counts: _Counts) -> ModelStatistics:
     def total(name: str, **labels: str) -> float:
         return sum(value for found, value in counts[f"distillery_{name}"] if labels.items() <= found.items())
 
-    def stage(name: str) -> Duration:
-        return _duration(total("queue_wait_seconds_count"), total("request_stage_seconds_total", stage=name))
+    def outcome(count: float, name: str) -> Duration:
+        return _duration(count, total("request_outcome_seconds_total", outcome=name))
 
-    requests, succeeded = total("requests_total"), total("requests_total", status="200")
-    seconds, failed_seconds = total("request_duration_seconds_sum"), total("failed_request_seconds_total")
+    def stage(name: str) -> Duration:
+        return _duration(succeeded, total("request_stage_seconds_total", stage=name))
+
+    succeeded = total("requests_total", status="200")
     runs = _runs(counts)
     return ModelStatistics(
         name=model.name,
@@ -131,8 +133,8 @@ def _one_model(model: Manifest, counts: _Counts) -> ModelStatistics:
         inference_count=round(total("images_total")),
         execution_count=sum(run.compute_infer.count for run in runs),
         inference_stats=InferenceStatistics(
-            success=_duration(succeeded, seconds - failed_seconds),
-            fail=_duration(requests - succeeded, failed_seconds),
+            success=outcome(succeeded, "success"),
+            fail=outcome(total("requests_total") - succeeded, "failure"),
             queue=stage("queue"),
             compute_input=stage("decode"),
             compute_infer=stage("inference"),
@@ -161,4 +163,4 @@ def _runs(counts: _Counts) -> list[BatchStatistics]:
 
 
 def _duration(count: float, seconds: float) -> Duration:
-    return Duration(count=round(count), ns=max(0, round(seconds * 1e9)))
+    return Duration(count=round(count), ns=round(seconds * 1e9))

@@ -12,11 +12,12 @@ from collections.abc import Iterable, Sequence
 from serving.metrics import (
     BATCH_IMAGES,
     BATCH_SIZES,
-    FAILED_SECONDS,
     IMAGES,
     IN_FLIGHT,
     INFERENCE_SECONDS,
     LAST_PREDICTION,
+    OUTCOME_SECONDS,
+    OUTCOMES,
     PREDICTIONS,
     QUEUE_SECONDS,
     REQUEST_SECONDS,
@@ -135,7 +136,7 @@ class RequestMetrics:
         # Looking one up by its labels takes as long as writing to it.
         self._in_flight = IN_FLIGHT.labels(model)
         self._last_prediction = LAST_PREDICTION.labels(model)
-        self._failed_seconds = FAILED_SECONDS.labels(model)
+        self._outcome_seconds = [OUTCOME_SECONDS.labels(model, outcome) for outcome in OUTCOMES]
         self._stage_seconds = [STAGE_SECONDS.labels(model, stage) for stage in STAGES]
         self._images = IMAGES.labels(model)
         self._predictions = [PREDICTIONS.labels(model, str(digit)) for digit in range(10)]
@@ -175,8 +176,9 @@ class RequestMetrics:
             self._publish_predictions(images)
 
     def _publish_answers(self) -> None:
-        self._seconds.publish()
-        self._failed_seconds.inc(self._failed)
+        success, failure = self._outcome_seconds
+        success.inc(max(0.0, self._seconds.publish() - self._failed))
+        failure.inc(self._failed)
         for (protocol, status), count in self._statuses.items():
             REQUESTS.labels(self._model, protocol, str(status)).inc(count)
         self._failed = 0.0
