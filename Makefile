@@ -5,7 +5,7 @@ RECIPE ?= quick
 INSTALLED := .venv/.installed
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow check train export serve bench system proto lock serving-alone clean
+.PHONY: help demo test test-slow check train export serve bench bench-peers system proto lock serving-alone clean
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -46,6 +46,9 @@ bench: $(INSTALLED) ## measure sessions and HTTP, and render the README's table 
 	@$(BIN)/python -m benchmarks session
 	@$(BIN)/python -m benchmarks http --against litserve-first-example
 	@$(BIN)/python -m benchmarks render
+
+bench-peers: $(INSTALLED) ## measure other serving frameworks beside ours: make bench-peers ARGS="--peers bare-asgi"
+	@$(BIN)/python -m benchmarks peers $(ARGS)
 
 system: ## install the Debian packages that some tests and benchmarks want
 	@$(SUDO) apt-get update -qq

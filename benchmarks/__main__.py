@@ -4,8 +4,11 @@ import sys
 
 from benchmarks.accuracy import AccuracyBench
 from benchmarks.demo import Demo
+from benchmarks.footprint import FootprintBench
 from benchmarks.http_bench import HttpBench
+from benchmarks.peers_bench import PeersBench
 from benchmarks.perf_analyzer import PerfAnalyzerBench
+from benchmarks.profile_bench import ProfileBench
 from benchmarks.render import RenderBench
 from benchmarks.scenarios_bench import ScenariosBench
 from benchmarks.session_bench import SessionBench
@@ -16,8 +19,11 @@ COMMANDS: dict[str, type[Command]] = {
     "demo": Demo,
     "session": SessionBench,
     "http": HttpBench,
+    "peers": PeersBench,
     "scenarios": ScenariosBench,
     "perf-analyzer": PerfAnalyzerBench,
+    "profile": ProfileBench,
+    "footprint": FootprintBench,
     "training": TrainingBench,
     "accuracy": AccuracyBench,
     "render": RenderBench,

@@ -5,11 +5,12 @@ distillery-bench http --url http://127.0.0.1:8000 --body json,png --connections 
 """
 
 import json
+import os
 from collections.abc import Iterator
 from contextlib import ExitStack
 from itertools import groupby
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import Field, PositiveFloat, PositiveInt
 from rich.box import SIMPLE_HEAD
@@ -20,10 +21,12 @@ from rich.table import Table
 from benchmarks.errors import BenchmarkError
 from benchmarks.load import Tool, choose_tool, describe_tool
 from benchmarks.models import model_facts, select_models
+from benchmarks.peer import load_peer, peer_names
+from benchmarks.peer_environments import peer_environment
 from benchmarks.results import RESULTS, warn_if_busy, write_result
-from benchmarks.servers import Executor, running_first_example, running_service
+from benchmarks.servers import Executor, running_peer, running_service
 from benchmarks.turns import measure_in_turns, order
-from benchmarks.workloads import BodyKind, Workload, check_answers, first_example_workload, service_workload
+from benchmarks.workloads import BodyKind, Workload, check_answers, service_workload
 from distillery import Command
 from serving.repository import ModelEntry
 
@@ -60,8 +63,8 @@ class HttpBench(Command):
         ["json", "png", "json-64"], description="one image, one image, 64 images a request"
     )
     connections: list[PositiveInt] = Field([1, 16], description="requests under way at any moment")
-    against: list[Literal["litserve-first-example"]] = Field(
-        [], description="other servers, measured in the same run"
+    against: list[str] = Field(
+        [], description=f"other systems, measured in the same run: {', '.join(peer_names())}"
     )
     against_model: str = Field("student", description="the model that the other servers are given")
     seconds: PositiveFloat = Field(1.0, description="length of a turn; whole seconds with wrk")
@@ -80,7 +83,7 @@ class HttpBench(Command):
             for workload in workloads:
                 check_answers(workload, entries[workload.model].path)
             cases = order(workloads, self.connections)
-            with _progress() as progress:
+            with progress_bar() as progress:
                 task = progress.add_task("measuring", total=len(cases) * self.rounds)
                 rows = measure_in_turns(
                     cases,
@@ -118,9 +121,14 @@ class HttpBench(Command):
             for model in entries
             for body in self.body
         ]
-        if self.against:
-            url = servers.enter_context(running_first_example(entries[self.against_model].path))
-            workloads.append(first_example_workload(url, self.against_model))
+        for peer in map(load_peer, self.against):
+            other = running_peer(
+                peer,
+                entries[self.against_model].path,
+                peer_environment(peer),
+                processes=self.api_servers or len(os.sched_getaffinity(0)),
+            )
+            workloads.append(peer.workload(servers.enter_context(other).url, self.against_model))
         return workloads
 
 
@@ -150,7 +158,8 @@ def http_tables(rows: list[dict[str, Any]]) -> Iterator[Table]:
         yield table
 
 
-def _progress() -> Progress:
+def progress_bar() -> Progress:
+    """Return a bar that shows what is measured, how far it is and for how much longer."""
     return Progress(
         TextColumn("{task.description:<16}"),
         BarColumn(),

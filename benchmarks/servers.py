@@ -2,24 +2,24 @@
 
 import contextlib
 import os
-import signal
 import socket
 import subprocess
 import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Literal
 
 from benchmarks.errors import BenchmarkError
+from benchmarks.peer import Peer
+from benchmarks.processes import STOP_S, ServerProcess
 
 Executor = Literal["inprocess", "workers"]
 ROOT = Path(__file__).resolve().parent.parent
-FIRST_EXAMPLE = ROOT / "benchmarks/peers/litserve_first_example/server.py"
 START_S = 60
-STOP_S = 15
+PEER_START_S = 180  # Ray starts a cluster of twelve processes
 
 
 @contextlib.contextmanager
@@ -28,39 +28,87 @@ def running_service(models_dir: Path, *flags: str) -> Iterator[str]:
 
     Ended with SIGTERM; raises `BenchmarkError` when it does not end cleanly.
     """
-    command = ["-m", "serving", "--models-dir", str(models_dir.resolve()), "--port", "{port}", *flags]
-    with _running(command, ready="/health/ready") as (url, process):
-        yield url
-        process.terminate()
-        if status := process.wait(STOP_S):
+    with service_process(models_dir, *flags) as server:
+        yield server.url
+
+
+@contextlib.contextmanager
+def service_process(models_dir: Path, *flags: str) -> Iterator[ServerProcess]:
+    """Do what `running_service` does, and yield all of its processes."""
+    port = free_port()
+    place = ["--models-dir", str(models_dir.resolve()), "--port", str(port)]
+    command = [sys.executable, "-m", "serving", *place, *flags]
+    with _running(command, f"http://127.0.0.1:{port}", ready="/health/ready", patience=START_S) as server:
+        yield server
+        server.resume()
+        server.process.terminate()
+        if status := server.process.wait(STOP_S):
             raise BenchmarkError(f"the service ended with status {status} after SIGTERM, expected 0")
 
 
 @contextlib.contextmanager
-def running_first_example(model_path: Path) -> Iterator[str]:
-    """Run LitServe's documented first example with this ONNX file; yield its URL."""
-    with _running([str(FIRST_EXAMPLE), str(model_path.resolve()), "{port}"], ready="/health") as (url, _):
-        yield url
+def running_peer(peer: Peer, model_path: Path, python: Path, *, processes: int) -> Iterator[ServerProcess]:
+    """Run another system with this ONNX file, in the environment of `python`; yield its processes."""
+    port = free_port()
+    with tempfile.TemporaryDirectory(prefix="peer-", ignore_cleanup_errors=True) as scratch:
+        values = {
+            "port": str(port),
+            "model": str(model_path.resolve()),
+            "processes": str(processes),
+            "scratch": scratch,
+        }
+        values |= {name: str(free_port()) for name in peer.placeholders if name.endswith("_port")}
+        environment = peer.filled_environment(values)
+        environment["PATH"] = f"{python.parent}{os.pathsep}{os.environ['PATH']}"
+        url = f"http://127.0.0.1:{port}"
+        with _running(
+            peer.filled_command(values),
+            url,
+            ready=peer.ready,
+            patience=PEER_START_S,
+            cwd=peer.folder,
+            environment=environment,
+        ) as server:
+            yield server
 
 
 @contextlib.contextmanager
-def _running(arguments: Sequence[str], *, ready: str) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
-    port = free_port()
-    command = [sys.executable, *(argument.format(port=port) for argument in arguments)]
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("DISTILLERY_")}
+def _running(
+    command: Sequence[str],
+    url: str,
+    *,
+    ready: str,
+    patience: float,
+    cwd: Path = ROOT,
+    environment: Mapping[str, str] | None = None,
+) -> Iterator[ServerProcess]:
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("DISTILLERY_")}
+    started = time.monotonic()
     with tempfile.TemporaryFile() as log:
-        process = subprocess.Popen(
-            command, cwd=ROOT, env=environment, stdout=log, stderr=log, start_new_session=True
-        )
         try:
-            _wait_until_ready(f"http://127.0.0.1:{port}{ready}", process, log)
-            yield f"http://127.0.0.1:{port}", process
+            process = subprocess.Popen(
+                command,
+                cwd=cwd,
+                env={**inherited, **(environment or {})},
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+        except FileNotFoundError:
+            raise BenchmarkError(
+                f"cannot start {' '.join(command)}: there is no program {command[0]}"
+            ) from None
+        server = ServerProcess(process, url)
+        try:
+            _wait_until_ready(f"{url}{ready}", process, log, patience)
+            server.seconds_to_start = time.monotonic() - started
+            yield server
         finally:
-            _stop(process)
+            server.stop()
 
 
-def _wait_until_ready(url: str, process: subprocess.Popen[bytes], log: IO[bytes]) -> None:
-    deadline = time.monotonic() + START_S
+def _wait_until_ready(url: str, process: subprocess.Popen[bytes], log: IO[bytes], patience: float) -> None:
+    deadline = time.monotonic() + patience
     while process.poll() is None and time.monotonic() < deadline:
         with contextlib.suppress(OSError), urllib.request.urlopen(url, timeout=2) as answer:  # noqa: S310
             if answer.status == 200:
@@ -68,17 +116,7 @@ def _wait_until_ready(url: str, process: subprocess.Popen[bytes], log: IO[bytes]
         time.sleep(0.05)
     log.seek(0)
     said = log.read()[-2000:].decode(errors="replace").strip()
-    raise BenchmarkError(f"no server became ready at {url} within {START_S} s; it said:\n{said}")
-
-
-def _stop(process: subprocess.Popen[bytes]) -> None:
-    """End the server as Ctrl-C does, then whatever of its process group is left: LitServe's are not tidy."""
-    process.send_signal(signal.SIGINT)
-    with contextlib.suppress(subprocess.TimeoutExpired):
-        process.wait(STOP_S)
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+    raise BenchmarkError(f"no server became ready at {url} within {patience} s; it said:\n{said}")
 
 
 def free_port() -> int:

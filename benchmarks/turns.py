@@ -6,6 +6,7 @@ ratios are taken within a round, and the median of the rounds is reported with a
 """
 
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from statistics import median
 from typing import Any
@@ -53,20 +54,25 @@ def measure_in_turns(
     seconds: float,
     tool: Tool = "auto",
     progress: Callable[[Case], None] = lambda _: None,
+    turn: Callable[[Case], AbstractContextManager[object]] = lambda _: nullcontext(),
 ) -> list[dict[str, Any]]:
     """Run every case in every round, backwards in every other one, and return a row for each.
 
     A row has `server`, `model`, `body`, `images_per_request`, `connections`, `requests`, the medians of the
     rounds `requests_per_s`, `images_per_s`, `p50_ms`, `p90_ms`, `p99_ms`, the rounds themselves, the pooled
     histogram, and `speedup`: requests/s by those of the same server's teacher (None without one).
+    A case is under load inside of its `turn` only.
     """
     for case in {id(case.workload): case for case in cases}.values():
-        run_load(case.workload, max(other.connections for other in cases), WARM_UP_S, tool="python")
+        with turn(case):
+            run_load(case.workload, max(other.connections for other in cases), WARM_UP_S, tool="python")
     loads: dict[int, list[Load]] = {index: [] for index in range(len(cases))}
     for number in range(rounds):
         for index in range(len(cases)) if number % 2 == 0 else reversed(range(len(cases))):
-            loads[index].append(run_load(cases[index].workload, cases[index].connections, seconds, tool=tool))
-            progress(cases[index])
+            case = cases[index]
+            with turn(case):
+                loads[index].append(run_load(case.workload, case.connections, seconds, tool=tool))
+            progress(case)
     references = {
         (case.workload.server, case.kind): loads[index]
         for index, case in enumerate(cases)

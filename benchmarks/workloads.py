@@ -8,7 +8,7 @@ import http.client
 import io
 import json
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from http.client import HTTPMessage
 from pathlib import Path
@@ -30,6 +30,9 @@ TOLERANCE = 1e-4
 PATIENCE_S = 30
 
 
+Reader = Callable[[Any], Any]
+
+
 def _json_answer(headers: HTTPMessage, body: bytes) -> Any:  # noqa: ARG001 - others need the headers
     return json.loads(body)
 
@@ -46,7 +49,7 @@ class Workload:
     """Complete HTTP/1.1 requests, headers and body."""
     groups: tuple[Images, ...]
     """The images of each request, `uint8 [N,28,28]`."""
-    read_probabilities: Callable[[Any], Any]
+    read_probabilities: Reader
     """From the decoded answer to `[N][10]`."""
     decode: Callable[[HTTPMessage, bytes], Any] = _json_answer
     """From the answer's headers and body; JSON unless another way is given."""
@@ -111,21 +114,19 @@ def _v2_workload(
     )
 
 
-def first_example_workload(url: str, model: str, images: Images | None = None) -> Workload:
-    """Prepare requests for `benchmarks/peers/litserve_first_example`, which takes one image as JSON."""
-    digits = load_digits() if images is None else images
-    target = f"{url.rstrip('/')}/predict"
+def json_workload(
+    target: str, model: str, bodies: Iterable[bytes], groups: tuple[Images, ...], read: Reader, *, server: str
+) -> Workload:
+    """Prepare requests to another server: `bodies` to the URL `target`, each with the images of its group."""
+    headers = {"Content-Type": "application/json"}
     return Workload(
-        server="litserve-first-example",
+        server=server,
         url=target,
         model=model,
         body="json",
-        requests=tuple(
-            _request(target, {"Content-Type": "application/json"}, _json({"input": d.tolist()}))
-            for d in digits
-        ),
-        groups=tuple(digits[:, None]),
-        read_probabilities=lambda answer: [answer["output"]],
+        requests=tuple(_request(target, headers, body) for body in bodies),
+        groups=groups,
+        read_probabilities=read,
     )
 
 

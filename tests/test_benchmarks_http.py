@@ -1,4 +1,4 @@
-"""The service and LitServe's first example under a short load, from processes of their own."""
+"""The service under a short load, in processes of its own."""
 
 import json
 from collections.abc import Iterator
@@ -10,9 +10,9 @@ import pytest
 from benchmarks.__main__ import COMMANDS
 from benchmarks.errors import BenchmarkError
 from benchmarks.models import select_models
-from benchmarks.servers import free_port, running_first_example, running_service
+from benchmarks.servers import free_port, running_service
 from benchmarks.turns import measure_in_turns, order
-from benchmarks.workloads import TOLERANCE, BodyKind, check_answers, first_example_workload, service_workload
+from benchmarks.workloads import TOLERANCE, BodyKind, check_answers, service_workload
 from distillery import main
 
 
@@ -101,28 +101,21 @@ def test_a_server_that_does_not_start_says_why(model_repository: Path) -> None:
 
 
 @pytest.mark.slow
-def test_both_executors_and_the_first_example_are_measured_in_one_run(
+def test_both_executors_and_another_system_are_measured_in_one_run(
     model_repository: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     flags = ["--models-dir", str(model_repository), "--models", "teacher,student", "--body", "json"]
     flags += ["--connections", "1,2", "--seconds", "0.2", "--rounds", "1", "--tool", "python"]
-    flags += ["--against", "litserve-first-example", "--results-dir", str(tmp_path)]
+    flags += ["--against", "bare-asgi", "--results-dir", str(tmp_path)]
     assert main("distillery-bench", COMMANDS, arguments=["http", *flags]) == 0
     rows = json.loads(capsys.readouterr().out.splitlines()[-1])["rows"]
     assert sorted((row["server"], row["model"]) for row in rows if row["connections"] == 1) == [
+        ("bare-asgi", "student"),
         ("inprocess", "student"),
         ("inprocess", "teacher"),
-        ("litserve-first-example", "student"),
         ("workers", "student"),
         ("workers", "teacher"),
     ]
-
-
-@pytest.mark.slow
-def test_the_first_example_answers_as_a_session_does(model_repository: Path) -> None:
-    path = select_models(model_repository)["student"].path
-    with running_first_example(path) as url:
-        assert check_answers(first_example_workload(url, "student"), path) <= TOLERANCE
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from benchmarks.digits import load_digits
 from benchmarks.errors import BenchmarkError
 from benchmarks.models import model_facts, select_models
 from benchmarks.sessions import measure_sessions, open_session
-from benchmarks.workloads import first_example_workload, service_workload
+from benchmarks.workloads import service_workload
 from distillery import main
 
 
@@ -90,10 +90,3 @@ def test_requests_are_complete_and_say_the_digits(body: str) -> None:
             found = np.array(document["images"] if body == "json-64" else [document["image"]])
         np.testing.assert_array_equal(found, workload.groups[number])
     np.testing.assert_array_equal(workload.groups[0][0], digits[0])
-
-
-def test_the_first_example_is_sent_what_its_documentation_sends() -> None:
-    workload = first_example_workload("http://127.0.0.1:81", "student")
-    head, _, content = workload.requests[3].partition(b"\r\n\r\n")
-    assert head.startswith(b"POST /predict HTTP/1.1")
-    np.testing.assert_array_equal(json.loads(content)["input"], load_digits()[3])

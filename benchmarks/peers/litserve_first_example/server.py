@@ -1,6 +1,6 @@
 """One of our models behind LitServe as the first example of its documentation has it.
 
-    python benchmarks/peers/litserve_first_example/server.py models/student/1/model.onnx 8001
+    python server.py model.onnx 8001
     curl -X POST 127.0.0.1:8001/predict -H "Content-Type: application/json" -d '{"input": [[0, ...], ...]}'
 
 `setup` and `predict` and nothing else, no batching, one worker process, every default of LitServe.
@@ -14,7 +14,7 @@ import numpy as np
 import onnxruntime as ort
 
 
-class FirstExample(ls.LitAPI):  # type: ignore[misc] # litserve is not typed
+class FirstExample(ls.LitAPI):
     """`{"input": 28 rows of 28 ink values}` to `{"output": 10 probabilities}`."""
 
     model_path = ""

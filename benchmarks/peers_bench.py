@@ -1,0 +1,220 @@
+"""`distillery-bench peers`: our service and every system of `benchmarks/peers`, with the same model, in one run.
+
+distillery-bench peers
+distillery-bench peers --peers bare-asgi,tick-batching --rounds 3
+"""
+
+import json
+import os
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from pydantic import Field, PositiveFloat, PositiveInt
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.http_bench import LIMITATIONS, progress_bar
+from benchmarks.load import Tool, choose_tool, describe_tool
+from benchmarks.models import model_facts, select_models
+from benchmarks.peer import Peer, load_peer, peer_names
+from benchmarks.peer_environments import ENVIRONMENTS, peer_environment, versions_in
+from benchmarks.processes import ServerProcess
+from benchmarks.results import RESULTS, warn_if_busy, write_result
+from benchmarks.servers import Executor, running_peer, service_process
+from benchmarks.turns import measure_in_turns, order
+from benchmarks.workloads import Workload, check_answers, service_workload
+from distillery import Command
+from serving.repository import ModelEntry
+
+OURS = {"inprocess": "Distillery", "workers": "Distillery, --executor workers"}
+"""Titles of our own service, by executor."""
+SETTLE_S = 0.5
+"""What a system wants to do after it was paused (heartbeats, timers that are due), it does in this time."""
+IDLE_S = 3.0
+"""So long is looked at what a system does when nobody asks it anything."""
+PEER_LIMITATIONS = (
+    *LIMITATIONS,
+    "one model that answers in a tenth of a millisecond: what the frameworks are made for besides (large models, "
+    "GPUs, clusters) is not measured",
+    "one image a request, as JSON, in the form that each system documents; bodies and answers differ by that form",
+    "all systems but the one having its turn are stopped (SIGSTOP), since idle ones would take its cores",
+)
+
+
+class PeersBench(Command):
+    """Measure our service and other systems over HTTP: one image as JSON, the same model, in turns.
+
+    Each system runs in a virtual environment of its own, made when it is first wanted. Before anything is timed
+    its answers are compared with those of an onnxruntime session. A system that cannot be installed, does not
+    start or answers wrongly fails the command: leave it out with --peers. Prints a table and, last, one line of
+    JSON; keeps everything in a file under --results-dir.
+    """
+
+    config: Path | None = Field(None, description="TOML file with these settings")
+    models_dir: Path = Field(Path("models"), description="the model repository")
+    model: str = Field("student", description="the model that all of them are given")
+    peers: list[str] = Field(
+        [], description=f"systems to measure, all of them by default: {', '.join(peer_names())}"
+    )
+    executor: list[Executor] = Field(
+        ["inprocess", "workers"], description="executors to start our service with; the first is compared"
+    )
+    processes: PositiveInt | None = Field(
+        None, description="processes of each system, where it has such a setting; as many as cores by default"
+    )
+    connections: list[PositiveInt] = Field([1, 16], description="requests under way at any moment")
+    seconds: PositiveFloat = Field(2.0, description="length of a turn; whole seconds with wrk")
+    rounds: PositiveInt = Field(5, description="how often each case has its turn")
+    tool: Tool = Field("auto", description="load generator: wrk where it is installed, or our own in Python")
+    environments_dir: Path = Field(ENVIRONMENTS, description="where the virtual environments are kept")
+    results_dir: Path = Field(RESULTS, description="where the result is kept")
+
+    def run(self) -> None:
+        warn_if_busy()
+        tool = choose_tool(self.tool)
+        model = select_models(self.models_dir, [self.model])[self.model]
+        peers = [load_peer(name) for name in self.peers or peer_names()]
+        pythons = [peer_environment(peer, self.environments_dir) for peer in peers]
+        with ExitStack() as stack:
+            entrants = [self._start_ours(stack, executor, model) for executor in self.executor]
+            entrants += [
+                self._start_peer(stack, peer, python, model)
+                for peer, python in zip(peers, pythons, strict=True)
+            ]
+            servers = {entrant.workload.server: entrant.server for entrant in entrants}
+            cases = order([entrant.workload for entrant in entrants], self.connections)
+            with progress_bar() as progress:
+                task = progress.add_task("measuring", total=len(cases) * self.rounds)
+                rows = measure_in_turns(
+                    cases,
+                    rounds=self.rounds,
+                    seconds=self.seconds,
+                    tool=tool,
+                    progress=lambda case: progress.update(task, advance=1, description=case.workload.server),
+                    turn=lambda case: _turn_of(servers[case.workload.server]),
+                )
+            facts = [entrant.facts() for entrant in entrants]
+        data: dict[str, Any] = {
+            "models": model_facts({self.model: model}),
+            "generator": describe_tool(tool),
+            "rounds": self.rounds,
+            "processes": self._processes,
+            "limitations": PEER_LIMITATIONS,
+            "servers": facts,
+            "rows": [row | compare_with_ours(row, rows) for row in rows],
+        }
+        path = write_result("peers", data, folder=self.results_dir)
+        Console().print(
+            f"the same model, load by {tool}, medians of {self.rounds} rounds in turns", *peers_tables(data)
+        )
+        for limitation in PEER_LIMITATIONS:
+            print(f"- {limitation}")
+        kept = [name for name in data["rows"][0] if name not in ("rounds", "histogram")]
+        short = [{name: row[name] for name in kept} for row in data["rows"]]
+        print(json.dumps({"result": str(path), "rows": short}))
+
+    @property
+    def _processes(self) -> int:
+        return self.processes or len(os.sched_getaffinity(0))
+
+    def _start_ours(self, stack: ExitStack, executor: Executor, model: ModelEntry) -> "_Entrant":
+        flags = ["--executor", executor, "--api-servers", str(self._processes)]
+        server = stack.enter_context(service_process(self.models_dir, *flags))
+        workload = service_workload(server.url, model.name, server=executor)
+        return _entrant(OURS[executor], {}, server, workload, model.path)
+
+    def _start_peer(self, stack: ExitStack, peer: Peer, python: Path, model: ModelEntry) -> "_Entrant":
+        versions = versions_in(python, [*peer.packages, "onnxruntime"])
+        server = stack.enter_context(running_peer(peer, model.path, python, processes=self._processes))
+        workload = peer.workload(server.url, model.name)
+        return _entrant(peer.title, versions, server, workload, model.path)
+
+
+@dataclass(frozen=True)
+class _Entrant:
+    """A system that runs, answers rightly, and is paused until its turn."""
+
+    title: str
+    versions: dict[str, str]
+    server: ServerProcess
+    workload: Workload
+    idle_cpu: float
+
+    def facts(self) -> dict[str, Any]:
+        """Return what a result file keeps of a system besides its rows."""
+        return {
+            "server": self.workload.server,
+            "title": self.title,
+            "versions": self.versions,
+            "processes": len(self.server.all()),
+            "memory_mib": round(self.server.memory_mib(), 1),
+            "start_s": round(self.server.seconds_to_start, 2),
+            "idle_cpu_of_a_core": round(self.idle_cpu, 4),
+        }
+
+
+def _entrant(
+    title: str, versions: dict[str, str], server: ServerProcess, workload: Workload, model_path: Path
+) -> _Entrant:
+    """Check the answers, look at the system idle, and pause it."""
+    check_answers(workload, model_path)
+    idle_cpu = server.cpu_of_a_core(IDLE_S)
+    server.pause()
+    return _Entrant(title, versions, server, workload, idle_cpu)
+
+
+@contextmanager
+def _turn_of(server: ServerProcess) -> Iterator[None]:
+    server.resume()
+    time.sleep(SETTLE_S)
+    try:
+        yield
+    finally:
+        server.pause()
+
+
+def compare_with_ours(row: dict[str, Any], rows: list[dict[str, Any]]) -> dict[str, float]:
+    """Return our service's requests/s by this row's, and its p50 by this row's, at as many connections.
+
+    Ours is the first row's server; ratios are taken within a round, the median is returned.
+    """
+    ours = next(
+        other
+        for other in rows
+        if other["server"] == rows[0]["server"] and other["connections"] == row["connections"]
+    )
+
+    def ratio(figure: str) -> float:
+        pairs = zip(ours["rounds"][figure], row["rounds"][figure], strict=True)
+        return float(round(median(our / their for our, their in pairs), 3))
+
+    return {"ours_requests_ratio": ratio("requests_per_s"), "ours_p50_ratio": ratio("p50_ms")}
+
+
+def peers_tables(data: dict[str, Any]) -> Iterator[Table]:
+    """Lay out a result: a table for each number of connections."""
+    facts = {fact["server"]: fact for fact in data["servers"]}
+    for connections, rows in groupby(data["rows"], key=lambda row: row["connections"]):
+        table = Table(title=f"{connections} connection(s)", title_justify="left", box=SIMPLE_HEAD)
+        for name in ("system", "req/s", "±", "p50", "p99", "ours", "MiB", "idle"):
+            table.add_column(name, justify="left" if name == "system" else "right", no_wrap=True)
+        for row in rows:
+            rates, fact = row["rounds"]["requests_per_s"], facts[row["server"]]
+            table.add_row(
+                row["server"],
+                f"{row['requests_per_s']:,.0f}",
+                f"{(max(rates) - min(rates)) / 2 / row['requests_per_s']:.0%}",
+                f"{row['p50_ms']:.2f}",
+                f"{row['p99_ms']:.2f}",
+                f"×{row['ours_requests_ratio']:.2f}",
+                f"{fact['memory_mib']:,.0f}",
+                f"{fact['idle_cpu_of_a_core']:.1%}",
+            )
+        yield table
