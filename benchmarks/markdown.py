@@ -1,5 +1,7 @@
 """Sections of the README: models and servers compared, what distillation brings, how it was measured."""
 
+from typing import Any
+
 from benchmarks.comparison import Row, compare_models, own_server
 from benchmarks.sections import Source, Sources
 
@@ -147,16 +149,20 @@ def measured(kind: str, source: Source) -> str:
     machine, versions = result["machine"], result["versions"]
     commit = (result["commit"] or "unknown")[:10] + (" with changes" if result["uncommitted_changes"] else "")
     tools = [name for name in ("python", "onnxruntime", "litserve") if name in versions]
-    over_http = "generator" in data
     parts = [
         f"{machine['cpu']}, {machine['cores']} cores, {machine['memory_gib']:.0f} GiB, {machine['os']}",
         ", ".join(f"{name} {versions[name]}" for name in tools),
-        f"medians of {data['rounds']} rounds" if over_http else f"{data['rounds']} rounds pooled",
-        *([f"load by {data['generator']}"] if over_http else []),
+        *_method(data),
         f"commit {commit}",
         result["date"][:10],
     ]
     return f"- [{kind}]({source.link}): {'; '.join(parts)}."
+
+
+def _method(data: dict[str, Any]) -> list[str]:
+    if "generator" in data:
+        return [f"medians of {data['rounds']} rounds", f"load by {data['generator']}"]
+    return [f"{data['rounds']} rounds pooled"] if "rounds" in data else []
 
 
 def limits(source: Source) -> str:

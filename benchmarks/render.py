@@ -1,6 +1,6 @@
-"""`distillery-bench render`: write the README's tables and pictures from the newest results.
+"""`distillery-bench render`: write the tables and pictures of README and docs from the newest results.
 
-distillery-bench render            rewrite README.md between its markers, and the pictures in docs
+distillery-bench render            rewrite the documents between their markers, and the pictures in docs
 distillery-bench render --check    fail when one of them is not what the newest results say
 """
 
@@ -9,6 +9,7 @@ from pathlib import Path
 
 from pydantic import Field
 
+from benchmarks.cost_markdown import footprint_section, profile_section
 from benchmarks.errors import BenchmarkError
 from benchmarks.markdown import accuracy_section, results_section
 from benchmarks.perf_analyzer_markdown import perf_analyzer_section
@@ -33,46 +34,55 @@ SECTIONS = (
         to_markdown=accuracy_section,
     ),
     Section(name="scenarios", kinds=("scenarios",), to_markdown=scenarios_section),
+    Section(name="profile", kinds=("profile",), to_markdown=profile_section),
+    Section(name="footprint", kinds=("footprint",), to_markdown=footprint_section),
     Section(name="perf-analyzer", kinds=("perf_analyzer",), to_markdown=perf_analyzer_section),
 )
 
 
 class RenderBench(Command):
-    """Write the README's tables and pictures from the newest results, where the README has their markers."""
+    """Write the tables and pictures of README and docs from the newest results, where these have their markers."""
 
-    readme: Path = Field(Path("README.md"), description="has markers such as <!-- results:begin --> and :end")
+    documents: list[Path] = Field(
+        [Path("README.md"), Path("docs/serving.md")],
+        description="have markers such as <!-- results:begin --> and :end",
+    )
     pictures: Path = Field(Path("docs"), description="folder of the pictures")
-    check: bool = Field(False, description="change nothing, fail when README or a picture are stale")
+    check: bool = Field(False, description="change nothing, fail when a document or a picture is stale")
     results_dir: Path = Field(RESULTS, description="where the results are")
 
     def run(self) -> None:
-        text = self.readme.read_text(encoding="utf-8") if self.readme.is_file() else ""
-        wanted = [section for section in SECTIONS if section.markers[0] in text]
-        if not wanted:
-            markers = ", ".join(section.markers[0] for section in SECTIONS)
-            raise BenchmarkError(f"{self.readme} has none of {markers}; put one and its end in")
-        rendered, stale = text, []
-        for section in wanted:
-            paths = self._paths(section)
-            sources = {kind: Source(read_result(path), self._link(path)) for kind, path in paths.items()}
-            names = " ".join(path.name for path in paths.values())
-            picture = self.pictures / section.picture
-            link = self._link(picture) if section.picture else ""
-            rendered = self._put_in(rendered, section.to_markdown(sources, link), *section.markers)
-            if section.draw and drawn_from(picture) != names:
-                stale.append(f"{picture} (not of {names})")
-            if section.draw and not self.check:
-                section.draw(sources, picture, names)
-                print(f"wrote {picture} from {names}")
-        if not self.check:
-            self.readme.write_text(rendered, encoding="utf-8")
-            print(f"wrote {self.readme}: {', '.join(section.name for section in wanted)}")
-            return
-        stale += [f"{self.readme}"] if rendered != text else []
+        stale = [one for document in self.documents for one in self._render(document)]
         if stale:
             raise BenchmarkError(
                 f"not what the newest results say: {' and '.join(stale)}; run distillery-bench render"
             )
+
+    def _render(self, document: Path) -> list[str]:
+        """Write one document and its pictures; with --check say which of them are stale."""
+        text = document.read_text(encoding="utf-8") if document.is_file() else ""
+        wanted = [section for section in SECTIONS if section.markers[0] in text]
+        if not wanted:
+            markers = ", ".join(section.markers[0] for section in SECTIONS)
+            raise BenchmarkError(f"{document} has none of {markers}; put one and its end in")
+        rendered, stale = text, []
+        for section in wanted:
+            paths = self._paths(section)
+            sources = {kind: Source(read_result(path), _link(document, path)) for kind, path in paths.items()}
+            names = " ".join(path.name for path in paths.values())
+            picture = self.pictures / section.picture
+            link = _link(document, picture) if section.picture else ""
+            rendered = _put_in(document, rendered, section.to_markdown(sources, link), section.markers)
+            if section.draw and not self.check:
+                section.draw(sources, picture, names)
+                print(f"wrote {picture} from {names}")
+            if section.draw and drawn_from(picture) != names:
+                stale.append(f"{picture} (not of {names})")
+        if not self.check:
+            document.write_text(rendered, encoding="utf-8")
+            print(f"wrote {document}: {', '.join(section.name for section in wanted)}")
+            return []
+        return [*stale, *([str(document)] if rendered != text else [])]
 
     def _paths(self, section: Section) -> dict[str, Path]:
         """Return the newest result of every kind that the section shows."""
@@ -86,12 +96,15 @@ class RenderBench(Command):
                 )
         return {kind: path for kind, path in found.items() if path}
 
-    def _link(self, path: Path) -> str:
-        return Path(os.path.relpath(path, self.readme.parent)).as_posix()
 
-    def _put_in(self, text: str, section: str, begin: str, end: str) -> str:
-        before, _, rest = text.partition(begin)
-        _, found_end, after = rest.partition(end)
-        if not found_end:
-            raise BenchmarkError(f"{self.readme} has {begin} but no {end} after it; put it in")
-        return f"{before}{begin}\n{section}\n{end}{after}"
+def _link(document: Path, path: Path) -> str:
+    return Path(os.path.relpath(path, document.parent)).as_posix()
+
+
+def _put_in(document: Path, text: str, section: str, markers: tuple[str, str]) -> str:
+    begin, end = markers
+    before, _, rest = text.partition(begin)
+    _, found_end, after = rest.partition(end)
+    if not found_end:
+        raise BenchmarkError(f"{document} has {begin} but no {end} after it; put it in")
+    return f"{before}{begin}\n{section}\n{end}{after}"

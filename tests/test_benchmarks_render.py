@@ -71,7 +71,7 @@ def readme(tmp_path: Path) -> Path:
 
 def render(readme: Path, *flags: str) -> int:
     folder = readme.parent
-    places = ["--readme", str(readme), "--pictures", str(folder / "docs")]
+    places = ["--documents", str(readme), "--pictures", str(folder / "docs")]
     return main(
         "distillery-bench",
         COMMANDS,
