@@ -4,15 +4,16 @@
     GET /v2/models/{model}[/versions/{version}]/stats
 
 All protocols count together, whichever process answers, and a process that died keeps its counts. A process
-publishes what it counts every 0.1 s, so a figure is at most so much out of date, and the figures of one
-answer may be of moments as far apart; a model worker publishes after every run.
+publishes what it counts every 0.1 s, and a model worker after every run: an answer is at most so much out of
+date. What it says of one process's requests is of one moment; two processes may be 0.1 s apart.
 
 What Triton leaves to the server:
 - `success` is from the body received to the answer handed over; `fail` is whatever was answered with another
   status than 200, hung-up clients included. One refused before its body was here counts and takes no time.
 - `queue`, `compute_input` (decoding), `compute_infer` and `compute_output` (encoding) are those of answered
   requests; a run counts whole for each request in it. What `success` has beyond their sum is the wait for a
-  turn on the event loop after the run, and the handing over.
+  turn on the event loop after the run, and the write to the socket, in which the kernel may let a client on
+  the same machine go first.
 - `batch_stats` are those of runs: joining the images of several requests, the run, and taking its answers
   apart. A run whose clients have all gone is still one.
 """
