@@ -202,7 +202,7 @@ def test_the_accuracy_of_each_recipe_is_shown_where_the_markers_are(tmp_path: Pa
     readme.write_text(f"{BEGIN}{END}\n{ACCURACY_BEGIN}{ACCURACY_END}\n")
     arguments = [
         "render",
-        f"--readme={readme}",
+        f"--documents={readme}",
         f"--pictures={tmp_path}",
         f"--results-dir={results}",
     ]
