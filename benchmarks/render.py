@@ -12,6 +12,8 @@ from pydantic import Field
 from benchmarks.cost_markdown import footprint_section, profile_section
 from benchmarks.errors import BenchmarkError
 from benchmarks.markdown import accuracy_section, results_section
+from benchmarks.peers_markdown import peers_section
+from benchmarks.peers_picture import draw_peers
 from benchmarks.perf_analyzer_markdown import perf_analyzer_section
 from benchmarks.picture import draw_results, drawn_from
 from benchmarks.results import RESULTS, latest, read_result
@@ -32,6 +34,13 @@ SECTIONS = (
         kinds=("accuracy_quick",),
         more_kinds=("accuracy_notebook", "training"),
         to_markdown=accuracy_section,
+    ),
+    Section(
+        name="peers",
+        kinds=("peers",),
+        to_markdown=peers_section,
+        picture="peers.png",
+        draw=draw_peers,
     ),
     Section(name="scenarios", kinds=("scenarios",), to_markdown=scenarios_section),
     Section(name="profile", kinds=("profile",), to_markdown=profile_section),
