@@ -42,7 +42,7 @@ class DistilleryError(Exception):
     ├── serving.repository.RepositoryError    a model repository that cannot be trusted
     ├── serving.service.UnknownDefaultError   a default model that the repository does not have
     ├── serving.session.DeviceError           a device that onnxruntime cannot use here
-    ├── serving.client_errors.ClientError     a client that got no predictions
+    ├── serving.client.errors.ClientError     a client that got no predictions
     ├── serving.supervisor.ServiceError       a service that cannot start, or cannot go on
     └── benchmarks.errors.BenchmarkError      a measurement that would say nothing
     """

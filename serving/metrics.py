@@ -112,7 +112,7 @@ RUN_SECONDS = Counter(
     registry=_REGISTRY,
 )
 _BY_EXACT_SIZE = {"distillery_runs", "distillery_run_seconds"}
-"""For `serving.statistics` only: hundreds of series, of which /metrics has a histogram already."""
+"""For `serving.open_inference.stats` only: hundreds of series, of which /metrics has a histogram already."""
 
 IMAGES = Counter("distillery_images_total", "Images classified.", ("model",), registry=_REGISTRY)
 PREDICTIONS = Counter(

@@ -1,4 +1,7 @@
-"""The OpenAPI document: FastAPI's, with the predictions that are answered in front of it; see `serving.v2_openapi`."""
+"""The OpenAPI document: FastAPI's, with the predictions that are answered in front of it.
+
+Those below /v2 are in `serving.open_inference.openapi`.
+"""
 
 from collections.abc import Callable, Mapping, Set
 from typing import Any

@@ -14,9 +14,9 @@ from starlette.exceptions import HTTPException
 
 from serving.errors import RequestError, Unauthorized, UnknownModel, error_body
 from serving.metrics import exposition
-from serving.open_inference import PREFIX as V2
-from serving.open_inference import error_body as v2_error_body
-from serving.open_inference import error_status as v2_error_status
+from serving.open_inference.protocol import PREFIX as V2
+from serving.open_inference.protocol import error_body as v2_error_body
+from serving.open_inference.protocol import error_status as v2_error_status
 from serving.repository import Manifest, ModelEntry
 from serving.schemas import ErrorAnswer, Health, ModelList
 

@@ -17,18 +17,18 @@ from serving.direct import DirectProtocol
 from serving.endpoint import Endpoint
 from serving.executors import Executor, InProcess, Workers
 from serving.front import Front
-from serving.grpc_port import grpc_address
 from serving.litserve_server import DigitServer
-from serving.open_inference import open_inference_routes
+from serving.open_inference.openapi import describe_inference
+from serving.open_inference.protocol import open_inference_routes
+from serving.open_inference.routes import add_v2_routes
+from serving.open_inference.stats import add_statistics_routes
 from serving.openapi import describe_predictions
 from serving.predict import predict_routes
 from serving.repository import load_repository
 from serving.routes import add_routes, key_guard
+from serving.rpc.port import grpc_address
 from serving.session import check_device
-from serving.statistics import add_statistics_routes
 from serving.tallies import RequestMetrics, RunMetrics
-from serving.v2_openapi import describe_inference
-from serving.v2_routes import add_v2_routes
 
 _PREFERRED = ("student-int8", "student")
 _HOUSEKEEPING_SECONDS = 0.1
@@ -134,7 +134,7 @@ def serve(settings: Serve) -> None:
 def _also_grpc(
     address: str, endpoints: Mapping[str, Endpoint], admission: Admission, settings: Serve
 ) -> AbstractAsyncContextManager[None]:
-    from serving.grpc_server import grpc_running  # noqa: PLC0415 - gRPC does not survive a fork: not before it
+    from serving.rpc.server import grpc_running  # noqa: PLC0415 - gRPC does not survive a fork: not before it
 
     return grpc_running(
         address,

@@ -27,7 +27,7 @@ from test_serving_processes import service as started
 
 from benchmarks.servers import ROOT, free_port, running_service
 from serving.client import AsyncClient, Client
-from serving.client_errors import (
+from serving.client.errors import (
     ClientError,
     FailedError,
     InvalidImagesError,
@@ -36,7 +36,7 @@ from serving.client_errors import (
     SlowServiceError,
     UnreachableError,
 )
-from serving.client_wire import Predictions
+from serving.client.wire import Predictions
 from serving.repository import load_repository
 from serving.session import Session
 
@@ -378,7 +378,7 @@ def test_without_aiohttp_only_the_asynchronous_client_is_missing() -> None:
     code = (
         "import sys; sys.modules['aiohttp'] = None\n"
         "from serving.client import AsyncClient, Client\n"
-        "from serving.client_errors import ClientError\n"
+        "from serving.client.errors import ClientError\n"
         "Client('http://127.0.0.1').close()\n"
         "try: AsyncClient('http://127.0.0.1')\n"
         "except ClientError as error: print(error)"

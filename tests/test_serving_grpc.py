@@ -25,8 +25,8 @@ from tritonclient.grpc import service_pb2 as theirs
 from tritonclient.utils import InferenceServerException
 
 from benchmarks.servers import ROOT, free_port, running_service
-from serving import open_inference_pb2 as ours
 from serving.repository import load_repository
+from serving.rpc import open_inference_pb2 as ours
 from serving.session import Session
 
 DIGITS = sample_test().images.numpy()
@@ -446,7 +446,7 @@ def test_the_messages_are_those_of_the_protocol() -> None:
 def test_the_generated_messages_are_up_to_date(tmp_path: Path) -> None:
     arguments = ("--proto_path=.", f"--python_out={tmp_path}", f"--pyi_out={tmp_path}")
     done = subprocess.run(
-        [sys.executable, "-m", "grpc_tools.protoc", *arguments, "serving/open_inference.proto"],
+        [sys.executable, "-m", "grpc_tools.protoc", *arguments, "serving/rpc/open_inference.proto"],
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -454,5 +454,5 @@ def test_the_generated_messages_are_up_to_date(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     for name in ("open_inference_pb2.py", "open_inference_pb2.pyi"):
-        committed = (ROOT / "serving" / name).read_text()
-        assert (tmp_path / "serving" / name).read_text() == committed, "run `make proto`"
+        committed = (ROOT / "serving/rpc" / name).read_text()
+        assert (tmp_path / "serving/rpc" / name).read_text() == committed, "run `make proto`"

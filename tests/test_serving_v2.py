@@ -15,9 +15,9 @@ from samples import sample_test
 from tritonclient.grpc.model_config_pb2 import ModelConfig
 
 from benchmarks.servers import running_service
+from serving.open_inference.schemas import InferError, InferRequest, InferResponse
 from serving.repository import load_repository
 from serving.session import Session
-from serving.v2_schemas import InferError, InferRequest, InferResponse
 
 DIGITS = sample_test().images.numpy()
 EXAMPLES = json.loads((Path(__file__).parent / "v2_examples.json").read_text(encoding="utf-8"))

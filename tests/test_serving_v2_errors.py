@@ -13,10 +13,10 @@ import pytest
 
 from benchmarks.servers import running_service
 from serving import errors
-from serving.open_inference import OpenInference
+from serving.open_inference.protocol import OpenInference
+from serving.open_inference.schemas import InferError
 from serving.protocol import Request
 from serving.unpack import unpack
-from serving.v2_schemas import InferError
 
 INFER = "/v2/models/student/infer"
 LENGTH = "Inference-Header-Content-Length"

@@ -1,6 +1,6 @@
 """The Open Inference Protocol over gRPC: what its messages ask for, and how they are answered.
 
-`serving.grpc_server` carries the bytes; what the messages hold is in `open_inference.proto`.
+`serving.rpc.server` carries the bytes; what the messages hold is in `open_inference.proto`.
 """
 
 import math
@@ -21,15 +21,15 @@ from serving.errors import (
     RequestError,
     TooManyImages,
 )
-from serving.open_inference_pb2 import (
+from serving.protocol import Protocol, Query, Reply, Request, Timing
+from serving.repository import INPUTS, OUTPUTS, Manifest
+from serving.rpc.open_inference_pb2 import (
     InferTensorContents,
     ModelInferRequest,
     ModelInferResponse,
     ModelInferTarget,
     ModelMetadataResponse,
 )
-from serving.protocol import Protocol, Query, Reply, Request, Timing
-from serving.repository import INPUTS, OUTPUTS, Manifest
 from serving.session import Images
 
 _Message = TypeVar("_Message", bound=Message)

@@ -13,14 +13,14 @@ from typing import Any, Never
 import grpc
 from google.protobuf.message import Message
 
-from serving import open_inference_pb2 as messages
 from serving.admission import CLIENT_GONE, Admission, Flight
 from serving.endpoint import Endpoint
 from serving.errors import MalformedBody, RequestError
-from serving.grpc_protocol import GrpcInference, describe, target
-from serving.open_inference import find_model
+from serving.open_inference.protocol import find_model
 from serving.protocol import Reply, Request
 from serving.repository import Manifest
+from serving.rpc import open_inference_pb2 as messages
+from serving.rpc.protocol import GrpcInference, describe, target
 
 SERVICE = "inference.GRPCInferenceService"
 

@@ -1,6 +1,6 @@
 """The Open Inference Protocol (KServe V2) over REST: `POST /v2/models/{model}[/versions/{version}]/infer`.
 
-The rest of /v2 is in `serving.v2_routes`. Any Content-Type is read, as Triton's client sends none. Every
+The rest of /v2 is in `serving.open_inference.routes`. Any Content-Type is read, as Triton's client sends none. Every
 refusal is `{"error": "…"}`; whatever is wrong with the input is a 400.
 """
 
@@ -13,18 +13,18 @@ from serving.decode import QUICK_BYTES, Limits
 from serving.endpoint import Endpoint
 from serving.errors import InvalidInput, MalformedBody, RequestError, UnknownModel
 from serving.front import Route, Unserved
+from serving.open_inference.request import read_request
+from serving.open_inference.response import HEADER_LENGTH, JSON, write_response
 from serving.protocol import Protocol, Query, Reply, Request, Timing
 from serving.repository import Manifest
 from serving.unpack import content_encoding, unpack
-from serving.v2_request import read_request
-from serving.v2_response import HEADER_LENGTH, JSON, write_response
 
 PREFIX = "/v2"
 _MODELS, _INFER = f"{PREFIX}/models/", "/infer"
 
 
 class OpenInference(Protocol):
-    """`serving.v2_request` reads, `serving.v2_response` writes; `serving.v2_schemas` describes both."""
+    """`request` reads, `response` writes, and `schemas` describes both."""
 
     name = "v2"
 

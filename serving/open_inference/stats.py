@@ -27,9 +27,9 @@ from fastapi.concurrency import run_in_threadpool
 from pydantic import BaseModel, Field
 
 from serving.metrics import merged
-from serving.open_inference import PREFIX, find_model
+from serving.open_inference.protocol import PREFIX, find_model
+from serving.open_inference.schemas import InferError
 from serving.repository import Manifest, ModelEntry
-from serving.v2_schemas import InferError
 
 _Labels = Mapping[str, str]
 _Counts = Mapping[str, Sequence[tuple[_Labels, float]]]

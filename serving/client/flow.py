@@ -15,8 +15,8 @@ from typing import Any, NamedTuple, TypeVar
 
 from numpy.typing import ArrayLike
 
-from serving.client_errors import FailedError, RefusedError, SlowServiceError, UnreachableError
-from serving.client_wire import (
+from serving.client.errors import FailedError, RefusedError, SlowServiceError, UnreachableError
+from serving.client.wire import (
     Answer,
     Predictions,
     Send,

@@ -9,9 +9,8 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, FastAPI
 
 from serving.errors import InvalidInput
-from serving.open_inference import PREFIX, find_model
-from serving.repository import MODEL_FILE, Manifest, ModelEntry
-from serving.v2_schemas import (
+from serving.open_inference.protocol import PREFIX, find_model
+from serving.open_inference.schemas import (
     InferError,
     ModelMetadata,
     ModelReady,
@@ -20,6 +19,7 @@ from serving.v2_schemas import (
     ServerMetadata,
     ServerReady,
 )
+from serving.repository import MODEL_FILE, Manifest, ModelEntry
 
 EXTENSIONS = ["binary_tensor_data", "classification", "model_configuration", "model_repository", "statistics"]
 """By Triton's names for them."""

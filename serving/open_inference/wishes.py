@@ -9,8 +9,8 @@ from typing import NamedTuple
 
 from serving.arrays import describe
 from serving.errors import InvalidInput, InvalidType
+from serving.open_inference.fields import Object, as_object, flag, parameters_of
 from serving.repository import OUTPUTS
-from serving.v2_fields import Object, as_object, flag, parameters_of
 
 _OUTPUTS = tuple(spec.name for spec in OUTPUTS)
 

@@ -6,10 +6,10 @@ import numpy as np
 import orjson
 
 from serving.batching import Prediction
+from serving.open_inference.wishes import Wishes
 from serving.protocol import Reply, Timing
 from serving.repository import Manifest
 from serving.session import Scores
-from serving.v2_wishes import Wishes
 
 HEADER_LENGTH = b"inference-header-content-length"
 JSON = (b"content-type", b"application/json")

@@ -12,9 +12,9 @@ from collections import deque
 from http.client import HTTPException, HTTPResponse
 from urllib.parse import SplitResult, urlsplit
 
-from serving.client_errors import ClientError
-from serving.client_flow import Lost, Outcome, Slow
-from serving.client_wire import Answer, Send
+from serving.client.errors import ClientError
+from serving.client.flow import Lost, Outcome, Slow
+from serving.client.wire import Answer, Send
 
 KEPT_SECONDS = 4.0
 """How long an idle connection is kept; the service closes its own after 5."""

@@ -10,7 +10,7 @@ from urllib.parse import quote
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from serving.client_errors import InvalidImagesError, MalformedAnswerError
+from serving.client.errors import InvalidImagesError, MalformedAnswerError
 
 _HEADER_LENGTH = "inference-header-content-length"
 _KINDS = {b"\x89PNG": "image/png", b"\xff\xd8\xff": "image/jpeg"}

@@ -17,7 +17,7 @@ three thousand. More images than one request may carry are sent in several, in t
 not depend on what shares its request.
 
 One client serves many threads, or many tasks of one event loop, and keeps its connections. What is tried again,
-and why that is safe, is in `serving.client_flow`; what is raised, in `serving.client_errors`.
+and why that is safe, is in `serving.client.flow`; what is raised, in `serving.client.errors`.
 
 Why not httpx, which has both in one: asking for one digit on a busy 2-core machine, it takes 0.8 ms (p50) where
 `Client` takes 0.4 and a bare socket 0.15, and 1.7 ms where `AsyncClient` takes 0.6: it hides what a student saves.
@@ -31,10 +31,10 @@ from typing import Any, Self
 
 from numpy.typing import ArrayLike
 
-from serving.client_connections import KEPT_SECONDS, Connections, check_url, key_header
-from serving.client_errors import ClientError
-from serving.client_flow import Flow, Flows, Lost, Outcome, Result, Slow, Wait
-from serving.client_wire import Answer, Predictions, Send
+from serving.client.connections import KEPT_SECONDS, Connections, check_url, key_header
+from serving.client.errors import ClientError
+from serving.client.flow import Flow, Flows, Lost, Outcome, Result, Slow, Wait
+from serving.client.wire import Answer, Predictions, Send
 
 
 class Client:

@@ -12,11 +12,11 @@ import orjson
 from serving.arrays import describe, explain_image, explain_pixels, image_bytes
 from serving.decode import Limits
 from serving.errors import InvalidInput, InvalidShape, InvalidType, MalformedBody, TooManyImages
+from serving.open_inference.fields import Object, as_object, parameters_of
+from serving.open_inference.wishes import ALL_OUTPUTS, Wishes, read_wishes
 from serving.protocol import Query
 from serving.repository import INPUTS
 from serving.session import Images
-from serving.v2_fields import Object, as_object, parameters_of
-from serving.v2_wishes import ALL_OUTPUTS, Wishes, read_wishes
 
 _IMAGE = INPUTS[0].name
 _DATATYPE = INPUTS[0].datatype
