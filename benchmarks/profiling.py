@@ -35,7 +35,7 @@ _BY_FUNCTION = {
     ("serving/direct.py", "send"): "write",
     ("serving/endpoint.py", "encode"): "answer",
     ("serving/endpoint.py", "decode"): "body to pixels",
-    ("serving/open_inference.py", "is_quick"): "body to pixels",
+    ("serving/open_inference/protocol.py", "is_quick"): "body to pixels",
     ("serving/predict.py", "is_quick"): "body to pixels",
     ("serving/session.py", "run"): "model",
     ("serving/api.py", "run_batch"): "batching",
