@@ -50,6 +50,11 @@ class Settings:
     attempts: int = 6
     """How often the rate is lowered before the search gives up."""
 
+    @property
+    def floor(self) -> float:
+        """The lowest rate that is tried."""
+        return self.least / self.longest_s
+
 
 @dataclass(kw_only=True)
 class Outcome:
@@ -84,7 +89,7 @@ class Search:
         return self._outcome
 
     def _bracket(self, rate: float) -> tuple[float | None, float]:
-        floor = self._settings.least / self._settings.longest_s
+        floor = self._settings.floor
         rate = max(rate, floor)
         if self._passes(rate):
             while self._passes(2 * rate):
@@ -117,7 +122,7 @@ class Search:
             else:
                 self._outcome.rate, self._outcome.confirmed = rate, runs
                 return
-            rate /= 1 + self._settings.precision * 2**attempt
+            rate = max(rate / (1 + self._settings.precision * 2**attempt), self._settings.floor)
 
     def _passes(self, rate: float) -> bool:
         verdicts: list[Verdict] = []

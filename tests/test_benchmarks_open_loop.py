@@ -167,7 +167,7 @@ def test_an_open_loop_sends_at_the_rate_whatever_comes_back(
     assert seen.busy is not None
     assert 0 < seen.busy <= 1
     at_once = open_loop(plan_for(url, tmp_path, queries=1000, rate=None))
-    assert at_once.answered / at_once.seconds > 3000
+    assert at_once.seconds < seen.seconds
     assert at_once.latencies.quantile(1) == pytest.approx(at_once.seconds * 1e6, rel=0.05)
 
 
