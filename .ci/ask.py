@@ -1,44 +1,38 @@
 """Serve ./models and ask every model for 200 real digits; run by .ci/serving-alone, without torch around."""
 
 import gzip
-import json
+import subprocess
 import sys
-import urllib.request
 from pathlib import Path
 
-from benchmarks.servers import running_service
+import numpy as np
 
-IMAGE_HEADER, LABEL_HEADER, PIXELS = 16, 8, 784
+from serving.client import Client
+
+IMAGE_HEADER, LABEL_HEADER = 16, 8
 LEAST_RIGHT = 180
 
 
-def digits() -> tuple[list[list[int]], list[int]]:
-    """The 200 committed test digits, each as 784 integers, and their labels."""
+def main() -> int:
+    """Return the exit status: 0 when every model is right about nearly all of them and the service ends well."""
     folder = Path("tests/digits")
     pixels = gzip.decompress((folder / "test-images.idx.gz").read_bytes())[IMAGE_HEADER:]
     labels = gzip.decompress((folder / "test-labels.idx.gz").read_bytes())[LABEL_HEADER:]
-    return [list(pixels[i : i + PIXELS]) for i in range(0, len(pixels), PIXELS)], list(labels)
-
-
-def main() -> int:
-    """Return the exit status: 0 when every model is right about nearly all of them."""
-    images, labels = digits()
-    body = json.dumps({"images": images}).encode()
-    status = 0
-    with running_service(Path("models")) as url:
-        with urllib.request.urlopen(f"{url}/models", timeout=10) as response:
-            models = json.load(response)["models"]
-        for model in models:
-            request = urllib.request.Request(
-                f"{url}/predict/{model['name']}", body, {"Content-Type": "application/json"}
-            )
-            with urllib.request.urlopen(request, timeout=10) as response:
-                predictions = json.load(response)["predictions"]
-            right = sum(p["digit"] == label for p, label in zip(predictions, labels, strict=True))
-            print(f"{model['name']:<16}{right} of {len(labels)} right")
-            if right < LEAST_RIGHT:
-                status = 1
-    return status
+    images = np.frombuffer(pixels, np.uint8).reshape(-1, 28, 28)
+    command = [sys.executable, "-m", "serving", "--port", "0"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as service:
+        try:
+            url = service.stdout.readline().split()[3]  # distillery-serve: ready at http://…
+            with Client(url) as client:
+                right = {
+                    model: int((client.predict(images, model=model).digits == list(labels)).sum())
+                    for model in client.models()
+                }
+        finally:
+            service.terminate()
+    for name, count in right.items():
+        print(f"{name:<16}{count} of {len(labels)} right")
+    return service.returncode or int(min(right.values()) < LEAST_RIGHT)
 
 
 if __name__ == "__main__":

@@ -9,16 +9,14 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-import psutil
 from pydantic import Field, PositiveFloat, PositiveInt
 
 from benchmarks.models import model_facts, select_models
+from benchmarks.processes import MIB
 from benchmarks.profiling import api_processes
 from benchmarks.results import RESULTS, warn_if_busy, write_result
-from benchmarks.servers import Executor, running_service
+from benchmarks.servers import Executor, service_process
 from distillery import Command
-
-MIB = 2**20
 
 
 class FootprintBench(Command):
@@ -49,32 +47,19 @@ class FootprintBench(Command):
     def _measure(self, executor: Executor) -> dict[str, Any]:
         starts = []
         for _ in range(self.starts):
-            started = time.perf_counter()
-            with running_service(self.models_dir, "--executor", executor):
-                starts.append(time.perf_counter() - started)
-        with running_service(self.models_dir, "--executor", executor):
-            apis = api_processes()
-            parent = apis[0].parent()
-            everything = [
-                *([parent] if parent else []),
-                *(parent.children(recursive=True) if parent else apis),
-            ]
+            with service_process(self.models_dir, "--executor", executor) as server:
+                starts.append(server.seconds_to_start)
+        with service_process(self.models_dir, "--executor", executor) as server:
             time.sleep(2)  # what it does once, it has done
-            before = _cpu_seconds(everything)
-            time.sleep(self.idle_seconds)
-            idle = (_cpu_seconds(everything) - before) / self.idle_seconds
-            memory = [process.memory_full_info().pss / MIB for process in apis]
-            total = sum(process.memory_full_info().pss for process in everything) / MIB
+            idle = server.cpu_of_a_core(self.idle_seconds)
+            apis = [process.memory_full_info().pss / MIB for process in api_processes(server)]
+            total = server.memory_mib()
         return {
             "executor": executor,
             "api_processes": len(apis),
             "start_to_ready_s": round(median(starts), 2),
             "starts_s": [round(seconds, 2) for seconds in starts],
-            "pss_per_api_process_mib": round(max(memory), 1),
+            "pss_per_api_process_mib": round(max(apis), 1),
             "pss_of_everything_mib": round(total, 1),
             "idle_cpu_of_a_core": round(idle, 4),
         }
-
-
-def _cpu_seconds(processes: list[psutil.Process]) -> float:
-    return sum(sum(process.cpu_times()[:2]) for process in processes)

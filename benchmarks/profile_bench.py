@@ -16,7 +16,7 @@ from rich.table import Table
 from benchmarks.models import model_facts, select_models
 from benchmarks.profiling import STAGES, profile
 from benchmarks.results import RESULTS, warn_if_busy, write_result
-from benchmarks.servers import running_service
+from benchmarks.servers import service_process
 from benchmarks.workloads import BodyKind, check_answers, service_workload
 from distillery import Command
 
@@ -46,13 +46,13 @@ class ProfileBench(Command):
         entries = select_models(self.models_dir, self.models)
         rows: list[dict[str, Any]] = []
         for case, connections, flags in CASES:
-            with running_service(self.models_dir, "--api-servers", "1", *flags) as url:
+            with service_process(self.models_dir, "--api-servers", "1", *flags) as server:
                 for model, entry in entries.items():
                     for body in self.body:
-                        workload = service_workload(url, model, body)
+                        workload = service_workload(server.url, model, body)
                         check_answers(workload, entry.path)
                         row = {"case": case, "model": model, "body": body, "connections": connections}
-                        rows.append(row | profile(workload, connections, self.seconds))
+                        rows.append(row | profile(server, workload, connections, self.seconds))
         data = {"models": model_facts(entries), "limitations": LIMITATIONS, "stages": STAGES, "rows": rows}
         path = write_result("profile", data, folder=self.results_dir)
         Console().print(*profile_tables(rows))

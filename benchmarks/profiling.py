@@ -14,6 +14,7 @@ import psutil
 
 from benchmarks.errors import BenchmarkError
 from benchmarks.load import run_load
+from benchmarks.processes import ServerProcess
 from benchmarks.workloads import Workload
 
 SAMPLES_PER_S = 500
@@ -64,20 +65,19 @@ def stage_of(stack: str) -> str:
     return _OTHER
 
 
-def api_processes() -> list[psutil.Process]:
-    """The API processes of the services that this process has started."""
-    services = [child for child in psutil.Process().children() if "serving" in child.cmdline()[2:3]]
-    children = [child for service in services for child in service.children()]
+def api_processes(server: ServerProcess) -> list[psutil.Process]:
+    """The API processes of our service: its children, but for Python's own and for model workers."""
+    children = psutil.Process(server.process.pid).children()
     return [child for child in children if not any("multiprocessing" in part for part in child.cmdline())]
 
 
-def profile(workload: Workload, connections: int, seconds: float) -> dict[str, object]:
-    """Load the only API process of the running service, and say what a request costs it.
+def profile(server: ServerProcess, workload: Workload, connections: int, seconds: float) -> dict[str, object]:
+    """Load a service that has one API process, and say what a request costs it.
 
-    Returns `requests`, `cpu_us` (of the process, a request), `images_per_run` is left to the caller's metrics,
-    and `stages_us` by stage. Raises `BenchmarkError` when py-spy may not look.
+    Returns `requests`, `requests_per_s`, `p50_ms`, `p90_ms`, `p99_ms`, `cpu_us` (CPU time of the process, a
+    request), `samples`, and `stages_us` by stage. Raises `BenchmarkError` when py-spy may not look.
     """
-    (process,) = api_processes()
+    (process,) = api_processes(server)
     run_load(workload, connections, 1)
     with tempfile.TemporaryDirectory() as folder:
         raw = Path(folder) / "stacks.txt"
