@@ -6,11 +6,11 @@ from benchmarks.accuracy import AccuracyBench
 from benchmarks.demo import Demo
 from benchmarks.footprint import FootprintBench
 from benchmarks.http_bench import HttpBench
+from benchmarks.loadgen.bench import ScenariosBench
 from benchmarks.peers_bench import PeersBench
 from benchmarks.perf_analyzer import PerfAnalyzerBench
 from benchmarks.profile_bench import ProfileBench
 from benchmarks.render import RenderBench
-from benchmarks.scenarios_bench import ScenariosBench
 from benchmarks.session_bench import SessionBench
 from benchmarks.training import TrainingBench
 from distillery import Command, main

@@ -5,8 +5,8 @@ from collections.abc import Iterator
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
+from benchmarks.loadgen.scenarios import METRICS, Row
 from benchmarks.markdown import limits, measured, table
-from benchmarks.scenarios import METRICS, Row
 from benchmarks.sections import Sources
 
 FORMS = {"json": "JSON", "png": "PNG", "binary": "binary tensors"}

@@ -14,13 +14,13 @@ from threading import Timer
 import numpy as np
 import pytest
 
-from benchmarks.arrivals import all_at_once, draw_samples, poisson_arrivals
-from benchmarks.early_stopping import allowed_overlatency, estimate, least_queries
 from benchmarks.latency import Latencies
 from benchmarks.load import run_load
-from benchmarks.open_client import Plan, open_loop
-from benchmarks.open_loop import Bound, Timeline, timeline
-from benchmarks.server_search import Search, Settings
+from benchmarks.loadgen.arrivals import all_at_once, draw_samples, poisson_arrivals
+from benchmarks.loadgen.early_stopping import allowed_overlatency, estimate, least_queries
+from benchmarks.loadgen.open_client import Plan, open_loop
+from benchmarks.loadgen.open_loop import Bound, Timeline, timeline
+from benchmarks.loadgen.server_search import Search, Settings
 from benchmarks.servers import free_port
 from benchmarks.workloads import service_workload
 

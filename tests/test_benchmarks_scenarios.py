@@ -11,15 +11,15 @@ import pytest
 from benchmarks.__main__ import COMMANDS
 from benchmarks.digits import Images, load_digits
 from benchmarks.errors import BenchmarkError
+from benchmarks.loadgen.open_loop import Bound
+from benchmarks.loadgen.served_system import ServedSystem
+from benchmarks.loadgen.server_search import Search, Settings
+from benchmarks.loadgen.session_system import SessionSystem
 from benchmarks.models import select_models
-from benchmarks.open_loop import Bound
 from benchmarks.results import read_result
 from benchmarks.scenarios_markdown import scenarios_section
 from benchmarks.sections import Source
-from benchmarks.served_system import ServedSystem
-from benchmarks.server_search import Search, Settings
 from benchmarks.servers import running_service
-from benchmarks.session_system import SessionSystem
 from benchmarks.v2_tensors import LENGTH, pack, unpack
 from benchmarks.workloads import BodyKind, service_workload
 from distillery import main

@@ -7,7 +7,7 @@
    does not, the rate is lowered by 5 % and confirmed again, then by 10 %, 20 % and so on (LoadGen's rules ask for
    five such runs, and lower the rate by "a small delta").
 
-A run passes by the test of `benchmarks.early_stopping`. In 1 and 2 a rate fails when it fails with two seeds: one
+A run passes by the test of `early_stopping`. In 1 and 2 a rate fails when it fails with two seeds: one
 pause of the machine is not the system's limit. Every run is bounded in queries and time, and ends as soon as more
 queries were slow than may be. A rate that fails because the generator fell behind is no limit of the system, and
 the result says so.
@@ -19,8 +19,8 @@ from itertools import count
 from math import sqrt
 from typing import Any, Literal
 
-from benchmarks.early_stopping import allowed_overlatency, least_queries
-from benchmarks.open_loop import Bound, Timeline, Verdict
+from benchmarks.loadgen.early_stopping import allowed_overlatency, least_queries
+from benchmarks.loadgen.open_loop import Bound, Timeline, Verdict
 
 PERCENTILE = 0.99
 TRIES = 2

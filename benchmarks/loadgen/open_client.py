@@ -1,6 +1,6 @@
 """An open loop over HTTP/1.1 in a process of its own: queries are sent when they arrive, whatever the server does.
 
-    python -m benchmarks.open_client PLAN.json        the fields of `Plan`; prints a `Timeline` as JSON
+    python -m benchmarks.loadgen.open_client PLAN.json        the fields of `Plan`; prints a `Timeline` as JSON
 
 The schedule is made before the clock starts. A query that finds every connection busy waits for one, and its
 latency counts from the time it should have been sent. How late the generator itself was, that is while a
@@ -17,9 +17,9 @@ from collections import deque
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from benchmarks.arrivals import all_at_once, draw_samples, poisson_arrivals
 from benchmarks.connection import Pool
-from benchmarks.open_loop import Bound, Timeline, timeline
+from benchmarks.loadgen.arrivals import all_at_once, draw_samples, poisson_arrivals
+from benchmarks.loadgen.open_loop import Bound, Timeline, timeline
 
 NEAR_S = 20e-6
 """A wait so short is not worth a sleep, which comes back some 30 µs late."""

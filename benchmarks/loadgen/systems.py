@@ -7,7 +7,7 @@ from a process of its own. Both are asked for the same samples in the same order
 from typing import Protocol
 
 from benchmarks.latency import Latencies
-from benchmarks.open_loop import Bound, Timeline
+from benchmarks.loadgen.open_loop import Bound, Timeline
 
 BATCH = 64
 """The most samples that a system is given at once."""

@@ -25,12 +25,12 @@ from functools import partial
 from statistics import median
 from typing import Any, Literal
 
-from benchmarks.early_stopping import estimate, least_queries
 from benchmarks.errors import BenchmarkError
 from benchmarks.latency import Latencies
-from benchmarks.server_search import PERCENTILE, Search, Settings
+from benchmarks.loadgen.early_stopping import estimate, least_queries
+from benchmarks.loadgen.server_search import PERCENTILE, Search, Settings
+from benchmarks.loadgen.systems import System
 from benchmarks.sessions import REFERENCE
-from benchmarks.systems import System
 
 Scenario = Literal["SingleStream", "MultiStream", "Server", "Offline"]
 Row = dict[str, Any]

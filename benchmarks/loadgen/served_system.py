@@ -10,14 +10,14 @@ from urllib.parse import urlsplit
 from benchmarks.errors import BenchmarkError
 from benchmarks.latency import Latencies
 from benchmarks.load import GRACE_S, run_load
-from benchmarks.open_client import Plan
-from benchmarks.open_loop import Bound, Timeline
-from benchmarks.systems import BATCH
+from benchmarks.loadgen.open_client import Plan
+from benchmarks.loadgen.open_loop import Bound, Timeline
+from benchmarks.loadgen.systems import BATCH
+from benchmarks.servers import ROOT
 from benchmarks.workloads import Workload, check_answers
 
 OFFLINE_CONNECTIONS = 8
 """Enough to keep every core busy with requests of 64 samples."""
-ROOT = Path(__file__).resolve().parent.parent
 
 
 class ServedSystem:
@@ -78,7 +78,7 @@ class ServedSystem:
 def _generate(plan: Plan, file: Path, workload: Workload) -> Timeline:
     """Carry out the plan in another process."""
     file.write_text(json.dumps(asdict(plan)))
-    command = [sys.executable, "-m", "benchmarks.open_client", str(file)]
+    command = [sys.executable, "-m", "benchmarks.loadgen.open_client", str(file)]
     try:
         done = subprocess.run(
             command, capture_output=True, text=True, timeout=plan.limit_s + GRACE_S, check=False, cwd=ROOT

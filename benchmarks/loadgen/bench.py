@@ -3,7 +3,7 @@
 distillery-bench scenarios --models teacher,student,student-int8
 distillery-bench scenarios --url http://127.0.0.1:8000 --scenarios Server --bound-ms 5
 
-What of LoadGen's rules is kept stands in `benchmarks/scenarios.py`.
+What of LoadGen's rules is kept stands in `benchmarks/loadgen/scenarios.py`.
 """
 
 import json
@@ -18,16 +18,16 @@ from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
+from benchmarks.loadgen.scenarios import METRICS, Row, Rules, Scenario, run_scenario
+from benchmarks.loadgen.served_system import OFFLINE_CONNECTIONS, ServedSystem
+from benchmarks.loadgen.server_search import Settings
+from benchmarks.loadgen.session_system import SessionSystem
+from benchmarks.loadgen.systems import BATCH, System
 from benchmarks.models import model_facts, select_models
 from benchmarks.results import RESULTS, warn_if_busy, write_result
-from benchmarks.scenarios import METRICS, Row, Rules, Scenario, run_scenario
 from benchmarks.scenarios_markdown import scenarios_tables
-from benchmarks.served_system import OFFLINE_CONNECTIONS, ServedSystem
-from benchmarks.server_search import Settings
 from benchmarks.servers import Executor, running_service
-from benchmarks.session_system import SessionSystem
 from benchmarks.sessions import open_session
-from benchmarks.systems import BATCH, System
 from benchmarks.workloads import BodyKind, service_workload
 from distillery import Command
 from serving.repository import ModelEntry

@@ -7,13 +7,13 @@ from itertools import cycle
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.arrivals import all_at_once, draw_samples, poisson_arrivals
 from benchmarks.digits import Images, load_digits
 from benchmarks.errors import BenchmarkError
 from benchmarks.latency import Latencies
-from benchmarks.open_loop import Bound, Timeline
-from benchmarks.session_queue import SessionQueue, without_garbage_collection
-from benchmarks.systems import BATCH
+from benchmarks.loadgen.arrivals import all_at_once, draw_samples, poisson_arrivals
+from benchmarks.loadgen.open_loop import Bound, Timeline
+from benchmarks.loadgen.session_queue import SessionQueue, without_garbage_collection
+from benchmarks.loadgen.systems import BATCH
 from benchmarks.workloads import TOLERANCE
 
 WARM_UP_RUNS = 20

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.digits import Images
-from benchmarks.open_loop import Bound, Timeline, timeline
+from benchmarks.loadgen.open_loop import Bound, Timeline, timeline
 
 SLEEP_IS_LATE_S = 150e-6
 """A sleep may end so much too late; the rest of a wait is spent looking at the clock."""

@@ -1,0 +1,1 @@
+"""MLPerf LoadGen's scenarios. `scenarios` is the way in, `bench` the command."""
