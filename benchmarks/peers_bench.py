@@ -89,17 +89,23 @@ class PeersBench(Command):
                 for peer, python in zip(peers, pythons, strict=True)
             ]
             servers = {entrant.workload.server: entrant.server for entrant in entrants}
-            cases = order([entrant.workload for entrant in entrants], self.connections)
+            rows = []
             with progress_bar() as progress:
-                task = progress.add_task("measuring", total=len(cases) * self.rounds)
-                rows = measure_in_turns(
-                    cases,
-                    rounds=self.rounds,
-                    seconds=self.seconds,
-                    tool=tool,
-                    progress=lambda case: progress.update(task, advance=1, description=case.workload.server),
-                    turn=lambda case: _turn_of(servers[case.workload.server]),
-                )
+                total = len(entrants) * len(self.connections) * self.rounds
+                task = progress.add_task("measuring", total=total)
+                # All rounds of one number of connections before the next: BentoML batches by what it saw in the
+                # last seconds, and one connection right after 16 would wait several times as long.
+                for connections in self.connections:
+                    rows += measure_in_turns(
+                        order([entrant.workload for entrant in entrants], [connections]),
+                        rounds=self.rounds,
+                        seconds=self.seconds,
+                        tool=tool,
+                        progress=lambda case: progress.update(
+                            task, advance=1, description=case.workload.server
+                        ),
+                        turn=lambda case: _turn_of(servers[case.workload.server]),
+                    )
             facts = [entrant.facts() for entrant in entrants]
         data: dict[str, Any] = {
             "models": model_facts({self.model: model}),
@@ -172,6 +178,11 @@ def _entrant(
 
 @contextmanager
 def _turn_of(server: ServerProcess) -> Iterator[None]:
+    """Continue a paused system for as long as this lasts.
+
+    All systems are up at once, so that they can take turns. Idle, most of them take less than a hundredth of a
+    core, but Ray an eighth to a fifth: whatever would run beside it, would be measured on fewer cores.
+    """
     server.resume()
     time.sleep(SETTLE_S)
     try:

@@ -32,7 +32,7 @@ class Digits:
             orjson.dumps(answer, option=orjson.OPT_SERIALIZE_NUMPY), media_type="application/json"
         )
 
-    @serve.batch(max_batch_size=32, batch_wait_timeout_s=0.0)
+    @serve.batch(max_batch_size=32, batch_wait_timeout_s=0.002)
     async def predict(self, images: list[np.ndarray]) -> list[np.ndarray]:
         (probabilities,) = self.session.run(["probabilities"], {"image": np.stack(images)})
         return list(probabilities)
