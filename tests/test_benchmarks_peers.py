@@ -20,7 +20,7 @@ from benchmarks.load import run_load
 from benchmarks.models import select_models
 from benchmarks.peer import FILES, PEERS, Peer, load_peer, peer_names
 from benchmarks.peer_environments import MADE_FROM, peer_environment
-from benchmarks.peers_bench import compare_with_ours
+from benchmarks.peers_comparison import compare_with_ours
 from benchmarks.processes import ServerProcess
 from benchmarks.servers import running_peer
 from benchmarks.workloads import TOLERANCE, check_answers
