@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from shutil import copytree
 
 import pytest
 import torch
@@ -71,6 +72,25 @@ def model_repository(
     for name, path in trained.items():
         export_checkpoint(Source(name, path), export_digits, models_dir=root, int8=name == "student")
     return root
+
+
+@pytest.fixture(scope="session")
+def one_model(model_repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A repository of the student alone: one model is enough to see processes come and go."""
+    return _some_of(model_repository, tmp_path_factory, "student")
+
+
+@pytest.fixture(scope="session")
+def two_models(model_repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A repository of student and teacher: every model of a service with workers costs a process."""
+    return _some_of(model_repository, tmp_path_factory, "student", "teacher")
+
+
+def _some_of(repository: Path, folders: pytest.TempPathFactory, *names: str) -> Path:
+    folder = folders.mktemp("models")
+    for name in names:
+        copytree(repository / name, folder / name)
+    return folder
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:

@@ -13,7 +13,6 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from shutil import copytree
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -47,23 +46,15 @@ Kind = type[Client] | type[AsyncClient]
 
 
 @pytest.fixture(scope="module")
-def models_dir(model_repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("models")
-    for name in ("student", "teacher"):
-        copytree(model_repository / name, folder / name)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def url(models_dir: Path) -> Iterator[str]:
-    with running_service(models_dir, "--api-servers", "2", "--max-images", "100") as url:
+def url(two_models: Path) -> Iterator[str]:
+    with running_service(two_models, "--api-servers", "2", "--max-images", "100") as url:
         yield url
 
 
 @pytest.fixture(scope="module")
-def expected(models_dir: Path) -> dict[str, Any]:
+def expected(two_models: Path) -> dict[str, Any]:
     """The probabilities of every digit, by model, as onnxruntime alone gives them."""
-    return {name: Session(entry.path).run(DIGITS)[1] for name, entry in load_repository(models_dir).items()}
+    return {name: Session(entry.path).run(DIGITS)[1] for name, entry in load_repository(two_models).items()}
 
 
 def predict(
@@ -199,8 +190,8 @@ def test_one_connection_is_used_again_and_again(kind: Kind, proxy: Proxy) -> Non
     assert proxy.connections == 1
 
 
-def test_models_and_readiness(url: str, models_dir: Path) -> None:
-    manifests = {name: entry.manifest for name, entry in load_repository(models_dir).items()}
+def test_models_and_readiness(url: str, two_models: Path) -> None:
+    manifests = {name: entry.manifest for name, entry in load_repository(two_models).items()}
     nowhere = f"http://127.0.0.1:{free_port()}"
 
     async def ask() -> tuple[Any, bool, bool]:
@@ -231,16 +222,16 @@ def test_a_connection_lost_before_the_answer_is_tried_again(kind: Kind, proxy: P
 
 
 @BOTH
-def test_a_service_that_restarts_is_not_noticed(kind: Kind, models_dir: Path) -> None:
+def test_a_service_that_restarts_is_not_noticed(kind: Kind, two_models: Path) -> None:
     port = free_port()
     url = f"http://127.0.0.1:{port}"
 
     def batches(stack: contextlib.ExitStack) -> Iterator[Any]:
-        first = stack.enter_context(started(models_dir, "--api-servers", "1", port=port))
+        first = stack.enter_context(started(two_models, "--api-servers", "1", port=port))
         first.wait_until_ready()
         yield DIGITS[0]
         first.end()
-        stack.enter_context(started(models_dir, "--api-servers", "1", port=port))
+        stack.enter_context(started(two_models, "--api-servers", "1", port=port))
         yield DIGITS[0]  # the kept connection is dead, and nobody listens yet
 
     with contextlib.ExitStack() as stack:
@@ -267,8 +258,8 @@ def test_a_refusal_is_not_tried_again(kind: Kind, url: str) -> None:
 
 
 @BOTH
-def test_a_service_that_hangs_is_not_waited_for(kind: Kind, models_dir: Path) -> None:
-    with started(models_dir, "--api-servers", "1") as running:
+def test_a_service_that_hangs_is_not_waited_for(kind: Kind, two_models: Path) -> None:
+    with started(two_models, "--api-servers", "1") as running:
         url = running.wait_until_ready()
         predict(kind, url, [DIGITS[0]])
         for process in running.children():
@@ -296,8 +287,8 @@ def test_a_busy_service_is_asked_again_when_it_says(kind: Kind, strict_url: str)
 
 
 @pytest.fixture(scope="module")
-def strict_url(models_dir: Path) -> Iterator[str]:
-    with running_service(models_dir, "--api-servers", "1", "--max-in-flight", "1", "--api-key", KEY) as url:
+def strict_url(two_models: Path) -> Iterator[str]:
+    with running_service(two_models, "--api-servers", "1", "--max-in-flight", "1", "--api-key", KEY) as url:
         yield url
 
 

@@ -8,7 +8,6 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from shutil import copytree
 from typing import Any, NamedTuple
 
 import grpc
@@ -40,27 +39,19 @@ class Addresses(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-def models_dir(model_repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("models")
-    for name in ("student", "teacher"):
-        copytree(model_repository / name, folder / name)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def service(models_dir: Path) -> Iterator[Addresses]:
+def service(two_models: Path) -> Iterator[Addresses]:
     port = free_port()
     flags = ("--api-servers", "2", "--max-images", "200", "--max-body-bytes", "200000")
-    with running_service(models_dir, *flags, "--grpc-port", str(port)) as url:
+    with running_service(two_models, *flags, "--grpc-port", str(port)) as url:
         yield Addresses(url, f"127.0.0.1:{port}")
 
 
 @pytest.fixture(scope="module")
-def strict_service(models_dir: Path) -> Iterator[Addresses]:
+def strict_service(two_models: Path) -> Iterator[Addresses]:
     """A service with a key, so impatient that its limits can be met in a test, and with workers."""
     port = free_port()
     flags = ("--api-servers", "1", "--api-key", KEY, "--request-timeout", "0.6", "--max-in-flight", "2")
-    with running_service(models_dir, *flags, "--executor", "workers", "--grpc-port", str(port)) as url:
+    with running_service(two_models, *flags, "--executor", "workers", "--grpc-port", str(port)) as url:
         yield Addresses(url, f"127.0.0.1:{port}")
 
 
@@ -71,9 +62,9 @@ def client(service: Addresses) -> Iterator[triton.InferenceServerClient]:
 
 
 @pytest.fixture(scope="module")
-def expected(models_dir: Path) -> dict[str, tuple[Any, Any]]:
+def expected(two_models: Path) -> dict[str, tuple[Any, Any]]:
     """Logits and probabilities of every digit, by model, as onnxruntime alone gives them."""
-    return {name: Session(entry.path).run(DIGITS) for name, entry in load_repository(models_dir).items()}
+    return {name: Session(entry.path).run(DIGITS) for name, entry in load_repository(two_models).items()}
 
 
 def image_input(images: Any, name: str = "image") -> Any:
@@ -327,14 +318,6 @@ def test_limits_are_those_of_http(strict_service: Addresses) -> None:
 # Its processes
 
 
-@pytest.fixture(scope="module")
-def one_model(model_repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One model is enough to see processes come and go."""
-    folder = tmp_path_factory.mktemp("one")
-    copytree(model_repository / "teacher", folder / "teacher")
-    return folder
-
-
 def test_a_cancelled_call_is_never_computed_and_the_end_waits_for_the_others(one_model: Path) -> None:
     port = free_port()
     flags = ("--executor", "workers", "--api-servers", "1", "--max-batch", "1", "--grpc-port", str(port))
@@ -349,24 +332,24 @@ def test_a_cancelled_call_is_never_computed_and_the_end_waits_for_the_others(one
             return line in httpx.get(f"{url}/metrics").text
 
         os.kill(worker, signal.SIGSTOP)
-        first = ask.future(message(model_name="teacher"))
-        eventually(lambda: metrics_say('in_flight{model="teacher"} 1.0'))
-        others = [ask.future(message(model_name="teacher")) for _ in range(4)]
-        eventually(lambda: metrics_say('in_flight{model="teacher"} 5.0'))
+        first = ask.future(message(model_name="student"))
+        eventually(lambda: metrics_say('in_flight{model="student"} 1.0'))
+        others = [ask.future(message(model_name="student")) for _ in range(4)]
+        eventually(lambda: metrics_say('in_flight{model="student"} 5.0'))
         for call in others:
             call.cancel()
-        eventually(lambda: counts(url).get(("teacher", "499")) == 4)
+        eventually(lambda: counts(url).get(("student", "499")) == 4)
         os.kill(worker, signal.SIGCONT)
-        assert first.result(timeout=10).model_name == "teacher"
-        eventually(lambda: metrics_say('batch_size_images_sum{model="teacher"} 1.0'))
+        assert first.result(timeout=10).model_name == "student"
+        eventually(lambda: metrics_say('batch_size_images_sum{model="student"} 1.0'))
 
         os.kill(worker, signal.SIGSTOP)
-        last = ask.future(message(model_name="teacher"))
-        eventually(lambda: metrics_say('in_flight{model="teacher"} 1.0'))
+        last = ask.future(message(model_name="student"))
+        eventually(lambda: metrics_say('in_flight{model="student"} 1.0'))
         running.process.send_signal(signal.SIGTERM)
         time.sleep(0.3)
         os.kill(worker, signal.SIGCONT)
-        assert last.result(timeout=10).model_name == "teacher"
+        assert last.result(timeout=10).model_name == "student"
         assert running.process.communicate(timeout=20) == ("", "")
         assert running.process.returncode == 0
 
@@ -401,9 +384,9 @@ def run_python(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_without_grpcio_the_flag_says_how_to_install_it(models_dir: Path) -> None:
+def test_without_grpcio_the_flag_says_how_to_install_it(two_models: Path) -> None:
     code = "import sys; sys.modules['grpc'] = None; from serving.__main__ import run; run()"
-    done = run_python(code, "--models-dir", str(models_dir), "--grpc-port", "0")
+    done = run_python(code, "--models-dir", str(two_models), "--grpc-port", "0")
     assert (done.returncode, done.stderr) == (
         1,
         "distillery-serve: --grpc-port needs grpcio: pip install '.[serving,grpc]'\n",

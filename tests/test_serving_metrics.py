@@ -5,7 +5,6 @@ import time
 from collections.abc import Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
-from shutil import copytree
 
 import httpx
 import pytest
@@ -21,18 +20,9 @@ DIGITS = sample_test().images.tolist()
 Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
 
 
-@pytest.fixture(scope="module")
-def models_dir(model_repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two models are enough, and every one of them costs two processes."""
-    folder = tmp_path_factory.mktemp("models")
-    for name in ("student", "teacher"):
-        copytree(model_repository / name, folder / name)
-    return folder
-
-
 @pytest.fixture(scope="module", params=["inprocess", "workers"])
-def service(request: pytest.FixtureRequest, models_dir: Path) -> Iterator[str]:
-    with running_service(models_dir, "--api-servers", "2", "--executor", request.param) as url:
+def service(request: pytest.FixtureRequest, two_models: Path) -> Iterator[str]:
+    with running_service(two_models, "--api-servers", "2", "--executor", request.param) as url:
         yield url
 
 
@@ -97,17 +87,17 @@ def test_counts_of_all_processes_add_up(service: str) -> None:
     assert models == {"", "student", "teacher"}
 
 
-def test_both_executors_answer_what_the_session_says(service: str, models_dir: Path) -> None:
+def test_both_executors_answer_what_the_session_says(service: str, two_models: Path) -> None:
     images = sample_test().images.numpy()
-    for name, entry in load_repository(models_dir).items():
+    for name, entry in load_repository(two_models).items():
         answer = httpx.post(f"{service}/predict/{name}", json={"images": images.tolist()}).json()
         expected = Session(entry.path).run(images)[1].argmax(axis=1).tolist()
         assert [one["digit"] for one in answer["predictions"]] == expected
 
 
-def test_models_are_described_by_their_manifests(service: str, models_dir: Path) -> None:
+def test_models_are_described_by_their_manifests(service: str, two_models: Path) -> None:
     found = scrape(service)
-    for name, entry in load_repository(models_dir).items():
+    for name, entry in load_repository(two_models).items():
         manifest = entry.manifest
         labels = {
             "version": manifest.version,

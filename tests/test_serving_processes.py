@@ -23,14 +23,6 @@ DIGITS = sample_test().images.tolist()
 ONE = {"image": DIGITS[0]}
 
 
-@pytest.fixture(scope="module")
-def models_dir(model_repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One model is enough to see processes come and go."""
-    folder = tmp_path_factory.mktemp("models")
-    copytree(model_repository / "student", folder / "student")
-    return folder
-
-
 class Service:
     """A service as its operator sees it: a process, its output, its children."""
 
@@ -116,10 +108,10 @@ def metrics_folders() -> set[Path]:
     [("inprocess", signal.SIGTERM), ("inprocess", signal.SIGINT), ("workers", signal.SIGINT)],
 )
 def test_a_signal_ends_it_cleanly_with_open_requests_answered(
-    models_dir: Path, executor: str, number: int
+    one_model: Path, executor: str, number: int
 ) -> None:
     folders = metrics_folders()
-    with service(models_dir, "--executor", executor, "--api-servers", "2") as running:
+    with service(one_model, "--executor", executor, "--api-servers", "2") as running:
         url = running.wait_until_ready()
         children = running.children()
         assert len(children) == (2 if executor == "inprocess" else 3)
@@ -148,8 +140,8 @@ def test_a_signal_ends_it_cleanly_with_open_requests_answered(
     assert metrics_folders() == folders
 
 
-def test_an_api_process_that_dies_is_replaced(models_dir: Path) -> None:
-    with service(models_dir, "--api-servers", "2") as running:
+def test_an_api_process_that_dies_is_replaced(one_model: Path) -> None:
+    with service(one_model, "--api-servers", "2") as running:
         url = running.wait_until_ready()
         first, second = running.children()
         time.sleep(1.1)  # one that dies younger ends the service: it would only die again
@@ -167,8 +159,8 @@ def test_an_api_process_that_dies_is_replaced(models_dir: Path) -> None:
         assert running.process.returncode == 0
 
 
-def test_a_worker_that_dies_ends_the_service_with_a_message(models_dir: Path) -> None:
-    with service(models_dir, "--executor", "workers", "--api-servers", "1") as running:
+def test_a_worker_that_dies_ends_the_service_with_a_message(one_model: Path) -> None:
+    with service(one_model, "--executor", "workers", "--api-servers", "1") as running:
         running.wait_until_ready()
         children = running.children()
         worker = children[0]  # started before the API processes
@@ -182,9 +174,9 @@ def test_a_worker_that_dies_ends_the_service_with_a_message(models_dir: Path) ->
 
 
 @pytest.mark.parametrize("executor", ["inprocess", "workers"])
-def test_children_do_not_outlive_a_killed_parent(models_dir: Path, executor: str) -> None:
+def test_children_do_not_outlive_a_killed_parent(one_model: Path, executor: str) -> None:
     folders = metrics_folders()
-    with service(models_dir, "--executor", executor, "--api-servers", "2") as running:
+    with service(one_model, "--executor", executor, "--api-servers", "2") as running:
         running.wait_until_ready()
         children = running.children()
         running.end(signal.SIGKILL)
@@ -195,9 +187,9 @@ def test_children_do_not_outlive_a_killed_parent(models_dir: Path, executor: str
         folder.rmdir()
 
 
-def test_a_worker_that_hangs_costs_its_clients_a_time_out_and_no_more(models_dir: Path) -> None:
+def test_a_worker_that_hangs_costs_its_clients_a_time_out_and_no_more(one_model: Path) -> None:
     flags = ("--executor", "workers", "--api-servers", "1", "--request-timeout", "0.5")
-    with service(models_dir, *flags) as running:
+    with service(one_model, *flags) as running:
         url = running.wait_until_ready()
         worker = running.children()[0]
         os.kill(worker, signal.SIGSTOP)
@@ -220,25 +212,25 @@ def failing(models_dir: Path, *flags: str, port: int = 0) -> str:
         return errors
 
 
-def test_a_port_that_is_taken_is_one_clear_line(models_dir: Path) -> None:
+def test_a_port_that_is_taken_is_one_clear_line(one_model: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         assert f"cannot listen on 127.0.0.1 port {port}: Address already in use" in failing(
-            models_dir, port=port
+            one_model, port=port
         )
     port = free_port()
-    with service(models_dir, port=port) as first:
+    with service(one_model, port=port) as first:
         first.wait_until_ready()
-        assert "Address already in use" in failing(models_dir, port=port)
+        assert "Address already in use" in failing(one_model, port=port)
 
 
-def test_what_cannot_be_served_is_one_clear_line(models_dir: Path, tmp_path: Path) -> None:
+def test_what_cannot_be_served_is_one_clear_line(one_model: Path, tmp_path: Path) -> None:
     assert "there is no model repository at" in failing(tmp_path / "nowhere")
     assert "--default-model nobody: the repository has student" in failing(
-        models_dir, "--default-model", "nobody"
+        one_model, "--default-model", "nobody"
     )
-    assert "--host 256.0.0.1 is not an address" in failing(models_dir, "--host", "256.0.0.1")
-    assert "has no CUDAExecutionProvider; use --device cpu" in failing(models_dir, "--device", "cuda")
-    broken = copytree(models_dir, tmp_path / "models")
+    assert "--host 256.0.0.1 is not an address" in failing(one_model, "--host", "256.0.0.1")
+    assert "has no CUDAExecutionProvider; use --device cpu" in failing(one_model, "--device", "cuda")
+    broken = copytree(one_model, tmp_path / "models")
     (broken / "student/1/model.onnx").write_bytes(b"no graph")
     assert "export the model again" in failing(broken)

@@ -9,7 +9,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from shutil import copytree
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -30,18 +29,9 @@ STAGES = ("queue", "compute_input", "compute_infer", "compute_output")
 Stats = dict[str, Any]
 
 
-@pytest.fixture(scope="module")
-def models_dir(model_repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two models are enough, and every one of them costs two processes."""
-    folder = tmp_path_factory.mktemp("models")
-    for name in ("student", "teacher"):
-        copytree(model_repository / name, folder / name)
-    return folder
-
-
 @pytest.fixture(scope="module", params=["inprocess", "workers"])
-def service(request: pytest.FixtureRequest, models_dir: Path) -> Iterator[str]:
-    with running_service(models_dir, "--api-servers", "2", "--executor", request.param) as url:
+def service(request: pytest.FixtureRequest, two_models: Path) -> Iterator[str]:
+    with running_service(two_models, "--api-servers", "2", "--executor", request.param) as url:
         yield url
 
 
@@ -189,8 +179,8 @@ def test_a_file_that_a_starting_process_has_just_created_is_no_obstacle(
     assert list(merged()) == []
 
 
-def test_they_are_for_those_who_have_the_key(models_dir: Path) -> None:
-    with running_service(models_dir, "--api-servers", "1", "--api-key", "secret") as url:
+def test_they_are_for_those_who_have_the_key(two_models: Path) -> None:
+    with running_service(two_models, "--api-servers", "1", "--api-key", "secret") as url:
         for path in ("stats", "teacher/stats", "teacher/versions/1/stats"):
             response = httpx.get(f"{url}/v2/models/{path}")
             assert response.status_code == 401
@@ -198,8 +188,8 @@ def test_they_are_for_those_who_have_the_key(models_dir: Path) -> None:
             assert httpx.get(f"{url}/v2/models/{path}", headers={"X-API-Key": "secret"}).status_code == 200
 
 
-def test_a_process_that_dies_leaves_its_counts(models_dir: Path) -> None:
-    with started(models_dir, "--api-servers", "2") as running:
+def test_a_process_that_dies_leaves_its_counts(two_models: Path) -> None:
+    with started(two_models, "--api-servers", "2") as running:
         url = running.wait_until_ready()
         ready = time.monotonic()
         ask_from_many_connections(url, "student")
@@ -218,9 +208,9 @@ def test_a_process_that_dies_leaves_its_counts(models_dir: Path) -> None:
         running.end()
 
 
-def test_grpc_counts_with_the_others(models_dir: Path) -> None:
+def test_grpc_counts_with_the_others(two_models: Path) -> None:
     port = free_port()
-    with running_service(models_dir, "--api-servers", "1", "--grpc-port", str(port)) as url:
+    with running_service(two_models, "--api-servers", "1", "--grpc-port", str(port)) as url:
         images = triton_grpc.InferInput("image", [4, 28, 28], "UINT8")
         images.set_data_from_numpy(DIGITS[:4])
         wrong = triton_grpc.InferInput("picture", [4, 28, 28], "UINT8")
