@@ -1,68 +1,34 @@
-"""Where an API process' time goes: py-spy's samples of its stack, sorted by stage of a request.
+"""What a request costs the API process that answers it, stage by stage, by the service's own clocks.
 
-A stage's price is its share of the samples on a core, times the CPU time of a request. Samples are taken while
-the process runs as ever; what it does inside onnxruntime, orjson and uvloop counts for who called it.
+The service notes how long it decodes, joins, runs, splits and encodes (`GET /v2/models/{model}/stats`). With one
+API process and one load generator on two cores nobody interrupts it much, so these seconds are nearly CPU time;
+what is left of the process' CPU time are the sockets, the event loop, recognising and admitting a request,
+counting it, and writing the answer.
+
+A sampling profiler shows what to look at (`py-spy top --pid …` on an API process does), but not the prices: with
+two cores it gets its turn when the load generator has none, and sees the model far too often.
 """
 
-import subprocess
-import sys
-import tempfile
-from collections import Counter
-from pathlib import Path
+import json
+import time
+import urllib.request
+from typing import Any
 
 import psutil
 
-from benchmarks.errors import BenchmarkError
 from benchmarks.load import run_load
 from benchmarks.processes import ServerProcess
 from benchmarks.workloads import Workload
 
-SAMPLES_PER_S = 500
-_MARGIN_S = 0.5
-"""py-spy starts a little after the load and ends a little before it."""
-
+PUBLISHED_S = 0.3
+"""After so long everything that was counted is published."""
 STAGES = {
-    "sockets and event loop": "epoll, recv; whatever is under no other name",
-    "head, admission": "recognising the head, key, limits, one request under way more",
     "body to pixels": "JSON or binary tensors, validated",
-    "batching": "queue, joining the images, giving each request its part",
+    "join and split": "the images of the requests into one array, and its answers apart",
     "model": "onnxruntime",
     "answer": "JSON or binary tensors, Server-Timing",
-    "write": "the answer's head, send",
-    "metrics": "counting",
-    "whole way": "uvicorn's parser, ASGI, tasks: the first request of a connection",
+    "the rest": "sockets, event loop, recognising and admitting a request, counting, the write",
 }
-_BY_FUNCTION = {
-    ("serving/direct.py", "send"): "write",
-    ("serving/endpoint.py", "encode"): "answer",
-    ("serving/endpoint.py", "decode"): "body to pixels",
-    ("serving/open_inference/protocol.py", "is_quick"): "body to pixels",
-    ("serving/predict.py", "is_quick"): "body to pixels",
-    ("serving/session.py", "run"): "model",
-    ("serving/api.py", "run_batch"): "batching",
-    ("serving/front.py", "__call__"): "whole way",
-}
-_BY_FILE = {
-    "serving/tallies.py": "metrics",
-    "serving/metrics.py": "metrics",
-    "serving/batching.py": "batching",
-    "serving/executors.py": "batching",
-    "serving/direct.py": "head, admission",
-    "serving/admission.py": "head, admission",
-    "uvicorn/protocols/http/httptools_impl.py": "whole way",
-}
-_OTHER = "sockets and event loop"
-
-
-def stage_of(stack: str) -> str:
-    """The stage of one of py-spy's raw stacks, "outer (file:line);…;inner (file:line)": the innermost known."""
-    for frame in reversed(stack.split(";")):
-        name, _, place = frame.partition(" (")
-        file = place.rpartition(":")[0]
-        known = _BY_FUNCTION.get((file, name.rpartition(".")[2])) or _BY_FILE.get(file)
-        if known:
-            return known
-    return _OTHER
 
 
 def api_processes(server: ServerProcess) -> list[psutil.Process]:
@@ -71,47 +37,54 @@ def api_processes(server: ServerProcess) -> list[psutil.Process]:
     return [child for child in children if not any("multiprocessing" in part for part in child.cmdline())]
 
 
-def profile(server: ServerProcess, workload: Workload, connections: int, seconds: float) -> dict[str, object]:
+def profile(server: ServerProcess, workload: Workload, connections: int, seconds: float) -> dict[str, Any]:
     """Load a service that has one API process, and say what a request costs it.
 
     Returns `requests`, `requests_per_s`, `p50_ms`, `p90_ms`, `p99_ms`, `cpu_us` (CPU time of the process, a
-    request), `samples`, and `stages_us` by stage. Raises `BenchmarkError` when py-spy may not look.
+    request), `images_per_run`, and `stages_us` by stage.
     """
     (process,) = api_processes(server)
     run_load(workload, connections, 1)
-    with tempfile.TemporaryDirectory() as folder:
-        raw = Path(folder) / "stacks.txt"
-        command = [
-            str(Path(sys.executable).with_name("py-spy")),
-            "record",
-            "--format",
-            "raw",
-            "--nonblocking",
-        ]
-        command += ["--rate", str(SAMPLES_PER_S), "--duration", f"{max(1, seconds - 2 * _MARGIN_S):.0f}"]
-        command += ["--pid", str(process.pid), "--output", str(raw)]
-        before = process.cpu_times()
-        spy = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-        load = run_load(workload, connections, seconds)
-        after = process.cpu_times()
-        _, said = spy.communicate(timeout=seconds + 30)
-        if spy.returncode or not raw.is_file():
-            raise BenchmarkError(
-                f"py-spy could not look into the service: {said.strip()[-300:]}; run as root, or allow it "
-                "with sysctl kernel.yama.ptrace_scope=0"
-            )
-        samples: Counter[str] = Counter()
-        for line in raw.read_text(encoding="utf-8").splitlines():
-            stack, _, count = line.rpartition(" ")
-            samples[stage_of(stack)] += int(count)
-    requests = load.latencies.total
-    cpu_us = (after.user + after.system - before.user - before.system) * 1e6 / requests
-    total = samples.total()
+    time.sleep(PUBLISHED_S)
+    before, cpu_before = _statistics(server, workload.model), _cpu_seconds(process)
+    load = run_load(workload, connections, seconds)
+    cpu = _cpu_seconds(process) - cpu_before
+    time.sleep(PUBLISHED_S)
+    after = _statistics(server, workload.model)
+    requests, images, runs, decode, join, run, split, encode = (
+        new - old for new, old in zip(after, before, strict=True)
+    )
+    cpu_us = cpu * 1e6 / requests
+    stages = dict(zip(STAGES, (decode, join + split, run, encode), strict=False))
+    stages_us = {stage: ns / 1000 / requests for stage, ns in stages.items()}
+    stages_us["the rest"] = cpu_us - sum(stages_us.values())
     return {
         "requests": requests,
         "requests_per_s": round(load.requests_per_s, 1),
         **load.latencies.quantiles("ms"),
         "cpu_us": round(cpu_us, 1),
-        "samples": total,
-        "stages_us": {stage: round(cpu_us * samples[stage] / total, 1) for stage in STAGES},
+        "images_per_run": round(images / runs, 1),
+        "stages_us": {stage: round(us, 1) for stage, us in stages_us.items()},
     }
+
+
+def _statistics(server: ServerProcess, model: str) -> tuple[int, ...]:
+    """Answered requests, images, runs, and nanoseconds of decoding, joining, running, splitting and encoding."""
+    with urllib.request.urlopen(f"{server.url}/v2/models/{model}/stats", timeout=10) as answer:  # noqa: S310
+        (stats,) = json.load(answer)["model_stats"]
+    requests, batches = stats["inference_stats"], stats["batch_stats"]
+    return (
+        requests["success"]["count"],
+        stats["inference_count"],
+        stats["execution_count"],
+        requests["compute_input"]["ns"],
+        *(
+            sum(batch[stage]["ns"] for batch in batches)
+            for stage in ("compute_input", "compute_infer", "compute_output")
+        ),
+        requests["compute_output"]["ns"],
+    )
+
+
+def _cpu_seconds(process: psutil.Process) -> float:
+    return sum(process.cpu_times()[:2])

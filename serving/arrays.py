@@ -68,8 +68,8 @@ def image_bytes(value: Any) -> bytes:
     try:
         if len(value) == _PIXELS:
             return bytes(value)
-        if len(value) == _SIDE and set(map(type, value)) == {list} and set(map(len, value)) == {_SIDE}:
-            return b"".join(map(bytes, value))
+        if len(value) == _SIDE and set(map(len, value)) == {_SIDE}:
+            return b"".join(map(bytes, value))  # which refuses strings and objects, the others with a length
     except (TypeError, ValueError):
         pass
     return b""

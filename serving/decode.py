@@ -42,6 +42,8 @@ class Limits:
 
 def media_type(content_type: bytes) -> bytes:
     """The media type without its parameters; raises `UnsupportedMediaType` unless it is one we read."""
+    if content_type in MEDIA_TYPES:
+        return content_type
     kind = content_type.partition(b";")[0].strip().lower()
     if kind not in MEDIA_TYPES:
         found = content_type.decode("latin-1")[:80] or "nothing"

@@ -179,10 +179,10 @@ class DirectProtocol(HttpToolsProtocol):
 
     def send(self, reply: Reply) -> None:
         """Write the answer to the exchange under way."""
-        parts = [STATUS_LINE[reply.status]]
-        for name, value in (*self.server_state.default_headers, *reply.headers):
-            parts += (name, b": ", value, b"\r\n")
-        parts += (b"content-length: %d\r\n\r\n" % len(reply.content), reply.content)
+        parts = [STATUS_LINE[reply.status], b"content-length: %d" % len(reply.content)]
+        for header in (*self.server_state.default_headers, *reply.headers):
+            parts.append(b"\r\n%b: %b" % header)
+        parts += (b"\r\n\r\n", reply.content)
         self.transport.write(b"".join(parts))
         self._exchange = None
         if self._ending:

@@ -8,34 +8,10 @@ import pytest
 
 from benchmarks.__main__ import COMMANDS
 from benchmarks.cost_markdown import footprint_section, profile_section
-from benchmarks.profiling import STAGES, stage_of
+from benchmarks.profiling import STAGES
 from benchmarks.results import latest, read_result
 from benchmarks.sections import Source
 from distillery import main
-
-LOOP = "run (uvicorn/server.py:86);run (asyncio/runners.py:118)"
-DIRECT = f"{LOOP};DirectProtocol.data_received (serving/direct.py:150);Exchange.begin (serving/direct.py:99)"
-FLUSH = f"{LOOP};LoopBatcher._flush (serving/batching.py:141);run_batch (serving/api.py:128)"
-ANSWER = f"{FLUSH};Exchange.set_result (serving/direct.py:118);Endpoint.encode (serving/endpoint.py:75)"
-
-
-@pytest.mark.parametrize(
-    ("stack", "stage"),
-    [
-        (LOOP, "sockets and event loop"),
-        (DIRECT, "head, admission"),
-        (f"{DIRECT};Endpoint.decode (serving/endpoint.py:56);loads (x.py:1)", "body to pixels"),
-        (FLUSH, "batching"),
-        (f"{FLUSH};Session.run (serving/session.py:60);run (onnxruntime/a.py:1)", "model"),
-        (ANSWER, "answer"),
-        (f"{ANSWER};RequestMetrics.predicted (serving/tallies.py:150)", "metrics"),
-        (f"{FLUSH};DirectProtocol.send (serving/direct.py:190)", "write"),
-        (f"{LOOP};Front.__call__ (serving/front.py:63)", "whole way"),
-    ],
-)
-def test_a_stack_belongs_to_its_innermost_stage(stack: str, stage: str) -> None:
-    assert stage_of(stack) == stage
-    assert stage in STAGES
 
 
 def measure(command: str, models: Path, results: Path, *flags: str) -> Source:
@@ -47,16 +23,19 @@ def measure(command: str, models: Path, results: Path, *flags: str) -> Source:
 
 
 @pytest.mark.slow
-def test_a_profile_finds_every_stage_in_the_running_service(model_repository: Path, tmp_path: Path) -> None:
+def test_a_profile_has_every_stage_of_the_running_service(model_repository: Path, tmp_path: Path) -> None:
     source = measure("profile", model_repository, tmp_path, "--models", "student", "--seconds", "3")
     rows: list[dict[str, Any]] = source.data["rows"]
     assert [row["case"] for row in rows] == ["one connection", "batched", "one image a run"]
     for row in rows:
         stages = row["stages_us"]
         assert sum(stages.values()) == pytest.approx(row["cpu_us"], abs=1)
-        for stage in ("model", "body to pixels", "answer", "write", "sockets and event loop"):
-            assert stages[stage] > 0
-        assert stages["whole way"] < 0.2 * row["cpu_us"]  # the first request of a connection only
+        assert stages.keys() == STAGES.keys()
+        assert all(us > 0 for stage, us in stages.items() if stage != "the rest")
+        assert row["requests"] > 100
+    alone, batched, one_a_run = (row["images_per_run"] for row in rows)
+    assert (alone, one_a_run) == (1, 1)
+    assert batched > 1
     assert "| together |" in profile_section({"profile": source}, "")
 
 
