@@ -10,7 +10,7 @@ from benchmarks.loadgen.bench import ScenariosBench
 from benchmarks.peers_bench import PeersBench
 from benchmarks.perf_analyzer import PerfAnalyzerBench
 from benchmarks.profile_bench import ProfileBench
-from benchmarks.render import RenderBench
+from benchmarks.report.render import RenderBench
 from benchmarks.session_bench import SessionBench
 from benchmarks.training import TrainingBench
 from distillery import Command, main

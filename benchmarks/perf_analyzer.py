@@ -18,8 +18,8 @@ from pydantic import Field, PositiveInt
 from rich.console import Console
 
 from benchmarks.models import model_facts, select_models
-from benchmarks.perf_analyzer_markdown import perf_analyzer_tables
 from benchmarks.perf_analyzer_tool import PACKAGES, WINDOWS, Report, install, measure
+from benchmarks.report.perf_analyzer import perf_analyzer_tables
 from benchmarks.results import RESULTS, warn_if_busy, write_result
 from benchmarks.servers import running_service
 from benchmarks.workloads import check_answers, service_workload

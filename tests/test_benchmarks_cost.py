@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 
 from benchmarks.__main__ import COMMANDS
-from benchmarks.cost_markdown import footprint_section, profile_section
 from benchmarks.profiling import STAGES
+from benchmarks.report.cost import footprint_section, profile_section
+from benchmarks.report.sections import Source
 from benchmarks.results import latest, read_result
-from benchmarks.sections import Source
 from distillery import main
 
 

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from benchmarks.__main__ import COMMANDS
-from benchmarks.render import SECTIONS
+from benchmarks.report.render import SECTIONS
 from benchmarks.results import write_result
 from distillery import main
 

@@ -11,10 +11,10 @@ import pytest
 from benchmarks import perf_analyzer_tool
 from benchmarks.__main__ import COMMANDS
 from benchmarks.errors import BenchmarkError
-from benchmarks.perf_analyzer_markdown import perf_analyzer_section
 from benchmarks.perf_analyzer_tool import Report, install, measure, read_report
+from benchmarks.report.perf_analyzer import perf_analyzer_section
+from benchmarks.report.sections import Source
 from benchmarks.results import latest, read_result
-from benchmarks.sections import Source
 from benchmarks.servers import free_port
 from distillery import main
 

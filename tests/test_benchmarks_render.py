@@ -9,9 +9,9 @@ from PIL import Image
 
 from benchmarks.__main__ import COMMANDS
 from benchmarks.accuracy import _summary, accuracy_kind
-from benchmarks.comparison import compare_models
 from benchmarks.errors import BenchmarkError
-from benchmarks.render import SECTIONS
+from benchmarks.report.comparison import compare_models
+from benchmarks.report.render import SECTIONS
 from benchmarks.results import write_result
 from distillery import main
 

@@ -16,9 +16,9 @@ from benchmarks.loadgen.served_system import ServedSystem
 from benchmarks.loadgen.server_search import Search, Settings
 from benchmarks.loadgen.session_system import SessionSystem
 from benchmarks.models import select_models
+from benchmarks.report.scenarios import scenarios_section
+from benchmarks.report.sections import Source
 from benchmarks.results import read_result
-from benchmarks.scenarios_markdown import scenarios_section
-from benchmarks.sections import Source
 from benchmarks.servers import running_service
 from benchmarks.v2_tensors import LENGTH, pack, unpack
 from benchmarks.workloads import BodyKind, service_workload

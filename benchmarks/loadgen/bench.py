@@ -24,8 +24,8 @@ from benchmarks.loadgen.server_search import Settings
 from benchmarks.loadgen.session_system import SessionSystem
 from benchmarks.loadgen.systems import BATCH, System
 from benchmarks.models import model_facts, select_models
+from benchmarks.report.scenarios import scenarios_tables
 from benchmarks.results import RESULTS, warn_if_busy, write_result
-from benchmarks.scenarios_markdown import scenarios_tables
 from benchmarks.servers import Executor, running_service
 from benchmarks.sessions import open_session
 from benchmarks.workloads import BodyKind, service_workload

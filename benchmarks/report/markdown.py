@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from benchmarks.comparison import Row, compare_models, own_server
-from benchmarks.sections import Source, Sources
+from benchmarks.report.comparison import Row, compare_models, own_server
+from benchmarks.report.sections import Source, Sources
 
 
 def results_section(sources: Sources, picture: str) -> str:

@@ -9,16 +9,16 @@ from pathlib import Path
 
 from pydantic import Field
 
-from benchmarks.cost_markdown import footprint_section, profile_section
 from benchmarks.errors import BenchmarkError
-from benchmarks.markdown import accuracy_section, results_section
-from benchmarks.peers_markdown import peers_section
-from benchmarks.peers_picture import draw_peers
-from benchmarks.perf_analyzer_markdown import perf_analyzer_section
-from benchmarks.picture import draw_results, drawn_from
+from benchmarks.report.cost import footprint_section, profile_section
+from benchmarks.report.markdown import accuracy_section, results_section
+from benchmarks.report.peers import peers_section
+from benchmarks.report.peers_picture import draw_peers
+from benchmarks.report.perf_analyzer import perf_analyzer_section
+from benchmarks.report.picture import draw_results, drawn_from
+from benchmarks.report.scenarios import scenarios_section
+from benchmarks.report.sections import Section, Source
 from benchmarks.results import RESULTS, latest, read_result
-from benchmarks.scenarios_markdown import scenarios_section
-from benchmarks.sections import Section, Source
 from distillery import Command
 
 SECTIONS = (

@@ -39,7 +39,7 @@ class Section:
     picture: str = ""
     """A file name, where there is a picture."""
     draw: Callable[[Sources, Path, str], None] | None = None
-    """Write the picture to a path, with the names of its sources inside (`benchmarks.picture.save`)."""
+    """Write the picture to a path, with the names of its sources inside (`benchmarks.report.picture.save`)."""
 
     @property
     def markers(self) -> tuple[str, str]:

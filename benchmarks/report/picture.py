@@ -8,8 +8,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
 
-from benchmarks.comparison import Row, compare_models, own_server
-from benchmarks.sections import Sources
+from benchmarks.report.comparison import Row, compare_models, own_server
+from benchmarks.report.sections import Sources
 
 SOURCE_KEY = "Source"  # a key that PNG's specification gives
 COLOURS = ("#0072b2", "#e69f00", "#009e73")

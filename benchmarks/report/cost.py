@@ -2,9 +2,9 @@
 
 from typing import Any
 
-from benchmarks import markdown
 from benchmarks.profiling import STAGES
-from benchmarks.sections import Sources
+from benchmarks.report import markdown
+from benchmarks.report.sections import Sources
 
 
 def profile_section(sources: Sources, _: str) -> str:

@@ -7,8 +7,8 @@ from typing import Any
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from benchmarks import markdown
-from benchmarks.sections import Sources
+from benchmarks.report import markdown
+from benchmarks.report.sections import Sources
 
 STAGES = {
     "queue_us": "queue",

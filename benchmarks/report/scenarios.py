@@ -6,8 +6,8 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from benchmarks.loadgen.scenarios import METRICS, Row
-from benchmarks.markdown import limits, measured, table
-from benchmarks.sections import Sources
+from benchmarks.report.markdown import limits, measured, table
+from benchmarks.report.sections import Sources
 
 FORMS = {"json": "JSON", "png": "PNG", "binary": "binary tensors"}
 

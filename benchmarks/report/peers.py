@@ -4,8 +4,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.errors import BenchmarkError
-from benchmarks.markdown import limits, measured, table
-from benchmarks.sections import Sources
+from benchmarks.report.markdown import limits, measured, table
+from benchmarks.report.sections import Sources
 
 Row = dict[str, Any]
 

@@ -5,9 +5,9 @@ from pathlib import Path
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from benchmarks.peers_markdown import Row, rows_by_connections
-from benchmarks.picture import COLOURS, save, style
-from benchmarks.sections import Sources
+from benchmarks.report.peers import Row, rows_by_connections
+from benchmarks.report.picture import COLOURS, save, style
+from benchmarks.report.sections import Sources
 
 
 def draw_peers(sources: Sources, path: Path, names: str) -> None:
