@@ -42,13 +42,18 @@ export: $(INSTALLED) ## export what was trained to the model repository: make ex
 serve: $(INSTALLED) ## serve the model repository on http://127.0.0.1:8000
 	@$(BIN)/python -m serving $(ARGS)
 
-bench: $(INSTALLED) ## measure sessions and HTTP, and render the README's table and picture
+bench: $(INSTALLED) ## measure all that README and docs show of serving, and write it there (15 minutes)
 	@$(BIN)/python -m benchmarks session
-	@$(BIN)/python -m benchmarks http --against litserve-first-example
+	@$(BIN)/python -m benchmarks http
+	@$(BIN)/python -m benchmarks scenarios
+	@$(BIN)/python -m benchmarks perf-analyzer
+	@$(BIN)/python -m benchmarks profile
+	@$(BIN)/python -m benchmarks footprint
 	@$(BIN)/python -m benchmarks render
 
-bench-peers: $(INSTALLED) ## measure other serving frameworks beside ours: make bench-peers ARGS="--peers bare-asgi"
+bench-peers: $(INSTALLED) ## measure other serving frameworks beside ours: make bench-peers ARGS="--peers bare_asgi"
 	@$(BIN)/python -m benchmarks peers $(ARGS)
+	@$(BIN)/python -m benchmarks render
 
 system: ## install the Debian packages that some tests and benchmarks want
 	@$(SUDO) apt-get update -qq

@@ -60,7 +60,7 @@ class HttpBench(Command):
         None, description="API processes; the service's default is the cores"
     )
     body: list[BodyKind] = Field(
-        ["json", "png", "json-64"], description="one image, one image, 64 images a request"
+        ["json", "png", "binary-64"], description="one image, one image, 64 images a request"
     )
     connections: list[PositiveInt] = Field([1, 16], description="requests under way at any moment")
     against: list[str] = Field(

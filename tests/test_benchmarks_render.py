@@ -46,10 +46,10 @@ def http_data() -> dict[str, Any]:
     rows = [
         {"server": server, "model": model, "body": body, "connections": connections, "tool": "wrk"}
         | {"p50_ms": connections / speed, "p99_ms": 2 * connections / speed}
-        | {"requests_per_s": 1000 * speed, "images_per_s": (64_000 if body == "json-64" else 1000) * speed}
+        | {"requests_per_s": 1000 * speed, "images_per_s": (64_000 if body == "binary-64" else 1000) * speed}
         for server in ("workers", "inprocess")
         for model, speed in SPEED.items()
-        for body in ("json", "json-64")
+        for body in ("json", "binary-64")
         for connections in (1, 16)
     ]
     peer = {**rows[0], "server": "litserve-first-example", "connections": 16, "requests_per_s": 831.0}

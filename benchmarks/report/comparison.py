@@ -51,7 +51,7 @@ def _figures(model: str, session: list[Row], http: list[Row]) -> Row:
     single = [row for row in http if row["server"] == server and row["body"] == "json"]
     calm = only(single, "one connection", lambda row: row["connections"] == 1)
     busy = only(single, f"{connections} connections", lambda row: row["connections"] == connections)
-    big = (server, model, "json-64", connections)
+    big = (server, model, "binary-64", connections)
     images_per_s = [
         row["images_per_s"]
         for row in http

@@ -41,7 +41,7 @@ def draw_results(sources: Sources, path: Path, names: str) -> None:
             models,
             {
                 f"session, {batch} images a run": _images(session["rows"], batch=batch, threads=1),
-                "HTTP, 64 images a request": _images(own, body="json-64", connections=most),
+                "HTTP, 64 images a request": _images(own, body="binary-64", connections=most),
                 "HTTP, 1 image a request": _images(own, body="json", connections=most),
             },
         )
