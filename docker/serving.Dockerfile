@@ -17,7 +17,7 @@ print(*project['dependencies'], *project['optional-dependencies']['serving'], se
 # The installed package tells the service its version. The other stages' packages stay outside: here they are empty.
 COPY README.md LICENSE distillery.py ./
 COPY serving serving
-RUN mkdir benchmarks export training \
+RUN mkdir -p benchmarks/loadgen benchmarks/report export training \
     && python -m pip --python /opt/venv/bin/python install --no-cache-dir --no-deps .
 
 FROM python:3.11.15-slim-bookworm

@@ -139,6 +139,7 @@ class DirectProtocol(HttpToolsProtocol):
         self._within_message = False
         self._early = b""  # what came while an answer was under way
         self._ending = False
+        self._idle_since = 0.0
 
     def data_received(self, data: bytes) -> None:
         if self._exchange:
@@ -149,7 +150,6 @@ class DirectProtocol(HttpToolsProtocol):
         if between_messages and self._head and (body := self._head.body_of(data)) is not None:
             request = Request(self._head.headers, body)
             if self._head.route.protocol.is_quick(request):
-                self._unset_keepalive_if_required()
                 self._exchange = Exchange(self, self._admission, self._head.route)
                 self._exchange.begin(request)
                 return
@@ -177,18 +177,33 @@ class DirectProtocol(HttpToolsProtocol):
         else:
             super().shutdown()
 
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        self._idle_since = self.loop.time()
+
+    def timeout_keep_alive_handler(self) -> None:
+        """Close what is idle; uvicorn's own would be cancelled and set again at every request."""
+        left = self._idle_since + self.timeout_keep_alive - self.loop.time()
+        if self._exchange or left > 0:
+            self.timeout_keep_alive_task = self.loop.call_later(
+                left if left > 0 else self.timeout_keep_alive, self.timeout_keep_alive_handler
+            )
+        else:
+            super().timeout_keep_alive_handler()
+
     def send(self, reply: Reply) -> None:
         """Write the answer to the exchange under way."""
         parts = [STATUS_LINE[reply.status], b"content-length: %d" % len(reply.content)]
-        for header in (*self.server_state.default_headers, *reply.headers):
-            parts.append(b"\r\n%b: %b" % header)
+        parts += (b"\r\n%b: %b" % header for header in (*self.server_state.default_headers, *reply.headers))
         parts += (b"\r\n\r\n", reply.content)
         self.transport.write(b"".join(parts))
         self._exchange = None
         if self._ending:
             self.transport.close()
             return
-        self.on_response_complete()
+        self.server_state.total_requests += 1
+        self.flow.resume_reading()
+        self._idle_since = self.loop.time()
         if self._early:
             early, self._early = self._early, b""
             self.data_received(early)

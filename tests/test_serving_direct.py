@@ -3,6 +3,7 @@
 import asyncio
 import inspect
 import json
+import time
 from collections.abc import AsyncIterator, Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
@@ -31,6 +32,7 @@ from serving.repository import load_repository
 from serving.session import Session
 
 DIGITS = sample_test().images.numpy()
+KEEP_ALIVE_S = 1
 ROUTE: Any = object()  # a head only carries it
 
 
@@ -133,7 +135,13 @@ async def running(models: Path, bounds: Bounds) -> AsyncIterator[Running]:
         port = free_port()
         protocol: Any = partial(DirectProtocol, front, admission)
         config = uvicorn.Config(
-            counted, port=port, http=protocol, ws="none", lifespan="off", log_level="warning"
+            counted,
+            port=port,
+            http=protocol,
+            ws="none",
+            lifespan="off",
+            log_level="warning",
+            timeout_keep_alive=KEEP_ALIVE_S,
         )
         server = uvicorn.Server(config)
         service = Running(port, server, endpoint)
@@ -317,6 +325,21 @@ def test_an_answer_under_way_is_given_when_the_server_ends(run: Run) -> None:
     run(scenario)
 
 
+def test_a_connection_is_closed_when_it_has_been_idle_and_not_before(run: Run) -> None:
+    async def scenario(service: Running) -> None:
+        client = await service.connect()
+        for _ in range(5):
+            assert (await client.ask(request(one(0))))[0] == 200
+            await asyncio.sleep(0.4 * KEEP_ALIVE_S)
+        answered = time.monotonic()
+        assert (await client.ask(request(one(0))))[0] == 200
+        assert await client.reader.read() == b""
+        assert 0.9 * KEEP_ALIVE_S < time.monotonic() - answered < 2 * KEEP_ALIVE_S
+        assert service.whole_way == 1
+
+    run(scenario)
+
+
 def parameters(function: Any) -> list[str]:
     return list(inspect.signature(function).parameters)
 
@@ -331,6 +354,8 @@ def test_what_is_relied_on_inside_uvicorn() -> None:
         "self.cycle is None or self.cycle.response_complete",
         "self.timeout_keep_alive_task = self.loop.call_later(",
         "self.flow.resume_reading()",
+        "self.server_state.total_requests += 1",
+        "self.timeout_keep_alive, self.timeout_keep_alive_handler",
         'self.scope["method"] = method',
         "self.server_state.default_headers",
         "on_response=self.on_response_complete",

@@ -57,7 +57,7 @@ class ScenariosBench(Command):
 
     config: Path | None = Field(None, description="TOML file with these settings")
     models_dir: Path = Field(Path("models"), description="the model repository")
-    models: list[str] = Field([], description="models to measure, all of them by default")
+    models: list[str] = Field(["teacher", "student", "student-int8"], description="models to measure")
     scenarios: list[Scenario] = Field(list(METRICS), description="which of the four")
     session: bool = Field(True, description="measure bare sessions, too")
     url: str | None = Field(

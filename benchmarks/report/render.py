@@ -53,7 +53,7 @@ class RenderBench(Command):
     """Write the tables and pictures of README and docs from the newest results, where these have their markers."""
 
     documents: list[Path] = Field(
-        [Path("README.md"), Path("docs/serving.md")],
+        [Path("README.md"), Path("docs/serving.md"), Path("benchmarks/README.md")],
         description="have markers such as <!-- results:begin --> and :end",
     )
     pictures: Path = Field(Path("docs"), description="folder of the pictures")
