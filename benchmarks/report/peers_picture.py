@@ -4,6 +4,7 @@ from pathlib import Path
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from benchmarks.report.peers import Row, rows_by_connections
 from benchmarks.report.picture import COLOURS, save, style
@@ -43,6 +44,7 @@ def _rates(axes: Axes, rows: list[Row], ours: set[str]) -> None:
     axes.set(title="Requests/s: median, slowest and fastest round")
     axes.margins(x=0.18)  # room for the labels
     axes.set_xlim(left=0)
+    axes.xaxis.set_major_locator(MaxNLocator(5))
     axes.xaxis.set_major_formatter("{x:,g}")
 
 
@@ -55,5 +57,5 @@ def _latencies(axes: Axes, rows: list[Row]) -> None:
         axes.annotate(f"{value:.3g}", (value, place), (5, 0), textcoords="offset points", va="center")
     axes.set(title="Latency: p50 (dot) to p99, ms", xscale="log")
     axes.xaxis.set_major_formatter("{x:,g}")
-    axes.margins(x=0.12)
+    axes.margins(x=0.2)
     axes.grid(axis="x", alpha=0.3)
