@@ -124,6 +124,7 @@ def test_a_percentile_is_stated_with_what_its_queries_are_worth() -> None:
     assert estimate(Latencies.from_samples(range(64)), 0.99) is None
 
 
+@pytest.mark.slow
 def test_a_stall_is_seen_by_every_query_that_arrived_in_it(
     echo: Callable[..., tuple[subprocess.Popen[bytes], str]], tmp_path: Path
 ) -> None:

@@ -230,13 +230,12 @@ def test_ratios_are_of_our_service_and_within_a_round() -> None:
 
 
 @pytest.mark.slow
-def test_the_command_installs_a_system_and_measures_it_beside_ours(
+def test_the_command_measures_a_system_of_an_environment_of_its_own_beside_ours(
     model_repository: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     flags = ["--models-dir", str(model_repository), "--peers", "bare-asgi", "--executor", "inprocess"]
     flags += ["--connections", "1,2", "--seconds", "0.2", "--rounds", "1", "--tool", "python"]
-    flags += ["--environments-dir", str(tmp_path / "environments"), "--results-dir", str(tmp_path)]
-    assert bench(*flags) == 0
+    assert bench(*flags, "--results-dir", str(tmp_path)) == 0
     summary = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert [(row["server"], row["connections"]) for row in summary["rows"]] == [
         ("inprocess", 1),

@@ -118,6 +118,7 @@ def test_every_scenario_runs_in_a_session_and_over_http(
     assert "Offline: samples per second" in printed
 
 
+@pytest.mark.slow
 def test_a_service_is_asked_for_one_eight_and_sixty_four_samples(
     model_repository: Path, tmp_path: Path
 ) -> None:

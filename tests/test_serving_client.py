@@ -222,6 +222,7 @@ def test_a_connection_lost_before_the_answer_is_tried_again(kind: Kind, proxy: P
 
 
 @BOTH
+@pytest.mark.slow
 def test_a_service_that_restarts_is_not_noticed(kind: Kind, two_models: Path) -> None:
     port = free_port()
     url = f"http://127.0.0.1:{port}"

@@ -53,7 +53,7 @@ def probabilities(answer: dict[str, Any]) -> Any:
     return np.reshape(output["data"], output["shape"])
 
 
-@pytest.mark.parametrize("executor", ["inprocess", "workers"])
+@pytest.mark.parametrize("executor", ["inprocess", pytest.param("workers", marks=pytest.mark.slow)])
 def test_every_answer_belongs_to_its_request(model_repository: Path, executor: Executor) -> None:
     entries = load_repository(model_repository)
     sessions = {name: Session(entries[name].path) for name in MODELS}

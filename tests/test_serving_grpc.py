@@ -168,6 +168,7 @@ def test_values_one_by_one_get_the_answer_of_raw_bytes(service: Addresses) -> No
 
 
 @pytest.mark.parametrize("executor", ["service", "strict_service"])
+@pytest.mark.slow
 def test_under_concurrency_every_answer_belongs_to_its_request(
     request: pytest.FixtureRequest, executor: str, expected: dict[str, tuple[Any, Any]]
 ) -> None:
@@ -318,6 +319,7 @@ def test_limits_are_those_of_http(strict_service: Addresses) -> None:
 # Its processes
 
 
+@pytest.mark.slow
 def test_a_cancelled_call_is_never_computed_and_the_end_waits_for_the_others(one_model: Path) -> None:
     port = free_port()
     flags = ("--executor", "workers", "--api-servers", "1", "--max-batch", "1", "--grpc-port", str(port))
@@ -354,6 +356,7 @@ def test_a_cancelled_call_is_never_computed_and_the_end_waits_for_the_others(one
         assert running.process.returncode == 0
 
 
+@pytest.mark.slow
 def test_the_ready_line_says_where_and_the_port_is_free_again_at_once(one_model: Path) -> None:
     port = 0
     for _ in range(2):
@@ -369,6 +372,7 @@ def test_the_ready_line_says_where_and_the_port_is_free_again_at_once(one_model:
                 client.close()
 
 
+@pytest.mark.slow
 def test_what_stands_in_the_way_is_one_clear_line(one_model: Path, service: Addresses) -> None:
     port = int(service.grpc.rsplit(":")[-1])
     assert f"port {port}: Address already in use; choose another --grpc-port" in failing(
@@ -384,6 +388,7 @@ def run_python(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.slow
 def test_without_grpcio_the_flag_says_how_to_install_it(two_models: Path) -> None:
     code = "import sys; sys.modules['grpc'] = None; from serving.__main__ import run; run()"
     done = run_python(code, "--models-dir", str(two_models), "--grpc-port", "0")
@@ -393,6 +398,7 @@ def test_without_grpcio_the_flag_says_how_to_install_it(two_models: Path) -> Non
     )
 
 
+@pytest.mark.slow
 def test_grpc_is_not_imported_before_the_fork() -> None:
     assert run_python("import sys, serving.service; print('grpc' in sys.modules)").stdout == "False\n"
 

@@ -159,6 +159,7 @@ def test_an_api_process_that_dies_is_replaced(one_model: Path) -> None:
         assert running.process.returncode == 0
 
 
+@pytest.mark.slow
 def test_a_worker_that_dies_ends_the_service_with_a_message(one_model: Path) -> None:
     with service(one_model, "--executor", "workers", "--api-servers", "1") as running:
         running.wait_until_ready()
@@ -174,6 +175,7 @@ def test_a_worker_that_dies_ends_the_service_with_a_message(one_model: Path) -> 
 
 
 @pytest.mark.parametrize("executor", ["inprocess", "workers"])
+@pytest.mark.slow
 def test_children_do_not_outlive_a_killed_parent(one_model: Path, executor: str) -> None:
     folders = metrics_folders()
     with service(one_model, "--executor", executor, "--api-servers", "2") as running:
@@ -187,6 +189,7 @@ def test_children_do_not_outlive_a_killed_parent(one_model: Path, executor: str)
         folder.rmdir()
 
 
+@pytest.mark.slow
 def test_a_worker_that_hangs_costs_its_clients_a_time_out_and_no_more(one_model: Path) -> None:
     flags = ("--executor", "workers", "--api-servers", "1", "--request-timeout", "0.5")
     with service(one_model, *flags) as running:
@@ -212,6 +215,7 @@ def failing(models_dir: Path, *flags: str, port: int = 0) -> str:
         return errors
 
 
+@pytest.mark.slow
 def test_a_port_that_is_taken_is_one_clear_line(one_model: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
@@ -224,6 +228,7 @@ def test_a_port_that_is_taken_is_one_clear_line(one_model: Path) -> None:
         assert "Address already in use" in failing(one_model, port=port)
 
 
+@pytest.mark.slow
 def test_what_cannot_be_served_is_one_clear_line(one_model: Path, tmp_path: Path) -> None:
     assert "there is no model repository at" in failing(tmp_path / "nowhere")
     assert "--default-model nobody: the repository has student" in failing(

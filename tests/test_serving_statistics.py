@@ -188,6 +188,7 @@ def test_they_are_for_those_who_have_the_key(two_models: Path) -> None:
             assert httpx.get(f"{url}/v2/models/{path}", headers={"X-API-Key": "secret"}).status_code == 200
 
 
+@pytest.mark.slow
 def test_a_process_that_dies_leaves_its_counts(two_models: Path) -> None:
     with started(two_models, "--api-servers", "2") as running:
         url = running.wait_until_ready()

@@ -87,6 +87,7 @@ def test_train_then_evaluate(tmp_path: Path, capsys: pytest.CaptureFixture[str])
 
 
 @pytest.mark.usefixtures("mnist")
+@pytest.mark.slow
 def test_nothing_is_evaluated_or_drawn_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert call(*SMALL) == 0
     run = tmp_path / "runs" / "quick"
