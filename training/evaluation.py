@@ -5,14 +5,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch.nn import functional
-
 from training.checkpoint import load_checkpoint
 from training.data import Digits
+from training.evidence import score
 from training.files import sha256, write_atomically
 from training.loop import predict
-from training.network import CLASSES, MLP
+from training.network import MLP
 from training.pipeline import MODELS
 from training.runs import RunError
 
@@ -31,33 +29,8 @@ CARD_FIELDS = (
 
 
 def evaluate(network: MLP, test: Digits) -> dict[str, Any]:
-    """Return errors, accuracy, loss (nats), the confusion matrix and every mistake, the surest one first.
-
-    `confusion[label][answer]` counts digits; a mistake has the digit's place in the test set, its label, the
-    answer, and the probability the network gave it.
-    """
-    logits = predict(network, test.images)
-    probabilities, answers = torch.softmax(logits, dim=1).max(dim=1)
-    wrong = torch.nonzero(answers != test.labels).flatten()
-    wrong = wrong[probabilities[wrong].argsort(descending=True, stable=True)]
-    confusion = torch.bincount(test.labels * CLASSES + answers, minlength=CLASSES**2).reshape(
-        CLASSES, CLASSES
-    )
-    return {
-        "errors": len(wrong),
-        "accuracy": 1 - len(wrong) / len(test),
-        "loss": functional.cross_entropy(logits, test.labels).item(),
-        "confusion": confusion.tolist(),
-        "mistakes": [
-            {
-                "index": index,
-                "label": int(test.labels[index]),
-                "answer": int(answers[index]),
-                "probability": round(float(probabilities[index]), 6),
-            }
-            for index in wrong.tolist()
-        ],
-    }
+    """Return what `score` says of the network's answers to the test digits."""
+    return score(predict(network, test.images), test.labels)
 
 
 def evaluate_run(root: Path, read_test: Callable[[], Digits]) -> dict[str, dict[str, Any]]:
