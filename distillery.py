@@ -15,6 +15,7 @@ import sys
 import tomllib
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, ClassVar, cast
 
@@ -79,6 +80,36 @@ class Command(BaseSettings):
         return Path(name)
 
     @classmethod
+    def for_arguments(cls, arguments: Sequence[str]) -> "type[Command]":  # noqa: ARG003 - for those derived
+        """Return the command to run; one whose settings depend on its file makes itself anew."""
+        return cls
+
+    @classmethod
+    def named_file(cls, arguments: Sequence[str]) -> str | None:
+        """Return the file that flags, environment or the default name, before anything else is read."""
+        flag = f"--{cls.file_setting}"
+        for here, after in pairwise([*arguments, ""]):
+            if here.startswith(f"{flag}="):
+                return here.removeprefix(f"{flag}=")
+            if here == flag:
+                return after
+        default: str | None = cls.model_fields[cls.file_setting].default
+        return os.environ.get(f"DISTILLERY_{cls.file_setting.upper()}", default)
+
+    @classmethod
+    def read_file(cls, name: str | None) -> dict[str, Any]:
+        """Return the TOML content of the file with that name, nothing without one. Raises `DistilleryError`."""
+        if not name:
+            return {}
+        path, setting = cls.find_file(name), f"--{cls.file_setting} {name}"
+        try:
+            return tomllib.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise DistilleryError(f"{setting}: there is no file {path}") from None
+        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+            raise DistilleryError(f"{setting}: {path} is not valid TOML: {error}") from None
+
+    @classmethod
     def settings_customise_sources(
         cls,
         settings_cls: type[BaseSettings],
@@ -100,17 +131,7 @@ class _TomlFile(PydanticBaseSettingsSource):
         command = cast("type[Command]", self.settings_cls)
         field = command.model_fields.get(command.file_setting)
         name = self.current_state.get(command.file_setting, field.default if field else None)
-        if not name:
-            return {}
-        path = command.find_file(str(name))
-        try:
-            return tomllib.loads(path.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            raise DistilleryError(f"--{command.file_setting} {name}: there is no file {path}") from None
-        except tomllib.TOMLDecodeError as error:
-            raise DistilleryError(
-                f"--{command.file_setting} {name}: {path} is not valid TOML: {error}"
-            ) from None
+        return command.read_file(str(name) if name else None)
 
 
 def main(
@@ -130,10 +151,10 @@ def main(
     if name is None:
         print(_usage(program, commands))
         return 0 if rest[:1] in (["-h"], ["--help"]) else 2
-    command = commands[name]
     title = program if name == default else f"{program} {name}"
     others = [other for other in commands if other != name]
     try:
+        command = commands[name].for_arguments(rest)
         command(_cli_parse_args=rest, _cli_prog_name=title).run()
     except ValidationError as error:
         for mistake in error.errors():

@@ -1,10 +1,12 @@
-"""Train a teacher and its students, and count their errors: `distillery-train` or `python -m training`."""
+"""Train the models of a recipe, and count their errors: `distillery-train` or `python -m training`."""
 
 import sys
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
+from typing import Any
 
-from pydantic import Field
+from pydantic import Field, create_model
 from rich.console import Console
 from rich.table import Table
 
@@ -15,32 +17,32 @@ from training.device import DeviceName, Precision, choose_device
 from training.evaluation import EVALUATION, evaluate_run
 from training.files import older_than
 from training.pictures import draw_confusion, draw_curves, draw_digits, draw_mistakes, draw_soft_targets
-from training.pipeline import DataSet, Recipe, train_recipe
+from training.pipeline import DataSet, jobs, train_recipe
 from training.progress import TrainingProgress
-from training.recipe import Distillation, Student, Teacher, find_recipe
+from training.recipe import Model, Recipe, find_recipe, read_recipe, sections
 from training.runs import ModelRun, read_history
 from training.sanity import overfit_one_batch
+from training.views import Views
 
 
 class Train(distillery.Command):
-    """Train the teacher, the student alone, and the same student distilled from the teacher.
+    """Train every model of a recipe: teachers, students, and for each student its control without a teacher.
 
     What the recipe's settings have trained before is used again; what was interrupted goes on from its last
-    epoch, with the same result. The test digits are not read: `distillery-train evaluate` does that.
+    epoch, with the same result. The test digits are not read: `distillery-train evaluate` does that. Every field
+    of every model in the recipe is a flag: --help lists those of the recipe that is given with it.
 
         distillery-train                                    the demo's recipe, about two minutes on 2 cores
         distillery-train --recipe notebook --seed 1
-        distillery-train --student.hidden 256,128 --distillation.temperature 4 --out runs-small
+        distillery-train --recipe best --help
+        distillery-train --student.hidden 256,128 --student.distillation.temperature 4 --out runs-small
         distillery-train --recipe my.toml --sanity-check    first see whether each network can learn one batch
     """
 
     file_setting = "recipe"
 
-    recipe: str = Field("quick", description="quick, notebook, or a TOML file with the sections below")
-    seed: int = Field(0, ge=0, description="decides initial weights, order of digits, jitter and dropout")
-    teacher: Teacher = Teacher()
-    student: Student = Student()
-    distillation: Distillation = Distillation()
+    recipe: str = Field("quick", description="quick, notebook, paper, best, or a TOML file with models")
+    seed: int = Field(0, ge=0, description="decides initial weights, order of digits, views and dropout")
     data_dir: Path | None = Field(
         None, description="folder with the MNIST files, if not to be found or fetched"
     )
@@ -58,19 +60,25 @@ class Train(distillery.Command):
     def find_file(cls, name: str) -> Path:
         return find_recipe(name)
 
+    @classmethod
+    def for_arguments(cls, arguments: Sequence[str]) -> "type[Train]":
+        """Return this command with a setting for each model of the recipe that `arguments` name."""
+        content = cls.read_file(cls.named_file(arguments))
+        fields: dict[str, Any] = dict.fromkeys(sections(content), (Model, ...))
+        return create_model("Train", __base__=cls, __doc__=cls.__doc__, **fields)
+
+    def settled(self) -> Recipe:
+        """The recipe with all flags, variables and the file taken into account. Raises `ValidationError`."""
+        models = {name: model for name, model in self if isinstance(model, Model)}
+        return Recipe(name=find_recipe(self.recipe).stem, seed=self.seed, models=models)
+
     def run(self) -> None:
+        recipe = self.settled()
         device = choose_device(self.device, self.precision, threads=self.threads)
-        recipe = Recipe(
-            name=find_recipe(self.recipe).stem,
-            seed=self.seed,
-            teacher=self.teacher,
-            student=self.student,
-            distillation=self.distillation,
-        )
         data = DataSet.of_mnist(self.data_dir)
         with TrainingProgress() as progress:
             if self.sanity_check:
-                overfit_one_batch(recipe.jobs(), data.training, device=device, observer=progress)
+                overfit_one_batch(jobs(recipe), data.training, device=device, observer=progress)
                 progress.console.print("every network learns one batch by heart")
                 return
             root = self.out / recipe.name
@@ -90,9 +98,12 @@ class Train(distillery.Command):
         soft_targets: Path,
         curves: Path,
     ) -> None:
-        draw_digits(digits, data.training, recipe.teacher.augmentation)
-        draw_soft_targets(soft_targets, load_checkpoint(runs["teacher"].checkpoint).network, data.validation)
-        draw_curves(curves, {name: read_history(run.folder) for name, run in runs.items()})
+        first = next(iter(recipe.models))
+        seen = Views(data.training.images, recipe.models[first], recipe.seed)
+        draw_digits(digits, data.training, {first: seen})
+        draw_soft_targets(soft_targets, load_checkpoint(runs[first].checkpoint).network, data.validation)
+        histories = {name: read_history(run.folder) for name, run in runs.items()}
+        draw_curves(curves, histories, distilled=[job.name for job in jobs(recipe) if job.distillation])
 
 
 class Evaluate(distillery.Command):
@@ -114,12 +125,13 @@ class Evaluate(distillery.Command):
     def run(self) -> None:
         root = self.out / find_recipe(self.recipe).stem
         read_test = cache(lambda: load_test(find_mnist(self.data_dir)))
-        evaluation = evaluate_run(root, read_test)
+        names = [job.name for job in jobs(read_recipe(self.recipe))]
+        evaluation = evaluate_run(root, names, read_test)
         mistakes, confusion = root / "pictures" / "mistakes.png", root / "pictures" / "confusion.png"
         if older_than(root / EVALUATION, mistakes, confusion):
             draw_mistakes(mistakes, evaluation, read_test())
             draw_confusion(confusion, evaluation)
-        count = sum(map(sum, evaluation["teacher"]["confusion"]))
+        count = sum(map(sum, evaluation[names[0]]["confusion"]))
         table = Table(title=f"{root}, {count:,} test digits")
         for heading in ("model", "parameters", "test errors", "accuracy", "validation errors", "training"):
             table.add_column(

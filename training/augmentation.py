@@ -1,4 +1,4 @@
-"""Random affine transforms, one for every digit of a resident batch.
+"""Random affine and elastic transforms, one for every digit of a resident set.
 
 torchvision's `RandomAffine` draws one transform for a whole batch; here each digit gets its own.
 """
@@ -9,33 +9,50 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from training.network import SIDE
 from training.recipe import Augmentation
 
-SIDE = 28
+CHUNK = 500
+"""Digits moved at once: their pictures and grids stay in a core's cache."""
+CONTROL_POINTS = 5
+"""Elastic displacements are drawn at 5x5 places of the picture; bicubic between them."""
 
 
-def jitter(images: Tensor, settings: Augmentation) -> Tensor:
-    """Return `images` (float `[N, 28, 28]`, background 0), each rotated, sheared, scaled and shifted at random.
+def jitter(images: Tensor, settings: Augmentation, *, random: torch.Generator | None = None) -> Tensor:
+    """Return `images` (uint8 `[N, 28, 28]`, background 0), each moved at random as `settings` allow.
 
-    Bilinear; what comes from outside the picture is background. Uses torch's global random numbers.
+    Rotated, sheared, scaled, shifted, and locally displaced (Simard, Steinkraus, Platt 2003, with few control points
+    in place of a blurred field). Bilinear; what comes from outside the picture is background. The random numbers
+    are drawn on the CPU, from `random` or torch's global generator, so that every device sees the same views.
     """
-    transforms = draw_transforms(len(images), settings, images.device)
-    grid = functional.affine_grid(transforms, [len(images), 1, SIDE, SIDE], align_corners=False)
-    moved = functional.grid_sample(images.unsqueeze(1), grid, align_corners=False)
-    return moved.squeeze(1)
+    moved = [_move(chunk, settings, random) for chunk in torch.split(images, CHUNK)]
+    return torch.cat(moved)
 
 
-def draw_transforms(count: int, settings: Augmentation, device: torch.device) -> Tensor:
+def _move(images: Tensor, settings: Augmentation, random: torch.Generator | None) -> Tensor:
+    count = len(images)
+    transforms = draw_transforms(count, settings, random).to(images.device)
+    grid = functional.affine_grid(transforms, [count, 1, SIDE, SIDE], align_corners=False)
+    if settings.elastic:
+        field = torch.randn(count, 2, CONTROL_POINTS, CONTROL_POINTS, generator=random).to(images.device)
+        field = field * (2 * settings.elastic / SIDE)  # the grid's unit is half a picture
+        smooth = functional.interpolate(field, size=(SIDE, SIDE), mode="bicubic", align_corners=True)
+        grid = grid + smooth.permute(0, 2, 3, 1)
+    moved = functional.grid_sample(images.unsqueeze(1).float(), grid, align_corners=False)
+    return moved.squeeze(1).round_().to(torch.uint8)
+
+
+def draw_transforms(count: int, settings: Augmentation, random: torch.Generator | None = None) -> Tensor:
     """Return `float32 [count, 2, 3]`: from places in the new picture to places in the old one, in -1..1."""
 
     def uniform(limit: float) -> Tensor:
-        return torch.empty(count, device=device).uniform_(-limit, limit)
+        return torch.empty(count).uniform_(-limit, limit, generator=random)
 
     angle = uniform(math.radians(settings.rotation))
     shear = torch.tan(uniform(math.radians(settings.shear)))
     zoom = 1 / (1 + uniform(settings.scale))
     cos, sin = torch.cos(angle) * zoom, torch.sin(angle) * zoom
-    shift = 2 * settings.shift / SIDE  # the grid's unit is half a picture
+    shift = 2 * settings.shift / SIDE
     return torch.stack(
         [
             torch.stack([cos, cos * shear - sin, uniform(shift)], dim=1),

@@ -1,8 +1,8 @@
 """A trained network in one file: safetensors, with a card (JSON in the file's metadata) that says what it is.
 
     checkpoint = load_checkpoint(Path("runs/quick/student/model.safetensors"))
-    checkpoint.network      MLP in eval mode on the CPU
-    checkpoint.card         name, hidden, recipe, dataset, tools, epoch, validation_errors, parameters, seconds
+    checkpoint.network      in eval mode on the CPU
+    checkpoint.card         name, architecture, recipe, dataset, tools, epoch, validation_errors, parameters, seconds
 
 No pickle: a checkpoint from a stranger can be wrong, but it cannot run code.
 """
@@ -14,18 +14,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
 from distillery import DistilleryError
 from training.files import write_atomically
-from training.network import MLP
+from training.network import Network, build
+from training.recipe import Architecture
 
 METADATA = "distillery"
 CARD_FIELDS = {
     "name": str,
-    "hidden": list,
+    "architecture": dict,
     "recipe": dict,
     "dataset": dict,
     "tools": dict,
@@ -44,12 +46,12 @@ class CheckpointError(DistilleryError):
 class Checkpoint:
     """A network and what is known about it."""
 
-    network: MLP
+    network: Network
     card: dict[str, Any]
 
 
 def save_checkpoint(path: Path, weights: Mapping[str, Tensor], card: Mapping[str, Any]) -> None:
-    """Write `weights` (an MLP's `state_dict`) and its card to `path`, whole or not at all."""
+    """Write `weights` (a network's `state_dict`) and its card to `path`, whole or not at all."""
     if wrong := _wrong_fields(dict(card)):
         raise ValueError(f"the card's {wrong[0]!r} is {card.get(wrong[0])!r}")
     save_tensors(path, weights, card)
@@ -63,12 +65,12 @@ def load_checkpoint(path: Path) -> Checkpoint:
             f"{path} is no checkpoint of distillery-train: its card's {wrong[0]!r} is {card.get(wrong[0])!r}"
         )
     with torch.device("meta"):  # shapes without memory: a card may claim any size
-        network = MLP(card["hidden"])
+        network = build(Architecture(**card["architecture"]))
     expected = network.state_dict()
     if weights.keys() != expected.keys():
         names = sorted(weights.keys() ^ expected.keys())
         raise CheckpointError(
-            f"{path} holds another network than its card's {card['hidden']}: {names[0]} differs"
+            f"{path} holds another network than its card's {card['architecture']}: {names[0]} differs"
         )
     for name, tensor in weights.items():
         if (tensor.shape, tensor.dtype) != (expected[name].shape, expected[name].dtype):
@@ -109,6 +111,8 @@ def _wrong_fields(card: dict[str, Any]) -> list[str]:
     wrong = [name for name, kind in CARD_FIELDS.items() if not isinstance(card.get(name), kind)]
     if wrong:
         return wrong
-    hidden = card["hidden"]
-    sensible = 0 < len(hidden) <= 16 and all(type(units) is int and 0 < units <= 65_536 for units in hidden)
-    return [] if sensible else ["hidden"]
+    try:
+        Architecture.model_validate(card["architecture"], strict=True)
+    except ValidationError:
+        return ["architecture"]
+    return []

@@ -8,7 +8,7 @@ test = load_test(folder)                        10,000 digits; read once, by the
 import gzip
 import os
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -117,6 +117,14 @@ def held_out_places(labels: Tensor, validation: int) -> Tensor:
         count = (2 * validation * total + len(labels)) // (2 * len(labels)) - first
         held_out[members[(2 * torch.arange(count) + 1) * len(members) // (2 * max(count, 1))]] = True
     return held_out
+
+
+def without(digits: Digits, classes: Sequence[int]) -> Digits:
+    """Leave the digits of these classes out."""
+    if not classes:
+        return digits
+    kept = ~torch.isin(digits.labels, torch.tensor(classes))
+    return Digits(digits.images[kept], digits.labels[kept])
 
 
 def read_verified(folder: Path, name: str) -> bytes:

@@ -1,7 +1,7 @@
 """The test digits' one use: count what each finished model of a run gets wrong."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +10,12 @@ from training.data import Digits
 from training.evidence import score
 from training.files import sha256, write_atomically
 from training.loop import predict
-from training.network import MLP
-from training.pipeline import MODELS
+from training.network import Network
 from training.runs import RunError
 
 EVALUATION = "evaluation.json"
 CARD_FIELDS = (
-    "hidden",
+    "architecture",
     "parameters",
     "epoch",
     "validation_errors",
@@ -28,18 +27,20 @@ CARD_FIELDS = (
 )
 
 
-def evaluate(network: MLP, test: Digits) -> dict[str, Any]:
+def evaluate(network: Network, test: Digits) -> dict[str, Any]:
     """Return what `score` says of the network's answers to the test digits."""
     return score(predict(network, test.images), test.labels)
 
 
-def evaluate_run(root: Path, read_test: Callable[[], Digits]) -> dict[str, dict[str, Any]]:
-    """Evaluate every current model in `root`, write `evaluation.json`, return it.
+def evaluate_run(
+    root: Path, names: Sequence[str], read_test: Callable[[], Digits]
+) -> dict[str, dict[str, Any]]:
+    """Evaluate the models of these names in `root`, write `evaluation.json`, return it.
 
     The test digits are not read again for checkpoints that have been evaluated. Raises `RunError` for a model
     that is missing.
     """
-    paths = {name: root / name / "model.safetensors" for name in MODELS}
+    paths = {name: root / name / "model.safetensors" for name in names}
     if missing := [name for name, path in paths.items() if not path.exists()]:
         raise RunError(f"{root} has no finished {missing[0]}; train it with distillery-train")
     hashes = {name: sha256(path.read_bytes()) for name, path in paths.items()}

@@ -1,10 +1,9 @@
 """The training loop: resident digits, one network, epochs that can be stopped and taken up again.
 
-All randomness of an epoch comes from a seed made of the recipe's seed, the network's role and the epoch, and the
+All randomness of an epoch comes from a seed made of the recipe's seed, the model's role and the epoch, and the
 learning rate is a function of the epochs so far. So the state between two epochs is weights, moments, history.
 """
 
-import hashlib
 import math
 import time
 from dataclasses import dataclass
@@ -14,13 +13,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from training.augmentation import jitter
-from training.data import Digits
+from training.data import Digits, without
 from training.device import Device
-from training.distillation import distillation_loss
-from training.network import MLP, normalise
-from training.recipe import Distillation, Network
+from training.losses import distillation_loss
+from training.network import HiddenLayer, Network, build, normalise
+from training.recipe import ALONE, Distillation, Model
 from training.schedule import one_cycle, plateau
+from training.soft_targets import SoftTargets
+from training.views import Views, draw_seed
 
 REPORT_EVERY_S = 0.1
 EVALUATION_BATCH = 2_500
@@ -32,22 +32,24 @@ end), images_per_second, seconds."""
 
 @dataclass(frozen=True)
 class Job:
-    """One network to train: everything that decides its weights but the digits and the teacher."""
+    """One model to train: everything that decides its weights but the digits and the teacher."""
 
     name: str
-    network: Network
+    model: Model
     seed: int
-    distillation: Distillation | None = None
+
+    @property
+    def distillation(self) -> Distillation | None:
+        return self.model.distillation
 
     @property
     def role(self) -> str:
-        """`teacher` or `student`: both students start from the same weights and see the same batches."""
-        return self.name.partition("-")[0]
+        """A student and its control have one role: they start from the same weights and see the same batches."""
+        return self.name.removesuffix(ALONE)
 
     def draw_seed(self, epoch: int) -> int:
-        """Return the seed of all random numbers of `epoch`; epoch 0 draws the initial weights."""
-        digest = hashlib.sha256(f"{self.seed}/{self.role}/{epoch}".encode()).digest()
-        return int.from_bytes(digest[:8]) >> 1  # torch takes 63 bits
+        """Return the seed of all random numbers of `epoch` but its views; epoch 0 draws the initial weights."""
+        return draw_seed(self.seed, self.role, epoch)
 
 
 class Observer(Protocol):
@@ -62,31 +64,32 @@ class Training:
     """A network between two epochs of its training."""
 
     def __init__(
-        self, job: Job, digits: Digits, validation: Digits, *, device: Device, teacher: MLP | None = None
+        self,
+        job: Job,
+        digits: Digits,
+        validation: Digits,
+        *,
+        device: Device,
+        teacher: SoftTargets | None = None,
     ) -> None:
         if (teacher is None) != (job.distillation is None):
             raise ValueError(f"{job.name}: a distillation needs a teacher, and only a distillation does")
-        self.job, self.device = job, device
-        self.digits, self.validation = device.move(digits), device.move(validation)
+        self.job, self.device, self.teacher = job, device, teacher
+        self.digits = device.move(without(digits, job.model.leave_out))
+        self.validation = device.move(validation)
+        self.views = Views(self.digits.images, job.model, job.seed)
         torch.manual_seed(job.draw_seed(0))
-        self.network = MLP(job.network.hidden, dropout=job.network.dropout).to(device.type)
+        self.network = build(job.model, dropout=job.model.dropout).to(device.type)
         self.optimizer = torch.optim.AdamW(
-            self.network.parameters(), weight_decay=job.network.weight_decay, fused=True
+            self.network.parameters(), weight_decay=job.model.weight_decay, fused=True
         )
         self.history: list[Record] = []
         self.best = _copy(self.network)
-        self.teacher = teacher.to(device.type).eval() if teacher else None
-        # Plain digits are the same in every epoch, so the teacher is asked once.
-        self.targets = (
-            predict(self.teacher, self.digits.images)
-            if self.teacher and not job.network.augmentation.enabled
-            else None
-        )
 
     @property
     def done(self) -> bool:
         """Whether every epoch has been trained."""
-        return len(self.history) >= self.job.network.epochs
+        return len(self.history) >= self.job.model.epochs
 
     @property
     def best_record(self) -> Record:
@@ -95,20 +98,28 @@ class Training:
 
     def train_epoch(self, observer: Observer) -> None:
         """Train one epoch, validate, keep the weights if they are the best so far."""
-        epoch = len(self.history) + 1
+        epoch, start = len(self.history) + 1, time.perf_counter()
+        view = self.views.number(epoch)
+        images = self.views.show(view)
+        targets = self.teacher.logits(view, images) if self.teacher else None
         torch.manual_seed(self.job.draw_seed(epoch))
         self.network.train()
-        steps = math.ceil(len(self.digits) / self.job.network.batch_size)
+        steps = math.ceil(len(self.digits) / self.job.model.batch_size)
         # Nearly equal batches: a small last one would give BatchNorm poor statistics.
         batches = torch.randperm(len(self.digits)).to(self.device.type).tensor_split(steps)
         loss_sum = torch.zeros((), device=self.device.type)
-        hits = torch.zeros((), dtype=torch.int64, device=self.device.type)
-        seen, told, start = 0, 0.0, time.perf_counter()
+        hits = torch.zeros((), device=self.device.type)
+        seen, told = 0, 0.0
         for step, places in enumerate(batches, start=1):
             rate = self._set_rate(epoch - 1 + step / steps)
-            loss, logits = self._step(places)
+            labels = self.digits.labels[places]
+            loss, logits = self._step(
+                images[places], labels, targets[places] if targets is not None else None
+            )
             loss_sum += loss.detach() * len(places)
-            hits += (logits.argmax(1) == self.digits.labels[places]).sum()
+            hits += (logits.argmax(1) == labels.repeat(len(logits) // len(labels))).float().mean() * len(
+                places
+            )
             seen += len(places)
             now = time.perf_counter()
             if now - told > REPORT_EVERY_S or step == steps:
@@ -149,31 +160,34 @@ class Training:
         self.optimizer.load_state_dict({"state": moments, "param_groups": groups})
         self.history = list(facts["history"])
 
-    def _step(self, places: Tensor) -> tuple[Tensor, Tensor]:
-        images, labels = self.digits.images[places], self.digits.labels[places]
-        augmentation = self.job.network.augmentation
-        inputs = normalise(jitter(images.float(), augmentation) if augmentation.enabled else images)
+    def _step(self, images: Tensor, labels: Tensor, targets: Tensor | None) -> tuple[Tensor, Tensor]:
+        """One step on uint8 `[N, 28, 28]`; return the loss and the logits, `[N, 10]` a member."""
         with self.device.autocast():
-            logits = self.network(inputs).float()
-        if self.job.distillation and self.teacher:
-            with torch.no_grad():
-                targets = self.targets[places] if self.targets is not None else self.teacher(inputs)
+            logits = self.network(normalise(images)).float()
+        members = self.job.model.members
+        labels = labels.repeat(members)
+        if self.job.distillation and targets is not None:
+            settings = self.job.distillation
             loss = distillation_loss(
                 logits,
-                targets,
+                targets.repeat(members, 1),
                 labels,
-                temperature=self.job.distillation.temperature,
-                alpha=self.job.distillation.alpha,
+                loss=settings.loss,
+                temperature=settings.temperature,
+                alpha=settings.alpha,
+                beta=settings.beta,
             )
         else:
             loss = functional.cross_entropy(logits, labels)
         self.optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        (loss * members).backward()  # type: ignore[no-untyped-call] # each member learns as it would alone
         self.optimizer.step()
+        if self.job.model.max_norm:
+            limit_norms(self.network, self.job.model.max_norm)
         return loss, logits
 
     def _set_rate(self, epochs: float) -> float:
-        settings = self.job.network
+        settings = self.job.model
         if settings.schedule == "one-cycle":
             share = one_cycle(epochs / settings.epochs)
         else:
@@ -186,7 +200,7 @@ class Training:
         self.history.append(record)
         if self.best_record is record:
             self.best = _copy(self.network)
-        settings, losses = self.job.network, self._losses()
+        settings, losses = self.job.model, self._losses()
         if settings.schedule == "plateau" and (
             plateau(losses, settings.patience) < plateau(losses[:-1], settings.patience)
         ):
@@ -196,7 +210,7 @@ class Training:
         return [record["validation_loss"] for record in self.history]
 
 
-def predict(network: MLP, images: Tensor) -> Tensor:
+def predict(network: Network, images: Tensor) -> Tensor:
     """Return the logits `float32 [N, 10]` for `uint8 [N, 28, 28]`, in evaluation mode and full precision."""
     network.eval()
     with torch.no_grad():
@@ -204,7 +218,15 @@ def predict(network: MLP, images: Tensor) -> Tensor:
         return torch.cat([network(normalise(batch)) for batch in batches])
 
 
-def validate(network: MLP, digits: Digits) -> Record:
+def limit_norms(network: Network, longest: float) -> None:
+    """Shorten every hidden unit's incoming weight vector to `longest` (max-norm: Hinton et al. 2012, section 2)."""
+    with torch.no_grad():
+        for module in network.modules():
+            if isinstance(module, HiddenLayer):
+                module.linear.weight.copy_(torch.renorm(module.linear.weight, 2, 0, longest))
+
+
+def validate(network: Network, digits: Digits) -> Record:
     """Return validation_loss (nats), validation_errors and validation_accuracy."""
     logits = predict(network, digits.images)
     errors = int((logits.argmax(1) != digits.labels).sum())
@@ -215,5 +237,5 @@ def validate(network: MLP, digits: Digits) -> Record:
     }
 
 
-def _copy(network: MLP) -> dict[str, Tensor]:
+def _copy(network: Network) -> dict[str, Tensor]:
     return {name: value.clone() for name, value in network.state_dict().items()}

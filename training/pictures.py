@@ -4,7 +4,8 @@ After training: digits, soft_targets, curves. After the evaluation: mistakes, co
 """
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -12,27 +13,27 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from training.augmentation import jitter
 from training.data import Digits
 from training.files import write_atomically
 from training.loop import Record, predict
-from training.network import CLASSES, MLP
-from training.recipe import Augmentation
+from training.network import CLASSES, Network
+from training.recipe import ALONE
+from training.views import PLAIN, Views
 
-COLOURS = {"teacher": "#4c566a", "student-alone": "#d08770", "student": "#2a7de1"}
+COLOURS = ("#4c566a", "#2a7de1", "#d08770", "#5b9a3c", "#9a5bb5", "#c0392b", "#00838f")
 TEMPERATURES = (1, 4, 8, 20)
 SURE = 0.99
 DIGITS = range(CLASSES)
 
 
-def draw_digits(path: Path, digits: Digits, augmentation: Augmentation) -> None:
-    """Ten digits of each class as they are, and as the teacher sees them in one epoch."""
+def draw_digits(path: Path, digits: Digits, views: Mapping[str, Views]) -> None:
+    """Ten digits of each class as they are, and as models (by name) that do not see them plain see them first."""
     chosen = torch.cat([torch.nonzero(digits.labels == digit)[:10, 0] for digit in DIGITS])
-    images = digits.images[chosen].float()
+    images = digits.images[chosen]
     sheets = {"the training digits": images}
-    if augmentation.enabled:
-        torch.manual_seed(0)
-        sheets["the same, as the teacher sees them in one epoch"] = jitter(images, augmentation)
+    for name, seen in views.items():
+        if (number := seen.number(epoch=1)) != PLAIN:
+            sheets[f"the same, as the {name} sees them in one epoch"] = seen.of(images).show(number)
     figure = Figure(figsize=(5.2 * len(sheets), 5.6), layout="constrained")
     for axes, (title, sheet) in zip(
         figure.subplots(1, len(sheets), squeeze=False)[0], sheets.items(), strict=True
@@ -43,7 +44,7 @@ def draw_digits(path: Path, digits: Digits, augmentation: Augmentation) -> None:
     _save(figure, path)
 
 
-def draw_soft_targets(path: Path, teacher: MLP, digits: Digits) -> None:
+def draw_soft_targets(path: Path, teacher: Network, digits: Digits) -> None:
     """What the teacher says of one digit at several temperatures: the knowledge that a label does not hold."""
     logits = predict(teacher, digits.images)
     sure = (torch.softmax(logits, dim=1).amax(dim=1) > SURE) & (logits.argmax(1) == digits.labels)
@@ -55,23 +56,26 @@ def draw_soft_targets(path: Path, teacher: MLP, digits: Digits) -> None:
     picture.set_title(f"a {int(digits.labels[chosen])} held out for validation", fontsize=10)
     picture.set_axis_off()
     for axes, temperature in zip(panels, TEMPERATURES, strict=True):
-        axes.bar(DIGITS, torch.softmax(logits[chosen] / temperature, dim=0).numpy(), color=COLOURS["teacher"])
+        axes.bar(DIGITS, torch.softmax(logits[chosen] / temperature, dim=0).numpy(), color=COLOURS[0])
         axes.set(xticks=DIGITS, ylim=(0, 1))
         axes.set_title(f"soft targets at T = {temperature}", fontsize=10)
     panels[0].set_ylabel("probability")
     _save(figure, path)
 
 
-def draw_curves(path: Path, histories: Mapping[str, Sequence[Record]]) -> None:
-    """Loss and accuracy of every model, training dashed and validation solid."""
+def draw_curves(path: Path, histories: Mapping[str, Sequence[Record]], *, distilled: Collection[str]) -> None:
+    """Loss and accuracy of every model, training dotted and validation solid; controls are paler."""
+    roles = dict.fromkeys(name.removesuffix(ALONE) for name in histories)
+    colours = dict(zip(roles, cycle(COLOURS), strict=False))
     figure = Figure(figsize=(12, 4.6), layout="constrained")
     losses, accuracies = figure.subplots(1, 2)
     for name, history in histories.items():
         epochs = [record["epoch"] for record in history]
         for axes, key in ((losses, "loss"), (accuracies, "accuracy")):
-            style = {"color": COLOURS.get(name), "linewidth": 1.6}
+            style = {"color": colours[name.removesuffix(ALONE)], "linewidth": 1.6}
+            style["alpha"] = 0.45 if name.endswith(ALONE) else 1
             axes.plot(epochs, [record[f"validation_{key}"] for record in history], label=name, **style)
-            if key == "accuracy" or name != "student":  # the distillation loss has another scale
+            if key == "accuracy" or name not in distilled:  # a distillation loss has another scale
                 axes.plot(epochs, [record[key] for record in history], linestyle=":", **style)
     losses.set(xlabel="epoch", ylabel="cross entropy (nats)", yscale="log", title="loss")
     accuracies.set(xlabel="epoch", ylim=(0.95, 1.0005), title="accuracy")

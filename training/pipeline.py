@@ -1,10 +1,9 @@
-"""A recipe from beginning to end: the teacher, the student alone, the student distilled from the teacher.
+"""A recipe from beginning to end: every model in its order, each student after its teacher.
 
 What is trained already is used again; what was interrupted goes on.
 """
 
 import platform
-import tomllib
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -16,37 +15,22 @@ from training.checkpoint import load_checkpoint
 from training.data import SHA256, Digits, find_mnist, load_training
 from training.device import Device
 from training.loop import Job, Observer, Training
-from training.network import MLP
-from training.recipe import Distillation, Section, Student, Teacher, find_recipe
-from training.runs import ModelRun, only_one
+from training.recipe import ALONE, Recipe
+from training.runs import ModelRun, fingerprint, only_one
+from training.soft_targets import SoftTargets
 
-REVISION = 1
+REVISION = 2
 """Raised whenever the same recipe comes to mean other weights, so that older ones are not taken for them."""
-MODELS = ("teacher", "student-alone", "student")
 
 
-class Recipe(Section):
-    """A recipe with everything settled."""
-
-    name: str
-    seed: int = 0
-    teacher: Teacher = Teacher()
-    student: Student = Student()
-    distillation: Distillation = Distillation()
-
-    def jobs(self) -> list[Job]:
-        """Return the three networks in the order they are trained, named as in `MODELS`."""
-        return [
-            Job("teacher", self.teacher, self.seed),
-            Job("student-alone", self.student, self.seed),
-            Job("student", self.student, self.seed, self.distillation),
-        ]
-
-
-def read_recipe(name: str) -> Recipe:
-    """Return the recipe `quick`, `notebook`, or of a TOML file, without flags and environment."""
-    path = find_recipe(name)
-    return Recipe.model_validate({"name": path.stem, **tomllib.loads(path.read_text(encoding="utf-8"))})
+def jobs(recipe: Recipe) -> list[Job]:
+    """Return the models of `recipe` in the order they are trained; a student's control comes before it."""
+    found = []
+    for name, model in recipe.models.items():
+        if model.distillation and model.alone:
+            found.append(Job(name + ALONE, model.without_teacher, recipe.seed))
+        found.append(Job(name, model, recipe.seed))
+    return found
 
 
 @dataclass(frozen=True)
@@ -73,30 +57,31 @@ class RunObserver(Observer, Protocol):
 def train_recipe(
     recipe: Recipe, data: DataSet, *, device: Device, root: Path, observer: RunObserver
 ) -> dict[str, ModelRun]:
-    """Train the three models of `recipe` into `root` and return them by name; raises `DistilleryError`."""
+    """Train the models of `recipe` into `root` and return them by name; raises `DistilleryError`."""
     runs: dict[str, ModelRun] = {}
-    for job in recipe.jobs():
-        teacher_fingerprint = runs["teacher"].fingerprint if job.distillation else None
-        runs[job.name] = ModelRun(root, job.name, _decisive(job, data, device, teacher_fingerprint))
+    for job in jobs(recipe):
+        teacher = runs[job.distillation.teacher].fingerprint if job.distillation else None
+        runs[job.name] = ModelRun(root, job.name, _decisive(job, data, device, teacher))
     with only_one(root):
         for run in runs.values():
             run.drop_stale_link()
-        for job in recipe.jobs():
+        for job in jobs(recipe):
             run = runs[job.name]
             if run.finished:
                 observer.reused(job, load_checkpoint(run.checkpoint).card)
             else:
-                teacher = load_checkpoint(runs["teacher"].checkpoint).network if job.distillation else None
-                card = _train(job, run, data, device=device, teacher=teacher, observer=observer)
+                teacher_run = runs[job.distillation.teacher] if job.distillation else None
+                card = _train(job, run, data, device=device, teacher=teacher_run, observer=observer)
                 observer.finished(job, card)
             run.make_current()
     return runs
 
 
 def _train(
-    job: Job, run: ModelRun, data: DataSet, *, device: Device, teacher: MLP | None, observer: RunObserver
+    job: Job, run: ModelRun, data: DataSet, *, device: Device, teacher: ModelRun | None, observer: RunObserver
 ) -> dict[str, Any]:
-    training = Training(job, data.training, data.validation, device=device, teacher=teacher)
+    targets = _soft_targets(job, teacher, device) if teacher else None
+    training = Training(job, data.training, data.validation, device=device, teacher=targets)
     run.resume(training)
     observer.started(job, epochs_done=len(training.history))
     while not training.done:
@@ -107,11 +92,21 @@ def _train(
     return card
 
 
+def _soft_targets(job: Job, teacher: ModelRun, device: Device) -> SoftTargets:
+    """What `teacher` says of the views of `job`; kept beside the teacher for all whose views are the same."""
+    views = {
+        "seed": job.seed,
+        "augmentation": job.model.augmentation.model_dump(),
+        "leave_out": sorted(job.model.leave_out),
+    }
+    folder = teacher.folder / f"soft-targets-{fingerprint(views)[:8]}"
+    return SoftTargets(load_checkpoint(teacher.checkpoint).network, device, folder)
+
+
 def _decisive(job: Job, data: DataSet, device: Device, teacher: str | None) -> dict[str, Any]:
     return {
         "name": job.name,
-        "network": job.network.model_dump(),
-        "distillation": job.distillation.model_dump() if job.distillation else None,
+        "model": job.model.model_dump(exclude={"alone"}),
         "teacher": teacher,
         "seed": job.seed,
         "dataset": data.sha256,
@@ -127,7 +122,7 @@ def _card(job: Job, run: ModelRun, training: Training, data: DataSet) -> dict[st
     best = training.best_record
     return {
         "name": job.name,
-        "hidden": job.network.hidden,
+        "architecture": job.model.architecture.model_dump(),
         "recipe": run.decisive,
         "fingerprint": run.fingerprint,
         "dataset": data.sha256,

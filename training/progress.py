@@ -38,7 +38,7 @@ class TrainingProgress:
 
     def started(self, job: Job, *, epochs_done: int) -> None:
         """Show a new bar."""
-        epochs = job.network.epochs
+        epochs = job.model.epochs
         self._tasks[job.name] = self._bars.add_task(
             job.name, total=epochs, completed=epochs_done, epoch=epochs_done, epochs=epochs, figures=""
         )
@@ -56,7 +56,7 @@ class TrainingProgress:
 
     def finished_epoch(self, job: Job, record: Record) -> None:
         """Say how the epoch went, where no bar has shown it; of a long training not every epoch."""
-        epochs = job.network.epochs
+        epochs = job.model.epochs
         worth_a_line = record["epoch"] % max(1, epochs // LINES) == 0 or record["epoch"] == epochs
         if not self.console.is_terminal and worth_a_line:
             self.console.print(

@@ -1,17 +1,24 @@
-"""What decides a training: the sections of a recipe, each field with its meaning and its bounds.
+"""What decides a training: a recipe is a list of models, each with its architecture, its training, its teacher.
 
-A recipe is a TOML file (`training/recipes/quick.toml`, or one of yours) with the sections `[teacher]`,
-`[student]` and `[distillation]`. The student is trained twice with the same section, initial weights and order
-of digits: once alone, once distilled. The distillation is the only difference between the two.
+A recipe is a TOML file (`training/recipes/quick.toml`, or one of yours). Every section is a model, trained in the
+order of the file; one with a `distillation` learns from a model above it. Such a student is trained twice, with the
+same initial weights, views and order of digits: once distilled, and as its own control, NAME-alone, from the labels.
 """
 
+import re
+import tomllib
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, field_validator, model_validator
+
+from training.losses import LossName
 
 Units = Annotated[int, Field(gt=0, le=65_536)]
 RECIPES = Path(__file__).parent / "recipes"
+ALONE = "-alone"
+NAME = re.compile("[a-z][a-z0-9]*")
+"""Names of sections: they become flags, and the names of served models."""
 
 
 class Section(BaseModel):
@@ -21,24 +28,58 @@ class Section(BaseModel):
 
 
 class Augmentation(Section):
-    """A random affine transform for every digit of every batch; zeros leave the digits as they are."""
+    """A random affine and elastic transform for every digit; zeros leave the digits as they are."""
 
     rotation: float = Field(0, ge=0, le=180, description="degrees, up to this much either way")
     shift: float = Field(0, ge=0, le=14, description="pixels, up to this much in x and y")
     scale: float = Field(0, ge=0, lt=1, description="0.1: from 0.9 to 1.1 times the size")
     shear: float = Field(0, ge=0, lt=90, description="degrees, up to this much either way")
+    elastic: float = Field(0, ge=0, le=14, description="pixels, standard deviation of local displacements")
 
     @property
     def enabled(self) -> bool:
         """Whether anything is moved at all."""
-        return any((self.rotation, self.shift, self.scale, self.shear))
+        return any((self.rotation, self.shift, self.scale, self.shear, self.elastic))
 
 
-class Network(Section):
-    """One network and how it is trained."""
+class Distillation(Section):
+    """From whom a student learns, and how."""
 
-    hidden: list[Units] = Field(min_length=1, max_length=16, description="units of each hidden layer")
-    dropout: float = Field(0, ge=0, lt=1, description="probability of dropping a hidden unit")
+    teacher: str = Field("teacher", description="the model that gives the soft targets")
+    loss: LossName = Field("kl", description="of the soft targets: see training/losses.py")
+    temperature: float = Field(20, gt=0, description="softens both softmaxes")
+    alpha: float = Field(0.7, ge=0, le=1, description="weight of the soft targets; the labels have the rest")
+    beta: float = Field(1, ge=0, description="dkd, dist: weight of the loss's second term")
+
+
+class Architecture(Section):
+    """Convolutional stages, then fully connected layers, then ten logits; several of them make an ensemble."""
+
+    stages: list[Annotated[list[Units], Field(min_length=1, max_length=8)]] = Field(
+        [], max_length=4, description="channels of the 3x3 convolutions before each 2x2 max-pooling"
+    )
+    hidden: list[Units] = Field([], max_length=16, description="units of each fully connected layer")
+    norm: bool = Field(True, description="BatchNorm before each ReLU")
+    members: int = Field(1, ge=1, le=32, description="networks whose answers are averaged")
+
+    @property
+    def architecture(self) -> "Architecture":
+        """Only what decides the shape."""
+        return Architecture(**{name: getattr(self, name) for name in Architecture.model_fields})
+
+    def __str__(self) -> str:
+        stages = [f"conv{'+'.join(map(str, channels))}" for channels in self.stages]
+        shape = "-".join(map(str, [784, *stages, *self.hidden, 10]))
+        return shape if self.members == 1 else f"{self.members} × {shape}"
+
+
+class Model(Architecture):
+    """One model and how it is trained."""
+
+    dropout: float = Field(
+        0, ge=0, lt=1, description="probability of dropping a unit that the next layer reads"
+    )
+    max_norm: float = Field(0, ge=0, description="longest weight vector into a hidden unit; 0: no limit")
     epochs: int = Field(20, gt=0, description="passes over the training digits")
     batch_size: int = Field(256, gt=1, description="digits per optimizer step")
     learning_rate: float = Field(3e-3, gt=0, description="the highest rate of the schedule")
@@ -48,29 +89,61 @@ class Network(Section):
     )
     patience: int = Field(10, ge=0, description="plateau: epochs without improvement before the rate drops")
     augmentation: Augmentation = Augmentation()
-
-
-class Teacher(Network):
-    """The big network (paper: 784-1200-1200-10)."""
-
-    hidden: list[Units] = Field(
-        [1200, 1200], min_length=1, max_length=16, description="units per hidden layer"
+    views: PositiveInt | None = Field(
+        None, description="views of a digit before the first comes again; new ones every epoch if not given"
     )
+    leave_out: list[Annotated[int, Field(ge=0, le=9)]] = Field(
+        [], max_length=9, description="digits that are never shown"
+    )
+    distillation: Distillation | None = Field(None, description="learn from another model, too")
+    alone: bool = Field(True, description="of a student: train its control, without the teacher, as well")
+
+    @property
+    def without_teacher(self) -> "Model":
+        """The same in everything but the distillation."""
+        return self.model_copy(update={"distillation": None})
 
 
-class Student(Network):
-    """The small network (paper: 784-800-800-10)."""
+class Recipe(Section):
+    """A recipe with everything settled."""
 
-    hidden: list[Units] = Field([800, 800], min_length=1, max_length=16, description="units per hidden layer")
+    name: str
+    seed: int = Field(0, ge=0)
+    models: dict[str, Model] = Field(min_length=1)
 
+    @field_validator("models")
+    @classmethod
+    def _plain_names(cls, models: dict[str, Model]) -> dict[str, Model]:
+        for name in models:
+            if not NAME.fullmatch(name):
+                raise ValueError(f"a model's name is lower-case letters and digits, not {name!r}")
+        return models
 
-class Distillation(Section):
-    """How the student learns from the teacher."""
-
-    temperature: float = Field(20, gt=0, description="softens both softmaxes")
-    alpha: float = Field(0.7, ge=0, le=1, description="weight of the soft targets; the labels have the rest")
+    @model_validator(mode="after")
+    def _teachers_come_first(self) -> "Recipe":
+        above: list[str] = []
+        for name, model in self.models.items():
+            if model.distillation and model.distillation.teacher not in above:
+                raise ValueError(
+                    f"{name} learns from {model.distillation.teacher!r}, "
+                    f"which is none of the models above it: {', '.join(above) or 'there are none'}"
+                )
+            above.append(name)
+        return self
 
 
 def find_recipe(name: str) -> Path:
-    """Turn `quick`, `notebook` or the path of a TOML file into a path."""
+    """Turn `quick`, another file of `training/recipes`, or the path of a TOML file into a path."""
     return Path(name) if name.endswith(".toml") else RECIPES / f"{name}.toml"
+
+
+def sections(content: dict[str, Any]) -> dict[str, Any]:
+    """Return the models of a recipe's TOML content; what is no table is a setting of `distillery-train`."""
+    return {name: value for name, value in content.items() if isinstance(value, dict)}
+
+
+def read_recipe(name: str) -> Recipe:
+    """Return the recipe `quick`, `notebook`, ..., or of a TOML file, without flags and environment."""
+    path = find_recipe(name)
+    content = tomllib.loads(path.read_text(encoding="utf-8"))
+    return Recipe(name=path.stem, models=sections(content))

@@ -4,7 +4,7 @@ from distillery import DistilleryError
 from training.data import Digits
 from training.device import Device
 from training.loop import Job, Observer, Training
-from training.network import MLP
+from training.soft_targets import SoftTargets
 
 BATCH = 64
 STEPS = 100
@@ -16,25 +16,20 @@ def overfit_one_batch(jobs: list[Job], digits: Digits, *, device: Device, observ
     A distilled student learns from the teacher that has just learnt this batch.
     """
     batch = Digits(digits.images[:BATCH], digits.labels[:BATCH])
-    teacher: MLP | None = None
+    learnt: dict[str, SoftTargets] = {}
     for job in jobs:
-        shortened = Job(
-            job.name,
-            job.network.model_copy(update={"epochs": STEPS, "batch_size": BATCH}),
-            job.seed,
-            job.distillation,
-        )
-        training = Training(
-            shortened, batch, batch, device=device, teacher=teacher if job.distillation else None
-        )
+        short = job.model.model_copy(update={"epochs": STEPS, "batch_size": BATCH, "leave_out": []})
+        shortened = Job(job.name, short, job.seed)
+        teacher = learnt[job.distillation.teacher] if job.distillation else None
+        training = Training(shortened, batch, batch, device=device, teacher=teacher)
         observer.started(shortened, epochs_done=0)
         while not training.done:
             training.train_epoch(observer)
-        teacher = teacher or training.network
+        learnt[job.name] = SoftTargets(training.network, device)
         last = training.history[-1]
         if last["validation_errors"]:
             raise DistilleryError(
                 f"{job.name} errs on {last['validation_errors']} of the {len(batch)} digits it was trained on for "
                 f"{STEPS} steps (loss {last['loss']:.3f}); try another learning rate than "
-                f"{job.network.learning_rate}, less dropout, or less augmentation"
+                f"{job.model.learning_rate}, less dropout, or less augmentation"
             )

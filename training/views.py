@@ -1,0 +1,49 @@
+"""What a network sees of the training digits in each epoch.
+
+Views are drawn from the recipe's seed and their number alone, never from the model that looks at them: a teacher, its
+student and the student's control see the very same pictures ("function matching", Beyer et al. 2022), and what a
+teacher says of a view can be kept for whoever learns from it next.
+"""
+
+import hashlib
+from copy import copy
+
+import torch
+from torch import Tensor
+
+from training.augmentation import jitter
+from training.recipe import Model
+
+PLAIN = 0
+"""The number of the view that shows the digits as they are."""
+
+
+def draw_seed(*decisive: object) -> int:
+    """Return the seed of the random numbers for what is named by `decisive`, in the 63 bits that torch takes."""
+    digest = hashlib.sha256("/".join(map(str, decisive)).encode()).digest()
+    return int.from_bytes(digest[:8]) >> 1
+
+
+class Views:
+    """The views of `images`, uint8 `[N, 28, 28]`, that `model` is shown, by the recipe's seed."""
+
+    def __init__(self, images: Tensor, model: Model, seed: int) -> None:
+        self.images, self.augmentation, self.seed = images, model.augmentation, seed
+        self.different = model.views or model.epochs
+
+    def of(self, images: Tensor) -> "Views":
+        """The same views of other images."""
+        other = copy(self)
+        other.images = images
+        return other
+
+    def number(self, epoch: int) -> int:
+        """Return which view is shown in `epoch` (from 1): `PLAIN`, or one of those that come round again."""
+        return (epoch - 1) % self.different + 1 if self.augmentation.enabled else PLAIN
+
+    def show(self, number: int) -> Tensor:
+        """Return that view of every digit, uint8 `[N, 28, 28]`."""
+        if number == PLAIN:
+            return self.images
+        random = torch.Generator().manual_seed(draw_seed(self.seed, "view", number))
+        return jitter(self.images, self.augmentation, random=random)
