@@ -277,6 +277,19 @@ def test_the_documented_requests_are_those_that_are_read(client: httpx.Client) -
         assert client.post(INFER, json=request).status_code == 200
 
 
+def test_all_routes_are_documented_together_and_say_where_the_key_is_wanted(client: httpx.Client) -> None:
+    paths = client.get("/openapi.json").json()["paths"]
+    operations = {
+        path: operation for path in paths if path.startswith("/v2") for operation in paths[path].values()
+    }
+    assert {tag for operation in operations.values() for tag in operation["tags"]} == {
+        "Open Inference Protocol"
+    }
+    for path, operation in operations.items():
+        guarded = not path.startswith("/v2/health/")
+        assert ("401" in operation["responses"], "security" in operation) == (guarded, guarded), path
+
+
 def test_without_the_key_only_health_is_told(service: str) -> None:
     headers, body = binary(DIGITS[:1])
     with httpx.Client(base_url=service) as stranger:

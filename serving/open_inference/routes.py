@@ -47,14 +47,15 @@ def add_v2_routes(
         _add_model_routes(app, f"/models/{{model}}{path}", find, guard, max_images=max_images)
 
 
-def _router(path: str, guard: Mapping[str, Any], *refusals: int) -> APIRouter:
+def v2_router(path: str, guard: Mapping[str, Any], *refusals: int) -> APIRouter:
+    """A router for `/v2{path}`; `refusals` are the statuses that it may answer besides 200 and 401."""
     statuses = (401, *refusals) if guard else refusals
     responses: dict[int | str, dict[str, Any]] = {status: {"model": InferError} for status in statuses}
     return APIRouter(prefix=f"{PREFIX}{path}", tags=["Open Inference Protocol"], responses=responses, **guard)
 
 
 def _add_server_routes(app: FastAPI, guard: Mapping[str, Any]) -> None:
-    server, health = _router("", guard), _router("/health", {})
+    server, health = v2_router("", guard), v2_router("/health", {})
 
     @server.get("", summary="Name, version and extensions")
     async def metadata() -> ServerMetadata:
@@ -73,7 +74,7 @@ def _add_server_routes(app: FastAPI, guard: Mapping[str, Any]) -> None:
 
 
 def _add_repository_routes(app: FastAPI, manifests: Mapping[str, Manifest], guard: Mapping[str, Any]) -> None:
-    repository, loading = _router("/repository", guard), _router("/repository/models", guard, 400)
+    repository, loading = v2_router("/repository", guard), v2_router("/repository/models", guard, 400)
 
     @repository.post("/index", summary="Every model served; all of them are ready")
     async def index() -> list[RepositoryEntry]:
@@ -97,7 +98,7 @@ def _add_repository_routes(app: FastAPI, manifests: Mapping[str, Manifest], guar
 def _add_model_routes(
     app: FastAPI, path: str, find: Finder, guard: Mapping[str, Any], *, max_images: int
 ) -> None:
-    router = _router(path, guard, 404)
+    router = v2_router(path, guard, 404)
 
     @router.get("", summary="What a model reads and gives")
     async def metadata(model: Annotated[Manifest, Depends(find)]) -> ModelMetadata:

@@ -22,13 +22,13 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from fastapi import APIRouter, FastAPI
+from fastapi import FastAPI
 from fastapi.concurrency import run_in_threadpool
 from pydantic import BaseModel, Field
 
 from serving.metrics import merged
-from serving.open_inference.protocol import PREFIX, find_model
-from serving.open_inference.schemas import InferError
+from serving.open_inference.protocol import find_model
+from serving.open_inference.routes import v2_router
 from serving.repository import Manifest, ModelEntry
 
 _Labels = Mapping[str, str]
@@ -97,22 +97,22 @@ def model_statistics(models: Iterable[Manifest]) -> Statistics:
 def add_statistics_routes(app: FastAPI, models: Mapping[str, ModelEntry], guard: Mapping[str, Any]) -> None:
     """Add the routes, with `guard`, to `app`; to go before `/v2/models/{model}`, which takes "stats" for a model."""
     manifests = {name: entry.manifest for name, entry in models.items()}
-    router = APIRouter(prefix=f"{PREFIX}/models", tags=["open inference protocol"], **guard)
-    unknown: dict[int | str, dict[str, Any]] = {404: {"model": InferError}}
+    every, one = v2_router("/models", guard), v2_router("/models/{model}", guard, 404)
 
-    @router.get("/stats", summary="Statistics of every model")
+    @every.get("/stats", summary="Statistics of every model")
     async def all_statistics() -> Statistics:
         return await run_in_threadpool(model_statistics, manifests.values())
 
-    @router.get("/{model}/stats", summary="Statistics of a model", responses=unknown)
+    @one.get("/stats", summary="Statistics of a model")
     async def statistics(model: str) -> Statistics:
         return await run_in_threadpool(model_statistics, [find_model(manifests, model)])
 
-    @router.get("/{model}/versions/{version}/stats", summary="Statistics of a version", responses=unknown)
+    @one.get("/versions/{version}/stats", summary="Statistics of a version")
     async def versions_statistics(model: str, version: str) -> Statistics:
         return await run_in_threadpool(model_statistics, [find_model(manifests, model, version)])
 
-    app.include_router(router)
+    app.include_router(every)
+    app.include_router(one)
 
 
 def _one_model(model: Manifest, counts: _Counts) -> ModelStatistics:
