@@ -125,7 +125,7 @@ class RequestMetrics:
     """What the process that answers requests notes of each, on its event loop."""
 
     def __init__(self, model: str) -> None:
-        self.in_flight = 0
+        self.in_flight = self._published_in_flight = 0
         self._model = model
         self._statuses: defaultdict[tuple[str, int], int] = defaultdict(int, {("rest", 200): 0})
         self._digits = [0] * 10
@@ -169,7 +169,9 @@ class RequestMetrics:
 
     def publish(self) -> None:
         """Make visible to all processes what was noted since the last time."""
-        self._in_flight.set(self.in_flight)
+        if self.in_flight != self._published_in_flight:
+            self._published_in_flight = self.in_flight
+            self._in_flight.set(self.in_flight)
         if self._statuses:
             self._publish_answers()
         if images := sum(self._digits):
