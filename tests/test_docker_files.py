@@ -4,6 +4,7 @@ import os
 import re
 import subprocess
 import sysconfig
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,16 @@ def test_the_build_sees_exactly_what_it_copies() -> None:
     allowed = {line[1:] for line in ignore_file.read_text().splitlines() if line.startswith("!")}
     assert copied == allowed
     assert all((ROOT / path).exists() for path in copied)
+
+
+def test_every_package_that_is_not_copied_is_there_and_empty() -> None:
+    """Setuptools looks for all of them, and `.` is installed in the build."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    packages = {name.replace(".", "/") for name in project["tool"]["setuptools"]["packages"]}
+    (made,) = (argument for argument in instructions("RUN") if argument.startswith("mkdir"))
+    empty = set(made.partition("&&")[0].removeprefix("mkdir -p ").split())
+    there = empty | {str(Path(folder).parent) for folder in empty}
+    assert {package for package in packages if not package.startswith("serving")} <= there
 
 
 def test_the_service_is_the_first_process_and_not_root() -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import inspect
 import json
+import threading
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
@@ -103,8 +104,21 @@ def test_a_second_length_or_another_amount_of_body_is_not_remembered() -> None:
 class Running:
     """A server in this process, which says how many requests went the whole way."""
 
-    def __init__(self, port: int, server: uvicorn.Server, endpoint: Endpoint) -> None:
-        self.port, self.server, self.endpoint = port, server, endpoint
+    def __init__(
+        self,
+        port: int,
+        server: uvicorn.Server,
+        endpoint: Endpoint,
+        admission: Admission,
+        thread: ThreadPoolExecutor,
+    ) -> None:
+        self.port, self.server, self.endpoint, self.admission, self.thread = (
+            port,
+            server,
+            endpoint,
+            admission,
+            thread,
+        )
         self.whole_way = 0
         self.clients: list[Connection] = []
 
@@ -114,9 +128,9 @@ class Running:
 
 
 @asynccontextmanager
-async def running(models: Path, bounds: Bounds) -> AsyncIterator[Running]:
+async def running(models: Path, bounds: Bounds, max_batch: int) -> AsyncIterator[Running]:
     entry = load_repository(models)["student"]
-    api = DigitAPI(entry, ModelSettings(Limits()))
+    api = DigitAPI(entry, ModelSettings(Limits(), max_batch=max_batch))
     api.setup("cpu")
     with ThreadPoolExecutor(1) as threads:
         endpoint = Endpoint(api, InProcess(api, threads), threads)
@@ -144,7 +158,7 @@ async def running(models: Path, bounds: Bounds) -> AsyncIterator[Running]:
             timeout_keep_alive=KEEP_ALIVE_S,
         )
         server = uvicorn.Server(config)
-        service = Running(port, server, endpoint)
+        service = Running(port, server, endpoint, admission, threads)
         serving = asyncio.create_task(server.serve())
         while not server.started:  # noqa: ASYNC110 - uvicorn gives no event
             await asyncio.sleep(0.01)
@@ -165,9 +179,9 @@ Run = Callable[..., None]
 def run(model_repository: Path) -> Run:
     """Run a scenario with a server."""
 
-    def run(scenario: Scenario, **bounds: Any) -> None:
+    def run(scenario: Scenario, *, max_batch: int = 64, **bounds: Any) -> None:
         async def within() -> None:
-            async with running(model_repository, Bounds(**bounds)) as service, asyncio.timeout(20):
+            async with running(model_repository, Bounds(**bounds), max_batch) as service, asyncio.timeout(20):
                 await scenario(service)
             assert service.endpoint.metrics.in_flight == 0
 
@@ -313,6 +327,40 @@ def test_a_client_that_hangs_up_leaves_the_batch(run: Run) -> None:
     run(scenario)
 
 
+def test_what_is_late_or_given_up_leaves_the_batch_before_it_is_computed(run: Run) -> None:
+    two = request({"images": DIGITS[:2].tolist()})  # more than a batch of one: each a run, on the thread
+
+    async def scenario(service: Running) -> None:
+        runs = service.endpoint._api.metrics._runs
+
+        def metrics_say(in_flight: int) -> bool:
+            return service.endpoint.metrics.in_flight == in_flight
+
+        first, direct, whole, leaver = [await service.connect() for _ in range(4)]
+        for client in (direct, leaver):
+            await client.ask(request(one(0)))
+        free = threading.Event()
+        service.thread.submit(free.wait)
+        try:
+            for waiting, client in enumerate((first, direct, whole, leaver), start=1):
+                client.writer.write(two)
+                await until(partial(metrics_say, waiting))
+            leaver.writer.transport.abort()
+            await until(partial(metrics_say, 3))
+            await asyncio.sleep(0.25)
+            service.admission.cancel_late()
+            for client in (first, direct, whole):
+                status, _, body = await client.answer()
+                assert (status, json.loads(body)["error"]["code"]) == (504, "timed_out")
+        finally:
+            free.set()
+        assert (await whole.ask(two))[0] == 200
+        assert runs[2].count == 2  # the first one's, which had begun, and the last one's
+        assert service.whole_way == 4
+
+    run(scenario, max_batch=1, request_timeout=0.2)
+
+
 def test_an_answer_under_way_is_given_when_the_server_ends(run: Run) -> None:
     async def scenario(service: Running) -> None:
         client = await service.connect()
@@ -338,6 +386,12 @@ def test_a_connection_is_closed_when_it_has_been_idle_and_not_before(run: Run) -
         assert service.whole_way == 1
 
     run(scenario)
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(5):
+        while not condition():  # noqa: ASYNC110 - a connection gives no event
+            await asyncio.sleep(0.005)
 
 
 def parameters(function: Any) -> list[str]:
