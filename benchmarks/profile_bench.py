@@ -37,7 +37,7 @@ class ProfileBench(Command):
     config: Path | None = Field(None, description="TOML file with these settings")
     models_dir: Path = Field(Path("models"), description="the model repository that is served")
     models: list[str] = Field(["student", "student-int8"], description="models to look at")
-    body: list[BodyKind] = Field(["json"], description="what a request carries")
+    body: list[BodyKind] = Field(["json", "binary"], description="what a request carries: one image")
     seconds: PositiveInt = Field(10, description="length of a look")
     results_dir: Path = Field(RESULTS, description="where the result is kept")
 

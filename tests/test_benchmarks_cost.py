@@ -1,6 +1,7 @@
 """What a request costs and what the service takes at rest, measured on a real service."""
 
 import json
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -24,19 +25,20 @@ def measure(command: str, models: Path, results: Path, *flags: str) -> Source:
 
 @pytest.mark.slow
 def test_a_profile_has_every_stage_of_the_running_service(model_repository: Path, tmp_path: Path) -> None:
-    source = measure("profile", model_repository, tmp_path, "--models", "student", "--seconds", "3")
+    source = measure("profile", model_repository, tmp_path, "--models", "student", "--seconds", "2")
     rows: list[dict[str, Any]] = source.data["rows"]
-    assert [row["case"] for row in rows] == ["one connection", "batched", "one image a run"]
+    cases = ("one connection", "batched", "one image a run")
+    assert [(row["case"], row["body"]) for row in rows] == list(product(cases, ("json", "binary")))
     for row in rows:
         stages = row["stages_us"]
         assert sum(stages.values()) == pytest.approx(row["cpu_us"], abs=1)
         assert stages.keys() == STAGES.keys()
         assert all(us > 0 for stage, us in stages.items() if stage != "the rest")
         assert row["requests"] > 100
-    alone, batched, one_a_run = (row["images_per_run"] for row in rows)
-    assert (alone, one_a_run) == (1, 1)
-    assert batched > 1
-    assert "| together |" in profile_section({"profile": source}, "")
+        assert (row["images_per_run"] > 1) == (row["case"] == "batched")
+    section = profile_section({"profile": source}, "")
+    for body in ("json", "binary"):
+        assert f"| {body}: CPU µs of a request | `student`, one connection |" in section
 
 
 @pytest.mark.slow
