@@ -10,7 +10,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from training.network import MEAN, MLP, PIXELS, STD, HiddenLayer
+from training.network import MEAN, PIXELS, STD, Classifier, HiddenLayer, Network
 
 
 class FoldedMLP(nn.Module):
@@ -32,7 +32,7 @@ class FoldedMLP(nn.Module):
         return logits, torch.softmax(logits, dim=1)
 
 
-def fold(network: MLP) -> FoldedMLP:
+def fold(network: Network) -> FoldedMLP:
     """Fold normalisation and BatchNorm of `network` into its Linear layers, exactly (in float64).
 
     BatchNorm: with s = γ/√(v+ε), s(Wx + b − m) + β = (sW)x + s(b − m) + β.

@@ -11,7 +11,7 @@ import torch
 
 from export.errors import ExportError
 from serving.repository import Parity
-from training.network import MLP, normalise
+from training.network import Network, normalise
 
 Images = npt.NDArray[np.uint8]
 Logits = npt.NDArray[np.float32]
@@ -32,12 +32,12 @@ def answer(session: onnxruntime.InferenceSession, images: Images) -> Logits:
     return np.concatenate([session.run(["logits"], {"image": batch})[0] for batch in batches])
 
 
-def measure_parity(network: MLP, path: Path, images: Images) -> Parity:
+def measure_parity(network: Network, path: Path, images: Images) -> Parity:
     """Compare the file at `path` with `network`, computed in float64, on `uint8 [N, 28, 28]` images."""
     return _compare(copy.deepcopy(network).double().eval(), open_session(path), images)
 
 
-def require_parity(network: MLP, path: Path, digits: Images) -> Parity:
+def require_parity(network: Network, path: Path, digits: Images) -> Parity:
     """`measure_parity` of an fp32 file on `digits`, and on random, black and white images in several batches.
 
     Raises `ExportError` when the argmax of any image differs, or any logit by more than `TOLERANCE`.
@@ -62,7 +62,7 @@ def _hostile_images() -> Iterator[Images]:
         yield np.full((batch, 28, 28), 255, np.uint8)
 
 
-def _compare(network: MLP, session: onnxruntime.InferenceSession, images: Images) -> Parity:
+def _compare(network: Network, session: onnxruntime.InferenceSession, images: Images) -> Parity:
     found = answer(session, images)
     with torch.inference_mode():
         wanted = network(normalise(torch.from_numpy(images)).double()).numpy()

@@ -1,7 +1,7 @@
 """From checkpoints to a verified model repository, one model at a time."""
 
 import tempfile
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from dataclasses import dataclass
 from importlib.metadata import version as version_of
 from pathlib import Path
@@ -29,6 +29,7 @@ from serving.repository import (
 )
 from training.checkpoint import Checkpoint, load_checkpoint
 from training.data import find_mnist, load_test, load_training
+from training.recipe import Architecture
 
 
 @dataclass(frozen=True)
@@ -136,7 +137,7 @@ def _manifest(
         outputs=OUTPUTS,
         opset=OPSET,
         precision="fp32",
-        architecture=_architecture(checkpoint.card["hidden"]),
+        architecture=str(Architecture(**checkpoint.card["architecture"])),
         parameters=sum(weights.numel() for weights in checkpoint.network.parameters()),
         test_errors=errors,
         test_accuracy=round(1 - errors / len(digits.test), 6),
@@ -146,10 +147,6 @@ def _manifest(
         dataset=checkpoint.card["dataset"],
         tools=_tools(),
     )
-
-
-def _architecture(hidden: Sequence[int]) -> str:
-    return "-".join(str(width) for width in (784, *hidden, 10))
 
 
 def _tools() -> dict[str, str]:

@@ -10,7 +10,8 @@ from samples import sample_test, sample_training
 
 from export.pipeline import Digits, Source, export_checkpoint
 from training.checkpoint import save_checkpoint
-from training.network import MLP, normalise
+from training.network import Classifier, normalise
+from training.recipe import Architecture
 
 NETWORKS = {"teacher": [96, 96], "student": [48, 48], "student-alone": [48, 48]}
 EPOCHS = 25
@@ -26,7 +27,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     paths = {}
     for seed, (name, hidden) in enumerate(NETWORKS.items()):
         torch.manual_seed(seed)
-        network = MLP(hidden).train()
+        network = Classifier(hidden).train()
         optimizer = torch.optim.AdamW(network.parameters(), lr=3e-3)
         for _ in range(EPOCHS):
             for batch in torch.randperm(len(digits)).split(50):
@@ -35,7 +36,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
                 optimizer.step()
         card = {
             "name": name,
-            "hidden": hidden,
+            "architecture": Architecture(hidden=hidden).model_dump(),
             "recipe": {"seed": 0},
             "dataset": {},
             "tools": {},

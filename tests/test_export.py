@@ -22,16 +22,16 @@ from export.pipeline import Digits, Source, current, export_checkpoint
 from export.quantise import affine_layers, hidden_activations, quantise
 from serving.repository import load_model, load_repository
 from training.checkpoint import load_checkpoint
-from training.network import MLP, normalise
+from training.network import Classifier, normalise
 
 
 @pytest.fixture(scope="module")
-def network(trained: dict[str, Path]) -> MLP:
+def network(trained: dict[str, Path]) -> Classifier:
     return load_checkpoint(trained["student"]).network
 
 
 @pytest.fixture(scope="module")
-def fp32(network: MLP) -> onnx.ModelProto:
+def fp32(network: Classifier) -> onnx.ModelProto:
     return to_onnx(fold(network))
 
 
@@ -44,7 +44,7 @@ def write(model: onnx.ModelProto, folder: Path) -> Path:
 @pytest.mark.parametrize("hidden", [[], [16], [32, 24], [20, 20, 20]])
 def test_folding_keeps_the_function(hidden: list[int]) -> None:
     torch.manual_seed(0)
-    network = MLP(hidden, dropout=0.5).eval()
+    network = Classifier(hidden, dropout=0.5).eval()
     for layer in network.hidden:  # BatchNorm as training leaves it, not as it starts
         layer.norm.running_mean.normal_(0, 0.5)
         layer.norm.running_var.uniform_(0.3, 3)
@@ -74,7 +74,7 @@ def test_the_file_does_not_tell_where_it_was_made(fp32: onnx.ModelProto) -> None
 
 
 def test_parity_holds_for_every_digit(
-    network: MLP, fp32: onnx.ModelProto, export_digits: Digits, tmp_path: Path
+    network: Classifier, fp32: onnx.ModelProto, export_digits: Digits, tmp_path: Path
 ) -> None:
     parity = require_parity(network, write(fp32, tmp_path), export_digits.test)
     assert parity.images == 200
@@ -84,7 +84,7 @@ def test_parity_holds_for_every_digit(
 
 @pytest.mark.parametrize("change", [1e-2, float("nan")])
 def test_a_graph_that_answers_otherwise_is_refused(
-    change: float, network: MLP, fp32: onnx.ModelProto, export_digits: Digits, tmp_path: Path
+    change: float, network: Classifier, fp32: onnx.ModelProto, export_digits: Digits, tmp_path: Path
 ) -> None:
     other = onnx.ModelProto()
     other.CopyFrom(fp32)
