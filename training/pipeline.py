@@ -61,7 +61,11 @@ def train_recipe(
     runs: dict[str, ModelRun] = {}
     for job in jobs(recipe):
         teacher = runs[job.distillation.teacher].fingerprint if job.distillation else None
-        runs[job.name] = ModelRun(root, job.name, _decisive(job, data, device, teacher))
+        decisive = _decisive(job, data, device, teacher)
+        # A setting left at its default is as if it were not there: a new one changes no older model's identity.
+        chosen = job.model.model_dump(exclude={"alone"}, exclude_defaults=True)
+        identity = fingerprint(decisive | {"model": chosen})
+        runs[job.name] = ModelRun(root, job.name, decisive, identity=identity)
     with only_one(root):
         for run in runs.values():
             run.drop_stale_link()

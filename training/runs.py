@@ -30,17 +30,17 @@ class RunError(DistilleryError):
 
 
 def fingerprint(decisive: dict[str, Any]) -> str:
-    """Return a hash of everything that decides a model's weights."""
+    """Return a hash of everything that decides something."""
     return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
 
 
 class ModelRun:
     """The files of one model with one set of settings."""
 
-    def __init__(self, root: Path, name: str, decisive: dict[str, Any]) -> None:
+    def __init__(self, root: Path, name: str, decisive: dict[str, Any], *, identity: str) -> None:
         self.name = name
         self.decisive = decisive
-        self.fingerprint = fingerprint(decisive)
+        self.fingerprint = identity
         self.folder = root / f"{name}-{self.fingerprint[:8]}"
         self.link = root / name
         self.checkpoint = self.folder / "model.safetensors"
