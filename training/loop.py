@@ -16,7 +16,7 @@ from torch.nn import functional
 from training.data import Digits, without
 from training.device import Device
 from training.losses import distillation_loss
-from training.network import HiddenLayer, Network, build, normalise
+from training.network import CLASSES, HiddenLayer, Network, build, normalise
 from training.recipe import ALONE, Distillation, Model
 from training.schedule import one_cycle, plateau
 from training.soft_targets import SoftTargets
@@ -108,25 +108,23 @@ class Training:
         # Nearly equal batches: a small last one would give BatchNorm poor statistics.
         batches = torch.randperm(len(self.digits)).to(self.device.type).tensor_split(steps)
         loss_sum = torch.zeros((), device=self.device.type)
-        hits = torch.zeros((), device=self.device.type)
-        seen, told = 0, 0.0
+        hits = torch.zeros((), dtype=torch.int64, device=self.device.type)
+        seen, told, members = 0, 0.0, self.job.model.members
         for step, places in enumerate(batches, start=1):
             rate = self._set_rate(epoch - 1 + step / steps)
             labels = self.digits.labels[places]
             loss, logits = self._step(
                 images[places], labels, targets[places] if targets is not None else None
             )
-            loss_sum += loss.detach() * len(places)
-            hits += (logits.argmax(1) == labels.repeat(len(logits) // len(labels))).float().mean() * len(
-                places
-            )
+            loss_sum += loss * len(places)
+            hits += (logits.view(members, -1, CLASSES).argmax(2) == labels).sum()
             seen += len(places)
             now = time.perf_counter()
             if now - told > REPORT_EVERY_S or step == steps:
                 told = now
                 figures: Record = {
                     "loss": loss_sum.item() / seen,
-                    "accuracy": hits.item() / seen,
+                    "accuracy": hits.item() / (seen * members),
                     "learning_rate": rate,
                     "images_per_second": seen / (time.perf_counter() - start),
                 }
@@ -153,38 +151,42 @@ class Training:
         self.network.load_state_dict(parts["network"])
         self.best = parts["best"]
         moments: dict[int, dict[str, Tensor]] = {}
+        weights = list(self.network.parameters())
         for name, value in parts["optimizer"].items():
             index, _, moment = name.partition(".")
-            moments.setdefault(int(index), {})[moment] = value
+            weight = weights[int(index)]
+            # The fused step reads weights and moments side by side in memory, and a convolution's are channels last.
+            laid_out = torch.empty_like(weight).copy_(value) if value.shape == weight.shape else value
+            moments.setdefault(int(index), {})[moment] = laid_out
         groups = self.optimizer.state_dict()["param_groups"]
         self.optimizer.load_state_dict({"state": moments, "param_groups": groups})
         self.history = list(facts["history"])
 
     def _step(self, images: Tensor, labels: Tensor, targets: Tensor | None) -> tuple[Tensor, Tensor]:
-        """One step on uint8 `[N, 28, 28]`; return the loss and the logits, `[N, 10]` a member."""
+        """One step on uint8 `[N, 28, 28]`; return the members' mean loss, and their logits `[members · N, 10]`."""
         with self.device.autocast():
             logits = self.network(normalise(images)).float()
-        members = self.job.model.members
-        labels = labels.repeat(members)
-        if self.job.distillation and targets is not None:
-            settings = self.job.distillation
-            loss = distillation_loss(
-                logits,
-                targets.repeat(members, 1),
-                labels,
-                loss=settings.loss,
-                temperature=settings.temperature,
-                alpha=settings.alpha,
-                beta=settings.beta,
-            )
-        else:
-            loss = functional.cross_entropy(logits, labels)
+        losses = torch.stack([self._loss(own, labels, targets) for own in logits.split(len(labels))])
         self.optimizer.zero_grad()
-        (loss * members).backward()  # type: ignore[no-untyped-call] # each member learns as it would alone
+        losses.sum().backward()  # type: ignore[no-untyped-call] # each member learns as it would alone
         self.optimizer.step()
         if self.job.model.max_norm:
             limit_norms(self.network, self.job.model.max_norm)
-        return loss, logits
+        return losses.detach().mean(), logits
+
+    def _loss(self, logits: Tensor, labels: Tensor, targets: Tensor | None) -> Tensor:
+        settings = self.job.distillation
+        if settings is None or targets is None:
+            return functional.cross_entropy(logits, labels)
+        return distillation_loss(
+            logits,
+            targets,
+            labels,
+            loss=settings.loss,
+            temperature=settings.temperature,
+            alpha=settings.alpha,
+            beta=settings.beta,
+        )
 
     def _set_rate(self, epochs: float) -> float:
         settings = self.job.model
