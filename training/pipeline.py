@@ -60,25 +60,42 @@ def train_recipe(
     """Train the models of `recipe` into `root` and return them by name; raises `DistilleryError`."""
     runs: dict[str, ModelRun] = {}
     for job in jobs(recipe):
-        teacher = runs[job.distillation.teacher].fingerprint if job.distillation else None
-        decisive = _decisive(job, data, device, teacher)
-        # A setting left at its default is as if it were not there: a new one changes no older model's identity.
-        chosen = job.model.model_dump(exclude={"alone"}, exclude_defaults=True)
-        identity = fingerprint(decisive | {"model": chosen})
-        runs[job.name] = ModelRun(root, job.name, decisive, identity=identity)
+        runs[job.name] = model_run(job, data, device=device, root=root, teacher=_teacher(job, runs))
     with only_one(root):
         for run in runs.values():
             run.drop_stale_link()
         for job in jobs(recipe):
-            run = runs[job.name]
-            if run.finished:
-                observer.reused(job, load_checkpoint(run.checkpoint).card)
-            else:
-                teacher_run = runs[job.distillation.teacher] if job.distillation else None
-                card = _train(job, run, data, device=device, teacher=teacher_run, observer=observer)
-                observer.finished(job, card)
+            run, teacher = runs[job.name], _teacher(job, runs)
+            train_model(job, run, data, device=device, teacher=teacher, observer=observer)
             run.make_current()
     return runs
+
+
+def model_run(job: Job, data: DataSet, *, device: Device, root: Path, teacher: ModelRun | None) -> ModelRun:
+    """Return where `job` is trained, or has been."""
+    decisive = _decisive(job, data, device, teacher.fingerprint if teacher else None)
+    # A setting left at its default is as if it were not there: a new one changes no older model's identity.
+    chosen = job.model.model_dump(exclude={"alone"}, exclude_defaults=True)
+    return ModelRun(root, job.name, decisive, identity=fingerprint(decisive | {"model": chosen}))
+
+
+def train_model(
+    job: Job, run: ModelRun, data: DataSet, *, device: Device, teacher: ModelRun | None, observer: RunObserver
+) -> dict[str, Any]:
+    """Train one model if it is not trained yet, and return its card; no link names it yet."""
+    with only_one(run.folder, wait=True):  # a sweep may be at the same one
+        if run.finished:
+            card = load_checkpoint(run.checkpoint).card
+            observer.reused(job, card)
+        else:
+            card = _train(job, run, data, device=device, teacher=teacher, observer=observer)
+            observer.finished(job, card)
+        run.drop_state()
+    return card
+
+
+def _teacher(job: Job, runs: dict[str, ModelRun]) -> ModelRun | None:
+    return runs[job.distillation.teacher] if job.distillation else None
 
 
 def _train(

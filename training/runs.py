@@ -65,13 +65,16 @@ class ModelRun:
         self._write_history(training.history)
 
     def finish(self, training: Training, card: dict[str, Any]) -> None:
-        """Publish the best weights; the state has done its work."""
+        """Publish the best weights."""
         self._write_history(training.history)
         save_checkpoint(self.checkpoint, training.best, card)
 
+    def drop_state(self) -> None:
+        """Take away the state of a finished model: it has done its work."""
+        self._state.unlink(missing_ok=True)
+
     def make_current(self) -> None:
         """Let `runs/<recipe>/<model>` name this model. Raises `RunError` when something else is there."""
-        self._state.unlink(missing_ok=True)
         if self.link.exists() and not self.link.is_symlink():
             raise RunError(f"{self.link} is not a link to a trained model; move it away")
         if self.link.is_symlink() and self.link.readlink() == Path(self.folder.name):
@@ -106,13 +109,13 @@ def read_history(folder: Path) -> list[Record]:
 
 
 @contextmanager
-def only_one(root: Path) -> Iterator[None]:
-    """Keep a second training out of `root`. Raises `RunError`. A killed process frees it."""
+def only_one(root: Path, *, wait: bool = False) -> Iterator[None]:
+    """Keep a second training out of `root`: raise `RunError` there, or wait. A killed process frees it."""
     root.mkdir(parents=True, exist_ok=True)
     lock = os.open(root, os.O_RDONLY)
     try:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(lock, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError:
             raise RunError(
                 f"another distillery-train is at work in {root}; wait for it, or use --out"
