@@ -88,26 +88,21 @@ class Command(BaseSettings):
     def named_file(cls, arguments: Sequence[str]) -> str | None:
         """Return the file that flags, environment or the default name, before anything else is read."""
         flag = f"--{cls.file_setting}"
-        for here, after in pairwise([*arguments, ""]):
-            if here.startswith(f"{flag}="):
-                return here.removeprefix(f"{flag}=")
-            if here == flag:
-                return after
         default: str | None = cls.model_fields[cls.file_setting].default
-        return os.environ.get(f"DISTILLERY_{cls.file_setting.upper()}", default)
+        name = os.environ.get(f"DISTILLERY_{cls.file_setting.upper()}", default)
+        for here, after in pairwise([*arguments, ""]):  # of several, the last counts
+            if here.startswith(f"{flag}="):
+                name = here.removeprefix(f"{flag}=")
+            elif here == flag:
+                name = after
+        return name
 
     @classmethod
     def read_file(cls, name: str | None) -> dict[str, Any]:
         """Return the TOML content of the file with that name, nothing without one. Raises `DistilleryError`."""
         if not name:
             return {}
-        path, setting = cls.find_file(name), f"--{cls.file_setting} {name}"
-        try:
-            return tomllib.loads(path.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            raise DistilleryError(f"{setting}: there is no file {path}") from None
-        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-            raise DistilleryError(f"{setting}: {path} is not valid TOML: {error}") from None
+        return read_toml(cls.find_file(name), f"--{cls.file_setting} {name}")
 
     @classmethod
     def settings_customise_sources(
@@ -157,9 +152,8 @@ def main(
         command = commands[name].for_arguments(rest)
         command(_cli_parse_args=rest, _cli_prog_name=title).run()
     except ValidationError as error:
-        for mistake in error.errors():
-            place = ".".join(str(part) for part in mistake["loc"]) or "settings"
-            print(f"{title}: {place}: {mistake['msg']} (found {mistake['input']!r})", file=sys.stderr)
+        for mistake in mistakes(error):
+            print(f"{title}: {mistake}", file=sys.stderr)
         print(
             f"{title} --help lists every setting" + (f"; see also {others}" if others else ""),
             file=sys.stderr,
@@ -175,6 +169,28 @@ def main(
         print(f"\n{title}: interrupted; the same command goes on from here", file=sys.stderr)
         return 130
     return 0
+
+
+def read_toml(path: Path, setting: str) -> dict[str, Any]:
+    """Return the content of the TOML file that `setting` names. Raises `DistilleryError`."""
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise DistilleryError(f"{setting}: there is no file {path}") from None
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise DistilleryError(f"{setting}: {path} is not valid TOML: {error}") from None
+
+
+def mistakes(error: ValidationError) -> list[str]:
+    """Return a line for each setting that does not fit: its place, what is wrong, what was found."""
+    lines = []
+    for mistake in error.errors():
+        place = [".".join(map(str, mistake["loc"]))] if mistake["loc"] else []
+        # A validator of ours names what it found, and it alone knows how much of the input that is.
+        ours = mistake["type"] == "value_error"
+        text = str(mistake["ctx"]["error"]) if ours else f"{mistake['msg']} (found {mistake['input']!r})"
+        lines.append(": ".join([*place, text]))
+    return lines
 
 
 def _usage(program: str, commands: Mapping[str, type[Command]]) -> str:

@@ -19,10 +19,13 @@ from training.files import older_than
 from training.pictures import draw_confusion, draw_curves, draw_digits, draw_mistakes, draw_soft_targets
 from training.pipeline import DataSet, jobs, train_recipe
 from training.progress import TrainingProgress
-from training.recipe import Model, Recipe, find_recipe, read_recipe, sections
+from training.recipe import Model, Recipe, find_recipe, read_recipe
 from training.runs import ModelRun, read_history
 from training.sanity import overfit_one_batch
 from training.views import Views
+
+PICTURES = "pictures"
+"""The folder of a run's pictures, beside its models."""
 
 
 class Train(distillery.Command):
@@ -63,8 +66,14 @@ class Train(distillery.Command):
     @classmethod
     def for_arguments(cls, arguments: Sequence[str]) -> "type[Train]":
         """Return this command with a setting for each model of the recipe that `arguments` name."""
-        content = cls.read_file(cls.named_file(arguments))
-        fields: dict[str, Any] = dict.fromkeys(sections(content), (Model, ...))
+        name = cls.named_file(arguments) or ""
+        fields: dict[str, Any] = {}
+        for section, model in read_recipe(name).models.items():
+            if section == PICTURES or section in cls.model_fields or hasattr(cls, section):
+                raise distillery.DistilleryError(
+                    f"--recipe {name}: [{section}] is taken; give the model another name"
+                )
+            fields[section] = (Model, model)
         return create_model("Train", __base__=cls, __doc__=cls.__doc__, **fields)
 
     def settled(self) -> Recipe:
@@ -83,7 +92,7 @@ class Train(distillery.Command):
                 return
             root = self.out / recipe.name
             runs = train_recipe(recipe, data, device=device, root=root, observer=progress)
-        pictures = root / "pictures"
+        pictures = root / PICTURES
         names = [pictures / f"{name}.png" for name in ("digits", "soft_targets", "curves")]
         if any(older_than(run.link, *names) for run in runs.values()):
             self._draw(recipe, data, runs, *names)
@@ -127,7 +136,7 @@ class Evaluate(distillery.Command):
         read_test = cache(lambda: load_test(find_mnist(self.data_dir)))
         names = [job.name for job in jobs(read_recipe(self.recipe))]
         evaluation = evaluate_run(root, names, read_test)
-        mistakes, confusion = root / "pictures" / "mistakes.png", root / "pictures" / "confusion.png"
+        mistakes, confusion = (root / PICTURES / f"{name}.png" for name in ("mistakes", "confusion"))
         if older_than(root / EVALUATION, mistakes, confusion):
             draw_mistakes(mistakes, evaluation, read_test())
             draw_confusion(confusion, evaluation)

@@ -6,12 +6,21 @@ same initial weights, views and order of digits: once distilled, and as its own 
 """
 
 import re
-import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PositiveInt,
+    TypeAdapter,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
+from distillery import DistilleryError, mistakes, read_toml
 from training.losses import LossName
 
 Units = Annotated[int, Field(gt=0, le=65_536)]
@@ -143,7 +152,14 @@ def sections(content: dict[str, Any]) -> dict[str, Any]:
 
 
 def read_recipe(name: str) -> Recipe:
-    """Return the recipe `quick`, `notebook`, ..., or of a TOML file, without flags and environment."""
+    """Return the recipe `quick`, `notebook`, ..., or of a TOML file, without flags and environment.
+
+    Raises `DistilleryError` for a file that is not there, is no TOML, or describes no models.
+    """
     path = find_recipe(name)
-    content = tomllib.loads(path.read_text(encoding="utf-8"))
-    return Recipe(name=path.stem, models=sections(content))
+    content = read_toml(path, f"--recipe {name}")
+    try:
+        models = TypeAdapter(dict[str, Model]).validate_python(sections(content))
+        return Recipe(name=path.stem, models=models)
+    except ValidationError as error:
+        raise DistilleryError("\n".join(f"--recipe {name}: {line}" for line in mistakes(error))) from None

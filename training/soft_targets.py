@@ -11,7 +11,7 @@ from torch import Tensor
 
 from training.checkpoint import CheckpointError, load_tensors, save_tensors
 from training.device import Device
-from training.network import Network, normalise
+from training.network import CLASSES, Network, normalise
 
 BATCH = 1_000
 
@@ -34,9 +34,11 @@ class SoftTargets:
         file = self.folder / f"view-{view:04}.safetensors" if self.folder else None
         if file and file.exists():
             try:
-                return load_tensors(file)[0]["logits"].to(self.device.type)
+                logits = load_tensors(file)[0]["logits"]
+                if logits.shape == (len(images), CLASSES) and logits.isfinite().all():
+                    return logits.to(self.device.type)
             except (CheckpointError, KeyError):
-                file.unlink()  # it can be made again
+                pass  # it can be made again
         logits = self._ask(images)
         if file:
             save_tensors(file, {"logits": logits}, {"view": view})
