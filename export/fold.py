@@ -1,52 +1,75 @@
-"""From a trained network to the plain affine layers it amounts to when it answers.
-
-At inference BatchNorm is an affine map and so is the normalisation of the pixels, so both disappear into the
-Linear layer next to them. Folding in float64 keeps the result within rounding of the network as trained.
-"""
+"""From a trained network to the plain affine layers it amounts to when it answers: what becomes the graph."""
 
 from collections.abc import Iterable
 from typing import cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
-from training.network import MEAN, PIXELS, STD, Classifier, HiddenLayer, Network
+from training.folding import affine_layers, fold_norm, fold_pixels
+from training.network import PIXELS, SIDE, Classifier, Convolution, Ensemble, Network
 
 
-class FoldedMLP(nn.Module):
-    """`uint8 [N, 28, 28]` ink to `float32 [N, 10]` logits and probabilities: what becomes the graph."""
+class FoldedClassifier(nn.Module):
+    """`uint8 [N, 28, 28]` ink to `float32 [N, 10]` logits and probabilities."""
 
-    def __init__(self, layers: list[tuple[Tensor, Tensor]]) -> None:
+    def __init__(self, network: Classifier) -> None:
         super().__init__()
-        self.layers = nn.ModuleList()
-        for weight, bias in layers:
-            linear = nn.Linear(weight.shape[1], weight.shape[0])
-            linear.load_state_dict({"weight": weight.float(), "bias": bias.float()})
-            self.layers.append(linear)
+        plain = fold_norm(network)
+        affine = affine_layers(plain)
+        weight, bias = fold_pixels(affine[0].weight, cast("Tensor", affine[0].bias))
+        affine[0].load_state_dict({"weight": weight, "bias": bias})
+        stages = cast("Iterable[Convolution]", plain.convolutions)
+        self.pools = [stage.pool for stage in stages]
+        self.convolutions = nn.ModuleList(affine[: len(self.pools)])
+        self.layers = nn.ModuleList(affine[len(self.pools) :])
+        if self.convolutions:
+            self.convolutions[0].padding = (1, 1)  # the frame is black paper, and black is 0 now
+        self.float()
 
-    def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        x = image.float().reshape(-1, PIXELS)
+    def pixels(self, image: Tensor) -> Tensor:
+        """Return `image` as the first layer reads it."""
+        return image.float().reshape(-1, *((1, SIDE, SIDE) if self.pools else (PIXELS,)))
+
+    def logits(self, x: Tensor) -> Tensor:
+        """Return the logits for what `pixels` returned."""
+        for convolution, pool in zip(self.convolutions, self.pools, strict=True):
+            x = torch.relu(convolution(x))
+            x = functional.max_pool2d(x, 2) if pool else x
+        if self.pools:
+            x = x.reshape(-1, cast("nn.Linear", self.layers[0]).in_features)
         for layer in self.layers[:-1]:
             x = torch.relu(layer(x))
-        logits = self.layers[-1](x)
+        logits: Tensor = self.layers[-1](x)
+        return logits
+
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        logits = self.logits(self.pixels(image))
         return logits, torch.softmax(logits, dim=1)
 
 
-def fold(network: Network) -> FoldedMLP:
-    """Fold normalisation and BatchNorm of `network` into its Linear layers, exactly (in float64).
+class FoldedEnsemble(nn.Module):
+    """The members in one graph; `logits` are the means of their log-probabilities, as `Ensemble` answers."""
 
-    BatchNorm: with s = γ/√(v+ε), s(Wx + b − m) + β = (sW)x + s(b − m) + β.
-    Normalisation of the pixel p in 0..255: W((p/255 − μ)/σ) + b = (W/(255σ))p + b − (μ/σ)W·1.
-    """
-    layers = []
-    for layer in cast("Iterable[HiddenLayer]", network.hidden):
-        linear, norm = layer.linear, layer.norm
-        mean, variance = cast("Tensor", norm.running_mean), cast("Tensor", norm.running_var)
-        scale = norm.weight.double() / torch.sqrt(variance.double() + norm.eps)
-        weight = scale[:, None] * linear.weight.double()
-        bias = scale * (linear.bias.double() - mean.double()) + norm.bias.double()
-        layers.append((weight, bias))
-    layers.append((network.output.weight.double(), network.output.bias.double()))
-    weight, bias = layers[0]
-    layers[0] = (weight / (255 * STD), bias - (MEAN / STD) * weight.sum(dim=1))
-    return FoldedMLP([(weight.detach(), bias.detach()) for weight, bias in layers]).eval()
+    def __init__(self, members: Iterable[FoldedClassifier]) -> None:
+        super().__init__()
+        self.members = nn.ModuleList(members)
+
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        members = cast("list[FoldedClassifier]", list(self.members))
+        pixels = members[0].pixels(image)
+        each = torch.stack([member.logits(pixels) for member in members])
+        logits = torch.log_softmax(each, dim=2).mean(dim=0)
+        return logits, torch.softmax(logits, dim=1)
+
+
+Folded = FoldedClassifier | FoldedEnsemble
+
+
+def fold(network: Network) -> Folded:
+    """Fold normalisation and BatchNorm of `network` into its affine layers, exactly (in float64)."""
+    if isinstance(network, Ensemble):
+        members = cast("Iterable[Classifier]", network.members)
+        return FoldedEnsemble([FoldedClassifier(member) for member in members]).eval()
+    return FoldedClassifier(network).eval()

@@ -6,14 +6,18 @@ import onnx
 import torch
 
 from export.errors import ExportError
-from export.fold import FoldedMLP
+from export.fold import Folded
 from serving.repository import INPUTS, OUTPUTS
+from training.recipe import Architecture
 
 OPSET = 20
 
 
-def to_onnx(folded: FoldedMLP) -> onnx.ModelProto:
-    """Export `folded` with a free batch dimension. Raises `ExportError` when the graph is not as expected."""
+def to_onnx(folded: Folded, architecture: Architecture) -> onnx.ModelProto:
+    """Export `folded` with a free batch dimension.
+
+    Raises `ExportError` when the graph is not the one expected of `architecture`.
+    """
     with warnings.catch_warnings():  # the exporter's own deprecation chatter
         warnings.simplefilter("ignore")
         program = torch.onnx.export(
@@ -31,13 +35,20 @@ def to_onnx(folded: FoldedMLP) -> onnx.ModelProto:
         raise ExportError("torch.onnx.export returned no program")
     model = program.model_proto
     _strip(model)
-    check(model, expected_nodes(len(folded.layers)))
+    check(model, expected_nodes(architecture))
     return model
 
 
-def expected_nodes(layers: int) -> list[str]:
-    """Operator types of an fp32 graph with that many affine layers, in order."""
-    return ["Cast", "Reshape", *["Gemm", "Relu"] * (layers - 1), "Gemm", "Softmax"]
+def expected_nodes(architecture: Architecture) -> list[str]:
+    """Operator types of an fp32 graph, in order."""
+    stages = [node for stage in architecture.stages for node in (*["Conv", "Relu"] * len(stage), "MaxPool")]
+    flat = ["Reshape"] if stages else []
+    member = [*stages, *flat, *["Gemm", "Relu"] * len(architecture.hidden), "Gemm"]
+    if architecture.members == 1:
+        return ["Cast", "Reshape", *member, "Softmax"]
+    count = architecture.members
+    mean = [*["Unsqueeze"] * count, "Concat", "LogSoftmax", "ReduceMean"]
+    return ["Cast", "Reshape", *member * count, *mean, "Softmax"]
 
 
 def check(model: onnx.ModelProto, nodes: list[str]) -> None:

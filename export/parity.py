@@ -23,7 +23,9 @@ BATCHES = (1, 2, 7, 256)
 
 def open_session(model: Path | bytes) -> onnxruntime.InferenceSession:
     """A CPU session of a file or of a serialised graph, for measuring answers, not speed."""
-    return onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
+    options = onnxruntime.SessionOptions()
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # others may be training here
+    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
 
 def answer(session: onnxruntime.InferenceSession, images: Images) -> Logits:

@@ -105,7 +105,8 @@ def export_checkpoint(
     """
     models_dir.mkdir(parents=True, exist_ok=True)
     checkpoint = load_checkpoint(source.path)
-    fp32 = to_onnx(fold(checkpoint.network))
+    architecture = Architecture(**checkpoint.card["architecture"])
+    fp32 = to_onnx(fold(checkpoint.network), architecture)
     with tempfile.TemporaryDirectory(prefix=".export-", dir=models_dir) as folder:
         graph = Path(folder) / "model.onnx"
         graph.write_bytes(fp32.SerializeToString())

@@ -1,5 +1,6 @@
 """The exported file answers as the network does, holds the nodes we mean, and is refused when it does not."""
 
+import copy
 import json
 from pathlib import Path
 
@@ -22,7 +23,19 @@ from export.pipeline import Digits, Source, current, export_checkpoint
 from export.quantise import affine_layers, hidden_activations, quantise
 from serving.repository import load_model, load_repository
 from training.checkpoint import load_checkpoint
-from training.network import Classifier, normalise
+from training.network import Classifier, Network, build, normalise
+from training.recipe import Architecture
+
+STUDENT = Architecture(hidden=[48, 48])
+SHAPES = [
+    Architecture(),
+    Architecture(hidden=[16]),
+    Architecture(hidden=[20, 20, 20], norm=False),
+    Architecture(stages=[[4], [6, 6]]),
+    Architecture(stages=[[4], [6], [8]], hidden=[12], norm=False),
+    Architecture(hidden=[16], members=2),
+    Architecture(stages=[[4, 4], [6]], hidden=[12], members=3),
+]
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +45,7 @@ def network(trained: dict[str, Path]) -> Classifier:
 
 @pytest.fixture(scope="module")
 def fp32(network: Classifier) -> onnx.ModelProto:
-    return to_onnx(fold(network))
+    return to_onnx(fold(network), STUDENT)
 
 
 def write(model: onnx.ModelProto, folder: Path) -> Path:
@@ -41,19 +54,35 @@ def write(model: onnx.ModelProto, folder: Path) -> Path:
     return path
 
 
-@pytest.mark.parametrize("hidden", [[], [16], [32, 24], [20, 20, 20]])
-def test_folding_keeps_the_function(hidden: list[int]) -> None:
+def used(architecture: Architecture) -> Network:
+    """A network of that shape with BatchNorm as training leaves it, not as it starts."""
     torch.manual_seed(0)
-    network = Classifier(hidden, dropout=0.5).eval()
-    for layer in network.hidden:  # BatchNorm as training leaves it, not as it starts
-        layer.norm.running_mean.normal_(0, 0.5)
-        layer.norm.running_var.uniform_(0.3, 3)
-        torch.nn.init.normal_(layer.norm.bias)
+    network = build(architecture, dropout=0.5).eval()
+    for module in network.modules():
+        if isinstance(module, torch.nn.BatchNorm1d | torch.nn.BatchNorm2d):
+            assert module.running_mean is not None
+            assert module.running_var is not None
+            module.running_mean.normal_(0, 0.5)
+            module.running_var.uniform_(0.3, 3)
+            torch.nn.init.normal_(module.bias)
+        elif isinstance(module, torch.nn.Linear):
+            torch.nn.init.xavier_normal_(module.weight)
+    return network.requires_grad_(requires_grad=False)
+
+
+@pytest.mark.parametrize("architecture", SHAPES, ids=str)
+def test_every_shape_is_exported_exactly(
+    architecture: Architecture, export_digits: Digits, tmp_path: Path
+) -> None:
+    network = used(architecture)
     images = torch.randint(0, 256, (64, 28, 28), dtype=torch.uint8)
     logits, probabilities = fold(network)(images)
-    exact = network.double()(normalise(images).double())
+    exact = copy.deepcopy(network).double()(normalise(images).double())
+    assert exact.std() > 0.01
     torch.testing.assert_close(logits.double(), exact, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(probabilities.double(), exact.softmax(1), atol=1e-5, rtol=1e-5)
+    graph = write(to_onnx(fold(network), architecture), tmp_path)
+    assert require_parity(network, graph, export_digits.test).disagreements == 0
 
 
 def test_the_graph_is_the_one_we_mean(fp32: onnx.ModelProto) -> None:
@@ -65,6 +94,22 @@ def test_the_graph_is_the_one_we_mean(fp32: onnx.ModelProto) -> None:
     assert image.type.tensor_type.elem_type == onnx.TensorProto.UINT8
     assert image.type.tensor_type.shape.dim[0].dim_param == "batch"
     assert [output.name for output in fp32.graph.output] == ["logits", "probabilities"]
+
+
+def test_the_graph_of_a_convolutional_ensemble() -> None:
+    architecture = Architecture(stages=[[4, 4], [6]], hidden=[12], members=2)
+    graph = to_onnx(fold(used(architecture)), architecture).graph
+    member = [
+        "Conv", "Relu", "Conv", "Relu", "MaxPool", "Conv", "Relu", "MaxPool", "Reshape", "Gemm", "Relu", "Gemm",
+    ]  # fmt: skip
+    assert [n.op_type for n in graph.node] == [
+        "Cast", "Reshape", *member, *member, "Unsqueeze", "Unsqueeze", "Concat", "LogSoftmax", "ReduceMean", "Softmax",
+    ]  # fmt: skip
+
+
+def test_a_graph_of_another_shape_is_refused(network: Classifier) -> None:
+    with pytest.raises(ExportError, match=r"the graph has nodes .*'Cast'.* expected .*'Conv'"):
+        to_onnx(fold(network), Architecture(stages=[[48]]))
 
 
 def test_the_file_does_not_tell_where_it_was_made(fp32: onnx.ModelProto) -> None:
@@ -101,8 +146,8 @@ def test_a_refused_export_leaves_the_repository_as_it_was(
     export_checkpoint(source, export_digits, models_dir=tmp_path)
     before = load_repository(tmp_path)
     # The graph of another network in the place of this one's.
-    other = to_onnx(fold(load_checkpoint(trained["student-alone"]).network))
-    monkeypatch.setattr(pipeline, "to_onnx", lambda _: other)
+    other = to_onnx(fold(load_checkpoint(trained["student-alone"]).network), STUDENT)
+    monkeypatch.setattr(pipeline, "to_onnx", lambda *_: other)
     with pytest.raises(ExportError):
         export_checkpoint(source, export_digits, models_dir=tmp_path)
     assert load_repository(tmp_path) == before
