@@ -1,6 +1,7 @@
 """The pictures of a run: `runs/<recipe>/pictures/*.png`.
 
-After training: digits, soft_targets, curves. After the evaluation: mistakes, confusion.
+After training: digits, soft_targets, curves. After the evaluation: mistakes, confusion. With the report: those,
+and reliability and robustness, which are in training/report_pictures.py.
 """
 
 import io
@@ -41,7 +42,7 @@ def draw_digits(path: Path, digits: Digits, views: Mapping[str, Views]) -> None:
         axes.imshow(_tile(sheet, columns=10).numpy(), cmap="gray", vmin=0, vmax=255)
         axes.set_title(title)
         axes.set_axis_off()
-    _save(figure, path)
+    save(figure, path)
 
 
 def draw_soft_targets(path: Path, teacher: Network, digits: Digits) -> None:
@@ -60,7 +61,7 @@ def draw_soft_targets(path: Path, teacher: Network, digits: Digits) -> None:
         axes.set(xticks=DIGITS, ylim=(0, 1))
         axes.set_title(f"soft targets at T = {temperature}", fontsize=10)
     panels[0].set_ylabel("probability")
-    _save(figure, path)
+    save(figure, path)
 
 
 def draw_curves(path: Path, histories: Mapping[str, Sequence[Record]], *, distilled: Collection[str]) -> None:
@@ -84,7 +85,7 @@ def draw_curves(path: Path, histories: Mapping[str, Sequence[Record]], *, distil
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.grid(visible=True, alpha=0.3)
     accuracies.legend(loc="lower right", title="solid: validation, dotted: training")
-    _save(figure, path)
+    save(figure, path)
 
 
 def draw_mistakes(
@@ -102,7 +103,7 @@ def draw_mistakes(
                 f"{mistake['label']}, not {mistake['answer']}\n({mistake['probability']:.1%})", fontsize=8
             )
         row[0].set_title(f"{name}\n" + row[0].get_title(), fontsize=8)
-    _save(figure, path)
+    save(figure, path)
 
 
 def draw_confusion(path: Path, evaluation: Mapping[str, Mapping[str, Any]]) -> None:
@@ -123,7 +124,7 @@ def draw_confusion(path: Path, evaluation: Mapping[str, Mapping[str, Any]]) -> N
                     axes.text(answer, label, text, ha="center", va="center", fontsize=7)
         axes.set(xticks=DIGITS, yticks=DIGITS, xlabel="answer", ylabel="label")
         axes.set_title(f"{name}: {model['errors']} errors")
-    _save(figure, path)
+    save(figure, path)
 
 
 def _tile(images: Tensor, *, columns: int) -> Tensor:
@@ -131,7 +132,8 @@ def _tile(images: Tensor, *, columns: int) -> Tensor:
     return rows.permute(0, 2, 1, 3).reshape(-1, columns * 28)
 
 
-def _save(figure: Figure, path: Path) -> None:
+def save(figure: Figure, path: Path) -> None:
+    """Write the figure as a PNG, whole or not at all."""
     content = io.BytesIO()
     figure.savefig(content, format="png", dpi=120)
     write_atomically(path, content.getvalue())

@@ -1,0 +1,260 @@
+"""The report of a run: every number counted again, from the checkpoints, by other means."""
+
+import json
+import math
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from PIL import Image
+from samples import sample_test, write_as_mnist
+from torch import Tensor
+
+import distillery
+from training import data
+from training.__main__ import Train
+from training.checkpoint import load_checkpoint
+from training.corruptions import corrupt
+from training.model_card import model_card
+from training.report_command import Report
+from training.runs import RunError
+from training.seeds import current_model, over_seeds
+from training.significance import mean_interval
+
+NAMES = ("teacher", "student-alone", "student")
+RECIPE = """
+[teacher]
+hidden = [32]
+epochs = 4
+batch_size = 50
+learning_rate = 1e-2
+augmentation = { shift = 1 }
+
+[student]
+hidden = [16]
+epochs = 4
+batch_size = 50
+learning_rate = 1e-2
+
+[student.distillation]
+temperature = 4
+"""
+
+
+def call(*arguments: str | Path) -> int:
+    commands: dict[str, type[distillery.Command]] = {"train": Train, "report": Report}
+    return distillery.main(
+        "distillery-train", commands, default="train", arguments=[str(a) for a in arguments]
+    )
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder with MNIST's sample under its own names, and a recipe trained with the seeds 1 and 0."""
+    folder = tmp_path_factory.mktemp("report")
+    threads = torch.get_num_threads()
+    with pytest.MonkeyPatch.context() as patch:
+        for name, digest in write_as_mnist(folder).items():
+            patch.setitem(data.SHA256, name, digest)
+        patch.setattr(data, "VALIDATION_DIGITS", 100)
+        settings = {"DATA_DIR": folder, "OUT": folder / "runs", "PRECISION": "float32", "THREADS": 1}
+        for name, value in settings.items():
+            patch.setenv(f"DISTILLERY_{name}", str(value))
+        patch.setenv("COLUMNS", "200")
+        patch.chdir(folder)
+        (folder / "small.toml").write_text(RECIPE)
+        for seed in (1, 0):
+            assert call("--recipe=small.toml", f"--seed={seed}") == 0
+        yield folder
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def run(folder: Path) -> Path:
+    """The run, reported."""
+    assert call("report", "--recipe=small.toml") == 0
+    return folder / "runs" / "small"
+
+
+def read_report(run: Path, name: str) -> dict[str, Any]:
+    report: dict[str, Any] = json.loads((run / name / "report.json").read_bytes())
+    return report
+
+
+def logits_of(folder: Path, images: Tensor) -> Tensor:
+    network = load_checkpoint(folder / "model.safetensors").network
+    return network.double()((images.flatten(1).double() / 255 - 0.1307) / 0.3081)
+
+
+def folder_of(run: Path, name: str, seed: int) -> Path:
+    for path in run.glob(f"{name}-*/recipe.json"):
+        decisive = json.loads(path.read_bytes())
+        if (decisive["name"], decisive["seed"]) == (name, seed):
+            return path.parent
+    raise AssertionError(f"no {name} of seed {seed}")
+
+
+def errors_of(run: Path, name: str, seed: int) -> int:
+    test = sample_test()
+    return int((logits_of(folder_of(run, name, seed), test.images).argmax(1) != test.labels).sum())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_errors_are_those_of_every_seed(run: Path, name: str) -> None:
+    report, errors = read_report(run, name), [errors_of(run, name, seed) for seed in (0, 1)]
+    centre, half = mean_interval(errors)
+    expected = {"seeds": [0, 1], "values": errors, "mean": centre, "interval_95": half}
+    assert report["models"][name]["errors_over_seeds"] == expected
+    assert report["headline"]["test_errors"] == report["evidence"]["errors"] == errors[0]
+    assert report["headline"]["test_errors_mean"] == sum(errors) / 2
+    assert f"| **{name}** |" in (run / name / "MODEL_CARD.md").read_text()
+
+
+def test_a_student_is_compared_with_its_control_and_its_teacher(run: Path) -> None:
+    report, test = read_report(run, "student"), sample_test()
+    assert list(report["models"]) == list(NAMES)
+    saved = report["saved_by_distillation"]
+    assert saved["of_seeds"] == [0, 1]
+    assert saved["saved"] == [
+        errors_of(run, "student-alone", seed) - errors_of(run, "student", seed) for seed in (0, 1)
+    ]
+    teacher, student = (logits_of(run / name, test.images).log_softmax(1) for name in ("teacher", "student"))
+    fidelity = report["evidence"]["fidelity"]
+    agreement = (teacher.argmax(1) == student.argmax(1)).double().mean().item()
+    assert fidelity["agreement"] == report["headline"]["agreement_with_teacher"] == agreement
+    kl = (teacher.exp() * (teacher - student)).sum(1).mean().item()
+    assert fidelity["kl"] == pytest.approx(kl, rel=1e-4)
+    for name in ("teacher", "student-alone"):
+        other = read_report(run, name)
+        assert other["saved_by_distillation"] is other["evidence"]["fidelity"] is None
+
+
+def test_the_headline_is_numbers_alone(run: Path) -> None:
+    for name in NAMES:
+        headline = read_report(run, name)["headline"]
+        assert all(isinstance(value, int | float) and math.isfinite(value) for value in headline.values())
+        assert ("saved_by_distillation" in headline) == (name == "student")
+        assert 0 < headline["corrupted_accuracy"] < headline["test_accuracy"] < 1
+
+
+def test_the_card_is_markdown_with_the_reports_numbers(run: Path) -> None:
+    card, report = (run / "student" / "MODEL_CARD.md").read_text(), read_report(run, "student")
+    _, head, text = card.split("---\n", 2)
+    metadata = yaml.safe_load(head)
+    [result] = metadata["model-index"][0]["results"]
+    assert result["metrics"] == [{"type": "accuracy", "value": report["headline"]["test_accuracy"]}]
+    assert metadata["tags"] == ["mnist", "knowledge-distillation"]
+    evidence = report["evidence"]
+    assert f"Of 200 test digits it gets **{evidence['errors']}** wrong" in text
+    assert "500 digits to learn from, as they are; 100 to choose the epoch" in text
+    assert f"gives teacher's answer, right or wrong, to {evidence['fidelity']['agreement']:.2%} of" in text
+    calibration = evidence["calibration"]
+    assert f"Temperature {calibration['temperature']:.3f} suits the validation digits" in text
+    eces = " | ".join(f"{calibration[state]['ece']:.4f}" for state in ("before", "after"))
+    assert f"| expected calibration error | {eces} |" in text
+    for label, row in enumerate(evidence["confusion"]):
+        cells = re.search(rf"^\| {label} \| (.*) \|$", text, re.MULTILINE)
+        assert cells
+        counts = [int(cell.strip("*").replace("·", "0")) for cell in cells[1].split(" | ")[:-1]]
+        assert counts == [*row, sum(row) - row[label]]
+    for name, counts in evidence["robustness"].items():
+        shares = " | ".join(f"{count / 200:.1%}" for count in counts)
+        assert re.search(rf"^\| {name} \(.*\) \| {re.escape(shares)} \|", text, re.MULTILINE)
+    assert "mean of student-alone" in text
+    widths = [
+        {line.count("|") for line in block.splitlines()}
+        for block in re.findall(r"(?:^\|.*\n)+", text, re.MULTILINE)
+    ]
+    assert [len(counts) for counts in widths] == [1] * 4  # every table has as many cells in each line
+
+
+def test_the_recipe_in_a_card_trains_the_very_same_network(run: Path, folder: Path) -> None:
+    for name in ("student", "student-alone"):
+        card = (run / name / "MODEL_CARD.md").read_text()
+        [recipe] = re.findall(r"```toml\n(.*?)```", card, re.DOTALL)
+        [command] = re.findall(r"^distillery-train (--recipe .*)$", card, re.MULTILINE)
+        (folder / "recipe.toml").write_text(recipe)
+        assert call(*command.split(), f"--out={folder / name}") == 0
+        [again] = (folder / name / "recipe").glob("student-*/model.safetensors")
+        images = sample_test().images
+        assert torch.equal(logits_of(again.parent, images), logits_of(run / name, images))
+
+
+def test_pictures_show_every_model(run: Path) -> None:
+    for name in ("mistakes", "confusion", "reliability", "robustness"):
+        darkest, lightest = Image.open(run / "pictures" / f"{name}.png").convert("L").getextrema()
+        assert darkest < 64
+        assert lightest > 192
+
+
+def test_the_test_digits_are_not_read_again(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def made() -> dict[Path, bytes]:
+        return {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+
+    before = made()
+    with monkeypatch.context() as patch:
+        patch.delattr("training.report_command.load_test")  # whoever reads them fails
+        patch.delattr("training.report_command.DataSet")
+        assert call("report", "--recipe=small.toml") == 0
+    assert made() == before
+
+
+def test_corrupted_digits_can_be_fewer(run: Path) -> None:
+    assert call("report", "--recipe=small.toml", "--robustness-digits=20") == 0
+    report, test = read_report(run, "teacher"), sample_test()
+    answers = logits_of(run / "teacher", corrupt(test.images[::10], "rotation", 3, 0)).argmax(1)
+    assert report["evidence"]["robustness"]["rotation"][2] == int((answers != test.labels[::10]).sum())
+    card = (run / "teacher" / "MODEL_CARD.md").read_text()
+    assert "Share of 20 test digits (evenly spread over the set)" in card
+    assert call("report", "--recipe=small.toml") == 0
+
+
+def test_only_the_seed_may_differ(run: Path) -> None:
+    student = current_model(run, "student")
+    assert list(over_seeds(student)) == [0, 1]
+    assert list(over_seeds(student, [0])) == [0]
+    with pytest.raises(
+        RunError, match="trained with the seeds 0, 1, not with 7; distillery-train --seed 7 does it"
+    ):
+        over_seeds(student, [0, 7])
+    assert (
+        call("--recipe=small.toml", "--seed=2", "--teacher.epochs=1") == 0
+    )  # another teacher: another student
+    assert call("--recipe=small.toml", "--seed=0") == 0
+    assert list(over_seeds(student)) == [0, 1]
+    assert list(over_seeds(current_model(run, "student-alone"))) == [0, 1, 2]  # a control has no teacher
+
+
+def test_a_setting_younger_than_a_model_makes_no_other_kind(run: Path) -> None:
+    path = folder_of(run, "teacher", 1) / "recipe.json"
+    content = path.read_bytes()
+    decisive = json.loads(content)
+    del decisive["model"]["leave_out"]
+    try:
+        path.write_text(json.dumps(decisive))
+        assert list(over_seeds(current_model(run, "student"))) == [0, 1]
+        path.write_text("[]")
+        assert list(over_seeds(current_model(run, "student"))) == [0]
+    finally:
+        path.write_bytes(content)
+
+
+def test_the_card_says_what_one_seed_and_missing_digits_mean(run: Path) -> None:
+    report = read_report(run, "student")
+    report["settings"]["leave_out"] = [3]
+    report["settings"]["distillation"]["alpha"] = 1.0
+    report["saved_by_distillation"] |= {"interval_95": None, "mean": 3.0}
+    card = model_card(report)
+    assert "It was never shown these: 3." in card
+    assert ", and from no labels." in card
+    assert "mean 3. " in card
+    assert "One seed cannot say what another would bring." in card
+
+
+def test_a_run_that_is_not_there(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call("report", "--recipe=small.toml", f"--out={folder / 'nothing'}") == 1
+    assert "has no finished teacher; train it with distillery-train" in capsys.readouterr().err
