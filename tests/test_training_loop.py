@@ -1,161 +1,138 @@
 """Training is a function of the recipe and the seed, and can be stopped between any two epochs."""
 
-import json
-from collections.abc import Iterator
-from typing import Any
+from pathlib import Path
 
 import pytest
 import torch
-from samples import sample_training
-from torch import Tensor
+from trainings import (
+    BOUNDED,
+    CONVOLUTIONAL,
+    DIGITS,
+    DROPPING,
+    ENSEMBLE,
+    FALLING,
+    IN_TURN,
+    JITTERED,
+    SMALL,
+    Silence,
+    facts,
+    new,
+    same,
+    taught,
+    train,
+)
 
-from training.data import Digits
+from training.checkpoint import load_tensors, save_tensors
 from training.device import Device
-from training.loop import Job, Record, Training, predict
-from training.network import MLP
-from training.recipe import Augmentation, Distillation, Network
-
-CPU = Device("cpu", bfloat16=False)
-SMALL = Network(hidden=[32, 24], epochs=4, batch_size=64, learning_rate=1e-2)
-SOFT = Distillation(temperature=4, alpha=0.7)
-JITTERED = SMALL.model_copy(update={"augmentation": Augmentation(shift=2, rotation=10)})
-DROPPING = SMALL.model_copy(update={"dropout": 0.3})
-FALLING = SMALL.model_copy(update={"schedule": "plateau", "patience": 0, "learning_rate": 0.3, "epochs": 8})
-
-
-class Silence:
-    """An observer that keeps what it is told."""
-
-    def __init__(self) -> None:
-        self.told: list[Record] = []
-
-    def started(self, job: Job, *, epochs_done: int) -> None:
-        pass
-
-    def advanced(self, job: Job, *, progress: float, figures: Record) -> None:  # noqa: ARG002
-        self.told.append(figures | {"progress": progress})
-
-    def finished_epoch(self, job: Job, record: Record) -> None:
-        pass
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Networks this small do not gain from threads, and suffer from them on a busy machine."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+from training.loop import Job, Training, limit_norms, predict
+from training.losses import LossName
+from training.network import Classifier, Ensemble, Network, build
+from training.recipe import Distillation, Model
 
 
 @pytest.fixture(scope="module")
-def digits() -> tuple[Digits, Digits]:
-    return sample_training()
+def teacher() -> Network:
+    return train(new(SMALL, name="teacher")).network
 
 
 @pytest.fixture(scope="module")
-def teacher(digits: tuple[Digits, Digits]) -> MLP:
-    training = Training(Job("teacher", SMALL, 0), *digits, device=CPU)
-    train(training)
-    return training.network
+def ensemble() -> Network:
+    return train(new(ENSEMBLE, name="teacher"), epochs=1).network
 
 
-def train(training: Training, *, epochs: int = 99) -> Training:
-    while not training.done and len(training.history) < epochs:
-        training.train_epoch(Silence())
-    return training
-
-
-def same(left: dict[str, Tensor], right: dict[str, Tensor]) -> bool:
-    return left.keys() == right.keys() and all(torch.equal(left[name], right[name]) for name in left)
-
-
-def facts(history: list[Record]) -> list[Record]:
-    return [
-        {k: v for k, v in record.items() if k not in ("seconds", "images_per_second")} for record in history
-    ]
-
-
-def test_it_learns(digits: tuple[Digits, Digits]) -> None:
-    training = train(Training(Job("teacher", SMALL, 0), *digits, device=CPU))
+def test_it_learns() -> None:
+    training = train(new(SMALL))
     assert training.best_record["validation_accuracy"] > 0.8
     assert training.history[-1]["accuracy"] > training.history[0]["accuracy"]
     assert [record["epoch"] for record in training.history] == [1, 2, 3, 4]
 
 
-@pytest.mark.parametrize("network", [SMALL, JITTERED, DROPPING])
-def test_a_seed_decides_the_weights(digits: tuple[Digits, Digits], network: Network) -> None:
-    runs = [train(Training(Job("teacher", network, seed), *digits, device=CPU)) for seed in (5, 5, 6)]
+@pytest.mark.parametrize("model", [SMALL, JITTERED, DROPPING, ENSEMBLE])
+def test_a_seed_decides_the_weights(model: Model) -> None:
+    runs = [train(new(model, seed=seed), epochs=2) for seed in (5, 5, 6)]
     assert same(runs[0].network.state_dict(), runs[1].network.state_dict())
     assert not same(runs[0].network.state_dict(), runs[2].network.state_dict())
 
 
 @pytest.mark.parametrize(
-    ("network", "distillation"),
-    [(SMALL, None), (DROPPING, None), (JITTERED, None), (FALLING, None), (SMALL, SOFT), (JITTERED, SOFT)],
+    "model",
+    [
+        SMALL,
+        DROPPING,
+        JITTERED,
+        BOUNDED,
+        FALLING,
+        CONVOLUTIONAL,
+        ENSEMBLE,
+        taught(SMALL),
+        taught(IN_TURN),
+        taught(ENSEMBLE),
+    ],
 )
-@pytest.mark.parametrize("stop", [0, 1, 3])
+@pytest.mark.parametrize("stop", [0, 1, 2])
 def test_going_on_gives_the_weights_of_going_through(
-    digits: tuple[Digits, Digits],
-    teacher: MLP,
-    network: Network,
-    distillation: Distillation | None,
-    stop: int,
+    ensemble: Network, model: Model, stop: int, tmp_path: Path
 ) -> None:
-    def fresh() -> Training:
-        job = Job("student", network, 0, distillation)
-        return Training(job, *digits, device=CPU, teacher=teacher if distillation else None)
-
-    through = train(fresh())
-    tensors, told = train(fresh(), epochs=stop).state()
-    stored: dict[str, Any] = json.loads(json.dumps(told))
+    teacher = ensemble if model.distillation else None
+    through = train(new(model, teacher=teacher))
+    save_tensors(tmp_path / "state", *train(new(model, teacher=teacher), epochs=stop).state())
     torch.rand(7)  # another past of the process's random numbers
-    resumed = fresh()
-    resumed.restore({name: value.clone() for name, value in tensors.items()}, stored)
+    resumed = new(model, teacher=teacher)
+    resumed.restore(*load_tensors(tmp_path / "state"))
+    assert len(resumed.history) == stop
     train(resumed)
     assert same(through.network.state_dict(), resumed.network.state_dict())
     assert same(through.best, resumed.best)
     assert facts(through.history) == facts(resumed.history)
 
 
-def test_both_students_start_alike_and_differ_by_the_distillation_only(
-    digits: tuple[Digits, Digits], teacher: MLP
-) -> None:
-    alone = Training(Job("student-alone", SMALL, 0), *digits, device=CPU)
-    without = Distillation(temperature=20, alpha=0)
-    distilled = Training(Job("student", SMALL, 0, without), *digits, device=CPU, teacher=teacher)
+@pytest.mark.parametrize("model", [SMALL, IN_TURN, DROPPING, FALLING, ENSEMBLE])
+def test_a_student_and_its_control_differ_by_the_distillation_only(model: Model, teacher: Network) -> None:
+    alone = new(model, name="student-alone")
+    distilled = new(taught(model, Distillation(temperature=20, alpha=0)), name="student", teacher=teacher)
     assert same(alone.network.state_dict(), distilled.network.state_dict())
+    # Without weight on the soft targets they stay alike: one saw what the other saw, in the same order.
     assert same(train(alone).network.state_dict(), train(distilled).network.state_dict())
 
 
-def test_distillation_brings_the_student_close_to_its_teacher(
-    digits: tuple[Digits, Digits], teacher: MLP
-) -> None:
-    job = Job("student", SMALL.model_copy(update={"epochs": 30}), 1, Distillation(temperature=4, alpha=1))
-    student = train(Training(job, *digits, device=CPU, teacher=teacher))
-    alone = train(Training(Job("student-alone", job.network, 1), *digits, device=CPU))
-    images = digits[1].images
+def test_distillation_brings_the_student_close_to_its_teacher(teacher: Network) -> None:
+    longer = SMALL.model_copy(update={"epochs": 30})
+    distilled = train(new(taught(longer, Distillation(temperature=4, alpha=1)), seed=1, teacher=teacher))
+    alone = train(new(longer, seed=1))
+    images = DIGITS[1].images
     wanted = torch.softmax(predict(teacher, images) / 4, 1)
     distances = [
         (torch.softmax(predict(training.network, images) / 4, 1) - wanted).abs().sum(1).mean()
-        for training in (student, alone)
+        for training in (distilled, alone)
     ]
     assert distances[0] < 0.5 * distances[1]
 
 
-def test_the_teacher_is_asked_in_evaluation_mode_and_left_as_it_is(digits: tuple[Digits, Digits]) -> None:
-    teacher = MLP([32], dropout=0.5).train()
-    before = {name: value.clone() for name, value in teacher.state_dict().items()}
-    for network in (SMALL, JITTERED):  # asked once for all, and asked about each batch
-        job = Job("student", network.model_copy(update={"epochs": 1}), 0, SOFT)
-        train(Training(job, *digits, device=CPU, teacher=teacher))
-        assert not teacher.training
-    assert same(before, teacher.state_dict())
+@pytest.mark.parametrize("loss", [None, "kl", "dist"])
+def test_the_members_of_an_ensemble_learn_as_each_would_alone(
+    teacher: Network, loss: LossName | None
+) -> None:
+    one = CONVOLUTIONAL.model_copy(update={"max_norm": 0.3})
+    if loss:
+        one = taught(one, Distillation(loss=loss, temperature=3, alpha=0.7))
+    asked = teacher if loss else None
+    together = new(one.model_copy(update={"members": 3}), teacher=asked)
+    assert isinstance(together.network, Ensemble)
+    alone = [new(one, teacher=asked) for _ in together.network.members]
+    for training, member in zip(alone, together.network.members, strict=True):
+        training.network.load_state_dict(member.state_dict())
+    for training in (together, *alone):
+        train(training, epochs=1)
+    for training, member in zip(alone, together.network.members, strict=True):
+        assert same(member.state_dict(), training.network.state_dict())
+    for figure in ("loss", "accuracy"):  # told of an ensemble in training is the mean of its members
+        values = [training.history[0][figure] for training in alone]
+        assert together.history[0][figure] == pytest.approx(sum(values) / 3, rel=1e-5)
+        assert len(set(values)) > 1
 
 
-def test_the_best_weights_are_kept_not_the_last(digits: tuple[Digits, Digits]) -> None:
-    training = Training(Job("teacher", SMALL.model_copy(update={"epochs": 3}), 0), *digits, device=CPU)
-    train(training, epochs=2)
+def test_the_best_weights_are_kept_not_the_last() -> None:
+    training = train(new(SMALL.model_copy(update={"epochs": 3})), epochs=2)
     best = {name: value.clone() for name, value in training.best.items()}
     errors = training.best_record["validation_errors"]
     with torch.no_grad():
@@ -166,8 +143,8 @@ def test_the_best_weights_are_kept_not_the_last(digits: tuple[Digits, Digits]) -
     assert same(training.best, best)
 
 
-def test_a_plateau_lowers_the_rate_and_goes_back_to_the_best_weights(digits: tuple[Digits, Digits]) -> None:
-    training = Training(Job("teacher", FALLING, 0), *digits, device=CPU)
+def test_a_plateau_lowers_the_rate_and_goes_back_to_the_best_weights() -> None:
+    training = new(FALLING)
     rates = []
     went_back = False
     while not training.done:
@@ -182,21 +159,56 @@ def test_a_plateau_lowers_the_rate_and_goes_back_to_the_best_weights(digits: tup
     assert rates[-1] < 0.31 * 0.1
 
 
-def test_what_is_told_covers_every_digit_once(digits: tuple[Digits, Digits]) -> None:
-    training, observer = Training(Job("teacher", SMALL, 0), *digits, device=CPU), Silence()
+@pytest.mark.parametrize("model", [SMALL, ENSEMBLE])
+def test_what_is_told_covers_every_digit_once(model: Model) -> None:
+    training, observer = new(model), Silence()
     training.train_epoch(observer)
     assert observer.told[-1]["progress"] == 1
     assert observer.told[-1]["loss"] == training.history[0]["loss"]
-    assert round(training.history[0]["accuracy"] * 500, 6) % 1 == 0
+    assert round(training.history[0]["accuracy"] * 500 * model.members, 6) % 1 == 0
 
 
-def test_bfloat16_is_close_to_float32(digits: tuple[Digits, Digits]) -> None:
-    job = Job("teacher", SMALL.model_copy(update={"epochs": 1}), 0)
-    exact, quick = (train(Training(job, *digits, device=Device("cpu", bfloat16=b))) for b in (False, True))
-    assert quick.history[0]["loss"] == pytest.approx(exact.history[0]["loss"], rel=0.02)
-    assert all(value.dtype in (torch.float32, torch.int64) for value in quick.best.values())
+def test_digits_left_out_are_never_shown_and_never_answered(teacher: Network) -> None:
+    model = taught(SMALL.model_copy(update={"leave_out": [3, 7]}), Distillation(alpha=0.1))
+    training = new(model, teacher=teacher)
+    assert training.digits.labels.bincount().tolist() == [50, 50, 50, 0, 50, 50, 50, 0, 50, 50]
+    answers = predict(train(training).network, DIGITS[1].images).argmax(1)
+    assert not torch.isin(answers, torch.tensor([3, 7])).any()
+    right = answers == DIGITS[1].labels
+    assert right[~torch.isin(DIGITS[1].labels, torch.tensor([3, 7]))].float().mean() > 0.8
 
 
-def test_a_distillation_without_a_teacher_is_a_mistake(digits: tuple[Digits, Digits]) -> None:
-    with pytest.raises(ValueError, match="student: a distillation needs a teacher"):
-        Training(Job("student", SMALL, 0, SOFT), *digits, device=CPU)
+def test_long_weight_vectors_into_hidden_units_are_shortened() -> None:
+    network = Classifier([2, 2], stages=[[2]])
+    for weight in network.parameters():
+        torch.nn.init.ones_(weight)
+    weight = network.hidden[1].linear.weight
+    with torch.no_grad():
+        weight.copy_(torch.tensor([[3.0, 4.0], [0.3, 0.4]]))
+    limit_norms(network, 1)
+    torch.testing.assert_close(weight, torch.tensor([[0.6, 0.8], [0.3, 0.4]]))
+    assert network.hidden[0].linear.weight.norm(dim=1).tolist() == pytest.approx([1, 1])
+    for kept in (network.output.weight, network.convolutions[0].conv.weight):
+        assert torch.equal(kept, torch.ones_like(kept))
+
+
+def test_norms_are_limited_after_every_step() -> None:
+    free, bounded = (train(new(SMALL.model_copy(update={"max_norm": m}))).network for m in (0, 0.5))
+    for layer, limited in ((free.hidden[0], False), (bounded.hidden[0], True)):
+        assert (layer.linear.weight.norm(dim=1).max() <= 0.5 * (1 + 1e-6)) == limited
+
+
+def test_bfloat16_is_close_to_float32() -> None:
+    for model in (SMALL, ENSEMBLE):
+        job = Job("teacher", model.model_copy(update={"epochs": 1}), 0)
+        exact, quick = (
+            train(Training(job, *DIGITS, device=Device("cpu", bfloat16=b))) for b in (False, True)
+        )
+        assert quick.history[0]["loss"] == pytest.approx(exact.history[0]["loss"], rel=0.02)
+        assert all(value.dtype in (torch.float32, torch.int64) for value in quick.best.values())
+
+
+def test_a_distillation_without_a_teacher_is_a_mistake() -> None:
+    for model, teacher in ((taught(SMALL), None), (SMALL, build(SMALL))):
+        with pytest.raises(ValueError, match="student: a distillation needs a teacher, and only"):
+            new(model, teacher=teacher)

@@ -1,0 +1,71 @@
+"""Small trainings on the sample digits, for the tests of the loop and of what it is made of."""
+
+import torch
+from samples import sample_training
+from torch import Tensor
+
+from training.device import Device
+from training.loop import Job, Record, Training
+from training.network import Network
+from training.recipe import Augmentation, Distillation, Model
+from training.soft_targets import SoftTargets
+
+torch.set_num_threads(
+    1
+)  # networks this small only lose time to a second one, and much of it on a busy machine
+
+CPU = Device("cpu", bfloat16=False)
+DIGITS = sample_training()
+SMALL = Model(hidden=[32, 24], epochs=4, batch_size=64, learning_rate=1e-2)
+CONVOLUTIONAL = Model(stages=[[3, 4], [4]], hidden=[12], epochs=3, batch_size=100, learning_rate=1e-2)
+ENSEMBLE = CONVOLUTIONAL.model_copy(update={"members": 2, "dropout": 0.2})
+JITTERED = SMALL.model_copy(update={"augmentation": Augmentation(shift=2, rotation=10)})
+IN_TURN = JITTERED.model_copy(update={"views": 2})
+DROPPING = SMALL.model_copy(update={"dropout": 0.3})
+BOUNDED = SMALL.model_copy(update={"max_norm": 0.5, "weight_decay": 0.1})
+FALLING = SMALL.model_copy(update={"schedule": "plateau", "patience": 0, "learning_rate": 0.3, "epochs": 8})
+
+
+class Silence:
+    """An observer that keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.told: list[Record] = []
+
+    def started(self, job: Job, *, epochs_done: int) -> None:
+        pass
+
+    def advanced(self, job: Job, *, progress: float, figures: Record) -> None:  # noqa: ARG002
+        self.told.append(figures | {"progress": progress})
+
+    def finished_epoch(self, job: Job, record: Record) -> None:
+        pass
+
+
+def taught(model: Model, distillation: Distillation | None = None) -> Model:
+    """The same model with a teacher."""
+    return model.model_copy(update={"distillation": distillation or Distillation(temperature=4, alpha=0.7)})
+
+
+def new(model: Model, *, name: str = "student", seed: int = 0, teacher: Network | None = None) -> Training:
+    """A training of `model` on the sample digits that has not begun."""
+    asked = SoftTargets(teacher, CPU) if teacher else None
+    return Training(Job(name, model, seed), *DIGITS, device=CPU, teacher=asked)
+
+
+def train(training: Training, *, epochs: int = 99) -> Training:
+    """Train until the end, or for so many epochs."""
+    while not training.done and len(training.history) < epochs:
+        training.train_epoch(Silence())
+    return training
+
+
+def same(left: dict[str, Tensor], right: dict[str, Tensor]) -> bool:
+    """Whether all tensors are equal to the last bit."""
+    return left.keys() == right.keys() and all(torch.equal(left[name], right[name]) for name in left)
+
+
+def facts(history: list[Record]) -> list[Record]:
+    """A history without what a clock decides."""
+    clock = ("seconds", "images_per_second")
+    return [{k: v for k, v in record.items() if k not in clock} for record in history]
