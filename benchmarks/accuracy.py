@@ -18,19 +18,19 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.errors import BenchmarkError
+from benchmarks.models import models_of
 from benchmarks.results import RESULTS, write_result
 from distillery import Command
 from serving.repository import load_repository
+from training.recipe import ALONE
 from training.significance import mean_interval
-
-MODELS = ("teacher", "student-alone", "student", "student-int8")
 
 
 class AccuracyBench(Command):
-    """Count test errors of teacher, student alone, distilled student and its int8 export, over seeds."""
+    """Count test errors of a recipe's teachers, students, their controls and int8 exports, over seeds."""
 
     config: Path | None = Field(None, description="TOML file with these settings")
-    recipe: str = Field("quick", description="quick, notebook, or a TOML file")
+    recipe: str = Field("quick", description="quick, another recipe, or a TOML file")
     seeds: list[int] = Field([0, 1, 2], min_length=1, description="one training of all each")
     out: Path = Field(Path("runs"), description="folder for runs")
     models_dir: Path = Field(Path("models-of-seeds"), description="a model repository for each seed")
@@ -41,13 +41,21 @@ class AccuracyBench(Command):
 
     def run(self) -> None:
         seeds = [self._one(seed) for seed in self.seeds]
-        rows = {name: _summary([seed["models"][name] for seed in seeds]) for name in MODELS}
-        gained = [seed["models"]["student-alone"] - seed["models"]["student"] for seed in seeds]
+        counts = {name: [seed["models"][name] for seed in seeds] for name in seeds[0]["models"]}
+        rows = {name: _summary(errors) for name, errors in counts.items()}
+        saved = {
+            name: _summary(
+                [alone - taught for alone, taught in zip(counts[name + ALONE], errors, strict=True)]
+            )
+            for name, errors in counts.items()
+            if name + ALONE in counts
+        }
         data = {
             "recipe": Path(self.recipe).stem,
             "seeds": seeds,
             "test_errors": rows,
-            "saved_by_distillation": _summary(gained),
+            "saved": saved,
+            "saved_by_distillation": saved.get("student"),  # what the README's table shows
         }
         path = write_result(accuracy_kind(self.recipe), data, folder=self.results_dir)
         Console().print(_table(data))
@@ -75,7 +83,7 @@ class AccuracyBench(Command):
                 )
         return {
             "seed": seed,
-            "models": {name: manifests[name].test_errors for name in MODELS},
+            "models": {name: manifests[name].test_errors for name in models_of(self.recipe, models_dir)},
             "validation_errors": {name: model["validation_errors"] for name, model in evaluation.items()},
             "training_seconds": {name: model["seconds"] for name, model in evaluation.items()},
             "fingerprints": {name: model["fingerprint"] for name, model in evaluation.items()},
@@ -102,7 +110,8 @@ def _table(data: dict[str, Any]) -> Table:
         f"test errors of 10,000, recipe {data['recipe']}, seeds {[seed['seed'] for seed in data['seeds']]}"
     )
     table = Table("model", "each seed", "mean", "95 % interval", title=title)
-    for name, row in (data["test_errors"] | {"saved by distillation": data["saved_by_distillation"]}).items():
+    saved = {f"{name}, saved by distillation": row for name, row in data["saved"].items()}
+    for name, row in (data["test_errors"] | saved).items():
         interval = "" if row["interval_95"] is None else f"± {row['interval_95']:.1f}"
         table.add_row(name, ", ".join(map(str, row["values"])), f"{row['mean']:.1f}", interval)
     return table

@@ -20,7 +20,7 @@ from rich.progress import Progress, track
 from rich.table import Table
 
 from benchmarks.errors import BenchmarkError
-from benchmarks.models import model_facts, select_models
+from benchmarks.models import model_facts, models_of, select_models
 from benchmarks.results import write_result
 from benchmarks.servers import running_service
 from benchmarks.sessions import REFERENCE, measure_sessions, open_session
@@ -31,7 +31,7 @@ from serving.client import Client
 from serving.repository import ModelEntry
 from training.data import Digits, find_mnist, load_test
 
-MODELS = ("teacher", "student", "student-int8", "student-alone")
+RECIPE = "quick"
 MOST_ERRORS = {"teacher": 95, "student": 100}
 LEAST_GAIN = 35
 """Test errors that distillation must save: the student alone errs on at least so many digits more."""
@@ -54,13 +54,13 @@ class Demo(Command):
     def run(self) -> None:
         began = time.monotonic()
         console = Console()
-        run_dir = self.out / "quick"
+        run_dir = self.out / RECIPE
         data = [f"--data-dir={self.data_dir}"] if self.data_dir else []
-        _stage(console, "training", f"--out={self.out}", *data)
-        _stage(console, "training", "evaluate", f"--out={self.out}", *data)
+        _stage(console, "training", f"--recipe={RECIPE}", f"--out={self.out}", *data)
+        _stage(console, "training", "evaluate", f"--recipe={RECIPE}", f"--out={self.out}", *data)
         _stage(console, "export", f"--run-dir={run_dir}", f"--models-dir={self.models_dir}", *data)
 
-        entries = select_models(self.models_dir, MODELS)
+        entries = select_models(self.models_dir, models_of(RECIPE, self.models_dir))
         test = load_test(find_mnist(self.data_dir))
         console.rule("[bold]serve and measure", align="left")
         with running_service(self.models_dir) as url:

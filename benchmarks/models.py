@@ -6,7 +6,10 @@ from typing import Any
 
 from benchmarks.errors import BenchmarkError
 from serving.repository import ModelEntry, load_repository
+from training.pipeline import jobs
+from training.recipe import read_recipe
 
+INT8 = "-int8"
 FACTS = (
     "version",
     "sha256",
@@ -25,6 +28,18 @@ def select_models(models_dir: Path, names: Sequence[str] = ()) -> dict[str, Mode
     if unknown := set(names) - entries.keys():
         raise BenchmarkError(f"{models_dir} has no model {sorted(unknown)}, it has {sorted(entries)}")
     return {name: entries[name] for name in names or entries}
+
+
+def models_of(recipe: str, models_dir: Path) -> list[str]:
+    """Return the names of what `recipe` trains, in its order, each followed by its int8 export where there is one.
+
+    Raises `DistilleryError` for a recipe, and `RepositoryError` for a model repository, that cannot be read.
+    """
+    exported = load_repository(models_dir)
+    names = []
+    for job in jobs(read_recipe(recipe)):
+        names += [job.name, *([f"{job.name}{INT8}"] if f"{job.name}{INT8}" in exported else [])]
+    return names
 
 
 def model_facts(entries: dict[str, ModelEntry]) -> dict[str, dict[str, Any]]:

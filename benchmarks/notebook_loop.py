@@ -14,9 +14,9 @@ import torch
 from torch.nn import functional
 from torch.utils.data import DataLoader, Subset
 
-from training.distillation import distillation_loss
 from training.loop import Job
-from training.network import MEAN, MLP, STD
+from training.losses import distillation_loss
+from training.network import MEAN, STD, Network, build
 from training.torchvision_import import import_torchvision
 
 if TYPE_CHECKING:  # at run time it is imported with the cure for mismatched builds
@@ -34,11 +34,11 @@ def notebook_digits(folder: Path) -> "MNIST":
 class NotebookLoop:
     """One network in the notebook's loop."""
 
-    def __init__(self, job: Job, digits: "MNIST", *, teacher: MLP | None = None) -> None:
+    def __init__(self, job: Job, digits: "MNIST", *, teacher: Network | None = None) -> None:
         torch.manual_seed(job.seed)
-        self.network = MLP(job.network.hidden, dropout=job.network.dropout)
-        self.optimizer = torch.optim.Adam(self.network.parameters(), lr=job.network.learning_rate)
-        self.batch_size, self.distillation = job.network.batch_size, job.distillation
+        self.network = build(job.model, dropout=job.model.dropout)
+        self.optimizer = torch.optim.Adam(self.network.parameters(), lr=job.model.learning_rate)
+        self.batch_size, self.distillation = job.model.batch_size, job.distillation
         self.digits = digits
         self.teacher = teacher.eval() if teacher else None
 
@@ -47,14 +47,15 @@ class NotebookLoop:
         loader = DataLoader(Subset(self.digits, places), batch_size=self.batch_size, shuffle=True)
         start = time.perf_counter()
         self.network.train()
+        loss_settings = self.distillation.model_dump(exclude={"teacher"}) if self.distillation else {}
         running = 0.0
         for images, labels in loader:
             inputs = images.flatten(1)
             logits = self.network(inputs)
-            if self.teacher and self.distillation:
+            if self.teacher:
                 with torch.no_grad():
                     targets = self.teacher(inputs)
-                loss = distillation_loss(logits, targets, labels, **self.distillation.model_dump())
+                loss = distillation_loss(logits, targets, labels, **loss_settings)
             else:
                 loss = functional.cross_entropy(logits, labels)
             self.optimizer.zero_grad()

@@ -7,17 +7,26 @@ distillery-bench training --no-to-target       the time of an epoch alone
 import json
 import tempfile
 import time
+from copy import deepcopy
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 import torch
 from pydantic import Field, PositiveInt
+from pydantic_settings import SettingsConfigDict
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.from_nothing import NOTEBOOK, NOTEBOOK_ACCURACY, Nobody, compare_ways, say
+from benchmarks.from_nothing import (
+    NOTEBOOK,
+    NOTEBOOK_ACCURACY,
+    Nobody,
+    compare_ways,
+    say,
+    teacher_and_student,
+)
 from benchmarks.notebook_loop import NotebookLoop, notebook_digits
 from benchmarks.results import RESULTS, warn_if_busy, write_result
 from distillery import Command
@@ -30,9 +39,10 @@ from training.data import (
 )
 from training.device import Device, DeviceName, choose_device
 from training.loop import Training
-from training.network import MLP
-from training.pipeline import Recipe
-from training.recipe import Distillation, Student, Teacher
+from training.network import build
+from training.recipe import Distillation, Model, Recipe
+from training.soft_targets import SoftTargets
+from training.views import PLAIN
 
 EPOCH = 55_000
 
@@ -46,15 +56,17 @@ class TrainingBench(Command):
     settings below too; the test digits are read at the end.
     """
 
+    model_config = SettingsConfigDict(nested_model_default_partial_update=True)  # one flag, one change
+
     config: Path | None = Field(None, description="TOML file with these settings")
     digits: PositiveInt = Field(11_000, le=EPOCH, description="digits in a turn of the epochs' comparison")
     rounds: PositiveInt = Field(3, description="turns of each side, after one that does not count")
     target: bool = Field(True, description="measure the time to a good student too")
     mended: bool = Field(True, description="run the notebook's mended loop to it as well (minutes)")
-    teacher: Teacher = Field(Teacher(epochs=6), description="our way to the good student")
-    student: Student = Field(Student(epochs=6), description="our way to the good student")
-    distillation: Distillation = Field(
-        Distillation(temperature=4, alpha=0.5), description="our way to the good student"
+    teacher: Model = Field(Model(hidden=[1200, 1200], epochs=6), description="our way to the good student")
+    student: Model = Field(
+        Model(hidden=[800, 800], epochs=6, distillation=Distillation(temperature=4, alpha=0.5)),
+        description="our way to the good student",
     )
     data_dir: Path | None = Field(
         None, description="folder with the MNIST files, if not to be found or fetched"
@@ -69,9 +81,7 @@ class TrainingBench(Command):
         warn_if_busy()
         device = choose_device(self.device, "auto", threads=self.threads)
         folder = find_mnist(self.data_dir)
-        ours = Recipe(
-            name="target", teacher=self.teacher, student=self.student, distillation=self.distillation
-        )
+        ours = Recipe(name="target", models={"teacher": self.teacher, "student": self.student})
         with tempfile.TemporaryDirectory(prefix="notebook-") as theirs:
             unpack_as_torchvision(folder, Path(theirs))
             epochs = compare_epochs(
@@ -112,14 +122,16 @@ def compare_epochs(
     training, validation = load_training(folder)
     part = Digits(training.images[:count], training.labels[:count])
     digits = notebook_digits(theirs)
-    teacher = MLP(NOTEBOOK.teacher.hidden).eval()
+    teacher = build(NOTEBOOK.models["teacher"]).eval()
     results = {}
-    for job in (NOTEBOOK.jobs()[0], NOTEBOOK.jobs()[2]):
-        taught_by = teacher if job.distillation else None
+    for job in teacher_and_student(NOTEBOOK):
+        asked = SoftTargets(deepcopy(teacher), device) if job.distillation else None
+        ours = Training(job, part, validation, device=device, teacher=asked)
         start = time.perf_counter()
-        ours = Training(job, part, validation, device=device, teacher=taught_by)
-        targets_s = (time.perf_counter() - start) * EPOCH / count if taught_by else 0.0
-        notebook = NotebookLoop(job, digits, teacher=taught_by)
+        if asked:
+            asked.logits(PLAIN, ours.digits.images)
+        targets_s = (time.perf_counter() - start) * EPOCH / count
+        notebook = NotebookLoop(job, digits, teacher=teacher if job.distillation else None)
         sides: dict[str, list[float]] = {"ours_s": [], "notebook_s": []}
         for turn in range(1 + rounds):
             say(f"{job.name}: turn {turn} of {rounds}, {count:,} digits each")
