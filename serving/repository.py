@@ -2,6 +2,7 @@
 
     models/<name>/<version>/model.onnx       the graph: image uint8 [N,28,28] to logits and probabilities
     models/<name>/<version>/manifest.json    what the graph is, what it scores, what it came from
+    models/<name>/<version>/MODEL_CARD.md    the same for people and much more, if its training was reported
     models/<name>/config.pbtxt               the same for NVIDIA Triton, which reads this layout as it is
 
 `load_repository` refuses the whole repository when anything in it cannot be trusted: a service that starts
@@ -19,6 +20,9 @@ from distillery import DistilleryError
 
 MODEL_FILE = "model.onnx"
 MANIFEST_FILE = "manifest.json"
+CARD_FILE = "MODEL_CARD.md"
+LARGEST_CARD = 1024 * 1024
+"""Bytes; every API process keeps every card in memory."""
 NAME = re.compile(r"[a-z0-9]+(?:[-_.][a-z0-9]+)*")
 """Model names travel in URLs, metric labels and folder names, so they are kept plain."""
 
@@ -71,6 +75,12 @@ class Manifest(BaseModel):
     test_errors: Annotated[int, Field(ge=0, description="of this file, on the 10,000 test digits")]
     test_accuracy: Annotated[float, Field(ge=0, le=1)]
     parity: Parity
+    headline: dict[str, float] | None = Field(
+        default=None, description="of the network it was made from: the chief figures of its model card"
+    )
+    calibration_temperature: float | None = Field(
+        default=None, description="what to divide the logits by for probabilities that can be believed"
+    )
     checkpoint_sha256: str
     recipe: dict[str, Any] = Field(description="the resolved training configuration")
     dataset: dict[str, str] = Field(description="SHA-256 of each dataset file")
@@ -151,3 +161,23 @@ def load_model(folder: Path) -> ModelEntry:
             "the file was changed or cut off; export the model again"
         )
     return ModelEntry(manifest=manifest, path=model_path)
+
+
+def read_card(entry: ModelEntry) -> str | None:
+    """Return the model's card, Markdown, None where it has none.
+
+    Raises `RepositoryError` for one of more than 1 MiB or that is not UTF-8.
+    """
+    path = entry.path.with_name(CARD_FILE)
+    if not path.is_file():
+        return None
+    with path.open("rb") as file:
+        content = file.read(LARGEST_CARD + 1)
+    if len(content) > LARGEST_CARD:
+        raise RepositoryError(
+            f"{path} has more than {LARGEST_CARD:,} bytes; report and export the model again"
+        )
+    try:
+        return content.decode()
+    except UnicodeDecodeError as error:
+        raise RepositoryError(f"{path} is not UTF-8: {error}; report and export the model again") from None

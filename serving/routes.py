@@ -17,7 +17,7 @@ from serving.metrics import exposition
 from serving.open_inference.protocol import PREFIX as V2
 from serving.open_inference.protocol import error_body as v2_error_body
 from serving.open_inference.protocol import error_status as v2_error_status
-from serving.repository import Manifest, ModelEntry
+from serving.repository import Manifest, ModelEntry, read_card
 from serving.schemas import ErrorAnswer, Health, ModelList
 
 _api_key_header = APIKeyHeader(name="X-API-Key", auto_error=False)
@@ -36,32 +36,16 @@ def key_guard(api_key: str | None) -> dict[str, Any]:
 def add_routes(
     app: FastAPI, models: Mapping[str, ModelEntry], default: str, guard: Mapping[str, Any]
 ) -> None:
-    """Add the routes to `app`, and give its errors the error body of their path.
+    """Add the routes to `app`, and give its errors the error body of their path. Raises `RepositoryError`.
 
     `guard` goes with the models; health, metrics and documentation stay open to whoever watches the service.
     """
-    manifests = {name: entry.manifest for name, entry in models.items()}
-    refusals: dict[int | str, dict[str, Any]] = {401: {"model": ErrorAnswer}} if guard else {}
 
     @app.get("/", include_in_schema=False)
     async def home() -> RedirectResponse:
         return RedirectResponse("docs")
 
-    @app.get("/models", tags=["models"], summary="Every model served", responses=refusals, **guard)
-    async def list_models() -> ModelList:
-        return ModelList(default=default, models=list(manifests.values()))
-
-    @app.get(
-        "/models/{model}",
-        tags=["models"],
-        summary="What one model is, scores and came from",
-        responses=refusals | {404: {"model": ErrorAnswer}},
-        **guard,
-    )
-    async def describe_model(model: str) -> Manifest:
-        if model not in manifests:
-            raise UnknownModel(f"there is no model {model[:80]!r}; this service has {', '.join(manifests)}")
-        return manifests[model]
+    _add_model_routes(app, models, default, guard)
 
     @app.get("/health/live", tags=["health"], summary="Whether the service answers at all")
     async def live() -> Health:
@@ -85,6 +69,53 @@ def add_routes(
     app.add_exception_handler(RequestError, _refuse)
     app.add_exception_handler(HTTPException, _refuse_http)
     app.add_exception_handler(Exception, _fail)
+
+
+def _add_model_routes(
+    app: FastAPI, models: Mapping[str, ModelEntry], default: str, guard: Mapping[str, Any]
+) -> None:
+    manifests = {name: entry.manifest for name, entry in models.items()}
+    cards = {name: read_card(entry) for name, entry in models.items()}
+    refusals: dict[int | str, dict[str, Any]] = {401: {"model": ErrorAnswer}} if guard else {}
+
+    def known(model: str) -> str:
+        if model not in models:
+            raise UnknownModel(f"there is no model {model[:80]!r}; this service has {', '.join(models)}")
+        return model
+
+    @app.get("/models", tags=["models"], summary="Every model served", responses=refusals, **guard)
+    async def list_models() -> ModelList:
+        return ModelList(default=default, models=list(manifests.values()))
+
+    @app.get(
+        "/models/{model}",
+        tags=["models"],
+        summary="What one model is, scores and came from",
+        responses=refusals | {404: {"model": ErrorAnswer}},
+        **guard,
+    )
+    async def describe_model(model: str) -> Manifest:
+        return manifests[known(model)]
+
+    @app.get(
+        "/models/{model}/card",
+        tags=["models"],
+        summary="The model's card: results, calibration, robustness, limitations, how it was made",
+        response_class=Response,
+        responses=refusals
+        | {
+            200: {"content": {"text/markdown": {"schema": {"type": "string"}}}},
+            404: {"model": ErrorAnswer, "description": "no such model, or one without a card"},
+        },
+        **guard,
+    )
+    async def show_card(model: str) -> Response:
+        if (card := cards[known(model)]) is None:
+            raise HTTPException(
+                404,
+                f"{model} has no model card; `distillery-train report` writes it, `distillery-export` publishes it",
+            )
+        return Response(card, media_type="text/markdown")
 
 
 async def _refuse(request: Request, error: Exception) -> Response:

@@ -234,10 +234,11 @@ def test_without_the_key_nothing_is_told_but_health_and_metrics(strict_service: 
                 client.post("/predict/nobody", json=ONE, headers=headers),
                 client.get("/models", headers=headers),
                 client.get("/models/teacher", headers=headers),
+                client.get("/models/teacher/card", headers=headers),
             ]
             assert [(answer.status_code, answer.json()["error"]["code"]) for answer in refused] == [
                 (401, "unauthorized")
-            ] * 4
+            ] * 5
         for path in ("/health/live", "/health/ready", "/metrics", "/docs", "/openapi.json"):
             assert client.get(path).status_code == 200
         headers = {"X-API-Key": KEY}
@@ -322,7 +323,8 @@ def test_the_openapi_document_is_valid_and_right(client: httpx.Client) -> None:
     openapi_spec_validator.validate(document)
     model, version = "/v2/models/{model}", "/v2/models/{model}/versions/{version}"
     assert set(document["paths"]) == {
-        "/predict", "/predict/{model}", "/models", "/models/{model}", "/health/live", "/health/ready", "/metrics",
+        "/predict", "/predict/{model}", "/models", "/models/{model}", "/models/{model}/card",
+        "/health/live", "/health/ready", "/metrics",
         "/v2", "/v2/health/live", "/v2/health/ready", "/v2/models/stats", "/v2/repository/index",
         "/v2/repository/models/{model}/load", "/v2/repository/models/{model}/unload",
         *(f"{one}{path}" for one in (model, version) for path in ("", "/ready", "/config", "/stats", "/infer")),
