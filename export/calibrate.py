@@ -11,7 +11,7 @@ import numpy.typing as npt
 import onnx
 
 from export.parity import Images, answer, open_session
-from export.quantise import affine_layers, hidden_activations, quantise
+from export.quantise import hidden_activations, quantise, read_layers
 
 CALIBRATION_DIGITS = 1000
 
@@ -48,7 +48,7 @@ def choose_quantisation(
     activations that saturates, and in the bits of a weight: 7 are there for x86 processors without VNNI,
     where 8 overflow.
     """
-    layers = affine_layers(fp32)
+    layers = read_layers(fp32)
     activations = hidden_activations(fp32, calibration[:CALIBRATION_DIGITS])
     reference = answer(open_session(fp32.SerializeToString()), validation).argmax(1)
 

@@ -101,11 +101,17 @@ def export_checkpoint(
 ) -> list[ModelEntry]:
     """Export one checkpoint in fp32, and in int8 if asked; publish each once it is verified.
 
-    Raises `ExportError` when the fp32 graph does not answer as the network, and then publishes nothing.
+    Raises `ExportError` when the fp32 graph does not answer as the network, or an ensemble is asked for in int8,
+    and then publishes nothing.
     """
     models_dir.mkdir(parents=True, exist_ok=True)
     checkpoint = load_checkpoint(source.path)
     architecture = Architecture(**checkpoint.card["architecture"])
+    if int8 and architecture.members > 1:
+        raise ExportError(
+            f"{source.name} is an ensemble, {architecture}, and only single networks are quantised: "
+            "name one of those with --int8"
+        )
     fp32 = to_onnx(fold(checkpoint.network), architecture)
     with tempfile.TemporaryDirectory(prefix=".export-", dir=models_dir) as folder:
         graph = Path(folder) / "model.onnx"

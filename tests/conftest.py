@@ -10,11 +10,26 @@ from samples import sample_test, sample_training
 
 from export.pipeline import Digits, Source, export_checkpoint
 from training.checkpoint import save_checkpoint
-from training.network import Classifier, normalise
+from training.network import build, normalise
 from training.recipe import Architecture
 
 NETWORKS = {"teacher": [96, 96], "student": [48, 48], "student-alone": [48, 48]}
 EPOCHS = 25
+
+
+def card(name: str, architecture: Architecture) -> dict[str, object]:
+    """What a checkpoint of these tests says of itself."""
+    return {
+        "name": name,
+        "architecture": architecture.model_dump(),
+        "recipe": {"seed": 0},
+        "dataset": {},
+        "tools": {},
+        "epoch": EPOCHS,
+        "validation_errors": 0,
+        "parameters": sum(weights.numel() for weights in build(architecture).parameters()),
+        "seconds": 1.0,
+    }
 
 
 @pytest.fixture(scope="session")
@@ -27,26 +42,16 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     paths = {}
     for seed, (name, hidden) in enumerate(NETWORKS.items()):
         torch.manual_seed(seed)
-        network = Classifier(hidden).train()
+        architecture = Architecture(hidden=hidden)
+        network = build(architecture).train()
         optimizer = torch.optim.AdamW(network.parameters(), lr=3e-3)
         for _ in range(EPOCHS):
             for batch in torch.randperm(len(digits)).split(50):
                 optimizer.zero_grad()
                 torch.nn.functional.cross_entropy(network(inputs[batch]), digits.labels[batch]).backward()
                 optimizer.step()
-        card = {
-            "name": name,
-            "architecture": Architecture(hidden=hidden).model_dump(),
-            "recipe": {"seed": 0},
-            "dataset": {},
-            "tools": {},
-            "epoch": EPOCHS,
-            "validation_errors": 0,
-            "parameters": sum(weights.numel() for weights in network.parameters()),
-            "seconds": 1.0,
-        }
         paths[name] = folder / f"{name}.safetensors"
-        save_checkpoint(paths[name], network.state_dict(), card)
+        save_checkpoint(paths[name], network.state_dict(), card(name, architecture))
     return paths
 
 
