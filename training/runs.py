@@ -5,6 +5,8 @@ runs/<recipe>/<model>-<fingerprint>/    one folder for each set of settings: not
     history.jsonl, history.csv          one line an epoch
     state.safetensors                   after each epoch, until the training is finished
     model.safetensors                   the best weights on validation; there only when finished
+    evidence.json, report.json          what it answers to the test digits, and what follows, once reported
+    MODEL_CARD.md                       the same for people
 runs/<recipe>/<model>                   symbolic link to the current one
 """
 
