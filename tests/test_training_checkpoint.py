@@ -13,11 +13,13 @@ from safetensors.torch import save_file
 
 from training.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 from training.files import write_atomically
-from training.network import MLP
+from training.network import build
+from training.recipe import Architecture
 
+SHAPE = Architecture(hidden=[12, 8])
 CARD: dict[str, Any] = {
     "name": "student",
-    "hidden": [12, 8],
+    "architecture": SHAPE.model_dump(),
     "recipe": {"seed": 3},
     "dataset": {},
     "tools": {},
@@ -28,18 +30,28 @@ CARD: dict[str, Any] = {
 }
 
 
+def shaped(**change: Any) -> dict[str, Any]:
+    """A card's field for another shape."""
+    return {"architecture": SHAPE.model_dump() | change}
+
+
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     path = tmp_path / "model.safetensors"
-    save_checkpoint(path, MLP([12, 8]).state_dict(), CARD)
+    save_checkpoint(path, build(SHAPE).state_dict(), CARD)
     return path
 
 
-def test_what_is_loaded_is_what_was_saved(tmp_path: Path) -> None:
-    network = MLP([12, 8]).eval()
-    save_checkpoint(tmp_path / "new" / "model.safetensors", network.state_dict(), CARD)
+@pytest.mark.parametrize(
+    "shape",
+    [SHAPE, Architecture(hidden=[8], norm=False), Architecture(stages=[[3, 4], [5]], hidden=[6], members=2)],
+    ids=str,
+)
+def test_what_is_loaded_is_what_was_saved(tmp_path: Path, shape: Architecture) -> None:
+    network, card = build(shape).eval(), CARD | {"architecture": shape.model_dump()}
+    save_checkpoint(tmp_path / "new" / "model.safetensors", network.state_dict(), card)
     checkpoint = load_checkpoint(tmp_path / "new" / "model.safetensors")
-    assert checkpoint.card == CARD
+    assert checkpoint.card == card
     assert not checkpoint.network.training
     image = torch.randn(3, 784)
     assert torch.equal(checkpoint.network(image), network(image))
@@ -48,7 +60,9 @@ def test_what_is_loaded_is_what_was_saved(tmp_path: Path) -> None:
 @pytest.mark.parametrize("size", [0, 4, 100, 2000, -1])
 def test_a_file_cut_short_is_refused(path: Path, size: int) -> None:
     path.write_bytes(path.read_bytes()[:size])
-    with pytest.raises(CheckpointError, match="cut short or no safetensors"):
+    with pytest.raises(
+        CheckpointError, match=r"cut short or no safetensors file .*; delete it and train again"
+    ):
         load_checkpoint(path)
 
 
@@ -80,18 +94,31 @@ def test_a_pickle_is_refused_unopened(tmp_path: Path, monkeypatch: pytest.Monkey
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"hidden": [12, 9]}, "the card's network needs torch.float32 .9"),
-        ({"hidden": [12]}, "holds another network than its card's .12."),
-        ({"hidden": [65_537]}, "card's 'hidden' is .65537."),
-        ({"hidden": [2**16] * 16}, "holds another network"),  # 256 GiB, were it made before it is compared
-        ({"hidden": ["12"]}, "card's 'hidden'"),
+        (shaped(hidden=[12, 9]), "the card's network needs torch.float32 .9"),
+        (shaped(hidden=[12]), "holds another network than its card's 784-12-10: hidden.1"),
+        (shaped(members=2), "holds another network than its card's 2 × 784-12-8-10"),
+        (shaped(stages=[[4]]), "holds another network than its card's 784-conv4-12-8-10"),
+        (shaped(norm=False), "holds another network than its card's 784-12-8-10: hidden.0.norm"),
+        (shaped(hidden=[65_537]), "card's 'architecture' is .*65537"),
+        (
+            shaped(hidden=[2**16] * 16, members=32),
+            "holds another network",
+        ),  # 8 TiB, were it made before it is compared
+        (shaped(hidden=["12"]), "card's 'architecture' is"),
+        (shaped(members=True), "card's 'architecture' is"),
+        (shaped(heads=8), "card's 'architecture' is .*'heads': 8"),
+        ({"architecture": [12, 8]}, r"card's 'architecture' is \[12, 8\]"),
+        (
+            {"architecture": None, "hidden": [12, 8]},
+            "card's 'architecture' is None; delete it and train again",
+        ),
         ({"epoch": "4"}, "card's 'epoch' is '4'"),
         ({"recipe": None}, "card's 'recipe' is None"),
     ],
 )
 def test_a_card_that_does_not_fit_is_refused(tmp_path: Path, change: dict[str, Any], message: str) -> None:
     path = tmp_path / "model.safetensors"
-    save_file(MLP([12, 8]).state_dict(), path, {"distillery": json.dumps(CARD | change)})
+    save_file(build(SHAPE).state_dict(), path, {"distillery": json.dumps(CARD | change)})
     with pytest.raises(CheckpointError, match=message):
         load_checkpoint(path)
 
@@ -99,13 +126,13 @@ def test_a_card_that_does_not_fit_is_refused(tmp_path: Path, change: dict[str, A
 @pytest.mark.parametrize("metadata", [None, {"other": "{}"}, {"distillery": "{"}, {"distillery": "[1]"}])
 def test_a_file_without_a_card_is_refused(tmp_path: Path, metadata: dict[str, str] | None) -> None:
     path = tmp_path / "model.safetensors"
-    save_file(MLP([12, 8]).state_dict(), path, metadata)
+    save_file(build(SHAPE).state_dict(), path, metadata)
     with pytest.raises(CheckpointError, match="was not written by distillery-train"):
         load_checkpoint(path)
 
 
 def test_weights_that_are_not_finite_are_refused(tmp_path: Path) -> None:
-    weights = MLP([12, 8]).state_dict()
+    weights = build(SHAPE).state_dict()
     weights["output.bias"][3] = torch.nan
     save_checkpoint(tmp_path / "model.safetensors", weights, CARD)
     with pytest.raises(CheckpointError, match=r"output\.bias holds values that are not finite"):

@@ -6,40 +6,56 @@ A real process is ended with SIGKILL and started again; and every single write o
 import itertools
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 from samples import sample_training
+from trainings import CPU
 
 from training import checkpoint, files, runs
 from training.checkpoint import load_checkpoint
-from training.device import Device
-from training.pipeline import MODELS, DataSet, Recipe, train_recipe
+from training.pipeline import DataSet, jobs, train_recipe
 from training.progress import TrainingProgress
-from training.recipe import Augmentation, Distillation, Student, Teacher
+from training.recipe import Augmentation, Distillation, Model, Recipe
 from training.runs import RunError, only_one, read_history
 
-CPU = Device("cpu", bfloat16=False)
 KEPT = {"history.csv", "history.jsonl", "model.safetensors", "recipe.json"}
-RECIPE = Recipe(
-    name="small",
-    teacher=Teacher(hidden=[24], epochs=3, batch_size=100, dropout=0.1, augmentation=Augmentation(shift=2)),
-    student=Student(hidden=[16], epochs=3, batch_size=100, schedule="plateau", patience=0),
+MOVED = Augmentation(shift=2)
+TEACHER = Model(
+    stages=[[3], [4]], members=2, epochs=3, batch_size=100, dropout=0.1, max_norm=2, augmentation=MOVED
+)
+STUDENT = Model(
+    hidden=[16],
+    epochs=3,
+    batch_size=100,
+    schedule="plateau",
+    patience=0,
+    augmentation=MOVED,
+    views=2,
     distillation=Distillation(temperature=4),
 )
+RECIPE = Recipe(name="small", models={"teacher": TEACHER, "student": STUDENT})
+QUICKER = Recipe(name="small", models={"teacher": Model(hidden=[24], epochs=3), "student": STUDENT})
+VIEWS = ["view-0001.safetensors", "view-0002.safetensors"]
+MODELS = [job.name for job in jobs(RECIPE)]
 
 
-def main(root: Path) -> None:
-    """Train the small recipe; what the process under test runs."""
+def main(root: Path, recipe: Recipe = RECIPE) -> None:
+    """Train a small recipe; what the process under test runs."""
     torch.set_num_threads(1)
     data = DataSet(*sample_training(), {"sample": "1"})
     with TrainingProgress() as progress:
-        train_recipe(RECIPE, data, device=CPU, root=root, observer=progress)
+        train_recipe(recipe, data, device=CPU, root=root, observer=progress)
+
+
+def changed(**models: Model) -> Recipe:
+    """The recipe with other models in the place of some."""
+    return RECIPE.model_copy(update={"models": RECIPE.models | models})
 
 
 def weights(root: Path) -> dict[str, bytes]:
@@ -55,15 +71,12 @@ def weights(root: Path) -> dict[str, bytes]:
 def files_kept(root: Path) -> set[str]:
     """The names of all files in the models' folders."""
     folders = [path for path in root.iterdir() if not path.is_symlink()]
-    return {path.name for folder in folders for path in folder.iterdir()}
+    return {path.name for folder in folders for path in folder.iterdir() if path.is_file()}
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+def soft_targets_kept(root: Path) -> list[str]:
+    """The names of the views that the teacher was asked about, and kept whole."""
+    return sorted(path.name for path in (root / "teacher").glob("soft-targets-*/[!.]*"))
 
 
 @pytest.fixture(scope="module")
@@ -90,6 +103,7 @@ def test_a_killed_process_goes_on_to_the_same_weights(uninterrupted: Path, tmp_p
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     assert "student: going on after epoch 1" in done.stdout
     assert weights(tmp_path) == weights(uninterrupted)
+    assert soft_targets_kept(tmp_path) == soft_targets_kept(uninterrupted) == VIEWS
 
 
 class Crash(BaseException):
@@ -112,11 +126,10 @@ class CrashingWrites:
 
 
 @pytest.mark.slow
-def test_a_crash_at_any_write_does_no_harm(
-    uninterrupted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    expected = weights(uninterrupted)
+def test_a_crash_at_any_write_does_no_harm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "fsync", lambda _: None)  # slow, and of use only when the power fails
+    main(tmp_path / "through", QUICKER)
+    expected = weights(tmp_path / "through")
     for survived in itertools.count():
         root = tmp_path / str(survived)
         write = CrashingWrites(survived)
@@ -124,16 +137,18 @@ def test_a_crash_at_any_write_does_no_harm(
             patch.setattr(checkpoint, "write_atomically", write)
             patch.setattr(runs, "write_atomically", write)
             try:
-                main(root)
+                main(root, QUICKER)
             except Crash:
                 pass
             else:
                 break  # every write has crashed once
-        main(root)
+        main(root, QUICKER)
         assert weights(root) == expected
         assert files_kept(root) == KEPT
-    # Every model writes its recipe; each epoch the state and two histories; in the end these two and the model.
-    assert survived == 3 * (1 + 3 * 3 + 3)
+        assert soft_targets_kept(root) == VIEWS
+    # Every model writes its recipe; each epoch the state and two histories; in the end these two and the model;
+    # and what the teacher says of two views.
+    assert survived == 3 * (1 + 3 * 3 + 3) + 2
 
 
 def test_a_crash_between_the_last_write_and_the_link_does_no_harm(
@@ -166,18 +181,24 @@ def test_what_is_trained_is_used_again_and_what_changed_is_not(
     capsys.readouterr()
     assert train(RECIPE) == first
     assert capsys.readouterr().out.count("trained before") == 3
-    warmer = train(RECIPE.model_copy(update={"distillation": Distillation(temperature=8)}))
+    warmer = train(changed(student=STUDENT.model_copy(update={"distillation": Distillation(temperature=8)})))
     assert [first[name] == warmer[name] for name in MODELS] == [True, True, False]
     assert (tmp_path / "student").resolve() == warmer["student"].parent
     # Another teacher is another student, whose own settings are the same; the student alone has no teacher.
-    longer = RECIPE.teacher.model_copy(update={"epochs": 4})
-    taught = train(RECIPE.model_copy(update={"teacher": longer}))
+    taught = train(changed(teacher=TEACHER.model_copy(update={"epochs": 2})))
     assert [first[name] == taught[name] for name in MODELS] == [False, True, False]
     seeded = train(RECIPE.model_copy(update={"seed": 1}))
     other_digits = train(RECIPE, DataSet(data.training, data.validation, {"sample": "2"}))
     for name in MODELS:
         assert first[name].exists()
         assert len({first[name], seeded[name], other_digits[name]}) == 3
+
+
+def test_whether_there_is_a_control_changes_no_student(uninterrupted: Path, tmp_path: Path) -> None:
+    main(tmp_path, changed(student=STUDENT.model_copy(update={"alone": False})))
+    assert {path.name for path in tmp_path.iterdir() if path.is_symlink()} == {"teacher", "student"}
+    for name in ("teacher", "student"):
+        assert (tmp_path / name).readlink() == (uninterrupted / name).readlink()
 
 
 def test_links_to_models_of_other_settings_go_before_the_training(tmp_path: Path) -> None:
@@ -198,9 +219,11 @@ def test_links_to_models_of_other_settings_go_before_the_training(tmp_path: Path
 def test_the_card_and_the_history_tell_how_it_was_trained(uninterrupted: Path) -> None:
     card = load_checkpoint(uninterrupted / "student" / "model.safetensors").card
     teacher = load_checkpoint(uninterrupted / "teacher" / "model.safetensors").card
-    assert card["recipe"]["distillation"] == {"temperature": 4, "alpha": 0.7}
+    assert card["recipe"]["model"]["distillation"]["temperature"] == 4
     assert card["recipe"]["teacher"] == teacher["fingerprint"]
-    assert card["recipe"]["network"]["hidden"] == card["hidden"] == [16]
+    assert Model(**card["recipe"]["model"]) == STUDENT
+    assert Model(**teacher["recipe"]["model"]) == TEACHER
+    assert card["architecture"] == {"stages": [], "hidden": [16], "norm": True, "members": 1}
     assert card["parameters"] == 784 * 16 + 16 + 2 * 16 + 16 * 10 + 10
     history = read_history(uninterrupted / "student")
     assert min(record["validation_errors"] for record in history) == card["validation_errors"]
@@ -235,6 +258,23 @@ def test_a_broken_state_is_named(uninterrupted: Path, tmp_path: Path) -> None:
     (folder / "state.safetensors").write_bytes(os.urandom(100))
     with pytest.raises(checkpoint.CheckpointError, match=r"state\.safetensors is cut short"):
         main(tmp_path)
+
+
+@pytest.mark.parametrize("content", [b"", b"checkpoint" * 30])
+def test_a_broken_teacher_is_named_and_nothing_is_lost(
+    uninterrupted: Path, tmp_path: Path, content: bytes
+) -> None:
+    shutil.copytree(uninterrupted, tmp_path / "run", symlinks=True)
+    before = weights(tmp_path / "run")
+    teacher = tmp_path / "run" / "teacher" / "model.safetensors"
+    teacher.write_bytes(content)
+    with pytest.raises(
+        checkpoint.CheckpointError, match=r"model\.safetensors is cut short .*; delete it and train"
+    ):
+        main(tmp_path / "run")
+    teacher.unlink()
+    main(tmp_path / "run")  # the teacher again, the same; what learnt from it stays
+    assert weights(tmp_path / "run") == before
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ from training.network import Network, build
 from training.recipe import Architecture
 
 METADATA = "distillery"
+CURE = "delete it and train again"
 CARD_FIELDS = {
     "name": str,
     "architecture": dict,
@@ -62,24 +63,26 @@ def load_checkpoint(path: Path) -> Checkpoint:
     weights, card = load_tensors(path)
     if wrong := _wrong_fields(card):
         raise CheckpointError(
-            f"{path} is no checkpoint of distillery-train: its card's {wrong[0]!r} is {card.get(wrong[0])!r}"
+            f"{path} is no checkpoint of distillery-train as it is now: "
+            f"its card's {wrong[0]!r} is {card.get(wrong[0])!r}; {CURE}"
         )
+    architecture = Architecture(**card["architecture"])
     with torch.device("meta"):  # shapes without memory: a card may claim any size
-        network = build(Architecture(**card["architecture"]))
+        network = build(architecture)
     expected = network.state_dict()
     if weights.keys() != expected.keys():
         names = sorted(weights.keys() ^ expected.keys())
         raise CheckpointError(
-            f"{path} holds another network than its card's {card['architecture']}: {names[0]} differs"
+            f"{path} holds another network than its card's {architecture}: {names[0]} differs; {CURE}"
         )
     for name, tensor in weights.items():
         if (tensor.shape, tensor.dtype) != (expected[name].shape, expected[name].dtype):
             raise CheckpointError(
                 f"{path}: {name} is {tensor.dtype} {list(tensor.shape)}, "
-                f"the card's network needs {expected[name].dtype} {list(expected[name].shape)}"
+                f"the card's network needs {expected[name].dtype} {list(expected[name].shape)}; {CURE}"
             )
         if not tensor.isfinite().all():
-            raise CheckpointError(f"{path}: {name} holds values that are not finite; train it again")
+            raise CheckpointError(f"{path}: {name} holds values that are not finite; {CURE}")
     network.load_state_dict(weights, assign=True)
     return Checkpoint(network.eval().requires_grad_(requires_grad=False), card)
 
@@ -99,7 +102,7 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     except FileNotFoundError:
         raise CheckpointError(f"there is no checkpoint {path}") from None
     except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"{path} is cut short or no safetensors file: {error}") from None
+        raise CheckpointError(f"{path} is cut short or no safetensors file ({error}); {CURE}") from None
     except (KeyError, ValueError):
         raise CheckpointError(f"{path} was not written by distillery-train: it has no card") from None
     if not isinstance(facts, dict):
