@@ -37,6 +37,8 @@ class Job:
     name: str
     model: Model
     seed: int
+    view_seed: int | None = None
+    """Where the views are not those of `seed`: students of several seeds share what their teacher said of them."""
 
     @property
     def distillation(self) -> Distillation | None:
@@ -77,7 +79,9 @@ class Training:
         self.job, self.device, self.teacher = job, device, teacher
         self.digits = device.move(without(digits, job.model.leave_out))
         self.validation = device.move(validation)
-        self.views = Views(self.digits.images, job.model, job.seed)
+        self.views = Views(
+            self.digits.images, job.model, job.seed if job.view_seed is None else job.view_seed
+        )
         torch.manual_seed(job.draw_seed(0))
         self.network = build(job.model, dropout=job.model.dropout).to(device.type)
         self.optimizer = torch.optim.AdamW(

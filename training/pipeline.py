@@ -26,10 +26,14 @@ REVISION = 2
 def jobs(recipe: Recipe) -> list[Job]:
     """Return the models of `recipe` in the order they are trained; a student's control comes before it."""
     found = []
+    teachers = {model.distillation.teacher for model in recipe.models.values() if model.distillation}
     for name, model in recipe.models.items():
+        if recipe.teacher_seed is not None and name in teachers and not model.distillation:
+            found.append(Job(name, model, recipe.teacher_seed))
+            continue
         if model.distillation and model.alone:
-            found.append(Job(name + ALONE, model.without_teacher, recipe.seed))
-        found.append(Job(name, model, recipe.seed))
+            found.append(Job(name + ALONE, model.without_teacher, recipe.seed, recipe.teacher_seed))
+        found.append(Job(name, model, recipe.seed, recipe.teacher_seed))
     return found
 
 
@@ -116,7 +120,7 @@ def _train(
 def _soft_targets(job: Job, teacher: ModelRun, device: Device) -> SoftTargets:
     """What `teacher` says of the views of `job`; kept beside the teacher for all whose views are the same."""
     views = {
-        "seed": job.seed,
+        "seed": job.seed if job.view_seed is None else job.view_seed,
         "augmentation": job.model.augmentation.model_dump(),
         "leave_out": sorted(job.model.leave_out),
     }
@@ -125,7 +129,8 @@ def _soft_targets(job: Job, teacher: ModelRun, device: Device) -> SoftTargets:
 
 
 def _decisive(job: Job, data: DataSet, device: Device, teacher: str | None) -> dict[str, Any]:
-    return {
+    views = {} if job.view_seed is None else {"view_seed": job.view_seed}
+    return views | {
         "name": job.name,
         "model": job.model.model_dump(exclude={"alone"}),
         "teacher": teacher,

@@ -118,6 +118,8 @@ class Recipe(Section):
 
     name: str
     seed: int = Field(0, ge=0)
+    teacher_seed: int | None = Field(None, ge=0)
+    """The seed of the first teachers, and of all views: students of several seeds then share the soft targets."""
     models: dict[str, Model] = Field(min_length=1)
 
     @field_validator("models")
