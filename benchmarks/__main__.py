@@ -7,6 +7,7 @@ from benchmarks.demo import Demo
 from benchmarks.footprint import FootprintBench
 from benchmarks.http_bench import HttpBench
 from benchmarks.loadgen.bench import ScenariosBench
+from benchmarks.pareto import ParetoBench
 from benchmarks.peers_bench import PeersBench
 from benchmarks.perf_analyzer import PerfAnalyzerBench
 from benchmarks.profile_bench import ProfileBench
@@ -26,6 +27,7 @@ COMMANDS: dict[str, type[Command]] = {
     "footprint": FootprintBench,
     "training": TrainingBench,
     "accuracy": AccuracyBench,
+    "pareto": ParetoBench,
     "render": RenderBench,
 }
 

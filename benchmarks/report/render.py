@@ -12,6 +12,7 @@ from pydantic import Field
 from benchmarks.errors import BenchmarkError
 from benchmarks.report.cost import footprint_section, profile_section
 from benchmarks.report.markdown import accuracy_section, results_section
+from benchmarks.report.pareto import pareto_section, write_pareto
 from benchmarks.report.peers import peers_section
 from benchmarks.report.peers_picture import draw_peers
 from benchmarks.report.perf_analyzer import perf_analyzer_section
@@ -41,6 +42,13 @@ SECTIONS = (
         to_markdown=peers_section,
         picture="peers.png",
         draw=draw_peers,
+    ),
+    Section(
+        name="pareto",
+        kinds=("pareto",),
+        to_markdown=pareto_section,
+        picture="pareto.png",
+        draw=write_pareto,
     ),
     Section(name="scenarios", kinds=("scenarios",), to_markdown=scenarios_section),
     Section(name="profile", kinds=("profile",), to_markdown=profile_section),

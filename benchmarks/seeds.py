@@ -1,0 +1,67 @@
+"""One seed of a recipe, from training to model repository, by the stages' own commands.
+
+What is trained, evaluated or exported already is used again: a run that was interrupted loses nothing.
+"""
+
+import json
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from benchmarks.errors import BenchmarkError
+from serving.repository import Manifest, load_repository
+from training.pipeline import jobs
+from training.recipe import read_recipe
+
+
+@dataclass(frozen=True)
+class SeedRun:
+    """What one seed came to."""
+
+    seed: int
+    models_dir: Path
+    evaluation: dict[str, dict[str, Any]]
+    """By trained model, as `distillery-train evaluate` writes it."""
+    manifests: dict[str, Manifest]
+    """By exported model; `NAME-int8` has none in `evaluation`."""
+
+    def wrong(self, name: str) -> Tensor:
+        """Return `bool [N]`: which test digits the trained model `name` gets wrong."""
+        model = self.evaluation[name]
+        wrong = torch.zeros(sum(map(sum, model["confusion"])), dtype=torch.bool)
+        wrong[[mistake["index"] for mistake in model["mistakes"]]] = True
+        return wrong
+
+
+def run_seed(
+    recipe: str, seed: int, *, out: Path, models_dir: Path, data_dir: Path | None, int8: bool | None = None
+) -> SeedRun:
+    """Train, evaluate and export `recipe` with `seed`; raises `BenchmarkError` when a stage fails.
+
+    `int8` exports every network that can be quantised in int8 too; None leaves it to the export's default.
+    """
+    names = [job.name for job in jobs(read_recipe(recipe)) if job.model.members == 1]
+    data = [f"--data-dir={data_dir}"] if data_dir else []
+    run_dir, models_dir = out / Path(recipe).stem, models_dir / f"{Path(recipe).stem}-{seed}"
+    place = [f"--recipe={recipe}", f"--out={out}", *data]
+    quantised = [] if int8 is None else [f"--int8={','.join(names) if int8 else ''}"]
+    for command in (
+        ["training", *place, f"--seed={seed}"],
+        ["training", "evaluate", *place],
+        ["export", f"--run-dir={run_dir}", f"--models-dir={models_dir}", *quantised, *data],
+    ):
+        if subprocess.run([sys.executable, "-m", *command], check=False).returncode:
+            raise BenchmarkError(f"python -m {' '.join(command)} failed; what it said stands above")
+    manifests = {name: entry.manifest for name, entry in load_repository(models_dir).items()}
+    evaluation = json.loads((run_dir / "evaluation.json").read_bytes())
+    for name, model in evaluation.items():
+        if manifests[name].test_errors != model["errors"]:
+            raise BenchmarkError(
+                f"seed {seed}: {name} errs on {model['errors']} digits, its export on {manifests[name].test_errors}"
+            )
+    return SeedRun(seed, models_dir, evaluation, manifests)
