@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from distillery import Command, DistilleryError, main
 
@@ -15,6 +15,13 @@ class Stage(BaseModel):
     model_config = ConfigDict(extra="forbid")
     epochs: int = Field(16, gt=0, description="passes over the training digits")
     learning_rate: float = 3e-3
+
+    @field_validator("epochs")
+    @classmethod
+    def _not_unlucky(cls, epochs: int) -> int:
+        if epochs == 13:
+            raise ValueError("epochs are not 13, but 12 or 14")
+        return epochs
 
 
 class Train(Command):
@@ -26,6 +33,12 @@ class Train(Command):
     config: Path | None = None
     fast: bool = False
     teacher: Stage = Stage()
+
+    @model_validator(mode="after")
+    def _fast_is_short(self) -> "Train":
+        if self.fast and self.teacher.epochs > 100:
+            raise ValueError(f"{self.teacher.epochs} epochs are not fast")
+        return self
 
     def run(self) -> None:
         print(self.teacher.epochs, self.teacher.learning_rate, self.fast)
@@ -86,6 +99,32 @@ def test_a_wrong_value_is_named(
     assert call(*arguments) == 2
     message = capsys.readouterr().err
     assert all(word in message for word in words), message
+
+
+def test_a_validator_of_ours_has_the_last_word(capsys: pytest.CaptureFixture[str]) -> None:
+    """What it was given may be the whole of the settings: it names what matters."""
+    assert call("--teacher.epochs=13") == 2
+    assert capsys.readouterr().err.startswith("tool: teacher.epochs: epochs are not 13, but 12 or 14\n")
+    assert call("--teacher.epochs=101", "--fast") == 2
+    assert capsys.readouterr().err.startswith("tool: 101 epochs are not fast\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        ([], "from-environment"),
+        (["--config", "a"], "a"),
+        (["--config=a", "--fast"], "a"),
+        (["--config=a", "--config", "b"], "b"),
+        (["--config-of=a"], "from-environment"),
+    ],
+)
+def test_the_file_is_known_before_anything_is_read(
+    arguments: list[str], named: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert Train.named_file(["--fast"]) is None
+    monkeypatch.setenv("DISTILLERY_CONFIG", "from-environment")
+    assert Train.named_file(arguments) == named
 
 
 def test_an_unknown_field_in_the_file_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -13,9 +13,9 @@ from benchmarks.notebook_loop import NotebookLoop, notebook_digits
 from benchmarks.training import TrainingBench, unpack_as_torchvision
 from training import data
 from training.loop import Job, validate
-from training.recipe import Distillation, Network
+from training.recipe import Distillation, Model
 
-SMALL = Network(hidden=[32], batch_size=50, learning_rate=1e-2)
+SMALL = Model(hidden=[32], batch_size=50, learning_rate=1e-2)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -42,9 +42,8 @@ def test_the_notebooks_loop_learns_alone_and_from_a_teacher(folder: Path, tmp_pa
     held_out = data.held_out_places(digits.targets, 100)
     places = [place for place in range(600) if not held_out[place]]
     teacher = NotebookLoop(Job("teacher", SMALL, 0), digits)
-    student = NotebookLoop(
-        Job("student", SMALL, 0, Distillation(temperature=4)), digits, teacher=teacher.network
-    )
+    learning = SMALL.model_copy(update={"distillation": Distillation(temperature=4)})
+    student = NotebookLoop(Job("student", learning, 0), digits, teacher=teacher.network)
     for loop in (teacher, student):
         seconds = [loop.train(places) for _ in range(4)]
         assert min(seconds) > 0
@@ -66,4 +65,15 @@ def test_the_comparison_is_kept_and_printed(
         row = kept["epochs"][role]
         assert len(row["rounds"]["ours_s"]) == len(row["rounds"]["notebook_s"]) == 2
         assert last[f"{role}_epoch_ratio"] == row["ratio"] > 0
-    assert kept["notebook_recipe"]["teacher"]["batch_size"] == 64
+        assert (row["targets_s"] > 0) == (role == "student")
+    assert kept["notebook_recipe"]["models"]["teacher"]["batch_size"] == 64
+
+
+def test_a_flag_changes_one_setting_of_our_way() -> None:
+    default = TrainingBench()
+    bench = TrainingBench(_cli_parse_args=["--student.epochs=3", "--student.distillation.temperature=8"])
+    assert bench.teacher == default.teacher
+    assert bench.student.hidden == default.student.hidden == [800, 800]
+    assert bench.student.epochs == 3
+    assert bench.student.distillation
+    assert bench.student.distillation == Distillation(temperature=8, alpha=0.5)

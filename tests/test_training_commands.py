@@ -13,9 +13,8 @@ import distillery
 from training import data
 from training.__main__ import Evaluate, Train
 from training.checkpoint import load_checkpoint
-from training.pipeline import MODELS
-from training.recipe import RECIPES, find_recipe
 
+MODELS = ("teacher", "student-alone", "student")
 SMALL = [
     "--teacher.hidden=48,32",
     "--teacher.epochs=4",
@@ -76,7 +75,7 @@ def test_train_then_evaluate(tmp_path: Path, capsys: pytest.CaptureFixture[str])
             assert int(test.labels[mistake["index"]]) == mistake["label"] != mistake["answer"]
             assert int(answers[mistake["index"]]) == mistake["answer"]
         assert model["dataset"] == data.SHA256
-        assert model["recipe"]["network"]["epochs"] == 4
+        assert model["recipe"]["model"]["epochs"] == 4
         assert model["tools"]["torch"] == version("torch")
     assert evaluation["teacher"]["accuracy"] > 0.7
     pictures = {
@@ -128,16 +127,85 @@ def test_sanity_check_names_the_network_that_cannot_learn(capsys: pytest.Capture
     assert "try another learning rate than 1e-09" in error
 
 
+OWN = """
+seed = 7
+[cnn]
+stages = [[3]]
+members = 2
+epochs = 1
+augmentation = { shift = 1 }
+[tiny]
+hidden = [4]
+epochs = 9
+[tiny.distillation]
+teacher = "cnn"
+"""
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> Path:
+    recipe = tmp_path / "own.toml"
+    recipe.write_text(OWN)
+    return recipe
+
+
 @pytest.mark.usefixtures("mnist")
-def test_a_recipe_of_ones_own_gives_the_run_its_name(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_a_recipe_of_ones_own_trains_its_models(
+    tmp_path: Path, own: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    recipe = tmp_path / "tiny.toml"
-    recipe.write_text("seed = 7\n[teacher]\nhidden = [8]\nepochs = 1\n[student]\nhidden = [4]\nepochs = 9\n")
-    assert call("--recipe", recipe, "--student.epochs=1", "--threads=1") == 0
+    monkeypatch.setenv("DISTILLERY_TINY__DISTILLATION__TEMPERATURE", "3")
+    assert call("--recipe", own, "--tiny.epochs=1", "--tiny.distillation.alpha=0.9", "--threads=1") == 0
     assert "models in" in capsys.readouterr().out
-    card = load_checkpoint(tmp_path / "runs" / "tiny" / "student" / "model.safetensors").card
-    assert (card["recipe"]["seed"], card["hidden"], card["recipe"]["network"]["epochs"]) == (7, [4], 1)
+    run = tmp_path / "runs" / "own"
+    card = load_checkpoint(run / "tiny" / "model.safetensors").card
+    model = card["recipe"]["model"]
+    assert (card["recipe"]["seed"], model["hidden"], model["epochs"]) == (7, [4], 1)
+    assert {key: model["distillation"][key] for key in ("teacher", "temperature", "alpha")} == {
+        "teacher": "cnn",
+        "temperature": 3,
+        "alpha": 0.9,
+    }
+    assert call("evaluate", "--recipe", own) == 0
+    assert json.loads((run / "evaluation.json").read_text()).keys() == {"cnn", "tiny-alone", "tiny"}
+    table = capsys.readouterr().out
+    assert "tiny-alone" in table
+    assert "runs/own, 200 test" in table
+
+
+@pytest.mark.usefixtures("mnist")
+def test_a_broken_teacher_is_told_and_no_other_model_is_lost(
+    tmp_path: Path, own: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ["--tiny.epochs=1", "--threads=1"]
+    assert call("--recipe", own, *flags) == 0
+    checkpoints = {
+        name: tmp_path / "runs/own" / name / "model.safetensors" for name in ("tiny", "tiny-alone")
+    }
+    before = {name: path.read_bytes() for name, path in checkpoints.items()}
+    teacher = (tmp_path / "runs/own/cnn/model.safetensors").resolve()
+    teacher.write_bytes(teacher.read_bytes()[:1000])
+    capsys.readouterr()
+    assert call("--recipe", own, *flags) == 1
+    error = capsys.readouterr().err
+    assert f"{teacher.name} is cut short" in error
+    assert "delete it and train again" in error
+    assert {name: path.read_bytes() for name, path in checkpoints.items()} == before
+    teacher.unlink()
+    assert call("--recipe", own, *flags) == 0
+    assert capsys.readouterr().out.count("trained before") == 2
+
+
+def test_help_lists_the_flags_of_the_recipe_and_their_values(
+    own: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        call("--recipe", own, "--help")
+    text = " ".join(capsys.readouterr().out.split())
+    assert "--cnn.stages list[list[int]] channels of the 3x3 convolutions" in text
+    assert "2x2 max- pooling (default: [[3]])" in text
+    assert "--tiny.epochs int passes over the training digits (default: 9)" in text
+    assert "--tiny.distillation.teacher str the model that gives the soft targets (default: cnn)" in text
+    assert "--student.epochs" not in text
 
 
 @pytest.mark.usefixtures("mnist")
@@ -149,11 +217,24 @@ def test_evaluation_of_nothing_says_what_to_do(capsys: pytest.CaptureFixture[str
 @pytest.mark.parametrize(
     ("flags", "status", "message"),
     [
-        (["--recipe=slow"], 1, "--recipe slow: there is no file"),
-        (["--distillation.alpha=1.5"], 2, "less than or equal to 1 (found '1.5')"),
-        (["--distillation.temperature=0"], 2, "greater than 0"),
+        (["--recipe=slow"], 1, "distillery-train: --recipe slow: there is no file"),
+        (["--recipe=quick", "--recipe", "slow"], 1, "distillery-train: --recipe slow: there is no file"),
+        (["evaluate", "--recipe=slow"], 1, "distillery-train evaluate: --recipe slow: there is no file"),
+        (["--student.distillation.alpha=1.5"], 2, "less than or equal to 1 (found '1.5')"),
+        (
+            ["--student.distillation.temperature=0"],
+            2,
+            "temperature: Input should be greater than 0 (found '0')",
+        ),
         (["--student.hidden=0"], 2, "greater than 0"),
+        (["--student.distillation.loss=l2"], 2, "loss: Input should be 'kl', 'mse', 'dkd', 'lskd' or 'dist'"),
         (["--teacher.schedule=linear"], 2, "'one-cycle' or 'plateau'"),
+        (
+            ["--student.distillation.teacher=cnn"],
+            2,
+            "distillery-train: student learns from 'cnn', which is none of the models above it: teacher\n",
+        ),
+        (["--seed=-1"], 2, "seed: Input should be greater than or equal to 0 (found '-1')"),
         (["--device=cuda"], 1, "--device cuda: torch finds no CUDA device here; use --device cpu"),
     ],
 )
@@ -166,20 +247,20 @@ def test_mistakes_are_told_in_a_line(
     assert message in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("path", sorted(RECIPES.glob("*.toml")), ids=lambda path: path.stem)
-def test_every_recipe_shipped_is_valid(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("DISTILLERY_RECIPE", path.stem)
-    train = Train()
-    assert find_recipe(train.recipe) == path
-    assert (train.teacher.hidden, train.student.hidden) == ([1200, 1200], [800, 800])
+@pytest.mark.parametrize("name", ["seed", "recipe", "threads", "run", "settled", "pictures"])
+def test_a_model_cannot_have_the_name_of_a_setting(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = tmp_path / "mine.toml"
+    recipe.write_text(f"[{name}]\nhidden = [4]\n")
+    assert call("--recipe", recipe) == 1
+    assert f"mine.toml: [{name}] is taken; give the model another name" in capsys.readouterr().err
 
 
-def test_the_notebook_recipe_is_the_notebooks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("DISTILLERY_RECIPE", "notebook")
-    train = Train()
-    assert (train.teacher.epochs, train.student.epochs) == (30, 100)
-    assert (train.teacher.dropout, train.student.dropout) == (0.2, 0)  # 0.8 was the share to keep
-    assert train.teacher.batch_size == train.student.batch_size == 64
-    assert (train.distillation.temperature, train.distillation.alpha) == (20, 0.7)
-    assert not train.teacher.augmentation.enabled
-    assert not train.student.augmentation.enabled
+@pytest.mark.parametrize("flags", [["--cnn.epochs=3"], ["--distillation.alpha=0.5"], ["--student.epoch=3"]])
+def test_a_flag_of_a_model_that_is_not_in_the_recipe_is_refused(
+    flags: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        call(*flags)
+    assert f"unrecognized arguments: {flags[0]}" in capsys.readouterr().err

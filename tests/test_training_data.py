@@ -78,6 +78,15 @@ def test_uneven_classes_are_held_out_in_proportion() -> None:
     assert [int((held_out.labels == label).sum()) for label in (0, 1, 9)] == [50, 30, 10]
 
 
+def test_classes_are_left_out_and_the_rest_stays_in_order() -> None:
+    training, _ = sample_training()
+    rest = data.without(training, [7, 0])
+    assert rest.labels.bincount(minlength=10).tolist() == [0, 50, 50, 50, 50, 50, 50, 0, 50, 50]
+    kept = [place for place, label in enumerate(training.labels.tolist()) if label not in (0, 7)]
+    assert torch.equal(rest.images, training.images[kept])
+    assert data.without(training, []) is training
+
+
 def test_data_dir_takes_files_unpacked_or_gzipped(folder: Path) -> None:
     name = "train-images-idx3-ubyte"
     (folder / f"{name}.gz").write_bytes(gzip.compress((folder / name).read_bytes()))

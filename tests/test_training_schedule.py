@@ -5,12 +5,11 @@ import math
 import pytest
 import torch
 from samples import sample_test
+from torch import Tensor
 
 from training.augmentation import draw_transforms, jitter
 from training.recipe import Augmentation
 from training.schedule import WARM_UP, one_cycle, plateau
-
-CPU = torch.device("cpu")
 
 
 def test_one_cycle_rises_once_and_falls_to_nothing() -> None:
@@ -35,36 +34,73 @@ def test_plateau_is_torchs_reduce_lr_on_plateau(patience: int) -> None:
         assert plateau(losses, patience) == pytest.approx(optimizer.param_groups[0]["lr"])
 
 
+def dots(*places: tuple[int, int], count: int = 500) -> Tensor:
+    """Black pictures, uint8 `[count, 28, 28]`, with a white pixel at each of these rows and columns."""
+    images = torch.zeros(count, 28, 28, dtype=torch.uint8)
+    for row, column in places:
+        images[:, row, column] = 255
+    return images
+
+
+def centres(images: Tensor) -> tuple[Tensor, Tensor]:
+    """Row and column of the centre of each picture's ink."""
+    ink, places = images.float(), torch.arange(28.0)
+    total = ink.sum((1, 2))
+    return (ink.sum(2) @ places) / total, (ink.sum(1) @ places) / total
+
+
 def test_without_augmentation_digits_stay_as_they_are() -> None:
-    images = sample_test().images.float()
+    images = sample_test().images
     assert not Augmentation().enabled
-    torch.testing.assert_close(jitter(images, Augmentation()), images, atol=0.01, rtol=0)
+    assert torch.equal(jitter(images, Augmentation()), images)
 
 
 def test_a_shift_moves_the_whole_picture() -> None:
-    images = torch.zeros(500, 28, 28)
-    images[:, 14, 14] = 255
     torch.manual_seed(0)
-    moved = jitter(images, Augmentation(shift=2))
-    places = torch.arange(28.0)
-    rows = (moved.sum(2) @ places) / moved.sum((1, 2))
-    columns = (moved.sum(1) @ places) / moved.sum((1, 2))
-    for place in (rows, columns):
-        assert 12 <= place.min() < 12.2
-        assert 15.8 < place.max() <= 16
-        assert place.unique().numel() > 400  # every digit has a transform of its own
-    torch.testing.assert_close(moved.sum((1, 2)), torch.full((500,), 255.0), rtol=1e-4, atol=0)
+    moved = jitter(dots((14, 14)), Augmentation(shift=2))
+    for place in centres(moved):
+        assert 11.98 <= place.min() < 12.2
+        assert 15.8 < place.max() <= 16.02
+        assert place.unique().numel() > 300  # every digit has a transform of its own
+    # Bilinear: a pixel becomes at most four, each rounded to whole ink.
+    torch.testing.assert_close(moved.sum((1, 2)), torch.full((500,), 255), rtol=0, atol=2)
+
+
+def test_elastic_moves_near_places_alike_and_far_places_apart() -> None:
+    settings = Augmentation(elastic=1)
+    rows = {}
+    for place in ((14, 14), (14, 15), (20, 20), (14, 3)):
+        moved = jitter(dots(place), settings, random=torch.Generator().manual_seed(0))
+        rows[place] = centres(moved)[0] - place[0]
+    # Place (13.5, 13.5) is a control point: its displacement there is the standard deviation that was asked for.
+    assert rows[14, 14].std().item() == pytest.approx(1, rel=0.2)
+
+    def correlation(one: tuple[int, int], other: tuple[int, int]) -> float:
+        return float(torch.corrcoef(torch.stack([rows[one], rows[other]]))[0, 1])
+
+    assert correlation((14, 14), (14, 15)) > 0.9
+    assert abs(correlation((14, 14), (20, 20))) < 0.25
+    assert abs(correlation((14, 14), (14, 3))) < 0.25
+
+
+def test_views_are_drawn_from_the_numbers_given() -> None:
+    images, settings = sample_test().images, Augmentation(shift=2, rotation=10, scale=0.1, shear=5, elastic=1)
+    one, again, other = (jitter(images, settings, random=torch.Generator().manual_seed(n)) for n in (1, 1, 2))
+    assert torch.equal(one, again)
+    assert not torch.equal(one, other)
+    assert one.dtype == torch.uint8
+    assert not jitter(torch.zeros_like(images), settings).any()  # what comes from outside is paper
 
 
 def test_rotation_scale_and_shear_stay_within_their_bounds() -> None:
     torch.manual_seed(0)
-    linear = draw_transforms(2000, Augmentation(rotation=30), CPU)[:, :, :2]
+    linear = draw_transforms(2000, Augmentation(rotation=30))[:, :, :2]
     angles = torch.rad2deg(torch.atan2(linear[:, 1, 0], linear[:, 0, 0]))
     assert (29 < angles.abs().max() <= 30.001) & (angles.min() < -29) & (angles.max() > 29)
     torch.testing.assert_close(linear @ linear.mT, torch.eye(2).expand(2000, 2, 2))
-    zooms = 1 / draw_transforms(2000, Augmentation(scale=0.2), CPU)[:, 0, 0]
+    zooms = 1 / draw_transforms(2000, Augmentation(scale=0.2))[:, 0, 0]
     assert 0.8 <= zooms.min() < 0.81
     assert 1.19 < zooms.max() <= 1.2001
-    sheared = draw_transforms(2000, Augmentation(shear=20), CPU)
+    sheared = draw_transforms(2000, Augmentation(shear=20))
     assert sheared[:, 0, 1].abs().max() <= math.tan(math.radians(20)) + 1e-6
     torch.testing.assert_close(sheared[:, :, :2].det(), torch.ones(2000))  # shear keeps the area
