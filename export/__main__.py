@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 import distillery
+from export.errors import ExportError
 from export.pipeline import Digits, Source, current, export_checkpoint, published_names
 from serving.repository import ModelEntry
 
@@ -21,10 +22,12 @@ class Export(distillery.Command):
     """Export trained networks to ONNX, verify that they answer alike, and publish them for serving.
 
     Without further settings every network of the run is exported, and the distilled student once more in int8.
-    A model whose file in the repository already comes from the same checkpoint is left as it is.
+    A model whose file in the repository already comes from the same checkpoint and report is left as it is. What
+    `distillery-train report` wrote beside a checkpoint is published with it.
 
         distillery-export                                              the run `runs/quick`
         distillery-export --run-dir runs/notebook --models-dir models-notebook
+        distillery-export --run-dir runs/best --int8 student,fast,tiny
         distillery-export --checkpoint my.safetensors --name mine --int8 mine
     """
 
@@ -32,7 +35,9 @@ class Export(distillery.Command):
     run_dir: Path = Field(Path("runs/quick"), description="training run to export")
     checkpoint: Path | None = Field(None, description="export this one checkpoint instead of a run")
     name: str = Field("model", description="with --checkpoint: name of the model in the repository")
-    int8: list[str] = Field(["student"], description="models to publish as NAME-int8 too")
+    int8: list[str] = Field(
+        ["student"], description="models to publish as NAME-int8 too, such as student,fast"
+    )
     models_dir: Path = Field(Path("models"), description="model repository to write")
     model_version: int = Field(1, ge=1, description="version folder to write")
     data_dir: Path | None = Field(
@@ -42,6 +47,7 @@ class Export(distillery.Command):
 
     def run(self) -> None:
         sources = [Source(self.name, self.checkpoint)] if self.checkpoint else Source.of_run(self.run_dir)
+        self._require_known(sources)
         console = Console()
         digits: Digits | None = None  # read when the first model needs them
         entries: list[ModelEntry] = []
@@ -66,6 +72,15 @@ class Export(distillery.Command):
         console.print(_table(entries))
         for warning in _digits_lost(entries):
             console.print(warning)
+
+    def _require_known(self, sources: list[Source]) -> None:
+        """Raise `ExportError` for a name that was asked for in int8 and is not there."""
+        names = [source.name for source in sources]
+        unknown = [name for name in self.int8 if name not in names]
+        if unknown and "int8" in self.model_fields_set:  # the default says only what is usual
+            raise ExportError(
+                f"--int8 {unknown[0]}: there is no such model; those to export: {', '.join(names)}"
+            )
 
 
 def _table(entries: list[ModelEntry]) -> Table:

@@ -66,8 +66,11 @@ def _hostile_images() -> Iterator[Images]:
 
 def _compare(network: Network, session: onnxruntime.InferenceSession, images: Images) -> Parity:
     found = answer(session, images)
-    with torch.inference_mode():
-        wanted = network(normalise(torch.from_numpy(images)).double()).numpy()
+    with (
+        torch.inference_mode()
+    ):  # in batches: the maps of a convolutional network take 100 kB and more an image
+        batches = torch.from_numpy(images).split(BATCHES[-1])
+        wanted = torch.cat([network(normalise(batch).double()) for batch in batches]).numpy()
     size = np.maximum(np.abs(wanted).max(axis=1, keepdims=True), 1)
     return Parity(
         images=len(images),

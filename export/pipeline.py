@@ -1,17 +1,19 @@
 """From checkpoints to a verified model repository, one model at a time."""
 
 import tempfile
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from importlib.metadata import version as version_of
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
 import onnx
+import torch
 
 from export.calibrate import choose_quantisation
+from export.documents import documents, headline, is_published
 from export.errors import ExportError
 from export.fold import fold
 from export.graph import OPSET, to_onnx
@@ -27,6 +29,7 @@ from serving.repository import (
     file_sha256,
     load_model,
 )
+from training.calibration import fit_temperature
 from training.checkpoint import Checkpoint, load_checkpoint
 from training.data import find_mnist, load_test, load_training
 from training.recipe import Architecture
@@ -87,13 +90,14 @@ def published_names(source: Source, int8: Collection[str]) -> list[str]:
 
 
 def current(models_dir: Path, name: str, version: int, checkpoint: Path) -> ModelEntry | None:
-    """The published model, if it comes from this very checkpoint and was made by these very tools."""
+    """The published model, if it comes from this very checkpoint and report and was made by these very tools."""
+    folder = models_dir / name / str(version)
     try:
-        entry = load_model(models_dir / name / str(version))
+        entry = load_model(folder)
     except RepositoryError:
         return None
-    found = (entry.manifest.checkpoint_sha256, entry.manifest.tools)
-    return entry if found == (file_sha256(checkpoint), _tools()) else None
+    same = (entry.manifest.checkpoint_sha256, entry.manifest.tools) == (file_sha256(checkpoint), _tools())
+    return entry if same and is_published(checkpoint, folder) else None
 
 
 def export_checkpoint(
@@ -112,47 +116,63 @@ def export_checkpoint(
             f"{source.name} is an ensemble, {architecture}, and only single networks are quantised: "
             "name one of those with --int8"
         )
-    fp32 = to_onnx(fold(checkpoint.network), architecture)
+    reports = documents(source.path)
     with tempfile.TemporaryDirectory(prefix=".export-", dir=models_dir) as folder:
         graph = Path(folder) / "model.onnx"
-        graph.write_bytes(fp32.SerializeToString())
-        require_parity(checkpoint.network, graph, digits.test)
-        manifest = _manifest(source.name, version, source.path, checkpoint, graph, digits)
-        entries = [load_model(publish(models_dir, manifest, graph))]
+        fp32 = to_onnx(fold(checkpoint.network), architecture)
+        facts = _write(fp32, graph, digits)
+        parity = require_parity(checkpoint.network, graph, digits.test)
+        manifest = _manifest(source, version, checkpoint, facts | {"parity": parity})
+        entries = [load_model(publish(models_dir, manifest, graph, reports))]
         if int8:
             chosen = choose_quantisation(
                 fp32, digits.calibration, digits.validation, digits.validation_labels
             )
             onnx.checker.check_model(chosen.model, full_check=True)
-            graph.write_bytes(chosen.model.SerializeToString())
-            manifest = _manifest(f"{source.name}-int8", version, source.path, checkpoint, graph, digits)
-            manifest = manifest.model_copy(update={"precision": "int8", "quantisation": chosen.describe()})
-            entries.append(load_model(publish(models_dir, manifest, graph)))
+            facts = _write(chosen.model, graph, digits) | {
+                "name": f"{source.name}-int8",
+                "precision": "int8",
+                "quantisation": chosen.describe(),
+                "parity": measure_parity(checkpoint.network, graph, digits.test),
+            }
+            manifest = manifest.model_copy(update=facts)
+            entries.append(load_model(publish(models_dir, manifest, graph, reports)))
     return entries
 
 
-def _manifest(
-    name: str, version: int, source: Path, checkpoint: Checkpoint, graph: Path, digits: Digits
-) -> Manifest:
+def _write(model: onnx.ModelProto, graph: Path, digits: Digits) -> dict[str, Any]:
+    """Write `model` to `graph`, its calibration temperature with it; return what a manifest says of the file."""
+    logits = torch.from_numpy(answer(open_session(model.SerializeToString()), digits.validation))
+    temperature = round(fit_temperature(logits, torch.from_numpy(digits.validation_labels)), 6)
+    onnx.helper.set_model_props(model, {"calibration_temperature": str(temperature)})
+    graph.write_bytes(model.SerializeToString())
     errors = int((answer(open_session(graph), digits.test).argmax(1) != digits.test_labels).sum())
+    return {
+        "sha256": file_sha256(graph),
+        "size_bytes": graph.stat().st_size,
+        "test_errors": errors,
+        "test_accuracy": round(1 - errors / len(digits.test), 6),
+        "calibration_temperature": temperature,
+    }
+
+
+def _manifest(source: Source, version: int, checkpoint: Checkpoint, facts: Mapping[str, Any]) -> Manifest:
+    card = checkpoint.card
     return Manifest(
-        name=name,
+        name=source.name,
         version=str(version),
-        sha256=file_sha256(graph),
-        size_bytes=graph.stat().st_size,
         inputs=INPUTS,
         outputs=OUTPUTS,
         opset=OPSET,
         precision="fp32",
-        architecture=str(Architecture(**checkpoint.card["architecture"])),
+        architecture=str(Architecture(**card["architecture"])),
         parameters=sum(weights.numel() for weights in checkpoint.network.parameters()),
-        test_errors=errors,
-        test_accuracy=round(1 - errors / len(digits.test), 6),
-        parity=measure_parity(checkpoint.network, graph, digits.test),
-        checkpoint_sha256=file_sha256(source),
-        recipe=checkpoint.card["recipe"],
-        dataset=checkpoint.card["dataset"],
+        headline=headline(source.path),
+        checkpoint_sha256=file_sha256(source.path),
+        recipe=card["recipe"],
+        dataset=card["dataset"],
         tools=_tools(),
+        **facts,
     )
 
 

@@ -2,6 +2,7 @@
 
 import shutil
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 
 from serving.repository import MANIFEST_FILE, MODEL_FILE, Manifest, load_model
@@ -9,8 +10,8 @@ from serving.repository import MANIFEST_FILE, MODEL_FILE, Manifest, load_model
 TRITON_TYPES = {"UINT8": "TYPE_UINT8", "FP32": "TYPE_FP32"}
 
 
-def publish(root: Path, manifest: Manifest, graph: Path) -> Path:
-    """Move `graph` and its manifest to `root/<name>/<version>/` and return that folder.
+def publish(root: Path, manifest: Manifest, graph: Path, documents: Iterable[Path] = ()) -> Path:
+    """Copy `graph` and `documents`, and write the manifest, to `root/<name>/<version>/`; return that folder.
 
     The folder is made beside its place and renamed into it, so a reader never sees half a model.
     """
@@ -20,6 +21,8 @@ def publish(root: Path, manifest: Manifest, graph: Path) -> Path:
         version = model / manifest.version
         version.mkdir(parents=True)
         shutil.copyfile(graph, version / MODEL_FILE)
+        for document in documents:
+            shutil.copyfile(document, version / document.name)
         (version / MANIFEST_FILE).write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
         load_model(version)  # what would be refused at the service's start is refused here
         target = root / manifest.name

@@ -6,6 +6,7 @@ from shutil import copytree
 
 import pytest
 import torch
+from networks import card
 from samples import sample_test, sample_training
 
 from export.pipeline import Digits, Source, export_checkpoint
@@ -15,21 +16,6 @@ from training.recipe import Architecture
 
 NETWORKS = {"teacher": [96, 96], "student": [48, 48], "student-alone": [48, 48]}
 EPOCHS = 25
-
-
-def card(name: str, architecture: Architecture) -> dict[str, object]:
-    """What a checkpoint of these tests says of itself."""
-    return {
-        "name": name,
-        "architecture": architecture.model_dump(),
-        "recipe": {"seed": 0},
-        "dataset": {},
-        "tools": {},
-        "epoch": EPOCHS,
-        "validation_errors": 0,
-        "parameters": sum(weights.numel() for weights in build(architecture).parameters()),
-        "seconds": 1.0,
-    }
 
 
 @pytest.fixture(scope="session")

@@ -3,29 +3,31 @@
 import copy
 import json
 from pathlib import Path
+from shutil import copyfile, copytree
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
 import torch
-from conftest import card
 from google.protobuf import text_format
+from networks import used
 from onnx import numpy_helper
 from tritonclient.grpc import model_config_pb2
 
+from distillery import main
 from export import pipeline
-from export.calibrate import choose_quantisation
+from export.__main__ import Export
 from export.errors import ExportError
 from export.fold import fold
 from export.graph import to_onnx
 from export.parity import answer, measure_parity, open_session, require_parity
 from export.pipeline import Digits, Source, current, export_checkpoint
-from export.quantise import Layer, hidden_activations, quantise, read_layers
-from serving.repository import load_model, load_repository
-from training.checkpoint import load_checkpoint, save_checkpoint
-from training.network import Classifier, Network, build, normalise
+from serving.repository import load_model, load_repository, read_card
+from training.calibration import fit_temperature
+from training.checkpoint import load_checkpoint
+from training.network import Classifier, normalise
 from training.recipe import Architecture
+from training.report import CARD, REPORT
 
 STUDENT = Architecture(hidden=[48, 48])
 SHAPES = [
@@ -53,22 +55,6 @@ def write(model: onnx.ModelProto, folder: Path) -> Path:
     path = folder / "model.onnx"
     path.write_bytes(model.SerializeToString())
     return path
-
-
-def used(architecture: Architecture) -> Network:
-    """A network of that shape with BatchNorm as training leaves it, not as it starts."""
-    torch.manual_seed(0)
-    network = build(architecture, dropout=0.5).eval()
-    for module in network.modules():
-        if isinstance(module, torch.nn.BatchNorm1d | torch.nn.BatchNorm2d):
-            assert module.running_mean is not None
-            assert module.running_var is not None
-            module.running_mean.normal_(0, 0.5)
-            module.running_var.uniform_(0.3, 3)
-            torch.nn.init.normal_(module.bias)
-        elif isinstance(module, torch.nn.Linear):
-            torch.nn.init.xavier_normal_(module.weight)
-    return network.requires_grad_(requires_grad=False)
 
 
 @pytest.mark.parametrize("architecture", SHAPES, ids=str)
@@ -155,113 +141,6 @@ def test_a_refused_export_leaves_the_repository_as_it_was(
     assert [path.name for path in tmp_path.iterdir()] == ["student"]
 
 
-def test_an_ensemble_is_not_quantised(export_digits: Digits, tmp_path: Path) -> None:
-    architecture = Architecture(hidden=[8], members=2)
-    checkpoint = tmp_path / "checkpoint.safetensors"
-    save_checkpoint(checkpoint, used(architecture).state_dict(), card("cnn", architecture))
-    models = tmp_path / "models"
-    with pytest.raises(ExportError, match=r"cnn is an ensemble, 2 × 784-8-10, and only single networks"):
-        export_checkpoint(Source("cnn", checkpoint), export_digits, models_dir=models, int8=True)
-    assert not list(models.iterdir())
-    (entry,) = export_checkpoint(Source("cnn", checkpoint), export_digits, models_dir=models)
-    assert entry.manifest.architecture == "2 × 784-8-10"
-    assert entry.manifest.parity.disagreements == 0
-
-
-def test_quantised_arithmetic_is_exact_where_nothing_is_rounded() -> None:
-    rng = np.random.default_rng(0)
-    # Integer weights with a largest of 127 in each row are their own int8 values; so are integer activations to 255.
-    first = rng.integers(-2, 3, (12, 784)).astype(np.float32)
-    first[:, 0] = 127
-    second = rng.integers(-5, 6, (10, 12)).astype(np.float32)
-    second[:, 0] = 127
-    biases = [rng.integers(-9, 10, n).astype(np.float32) for n in (12, 10)]
-    images = np.zeros((5, 28, 28), np.uint8)
-    images[:, 3, :20] = rng.integers(0, 6, (5, 20))
-    images[:, 0, 0] = 1
-    hidden = np.maximum(images.reshape(5, 784) @ first.T + biases[0], 0)
-    assert hidden.max() <= 255
-    model = quantise([Layer(first, biases[0]), Layer(second, biases[1])], [255.0])
-    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
-    np.testing.assert_array_equal(answer(session, images), hidden @ second.T + biases[1])
-
-
-def test_quantised_convolutions_are_exact_where_nothing_is_rounded() -> None:
-    rng = np.random.default_rng(0)
-    kernel = rng.integers(-2, 3, (3, 1, 3, 3)).astype(np.float32)
-    kernel[:, 0, 0, 0] = 127
-    last = rng.integers(-5, 6, (10, 3 * 14 * 14)).astype(np.float32)
-    last[:, 0] = 127
-    biases = [rng.integers(-9, 10, n).astype(np.float32) for n in (3, 10)]
-    images = (rng.random((5, 28, 28)) < 0.1).astype(np.uint8)
-    maps = torch.nn.functional.conv2d(
-        torch.from_numpy(images[:, None]).float(), torch.from_numpy(kernel), padding=1
-    )
-    hidden = torch.relu(maps + torch.from_numpy(biases[0])[:, None, None])
-    assert hidden.max() <= 255
-    pooled = torch.nn.functional.max_pool2d(hidden, 2).flatten(1).numpy()
-    model = quantise([Layer(kernel, biases[0], pool=True), Layer(last, biases[1])], [255.0])
-    np.testing.assert_array_equal(
-        answer(open_session(model.SerializeToString()), images), pooled @ last.T + biases[1]
-    )
-
-
-@pytest.mark.parametrize(
-    ("architecture", "kernels"),
-    [
-        (STUDENT, ["Reshape", "QGemm", "QGemm", "QGemm", "Softmax"]),
-        (
-            Architecture(stages=[[8], [8, 16]], hidden=[12]),
-            [
-                "Reshape", "QLinearConv", "MaxPool", "QLinearConv", "QLinearConv", "MaxPool", "Reshape", "QGemm",
-                "QGemm", "Softmax",
-            ],
-        ),
-    ],
-    ids=["mlp", "convolutional"],
-)  # fmt: skip
-def test_int8_runs_as_one_integer_kernel_per_layer(
-    architecture: Architecture, kernels: list[str], export_digits: Digits, tmp_path: Path
-) -> None:
-    fp32 = to_onnx(fold(used(architecture)), architecture)
-    ceilings = [float(a.max()) for a in hidden_activations(fp32, export_digits.calibration)]
-    options = onnxruntime.SessionOptions()
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
-    options.optimized_model_filepath = str(tmp_path / "optimised.onnx")
-    onnxruntime.InferenceSession(
-        quantise(read_layers(fp32), ceilings).SerializeToString(),
-        options,
-        providers=["CPUExecutionProvider"],
-    )
-    optimised = onnx.load(tmp_path / "optimised.onnx")
-    assert [node.op_type for node in optimised.graph.node] == kernels
-
-
-@pytest.mark.parametrize("stages", [[[8], [16], [24]], [[8], [16, 16], [16]]], ids=str)
-def test_a_small_convolutional_network_is_a_small_file(
-    stages: list[list[int]], export_digits: Digits
-) -> None:
-    architecture = Architecture(stages=stages)
-    network = used(architecture)
-    chosen = choose_quantisation(
-        to_onnx(fold(network), architecture),
-        export_digits.calibration,
-        export_digits.validation,
-        export_digits.validation_labels,
-    )
-    weights = sum(tensor.numel() for tensor in network.state_dict().values() if tensor.dim() > 1)
-    assert chosen.model.ByteSize() < 1.5 * weights < 16_000
-    assert chosen.validation_agreement >= 0.9
-
-
-def test_int8_is_chosen_on_validation_and_stays_close(fp32: onnx.ModelProto, export_digits: Digits) -> None:
-    chosen = choose_quantisation(
-        fp32, export_digits.calibration, export_digits.validation, export_digits.validation_labels
-    )
-    assert chosen.validation_agreement >= 0.97
-    assert chosen.weight_bits in (7, 8)
-
-
 def test_publishing(trained: dict[str, Path], export_digits: Digits, tmp_path: Path) -> None:
     entries = export_checkpoint(
         Source("student", trained["student"]), export_digits, models_dir=tmp_path, int8=True
@@ -290,6 +169,91 @@ def test_an_unchanged_model_is_recognised(
     with (tmp_path / "student" / "1" / "model.onnx").open("ab") as file:
         file.write(b"!")
     assert current(tmp_path, "student", 1, trained["student"]) is None
+
+
+def test_a_report_is_published_with_its_model(
+    trained: dict[str, Path], export_digits: Digits, tmp_path: Path
+) -> None:
+    checkpoint = tmp_path / "run" / "model.safetensors"
+    checkpoint.parent.mkdir()
+    copyfile(trained["student"], checkpoint)
+    source, models = Source("student", checkpoint), tmp_path / "models"
+    (entry,) = export_checkpoint(source, export_digits, models_dir=models)
+    assert entry.manifest.headline is None
+    assert read_card(entry) is None
+    assert current(models, "student", 1, checkpoint) == entry
+
+    figures = {"test_errors": 85, "ece": 0.012}
+    checkpoint.with_name(CARD).write_text("# student\n")
+    checkpoint.with_name(REPORT).write_text(json.dumps({"headline": figures, "name": "student"}))
+    assert current(models, "student", 1, checkpoint) is None
+    entries = export_checkpoint(source, export_digits, models_dir=models, int8=True)
+    for entry in entries:
+        assert entry.manifest.headline == figures
+        assert read_card(entry) == "# student\n"
+        assert (entry.path.parent / REPORT).read_bytes() == checkpoint.with_name(REPORT).read_bytes()
+        assert current(models, entry.name, 1, checkpoint) == entry
+
+    checkpoint.with_name(CARD).write_text("# another student\n")
+    assert current(models, "student", 1, checkpoint) is None
+    checkpoint.with_name(REPORT).write_text('{"headline": {"test_errors": "many"}}')
+    with pytest.raises(ExportError, match=r"report.json has no headline.*distillery-train report"):
+        export_checkpoint(source, export_digits, models_dir=models)
+
+
+def test_the_calibration_temperature_is_that_of_the_file(
+    model_repository: Path, export_digits: Digits
+) -> None:
+    entries = load_repository(model_repository)
+    labels = torch.from_numpy(export_digits.validation_labels)
+    found = set()
+    for name in ("student", "student-int8"):
+        manifest, session = entries[name].manifest, open_session(entries[name].path)
+        logits = torch.from_numpy(answer(session, export_digits.validation))
+        assert manifest.calibration_temperature == pytest.approx(fit_temperature(logits, labels), abs=1e-6)
+        kept = session.get_modelmeta().custom_metadata_map
+        assert kept == {"calibration_temperature": str(manifest.calibration_temperature)}
+        found.add(manifest.calibration_temperature)
+    assert len(found) == 2
+    assert found != {1.0}
+
+
+def test_a_manifest_of_an_older_export_is_read(model_repository: Path, tmp_path: Path) -> None:
+    copytree(model_repository / "student", tmp_path / "student")
+    path = tmp_path / "student" / "1" / "manifest.json"
+    fields = json.loads(path.read_text())
+    del fields["headline"], fields["calibration_temperature"]
+    path.write_text(json.dumps(fields))
+    assert load_model(path.parent).manifest.calibration_temperature is None
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--int8=student,fast"], "--int8 fast: there is no such model; those to export: student, teacher"),
+        (["--int8=cnn"], "--int8 cnn: there is no such model"),
+    ],
+)
+def test_int8_of_a_model_that_is_not_there(
+    flags: list[str],
+    message: str,
+    trained: dict[str, Path],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for name in ("student", "teacher"):
+        folder = tmp_path / f"{name}-0"
+        folder.mkdir()
+        copyfile(trained[name], folder / "model.safetensors")
+        (tmp_path / name).symlink_to(folder.name)
+    flags = [f"--run-dir={tmp_path}", f"--models-dir={tmp_path / 'models'}", *flags]
+    assert main("distillery-export", {"export": Export}, default="export", arguments=flags) == 1
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "models").exists()
+
+
+def test_the_usual_int8_model_may_be_missing(trained: dict[str, Path]) -> None:
+    Export(checkpoint=trained["teacher"], name="mine")._require_known([Source("mine", trained["teacher"])])
 
 
 def test_triton_reads_the_configuration(model_repository: Path) -> None:

@@ -1,0 +1,37 @@
+"""Small networks as training leaves them, and what their checkpoints say of them."""
+
+import torch
+
+from training.network import Network, build
+from training.recipe import Architecture
+
+
+def card(name: str, architecture: Architecture) -> dict[str, object]:
+    """What a checkpoint of these tests says of itself."""
+    return {
+        "name": name,
+        "architecture": architecture.model_dump(),
+        "recipe": {"seed": 0},
+        "dataset": {},
+        "tools": {},
+        "epoch": 1,
+        "validation_errors": 0,
+        "parameters": sum(weights.numel() for weights in build(architecture).parameters()),
+        "seconds": 1.0,
+    }
+
+
+def used(architecture: Architecture) -> Network:
+    """A network of that shape with BatchNorm as training leaves it, not as it starts."""
+    torch.manual_seed(0)
+    network = build(architecture, dropout=0.5).eval()
+    for module in network.modules():
+        if isinstance(module, torch.nn.BatchNorm1d | torch.nn.BatchNorm2d):
+            assert module.running_mean is not None
+            assert module.running_var is not None
+            module.running_mean.normal_(0, 0.5)
+            module.running_var.uniform_(0.3, 3)
+            torch.nn.init.normal_(module.bias)
+        elif isinstance(module, torch.nn.Linear):
+            torch.nn.init.xavier_normal_(module.weight)
+    return network.requires_grad_(requires_grad=False)
