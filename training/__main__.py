@@ -1,35 +1,33 @@
 """Train the models of a recipe, count their errors, report: `distillery-train` or `python -m training`."""
 
 import sys
-from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any
 
-from pydantic import Field, create_model
+from pydantic import Field
 from rich.console import Console
 from rich.table import Table
 
 import distillery
 from training.checkpoint import load_checkpoint
 from training.data import find_mnist, load_test
-from training.device import DeviceName, Precision, choose_device
+from training.device import choose_device
 from training.evaluation import EVALUATION, evaluate_run
 from training.files import older_than
 from training.pictures import draw_confusion, draw_curves, draw_digits, draw_mistakes, draw_soft_targets
 from training.pipeline import DataSet, jobs, train_recipe
 from training.progress import TrainingProgress
-from training.recipe import Model, Recipe, find_recipe, read_recipe
+from training.recipe import Recipe, find_recipe, read_recipe
+from training.recipe_command import PICTURES, RecipeCommand
 from training.report_command import Report
+from training.reproduce import Reproduce
 from training.runs import ModelRun, read_history
 from training.sanity import overfit_one_batch
+from training.sweep import Sweep
 from training.views import Views
 
-PICTURES = "pictures"
-"""The folder of a run's pictures, beside its models."""
 
-
-class Train(distillery.Command):
+class Train(RecipeCommand):
     """Train every model of a recipe: teachers, students, and for each student its control without a teacher.
 
     What the recipe's settings have trained before is used again; what was interrupted goes on from its last
@@ -43,44 +41,9 @@ class Train(distillery.Command):
         distillery-train --recipe my.toml --sanity-check    first see whether each network can learn one batch
     """
 
-    file_setting = "recipe"
-
-    recipe: str = Field("quick", description="quick, notebook, paper, best, or a TOML file with models")
-    seed: int = Field(0, ge=0, description="decides initial weights, order of digits, views and dropout")
-    data_dir: Path | None = Field(
-        None, description="folder with the MNIST files, if not to be found or fetched"
-    )
-    out: Path = Field(Path("runs"), description="folder for runs")
-    device: DeviceName = Field("auto", description="auto takes CUDA where there is one")
-    precision: Precision = Field(
-        "auto", description="of matrix products; auto takes bfloat16 where it is quick"
-    )
-    threads: int | None = Field(None, gt=0, description="CPU threads; all usable cores if not given")
     sanity_check: bool = Field(
         False, description="overfit one batch with every network, and train nothing else"
     )
-
-    @classmethod
-    def find_file(cls, name: str) -> Path:
-        return find_recipe(name)
-
-    @classmethod
-    def for_arguments(cls, arguments: Sequence[str]) -> "type[Train]":
-        """Return this command with a setting for each model of the recipe that `arguments` name."""
-        name = cls.named_file(arguments) or ""
-        fields: dict[str, Any] = {}
-        for section, model in read_recipe(name).models.items():
-            if section == PICTURES or section in cls.model_fields or hasattr(cls, section):
-                raise distillery.DistilleryError(
-                    f"--recipe {name}: [{section}] is taken; give the model another name"
-                )
-            fields[section] = (Model, model)
-        return create_model("Train", __base__=cls, __doc__=cls.__doc__, **fields)
-
-    def settled(self) -> Recipe:
-        """The recipe with all flags, variables and the file taken into account. Raises `ValidationError`."""
-        models = {name: model for name, model in self if isinstance(model, Model)}
-        return Recipe(name=find_recipe(self.recipe).stem, seed=self.seed, models=models)
 
     def run(self) -> None:
         recipe = self.settled()
@@ -161,7 +124,13 @@ class Evaluate(distillery.Command):
 
 def run() -> None:
     """Entry point of `distillery-train`."""
-    commands: dict[str, type[distillery.Command]] = {"train": Train, "evaluate": Evaluate, "report": Report}
+    commands: dict[str, type[distillery.Command]] = {
+        "train": Train,
+        "evaluate": Evaluate,
+        "report": Report,
+        "reproduce": Reproduce,
+        "sweep": Sweep,
+    }
     sys.exit(distillery.main("distillery-train", commands, default="train"))
 
 

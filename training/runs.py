@@ -127,5 +127,14 @@ def only_one(root: Path, *, wait: bool = False) -> Iterator[None]:
         os.close(lock)
 
 
+def at_work(root: Path) -> bool:
+    """Return whether some process has `root` to itself."""
+    try:
+        with only_one(root):
+            return False
+    except RunError:
+        return True
+
+
 def _json(content: object) -> bytes:
     return (json.dumps(content, indent=2) + "\n").encode()

@@ -1,0 +1,238 @@
+"""A sweep finds what it says, goes on after any end, and shares its trials among processes; on the sample digits."""
+
+import csv
+import json
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+from samples import write_as_mnist
+
+import distillery
+from training import data
+from training.checkpoint import load_checkpoint
+from training.recipe import Architecture, Distillation, Model
+from training.search import Result, front, open_study
+from training.space import Space, multiply_adds
+from training.sweep import Sweep
+
+RECIPE = """
+[teacher]
+hidden = [32]
+epochs = 3
+batch_size = 50
+learning_rate = 0.01
+augmentation = { shift = 2 }
+
+[student]
+hidden = [16, 8]
+epochs = 3
+batch_size = 50
+learning_rate = 0.009
+augmentation = { shift = 2 }
+
+[student.distillation]
+temperature = 4
+"""
+SCRIPT = Path(__file__).with_name("train_on_samples.py")
+
+
+@pytest.fixture
+def mnist(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with the sample digits as MNIST, and the recipe `small.toml` beside it."""
+    folder = tmp_path / "mnist"
+    folder.mkdir()
+    for name, digest in write_as_mnist(folder).items():
+        monkeypatch.setitem(data.SHA256, name, digest)
+    monkeypatch.setattr(data, "VALIDATION_DIGITS", 100)
+    (tmp_path / "small.toml").write_text(RECIPE)
+    for name in ("RECIPE", "OUT", "DATA_DIR"):
+        value = {"RECIPE": "small.toml", "OUT": "runs", "DATA_DIR": "mnist"}[name]
+        monkeypatch.setenv(f"DISTILLERY_{name}", str(tmp_path / value))
+    monkeypatch.setenv("DISTILLERY_THREADS", "1")
+    monkeypatch.setenv("DISTILLERY_PRECISION", "float32")
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    return folder
+
+
+def sweep(*arguments: str | Path) -> int:
+    return distillery.main("train", {"sweep": Sweep}, arguments=["sweep", *map(str, arguments)])
+
+
+def start(mnist: Path, *arguments: str) -> subprocess.Popen[str]:
+    """The same in a process of its own."""
+    command = [sys.executable, "-u", str(SCRIPT), str(mnist), "sweep", *arguments]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def rows(out: Path) -> list[dict[str, Any]]:
+    with (out / "small" / "sweep" / "student" / "trials.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+def test_two_trials_then_a_third(mnist: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert sweep("--trials=2") == 0
+    output = capsys.readouterr().out
+    told = json.loads(output.splitlines()[-1])
+    root = tmp_path / "runs" / "small"
+    folder = root / "sweep" / "student"
+    assert json.loads((folder / "sweep.json").read_bytes()) == told
+    assert told["importances"].keys() == Space.model_fields.keys()
+    assert sum(told["importances"].values()) == pytest.approx(1, abs=1e-3)
+    assert "its share, by 2 trials" in output
+    first, second = rows(tmp_path / "runs")
+    assert [first[name] for name in ("temperature", "alpha", "loss", "hidden", "learning_rate")] == [
+        "4.0", "0.7", "kl", "16-8", "0.009"
+    ]  # what the recipe has  # fmt: skip
+    assert int(first["multiply_adds"]) == 784 * 16 + 16 * 8 + 8 * 10
+    cards = [load_checkpoint(path / "model.safetensors").card for path in root.glob("student-*")]
+    assert sorted(card["validation_errors"] for card in cards) == sorted(
+        int(row["validation_errors"]) for row in (first, second)
+    )
+    assert not list(root.glob("student-*/state.safetensors"))
+    (targets,) = (root / "teacher").glob("soft-targets-*")
+    asked = {view: view.stat().st_mtime_ns for view in targets.iterdir()}
+    assert len(asked) == 3
+    darkest, lightest = Image.open(folder / "heat_map.png").convert("L").getextrema()
+    assert darkest < 64
+    assert lightest > 192
+
+    assert sweep("--trials=2") == 0  # nothing is left to do
+    assert rows(tmp_path / "runs") == [first, second]
+    assert sweep("--trials=3") == 0
+    assert rows(tmp_path / "runs")[:2] == [first, second]
+    assert {view: view.stat().st_mtime_ns for view in targets.iterdir()} == asked  # once, for all trials
+    assert sweep("--trials=3", f"--out={tmp_path / 'uninterrupted'}") == 0
+    assert rows(tmp_path / "uninterrupted") == rows(tmp_path / "runs")
+    capsys.readouterr()
+    command = next(line for line in output.splitlines() if line.startswith("its first: "))
+    flags = command.partition("small.toml ")[2].split()
+    train = subprocess.run(
+        [sys.executable, SCRIPT, mnist, *flags], capture_output=True, text=True, check=True
+    )
+    assert "student: trained before, " in train.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGKILL])
+def test_an_interrupted_trial_is_finished_first(mnist: Path, tmp_path: Path, ending: signal.Signals) -> None:
+    long = ["--trials=2", "--student.epochs=15", "--space.hidden=16-8"]
+    process = start(mnist, *long)
+    while not list((tmp_path / "runs" / "small").glob("student-*/state.safetensors")):
+        assert process.poll() is None
+        time.sleep(0.002)
+    process.send_signal(ending)
+    _, error = process.communicate()
+    if ending == signal.SIGINT:
+        assert process.returncode == 130
+        assert "interrupted; the same command goes on from here" in error
+    output, _ = start(mnist, *long).communicate()
+    assert re.search(r"student: going on after epoch \d+\ntrial   0 ", output)
+    assert [row["trial"] for row in rows(tmp_path / "runs")] == ["0", "1"]
+    assert sweep(*long, f"--out={tmp_path / 'uninterrupted'}") == 0
+    assert rows(tmp_path / "uninterrupted") == rows(tmp_path / "runs")
+
+
+@pytest.mark.slow
+def test_two_processes_share_a_study(mnist: Path, tmp_path: Path) -> None:
+    both = [start(mnist, "--trials=6") for _ in range(2)]
+    outputs = [process.communicate() for process in both]
+    assert [process.returncode for process in both] == [0, 0], outputs
+    assert [row["trial"] for row in rows(tmp_path / "runs")] == [str(number) for number in range(6)]
+    told = [set(re.findall(r"^trial +(\d+)", output, re.MULTILINE)) for output, _ in outputs]
+    assert set.union(*told) == {str(number) for number in range(6)}
+    assert sum("teacher: trained before" in output for output, _ in outputs) == 1
+
+
+@pytest.mark.usefixtures("mnist")
+def test_a_trial_of_a_machine_that_does_not_finish_is_done_here(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    url = f"sqlite:///{tmp_path / 'shared.db'}"
+    assert sweep("--trials=1", f"--storage={url}") == 0
+    name = json.loads(capsys.readouterr().out.splitlines()[-1])["study"]
+    elsewhere = open_study(url, name)
+    student = Model(hidden=[16, 8])
+    begun = elsewhere.ask(Space().of(student).distributions())
+    assert sweep("--trials=2", f"--storage={url}") == 0
+    assert [row["trial"] for row in rows(tmp_path / "runs")] == ["0", "1"]
+    late = elsewhere.tell(begun.number, (0, 0), skip_if_finished=True)
+    assert late.values != [0, 0]  # who comes first counts
+
+
+@pytest.mark.usefixtures("mnist")
+@pytest.mark.parametrize(
+    ("flags", "status", "message"),
+    [
+        (
+            ["--model=pupil"],
+            1,
+            "--model pupil: it is no model of it; recipe small has these to search: student",
+        ),
+        (["--model=teacher"], 1, "--model teacher: it learns from no other model"),
+        (["--storage=sweep"], 1, "--storage sweep: Could not parse SQLAlchemy URL"),
+        (["--storage=sqlite:////nowhere/sweep.db"], 1, "unable to open database file; give the URL"),
+        (
+            ["--storage=postgresql://me:secret@here/x"],
+            1,
+            "--storage postgresql://me:***@here/x: Failed to import",
+        ),
+        ([f"--storage=sqlite:///{__file__}"], 1, "file is not a database"),
+        (["--space.temperature=8,4"], 2, "space.temperature: the lower end comes first, not 8,4"),
+        (["--space.alpha=0.5,2"], 2, "space.alpha.1: Input should be less than or equal to 1 (found 2)"),
+        (["--space.hidden=64x32"], 2, "space.hidden.0: String should match pattern"),
+        (["--space.loss=kd"], 2, "space.loss.0: Input should be 'kl'"),
+        (["--trials=0"], 2, "trials: Input should be greater than or equal to 1"),
+    ],
+)
+def test_mistakes_are_told_in_a_line(
+    flags: list[str], status: int, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert sweep(*flags) == status
+    error = capsys.readouterr().err
+    assert message in error
+    assert "secret" not in error
+
+
+@pytest.mark.usefixtures("mnist")
+def test_without_optuna_it_says_how_to_install_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    assert sweep() == 1
+    assert "distillery-train sweep needs optuna: pip install '.[sweep]'" in capsys.readouterr().err
+
+
+def test_hidden_layers_to_choose_from_are_the_models_own_in_parts() -> None:
+    assert Space().of(Model(hidden=[800, 6])).hidden == ["800-6", "400-3", "200-1", "100-1"]
+    assert Space().of(Model(stages=[[8]])).hidden == [""]
+    assert Space(hidden=["48-32"]).of(Model(hidden=[800])).hidden == ["48-32"]
+
+
+def test_the_recipes_own_settings_are_tried_only_inside_the_space() -> None:
+    model, soft = Model(hidden=[64]), Distillation(temperature=4, alpha=0.7)
+    own = Space().of(model).settings(model, soft)
+    assert own is not None
+    assert own["hidden"] == "64"
+    assert Space(temperature=(5, 20)).of(model).settings(model, soft) is None
+    assert Space(loss=["mse"]).of(model).settings(model, soft) is None
+
+
+def test_multiply_adds_are_those_of_the_forward_pass() -> None:
+    # 3x3 convolutions: 28·28 places of 1 to 4 channels, 14·14 of 4 to 6; then 7·7·6 to 20 to 10
+    network = Architecture(stages=[[4], [6]], hidden=[20])
+    once = 28 * 28 * 9 * 4 + 14 * 14 * 9 * 4 * 6 + 7 * 7 * 6 * 20 + 20 * 10
+    assert multiply_adds(network) == once
+    assert multiply_adds(network.model_copy(update={"members": 3})) == 3 * once
+
+
+def test_the_front_holds_what_no_other_beats() -> None:
+    found = [(5, 100), (3, 300), (4, 200), (4, 250), (3, 300), (9, 100), (6, 90)]
+    results = [Result(number, {}, errors, cost) for number, (errors, cost) in enumerate(found)]
+    assert [result.number for result in front(results)] == [1, 2, 0, 6]

@@ -1,0 +1,30 @@
+"""`distillery-train` as a process of its own, on the sample digits.
+
+python tests/train_on_samples.py FOLDER sweep --trials 2
+torchrun --nproc-per-node 2 tests/train_on_samples.py FOLDER --recipe quick
+
+FOLDER: where `samples.write_as_mnist` has put the digits.
+"""
+
+import sys
+from pathlib import Path
+
+import distillery
+from training import data
+from training.__main__ import Train
+from training.files import sha256
+from training.sweep import Sweep
+
+
+def main() -> int:
+    """Run the command that the arguments after the folder name."""
+    folder, *arguments = sys.argv[1:]
+    data.SHA256.update({name: sha256((Path(folder) / name).read_bytes()) for name in data.SHA256})
+    data.VALIDATION_DIGITS = 100
+    commands: dict[str, type[distillery.Command]] = {"train": Train, "sweep": Sweep}
+    found = [*arguments, f"--data-dir={folder}"]
+    return distillery.main("distillery-train", commands, default="train", arguments=found)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
