@@ -20,12 +20,12 @@ class FoldedClassifier(nn.Module):
         affine = affine_layers(plain)
         weight, bias = fold_pixels(affine[0].weight, cast("Tensor", affine[0].bias))
         affine[0].load_state_dict({"weight": weight, "bias": bias})
+        if isinstance(affine[0], nn.Conv2d):
+            affine[0].padding = (1, 1)  # the frame is black paper, and black is 0 now
         stages = cast("Iterable[Convolution]", plain.convolutions)
         self.pools = [stage.pool for stage in stages]
         self.convolutions = nn.ModuleList(affine[: len(self.pools)])
         self.layers = nn.ModuleList(affine[len(self.pools) :])
-        if self.convolutions:
-            self.convolutions[0].padding = (1, 1)  # the frame is black paper, and black is 0 now
         self.float()
 
     def pixels(self, image: Tensor) -> Tensor:

@@ -69,7 +69,7 @@ def _compare(network: Network, session: onnxruntime.InferenceSession, images: Im
     with (
         torch.inference_mode()
     ):  # in batches: the maps of a convolutional network take 100 kB and more an image
-        batches = torch.from_numpy(images).split(BATCHES[-1])
+        batches = torch.split(torch.from_numpy(images), BATCHES[-1])
         wanted = torch.cat([network(normalise(batch).double()) for batch in batches]).numpy()
     size = np.maximum(np.abs(wanted).max(axis=1, keepdims=True), 1)
     return Parity(

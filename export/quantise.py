@@ -10,7 +10,7 @@ weigh as much as the weights.
 
 from collections.abc import Sequence
 from itertools import count
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -111,7 +111,7 @@ class _Graph:
         kind: str,
         *inputs: str | npt.NDArray[np.generic] | np.generic,
         output: str = "",
-        **attributes: object,
+        **attributes: Any,
     ) -> str:
         """Add a node and return its output; an input that is no name is a constant."""
         names = [each if isinstance(each, str) else self._constant(np.asarray(each)) for each in inputs]
