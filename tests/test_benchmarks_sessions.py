@@ -12,7 +12,7 @@ from PIL import Image
 from benchmarks.__main__ import COMMANDS
 from benchmarks.digits import load_digits
 from benchmarks.errors import BenchmarkError
-from benchmarks.models import model_facts, select_models
+from benchmarks.models import model_facts, models_of, select_models
 from benchmarks.sessions import measure_sessions, open_session
 from benchmarks.workloads import service_workload
 from distillery import main
@@ -65,6 +65,10 @@ def test_the_command_prints_a_table_and_last_one_line_of_json(
     assert kept["data"]["models"] == model_facts(select_models(model_repository, ["teacher", "student"]))
     assert kept["data"]["rows"][0]["histogram"]["counts"]
     assert "speedup" in printed
+
+
+def test_a_recipes_models_are_found_in_its_order_each_with_its_int8(model_repository: Path) -> None:
+    assert models_of("quick", model_repository) == ["teacher", "student-alone", "student", "student-int8"]
 
 
 def test_a_model_that_is_not_there_is_named_with_those_that_are(model_repository: Path) -> None:

@@ -9,6 +9,7 @@ import torch
 from samples import sample_training, write_as_mnist
 
 import distillery
+from benchmarks import from_nothing
 from benchmarks.notebook_loop import NotebookLoop, notebook_digits
 from benchmarks.training import TrainingBench, unpack_as_torchvision
 from training import data
@@ -67,6 +68,32 @@ def test_the_comparison_is_kept_and_printed(
         assert last[f"{role}_epoch_ratio"] == row["ratio"] > 0
         assert (row["targets_s"] > 0) == (role == "student")
     assert kept["notebook_recipe"]["models"]["teacher"]["batch_size"] == 64
+
+
+def test_the_ways_from_nothing_to_a_good_student_are_timed(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(from_nothing, "NOTEBOOK_ACCURACY", 0.7)  # 500 digits do not teach more in seconds
+    flags = [
+        "--digits=128",
+        "--rounds=1",
+        "--threads=1",
+        "--teacher.batch-size=50",
+        "--student.batch-size=50",
+    ]
+    places = [f"--data-dir={folder}", f"--results-dir={tmp_path / 'results'}"]
+    status = distillery.main("bench", {"training": TrainingBench}, arguments=["training", *flags, *places])
+    assert status == 0
+    (file,) = (tmp_path / "results").iterdir()
+    target = json.loads(file.read_text())["data"]["target"]
+    assert len(target["ours"]) == 2
+    for run in (*target["ours"], target["mended_loop"]):
+        assert run["validation_accuracy"] >= 0.7
+        assert run["test_accuracy"] > 0.6
+        assert run["seconds"] > 0
+        assert run["student_epochs"] >= 1
+    assert target["ours"][0]["teacher_epochs"] == target["recipe"]["models"]["teacher"]["epochs"] == 6
+    assert target["ratio_to_schedule"] > 0
 
 
 def test_a_flag_changes_one_setting_of_our_way() -> None:
