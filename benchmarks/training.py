@@ -127,10 +127,11 @@ def compare_epochs(
     for job in teacher_and_student(NOTEBOOK):
         asked = SoftTargets(deepcopy(teacher), device) if job.distillation else None
         ours = Training(job, part, validation, device=device, teacher=asked)
-        start = time.perf_counter()
+        targets_s = 0.0
         if asked:
+            start = time.perf_counter()
             asked.logits(PLAIN, ours.digits.images)
-        targets_s = (time.perf_counter() - start) * EPOCH / count
+            targets_s = (time.perf_counter() - start) * EPOCH / count
         notebook = NotebookLoop(job, digits, teacher=teacher if job.distillation else None)
         sides: dict[str, list[float]] = {"ours_s": [], "notebook_s": []}
         for turn in range(1 + rounds):
