@@ -8,8 +8,6 @@ Each seed is trained, evaluated and exported by the stages' own commands; what i
 
 import json
 import re
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +15,10 @@ from pydantic import Field
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.errors import BenchmarkError
 from benchmarks.models import models_of
 from benchmarks.results import RESULTS, write_result
+from benchmarks.seeds import run_seed
 from distillery import Command
-from serving.repository import load_repository
 from training.recipe import ALONE
 from training.significance import mean_interval
 
@@ -63,30 +60,14 @@ class AccuracyBench(Command):
 
     def _one(self, seed: int) -> dict[str, Any]:
         """Train, evaluate and export one seed; return test errors by model and seconds of training."""
-        data = [f"--data-dir={self.data_dir}"] if self.data_dir else []
-        models_dir = self.models_dir / f"{Path(self.recipe).stem}-{seed}"
-        run_dir = self.out / Path(self.recipe).stem
-        place = [f"--recipe={self.recipe}", f"--out={self.out}", *data]
-        for command in (
-            ["training", *place, f"--seed={seed}"],
-            ["training", "evaluate", *place],
-            ["export", f"--run-dir={run_dir}", f"--models-dir={models_dir}", *data],
-        ):
-            if subprocess.run([sys.executable, "-m", *command], check=False).returncode:
-                raise BenchmarkError(f"python -m {' '.join(command)} failed; what it said stands above")
-        manifests = {name: entry.manifest for name, entry in load_repository(models_dir).items()}
-        evaluation = json.loads((run_dir / "evaluation.json").read_bytes())
-        for name, model in evaluation.items():
-            if manifests[name].test_errors != model["errors"]:
-                raise BenchmarkError(
-                    f"seed {seed}: {name} errs on {model['errors']} digits, its export on {manifests[name].test_errors}"
-                )
+        run = run_seed(self.recipe, seed, out=self.out, models_dir=self.models_dir, data_dir=self.data_dir)
+        names = models_of(self.recipe, run.models_dir)
         return {
             "seed": seed,
-            "models": {name: manifests[name].test_errors for name in models_of(self.recipe, models_dir)},
-            "validation_errors": {name: model["validation_errors"] for name, model in evaluation.items()},
-            "training_seconds": {name: model["seconds"] for name, model in evaluation.items()},
-            "fingerprints": {name: model["fingerprint"] for name, model in evaluation.items()},
+            "models": {name: run.manifests[name].test_errors for name in names},
+            "validation_errors": {name: model["validation_errors"] for name, model in run.evaluation.items()},
+            "training_seconds": {name: model["seconds"] for name, model in run.evaluation.items()},
+            "fingerprints": {name: model["fingerprint"] for name, model in run.evaluation.items()},
         }
 
 

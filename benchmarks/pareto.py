@@ -37,6 +37,7 @@ class ParetoBench(Command):
     config: Path | None = Field(None, description="TOML file with these settings")
     recipe: str = Field("best", description="best, another recipe, or a TOML file")
     seeds: list[int] = Field([0, 1, 2, 3, 4], min_length=1, description="one training of all each")
+    teacher_seed: int = Field(0, ge=0, description="seed of the teachers and views that all students share")
     out: Path = Field(Path("runs"), description="folder for runs")
     models_dir: Path = Field(Path("models-of-seeds"), description="a model repository for each seed")
     data_dir: Path | None = Field(
@@ -48,7 +49,13 @@ class ParetoBench(Command):
     def run(self) -> None:
         runs = [
             run_seed(
-                self.recipe, seed, out=self.out, models_dir=self.models_dir, data_dir=self.data_dir, int8=True
+                self.recipe,
+                seed,
+                out=self.out,
+                models_dir=self.models_dir,
+                data_dir=self.data_dir,
+                teacher_seed=self.teacher_seed,
+                all_in_int8=True,
             )
             for seed in self.seeds
         ]
@@ -56,6 +63,7 @@ class ParetoBench(Command):
         data = {
             "recipe": Path(self.recipe).stem,
             "seeds": self.seeds,
+            "teacher_seed": self.teacher_seed,
             "rows": pareto_rows(runs, seconds=self.seconds),
             "pairs": distilled_against_alone(self.recipe, runs),
             "training_seconds": {

@@ -39,21 +39,30 @@ class SeedRun:
 
 
 def run_seed(
-    recipe: str, seed: int, *, out: Path, models_dir: Path, data_dir: Path | None, int8: bool | None = None
+    recipe: str,
+    seed: int,
+    *,
+    out: Path,
+    models_dir: Path,
+    data_dir: Path | None,
+    teacher_seed: int | None = None,
+    all_in_int8: bool = False,
 ) -> SeedRun:
     """Train, evaluate and export `recipe` with `seed`; raises `BenchmarkError` when a stage fails.
 
-    `int8` exports every network that can be quantised in int8 too; None leaves it to the export's default.
+    With a `teacher_seed` all seeds learn from the same first teachers. `all_in_int8` exports every network that can
+    be quantised in int8, too.
     """
-    names = [job.name for job in jobs(read_recipe(recipe)) if job.model.members == 1]
+    single = [job.name for job in jobs(read_recipe(recipe)) if job.model.members == 1]
+    int8 = [f"--int8={','.join(single)}"] if all_in_int8 else []
     data = [f"--data-dir={data_dir}"] if data_dir else []
     run_dir, models_dir = out / Path(recipe).stem, models_dir / f"{Path(recipe).stem}-{seed}"
     place = [f"--recipe={recipe}", f"--out={out}", *data]
-    quantised = [] if int8 is None else [f"--int8={','.join(names) if int8 else ''}"]
+    seeds = [f"--seed={seed}", *([] if teacher_seed is None else [f"--teacher-seed={teacher_seed}"])]
     for command in (
-        ["training", *place, f"--seed={seed}"],
+        ["training", *place, *seeds],
         ["training", "evaluate", *place],
-        ["export", f"--run-dir={run_dir}", f"--models-dir={models_dir}", *quantised, *data],
+        ["export", f"--run-dir={run_dir}", f"--models-dir={models_dir}", *int8, *data],
     ):
         if subprocess.run([sys.executable, "-m", *command], check=False).returncode:
             raise BenchmarkError(f"python -m {' '.join(command)} failed; what it said stands above")
