@@ -90,7 +90,9 @@ def pareto_rows(runs: Sequence[SeedRun], *, seconds: float) -> list[dict[str, An
     by_batch = {(row["model"], row["batch"]): row for row in timed}
     rows = []
     for name, manifest in manifests.items():
-        errors = [run.manifests[name].test_errors for run in runs]
+        # A teacher that all seeds share is one network, and counts once.
+        different = {run.manifests[name].checkpoint_sha256: run.manifests[name] for run in runs}
+        errors = [each.test_errors for each in different.values()]
         mean, interval = mean_interval(errors)
         one, many = by_batch[name, 1], by_batch[name, 64]
         rows.append(

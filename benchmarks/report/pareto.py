@@ -49,6 +49,7 @@ def pareto_section(sources: Sources, picture: str) -> str:
         f"Errors of the 10,000 test digits, mean ± 95 % interval (Student's t) over the seeds "
         f"{', '.join(map(str, source.data['seeds']))}, of the exported file; × the teacher's speed in a session, "
         "one thread, one image and 64 images a run.",
+        *_ensemble(sources),
         f"![Errors against session latency and bytes]({picture})\n\n[The same as CSV](pareto.csv)",
         "**With a teacher against without**, the same network, views, order of digits and budget:",
         _pairs_table(source.data["pairs"]),
@@ -104,6 +105,19 @@ def _scatter(axes: Axes, rows: list[Row], key: str, scale: float, label: str) ->
         axis.set_major_formatter("{x:,g}")
     axes.yaxis.set_minor_formatter("{x:,g}")
     axes.grid(alpha=0.3, which="both")
+
+
+def _ensemble(sources: Sources) -> list[str]:
+    """The first teacher over seeds of its own, where that was measured."""
+    source = sources.get("accuracy_ensemble")
+    if source is None:
+        return []
+    row, seeds = source.data["test_errors"]["cnn"], [seed["seed"] for seed in source.data["seeds"]]
+    return [
+        f"All students above share one `cnn`. Trained with the seeds {', '.join(map(str, seeds))}, such an ensemble errs on "
+        f"{_spread(row['mean'], row['interval_95'])} test digits ({', '.join(map(str, row['values']))}; "
+        f"[result]({source.link}))."
+    ]
 
 
 def _models_table(rows: list[Row]) -> str:

@@ -12,6 +12,7 @@ from pydantic import Field
 from benchmarks.errors import BenchmarkError
 from benchmarks.report.cost import footprint_section, profile_section
 from benchmarks.report.markdown import accuracy_section, results_section
+from benchmarks.report.paper import draw_paper, paper_section
 from benchmarks.report.pareto import pareto_section, write_pareto
 from benchmarks.report.peers import peers_section
 from benchmarks.report.peers_picture import draw_peers
@@ -46,6 +47,7 @@ SECTIONS = (
     Section(
         name="pareto",
         kinds=("pareto",),
+        more_kinds=("accuracy_ensemble",),
         to_markdown=pareto_section,
         picture="pareto.png",
         draw=write_pareto,
@@ -54,6 +56,13 @@ SECTIONS = (
     Section(name="profile", kinds=("profile",), to_markdown=profile_section),
     Section(name="footprint", kinds=("footprint",), to_markdown=footprint_section),
     Section(name="perf-analyzer", kinds=("perf_analyzer",), to_markdown=perf_analyzer_section),
+    Section(
+        name="paper",
+        kinds=("reproduction",),
+        to_markdown=paper_section,
+        picture="paper.png",
+        draw=draw_paper,
+    ),
 )
 
 
