@@ -10,8 +10,10 @@ from rich.table import Table
 
 import distillery
 from training.checkpoint import load_checkpoint
+from training.collective import rank
 from training.data import find_mnist, load_test
 from training.device import choose_device
+from training.distributed import follow, lead
 from training.evaluation import EVALUATION, evaluate_run
 from training.files import older_than
 from training.pictures import draw_confusion, draw_curves, draw_digits, draw_mistakes, draw_soft_targets
@@ -48,6 +50,10 @@ class Train(RecipeCommand):
     def run(self) -> None:
         recipe = self.settled()
         device = choose_device(self.device, self.precision, threads=self.threads)
+        if rank():  # of several processes the first leads; a sanity check it does alone
+            if not self.sanity_check:
+                follow(device)
+            return
         data = DataSet.of_mnist(self.data_dir)
         with TrainingProgress() as progress:
             if self.sanity_check:
@@ -55,7 +61,8 @@ class Train(RecipeCommand):
                 progress.console.print("every network learns one batch by heart")
                 return
             root = self.out / recipe.name
-            runs = train_recipe(recipe, data, device=device, root=root, observer=progress)
+            with lead(device, data.training, data.validation):
+                runs = train_recipe(recipe, data, device=device, root=root, observer=progress)
         pictures = root / PICTURES
         names = [pictures / f"{name}.png" for name in ("digits", "soft_targets", "curves")]
         if any(older_than(run.link, *names) for run in runs.values()):

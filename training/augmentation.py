@@ -18,25 +18,39 @@ CONTROL_POINTS = 5
 """Elastic displacements are drawn at 5x5 places of the picture; bicubic between them."""
 
 
-def jitter(images: Tensor, settings: Augmentation, *, random: torch.Generator | None = None) -> Tensor:
+def jitter(
+    images: Tensor, settings: Augmentation, *, random: torch.Generator | None = None, after: int = 0
+) -> Tensor:
     """Return `images` (uint8 `[N, 28, 28]`, background 0), each moved at random as `settings` allow.
 
     Rotated, sheared, scaled, shifted, and locally displaced (Simard, Steinkraus, Platt 2003, with few control points
     in place of a blurred field). Bilinear; what comes from outside the picture is background. The random numbers
     are drawn on the CPU, from `random` or torch's global generator, so that every device sees the same views.
+    `after`: how many images (whole chunks of them) came before these and have used random numbers of their own.
     """
-    moved = [_move(chunk, settings, random) for chunk in torch.split(images, CHUNK)]
+    for _ in range(after // CHUNK):
+        _draw(CHUNK, settings, random)
+    moved = [_move(chunk, *_draw(len(chunk), settings, random)) for chunk in torch.split(images, CHUNK)]
     return torch.cat(moved)
 
 
-def _move(images: Tensor, settings: Augmentation, random: torch.Generator | None) -> Tensor:
-    count = len(images)
-    transforms = draw_transforms(count, settings, random).to(images.device)
-    grid = functional.affine_grid(transforms, [count, 1, SIDE, SIDE], align_corners=False)
-    if settings.elastic:
-        field = torch.randn(count, 2, CONTROL_POINTS, CONTROL_POINTS, generator=random).to(images.device)
-        field = field * (2 * settings.elastic / SIDE)  # the grid's unit is half a picture
-        smooth = functional.interpolate(field, size=(SIDE, SIDE), mode="bicubic", align_corners=True)
+def _draw(count: int, settings: Augmentation, random: torch.Generator | None) -> tuple[Tensor, Tensor | None]:
+    """Return affine transforms, and displacements at the control points if they are asked for."""
+    transforms = draw_transforms(count, settings, random)
+    if not settings.elastic:
+        return transforms, None
+    field = torch.randn(count, 2, CONTROL_POINTS, CONTROL_POINTS, generator=random)
+    return transforms, field * (2 * settings.elastic / SIDE)  # the grid's unit is half a picture
+
+
+def _move(images: Tensor, transforms: Tensor, field: Tensor | None) -> Tensor:
+    device = images.device
+    shape = [len(images), 1, SIDE, SIDE]
+    grid = functional.affine_grid(transforms.to(device), shape, align_corners=False)
+    if field is not None:
+        smooth = functional.interpolate(
+            field.to(device), size=(SIDE, SIDE), mode="bicubic", align_corners=True
+        )
         grid = grid + smooth.permute(0, 2, 3, 1)
     moved = functional.grid_sample(images.unsqueeze(1).float(), grid, align_corners=False)
     return moved.squeeze(1).round_().to(torch.uint8)

@@ -31,11 +31,21 @@ class Device:
 
 
 def choose_device(name: DeviceName, precision: Precision, *, threads: int | None) -> Device:
-    """Settle `auto`, and set torch's threads (all usable cores if None). Raises `DistilleryError`."""
-    torch.set_num_threads(threads or len(os.sched_getaffinity(0)))
+    """Settle `auto`, and set torch's threads (all usable cores if None). Raises `DistilleryError`.
+
+    Processes that `torchrun` has started share the cores, and have a GPU each.
+    """
+    here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    torch.set_num_threads(threads or max(1, len(os.sched_getaffinity(0)) // here))
     if name == "cuda" and not torch.cuda.is_available():
         raise DistilleryError("--device cuda: torch finds no CUDA device here; use --device cpu")
     kind: Literal["cpu", "cuda"] = "cuda" if name != "cpu" and torch.cuda.is_available() else "cpu"
+    if kind == "cuda" and here > 1:
+        if here > (found := torch.cuda.device_count()):
+            raise DistilleryError(
+                f"--nproc-per-node {here}: each process needs a GPU, and torch finds {found} here; start {found}"
+            )
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     return Device(kind, _quick_at_bfloat16(kind) if precision == "auto" else precision == "bfloat16")
 
 

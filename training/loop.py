@@ -106,11 +106,9 @@ class Training:
         view = self.views.number(epoch)
         images = self.views.show(view)
         targets = self.teacher.logits(view, images) if self.teacher else None
-        torch.manual_seed(self.job.draw_seed(epoch))
         self.network.train()
-        steps = math.ceil(len(self.digits) / self.job.model.batch_size)
-        # Nearly equal batches: a small last one would give BatchNorm poor statistics.
-        batches = torch.randperm(len(self.digits)).to(self.device.type).tensor_split(steps)
+        batches = self._batches(epoch)
+        steps = len(batches)
         loss_sum = torch.zeros((), device=self.device.type)
         hits = torch.zeros((), dtype=torch.int64, device=self.device.type)
         seen, told, members = 0, 0.0, self.job.model.members
@@ -134,7 +132,7 @@ class Training:
                 }
                 observer.advanced(self.job, progress=epoch - 1 + step / steps, figures=figures)
         seconds = time.perf_counter() - start
-        record = {"epoch": epoch, **figures, **validate(self.network, self.validation), "seconds": seconds}
+        record = {"epoch": epoch, **figures, **self._validate(), "seconds": seconds}
         self._keep(record)
         observer.finished_epoch(self.job, record)
 
@@ -166,11 +164,26 @@ class Training:
         self.optimizer.load_state_dict({"state": moments, "param_groups": groups})
         self.history = list(facts["history"])
 
+    def _batches(self, epoch: int) -> tuple[Tensor, ...]:
+        """Return the places of each batch's digits, and let all random numbers that follow be those of `epoch`."""
+        torch.manual_seed(self.job.draw_seed(epoch))
+        steps = math.ceil(len(self.digits) / self.job.model.batch_size)
+        # Nearly equal batches: a small last one would give BatchNorm poor statistics.
+        return torch.randperm(len(self.digits)).to(self.device.type).tensor_split(steps)
+
+    def _logits(self, images: Tensor) -> Tensor:
+        """Return the logits of a batch, `float32 [members · N, 10]`."""
+        with self.device.autocast():
+            logits: Tensor = self.network(normalise(images)).float()
+        return logits
+
+    def _validate(self) -> Record:
+        return validate(self.network, self.validation)
+
     def _step(self, images: Tensor, labels: Tensor, targets: Tensor | None) -> tuple[Tensor, Tensor]:
         """One step on uint8 `[N, 28, 28]`; return the members' mean loss, and their logits `[members · N, 10]`."""
-        with self.device.autocast():
-            logits = self.network(normalise(images)).float()
-        losses = torch.stack([self._loss(own, labels, targets) for own in logits.split(len(labels))])
+        logits = self._logits(images)
+        losses = torch.stack([self._loss(own, labels, targets) for own in torch.split(logits, len(labels))])
         self.optimizer.zero_grad()
         losses.sum().backward()  # type: ignore[no-untyped-call] # each member learns as it would alone
         self.optimizer.step()

@@ -12,8 +12,10 @@ from typing import Any, Protocol
 import torch
 
 from training.checkpoint import load_checkpoint
+from training.collective import size
 from training.data import SHA256, Digits, find_mnist, load_training
 from training.device import Device
+from training.distributed import new_training
 from training.loop import Job, Observer, Training
 from training.recipe import ALONE, Recipe
 from training.runs import ModelRun, fingerprint, only_one
@@ -106,7 +108,7 @@ def _train(
     job: Job, run: ModelRun, data: DataSet, *, device: Device, teacher: ModelRun | None, observer: RunObserver
 ) -> dict[str, Any]:
     targets = _soft_targets(job, teacher, device) if teacher else None
-    training = Training(job, data.training, data.validation, device=device, teacher=targets)
+    training = new_training(job, data.training, data.validation, device=device, teacher=targets)
     run.resume(training)
     observer.started(job, epochs_done=len(training.history))
     while not training.done:
@@ -155,6 +157,7 @@ def _card(job: Job, run: ModelRun, training: Training, data: DataSet) -> dict[st
         "tools": {name: version(name) for name in ("torch", "numpy", "safetensors")}
         | {"python": platform.python_version()},
         "threads": torch.get_num_threads(),
+        "processes": size(),
         "epoch": int(best["epoch"]),
         "validation_errors": int(best["validation_errors"]),
         "parameters": sum(weight.numel() for weight in training.network.parameters()),

@@ -31,18 +31,28 @@ class SoftTargets:
         return self._last[1]
 
     def _kept(self, view: int, images: Tensor) -> Tensor:
-        file = self.folder / f"view-{view:04}.safetensors" if self.folder else None
-        if file and file.exists():
+        logits = self._read(view, len(images))
+        if logits is None:
+            logits = self._ask(images)
+            self._keep(view, logits)
+        return logits
+
+    def _read(self, view: int, count: int) -> Tensor | None:
+        if (file := self._file(view)) and file.exists():
             try:
                 logits = load_tensors(file)[0]["logits"]
-                if logits.shape == (len(images), CLASSES) and logits.isfinite().all():
+                if logits.shape == (count, CLASSES) and logits.isfinite().all():
                     return logits.to(self.device.type)
             except (CheckpointError, KeyError):
                 pass  # it can be made again
-        logits = self._ask(images)
-        if file:
+        return None
+
+    def _keep(self, view: int, logits: Tensor) -> None:
+        if file := self._file(view):
             save_tensors(file, {"logits": logits}, {"view": view})
-        return logits
+
+    def _file(self, view: int) -> Path | None:
+        return self.folder / f"view-{view:04}.safetensors" if self.folder else None
 
     def _ask(self, images: Tensor) -> Tensor:
         with torch.no_grad(), self.device.autocast():

@@ -1,0 +1,216 @@
+"""Two processes train what one trains: real ones, started by torchrun, on the sample digits.
+
+Adam divides every gradient by its own size, so that noise where a gradient is zero (a bias before BatchNorm, a pixel
+that is always black) becomes steps like any other. So gradients are compared after one step, and the weights in the
+end where no BatchNorm makes such gradients; a network with it is compared by what it learns.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import torch
+from samples import sample_training, write_as_mnist
+from torch import Tensor
+
+from training.checkpoint import load_tensors, save_tensors
+from training.collective import part_of
+from training.data import Digits
+from training.device import Device
+from training.distributed import follow, lead, new_training
+from training.loop import Job, Training
+from training.recipe import Augmentation, Distillation, Model
+from training.runs import read_history
+from training.soft_targets import SoftTargets
+
+CPU = Device("cpu", bfloat16=False)
+MOVED = Augmentation(shift=2, elastic=1)
+SOFT = Distillation(temperature=4, loss="dist")  # a loss that is more than the sum over the digits of a batch
+ONE_STEP = {
+    "mlp": Model(hidden=[32, 24], epochs=1, batch_size=499, augmentation=MOVED),
+    # Fifty digits: torch's own BatchNorm2d adds up what is channels last one by one, and over 500 is off by 1e-4.
+    "convolutional": Model(
+        stages=[[3, 4], [4]], hidden=[12], members=2, epochs=1, batch_size=499, leave_out=list(range(9))
+    ),
+    "distilled": Model(hidden=[24], epochs=1, batch_size=499, augmentation=MOVED, distillation=SOFT),
+}
+MANY_STEPS = Model(
+    hidden=[32, 24], norm=False, epochs=4, batch_size=49, schedule="plateau", patience=0, learning_rate=0.02,
+    max_norm=2, augmentation=MOVED, distillation=SOFT,
+)  # fmt: skip
+MODELS = ONE_STEP | {"many": MANY_STEPS}
+SCRIPT = Path(__file__).with_name("train_on_samples.py")
+
+
+class Nobody:
+    def started(self, *_: object, **__: object) -> None: ...
+    def advanced(self, *_: object, **__: object) -> None: ...
+    def finished_epoch(self, *_: object, **__: object) -> None: ...
+
+
+def odd_digits() -> tuple[Digits, Digits]:
+    """Digits that two cannot share evenly, and those to validate with."""
+    digits, validation = sample_training()
+    return Digits(digits.images[1:], digits.labels[1:]), validation
+
+
+def trained(name: str, folder: Path) -> Training:
+    """Train one of the models, a distilled one from a network with random weights, alone or with others."""
+    model, (digits, validation) = MODELS[name], odd_digits()
+    teacher = Training(Job("teacher", Model(hidden=[20]), 0), digits, validation, device=CPU).network
+    targets = SoftTargets(teacher, CPU, folder) if model.distillation else None
+    training = new_training(Job(name, model, 0), digits, validation, device=CPU, teacher=targets)
+    while not training.done:
+        training.train_epoch(Nobody())
+    return training
+
+
+def main(folder: Path) -> None:
+    """What the processes under test run: every model, its state written by the first of them."""
+    torch.set_num_threads(1)
+    if int(os.environ["RANK"]):
+        follow(CPU)
+        return
+    with lead(CPU, *odd_digits()):
+        for name in MODELS:
+            save_tensors(folder / name, *trained(name, folder / "targets").state())
+
+
+def torchrun(*arguments: str | Path) -> list[str]:
+    command = [sys.executable, "-W", "error", "-m", "torch.distributed.run", "--nproc-per-node", "2"]
+    return [*command, *map(str, arguments)]
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The states that two processes have trained."""
+    folder = tmp_path_factory.mktemp("two")
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        torchrun(__file__, folder), capture_output=True, text=True, check=False, env=environment
+    )
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+@pytest.mark.parametrize("name", ONE_STEP)
+def test_gradients_and_statistics_are_those_of_the_whole_batch(name: str, two: Path, tmp_path: Path) -> None:
+    ours, facts = load_tensors(two / name)
+    training = trained(name, tmp_path)
+    theirs, _ = training.state()
+    assert ours.keys() == theirs.keys()
+    for part in (".exp_avg", "running_mean", "running_var", "num_batches_tracked"):
+        for key in filter(lambda key: key.endswith(part), ours):
+            difference = (ours[key] - theirs[key]).double().norm().item()
+            assert difference <= 1e-3 * theirs[key].double().norm().item() + 2e-6, key
+    assert facts["history"][0]["loss"] == pytest.approx(training.history[0]["loss"], rel=1e-6)
+
+
+def test_weights_are_those_of_one_process(two: Path, tmp_path: Path) -> None:
+    ours, facts = load_tensors(two / "many")
+    training = trained("many", tmp_path)
+    theirs, _ = training.state()
+    for key in theirs:
+        torch.testing.assert_close(ours[key], theirs[key], rtol=1e-3, atol=1e-4)
+    for kept in ("loss", "accuracy", "validation_loss", "validation_errors", "learning_rate"):
+        assert [record[kept] for record in facts["history"]] == pytest.approx(
+            [record[kept] for record in training.history], rel=1e-4
+        )
+    rates = [record["learning_rate"] for record in training.history]
+    assert len(set(rates)) > 1  # the best weights were taken up again, by both
+
+
+def test_soft_targets_asked_together_are_those_asked_alone(two: Path, tmp_path: Path) -> None:
+    trained("distilled", tmp_path)
+    (view,) = tmp_path.iterdir()
+    alone, together = (
+        load_tensors(folder / view.name)[0]["logits"] for folder in (tmp_path, two / "targets")
+    )
+    assert torch.equal(alone, together)
+
+
+@pytest.mark.parametrize(
+    ("count", "step", "processes"), [(500, 1, 2), (7, 1, 3), (55_000, 500, 4), (600, 500, 4)]
+)
+def test_every_digit_is_in_one_part(
+    count: int, step: int, processes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", str(processes))
+    parts = [part_of(count, step, process) for process in range(processes)]
+    assert [place for part in parts for place in range(count)[part]] == list(range(count))
+    assert all(part.start % step == 0 for part in parts)
+
+
+RECIPE = """
+[teacher]
+hidden = [32]
+epochs = 6
+batch_size = 50
+dropout = 0.2
+augmentation = { shift = 2 }
+
+[student]
+hidden = [16]
+epochs = 3
+batch_size = 100
+
+[student.distillation]
+temperature = 4
+"""
+
+
+def weights(root: Path) -> dict[str, dict[str, Tensor]]:
+    names = ("teacher", "student-alone", "student")
+    return {name: load_tensors(root / name / "model.safetensors")[0] for name in names}
+
+
+@pytest.mark.slow
+def test_a_killed_command_goes_on_to_the_same_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mnist = tmp_path / "mnist"
+    mnist.mkdir()
+    write_as_mnist(mnist)
+    (tmp_path / "small.toml").write_text(RECIPE)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    flags = [SCRIPT, mnist, "--recipe", tmp_path / "small.toml", "--precision=float32", "--threads=1"]
+    whole = subprocess.run(
+        torchrun(*flags, f"--out={tmp_path / 'whole'}"), capture_output=True, text=True, check=True
+    )
+    lines = [line for line in whole.stdout.splitlines() if " epoch " in line and "/" in line.split()[2]]
+    assert len(lines) == 6 + 3 + 3  # one process shows its progress
+
+    command = torchrun(*flags, f"--out={tmp_path / 'killed'}")
+    root = tmp_path / "killed" / "small"
+    silent = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    with subprocess.Popen(command, **silent) as process:
+        while (
+            not (histories := list(root.glob("teacher-*/history.jsonl")))
+            or len(read_history(histories[0].parent)) < 2
+        ):
+            assert process.poll() is None
+            time.sleep(0.005)
+        _, second = psutil.Process(process.pid).children()
+        second.kill()
+    assert process.returncode == 1
+    again = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "teacher: going on after epoch" in again.stdout
+    expected = weights(tmp_path / "whole" / "small")
+    for name, tensors in weights(root).items():
+        assert all(torch.equal(tensors[key], expected[name][key]) for key in tensors)
+    card: dict[str, Any] = json.loads(json.dumps(_card(root / "student")))
+    assert card["processes"] == 2
+
+
+def _card(folder: Path) -> dict[str, Any]:
+    return load_tensors(folder / "model.safetensors")[1]
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
