@@ -114,7 +114,7 @@ def _ensemble(sources: Sources) -> list[str]:
         return []
     row, seeds = source.data["test_errors"]["cnn"], [seed["seed"] for seed in source.data["seeds"]]
     return [
-        f"All students above share one `cnn`. Trained with the seeds {', '.join(map(str, seeds))}, such an ensemble errs on "
+        f"All students above share one `cnn`. Trained with seeds {', '.join(map(str, seeds))}, it errs on "
         f"{_spread(row['mean'], row['interval_95'])} test digits ({', '.join(map(str, row['values']))}; "
         f"[result]({source.link}))."
     ]

@@ -1,0 +1,109 @@
+"""Errors against latency and bytes, of small networks that were really trained, evaluated and exported."""
+
+import csv
+from pathlib import Path
+
+import pytest
+from samples import sample_test, sample_training
+from trainings import CPU, Silence
+
+from benchmarks.__main__ import COMMANDS
+from benchmarks.pareto import distilled_against_alone, pareto_rows
+from benchmarks.results import write_result
+from benchmarks.seeds import SeedRun
+from distillery import main
+from export.pipeline import Digits, Source, export_checkpoint
+from serving.repository import load_repository
+from training.evaluation import evaluate_run
+from training.pipeline import DataSet, jobs, train_recipe
+from training.recipe import read_recipe
+
+RECIPE = """
+[teacher]
+hidden = [32]
+epochs = 4
+batch_size = 50
+
+[student]
+hidden = [12]
+epochs = 3
+batch_size = 50
+distillation = { temperature = 3, alpha = 1 }
+"""
+
+
+class Quiet(Silence):
+    def reused(self, *_: object) -> None: ...
+    def finished(self, *_: object) -> None: ...
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory: pytest.TempPathFactory) -> str:
+    path = tmp_path_factory.mktemp("recipe") / "pareto.toml"
+    path.write_text(RECIPE, encoding="utf-8")
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def runs(recipe: str, export_digits: Digits, tmp_path_factory: pytest.TempPathFactory) -> list[SeedRun]:
+    """Two seeds whose students share the first seed's teacher."""
+    root, found = tmp_path_factory.mktemp("runs"), []
+    for seed in (0, 1):
+        settled = read_recipe(recipe).model_copy(update={"seed": seed, "teacher_seed": 0})
+        trained = train_recipe(
+            settled, DataSet(*sample_training(), {}), device=CPU, root=root, observer=Quiet()
+        )
+        evaluation = evaluate_run(root, [job.name for job in jobs(settled)], sample_test)
+        models_dir = tmp_path_factory.mktemp("models")
+        for name, run in trained.items():
+            export_checkpoint(Source(name, run.checkpoint), export_digits, models_dir=models_dir, int8=True)
+        manifests = {name: entry.manifest for name, entry in load_repository(models_dir).items()}
+        found.append(SeedRun(seed, models_dir, evaluation, manifests))
+    return found
+
+
+def test_every_model_has_its_errors_its_bytes_and_its_time(runs: list[SeedRun]) -> None:
+    rows = {row["model"]: row for row in pareto_rows(runs, seconds=0.5)}
+    assert rows.keys() == {
+        f"{name}{end}" for name in ("teacher", "student", "student-alone") for end in ("", "-int8")
+    }
+    assert rows["student"]["errors"] == [run.manifests["student"].test_errors for run in runs]
+    assert len(rows["teacher"]["errors"]) == 1  # shared by both seeds: one network counts once
+    assert rows["teacher"]["interval_95"] is None
+    assert rows["student-int8"]["size_bytes"] < rows["student"]["size_bytes"] < rows["teacher"]["size_bytes"]
+    assert rows["teacher"]["speedup_batch1"] == 1
+    assert [rows[name]["distilled"] for name in ("teacher", "student", "student-alone")] == [
+        False,
+        True,
+        False,
+    ]
+
+
+def test_a_student_is_compared_with_its_control_digit_by_digit(recipe: str, runs: list[SeedRun]) -> None:
+    pair = distilled_against_alone(recipe, runs)["student"]
+    for run, saved, seed in zip(runs, pair["saved"], pair["seeds"], strict=True):
+        alone, taught = run.wrong("student-alone"), run.wrong("student")
+        assert int(alone.sum()) == run.evaluation["student-alone"]["errors"]
+        assert saved == int(alone.sum()) - int(taught.sum())
+        assert (seed["only_a"], seed["only_b"]) == (
+            int((alone & ~taught).sum()),
+            int((taught & ~alone).sum()),
+        )
+
+
+def test_a_page_shows_it(recipe: str, runs: list[SeedRun], tmp_path: Path) -> None:
+    rows = pareto_rows(runs, seconds=0.5)
+    data = {"seeds": [0, 1], "rows": rows, "pairs": distilled_against_alone(recipe, runs)}
+    write_result("pareto", data, folder=tmp_path / "results")
+    page = tmp_path / "docs" / "distillation.md"
+    page.parent.mkdir()
+    page.write_text("<!-- pareto:begin -->\n<!-- pareto:end -->\n", encoding="utf-8")
+    places = [f"--documents={page}", f"--pictures={page.parent}", f"--results-dir={tmp_path / 'results'}"]
+    assert main("distillery-bench", COMMANDS, arguments=["render", *places]) == 0
+    text = page.read_text(encoding="utf-8")
+    for row in rows:
+        assert f"| `{row['model']}` {row['architecture']} | {row['mean']:.1f}" in text
+    table = list(csv.DictReader((page.parent / "pareto.csv").read_text(encoding="utf-8").splitlines()))
+    assert [line["model"] for line in table] == [row["model"] for row in rows]
+    assert (page.parent / "pareto.png").stat().st_size > 10_000
+    assert main("distillery-bench", COMMANDS, arguments=["render", "--check", *places]) == 0
