@@ -17,6 +17,7 @@ from training.data import SHA256, Digits, find_mnist, load_training
 from training.device import Device
 from training.distributed import new_training
 from training.loop import Job, Observer, Training
+from training.quantisation import QuantisedClassifier, quantised
 from training.recipe import ALONE, Recipe
 from training.runs import ModelRun, fingerprint, only_one
 from training.soft_targets import SoftTargets
@@ -66,27 +67,44 @@ def train_recipe(
     """Train the models of `recipe` into `root` and return them by name; raises `DistilleryError`."""
     runs: dict[str, ModelRun] = {}
     for job in jobs(recipe):
-        runs[job.name] = model_run(job, data, device=device, root=root, teacher=_teacher(job, runs))
+        teacher, start = _teacher(job, runs), _start(job, runs)
+        runs[job.name] = model_run(job, data, device=device, root=root, teacher=teacher, start=start)
     with only_one(root):
         for run in runs.values():
             run.drop_stale_link()
         for job in jobs(recipe):
-            run, teacher = runs[job.name], _teacher(job, runs)
-            train_model(job, run, data, device=device, teacher=teacher, observer=observer)
+            run, teacher, start = runs[job.name], _teacher(job, runs), _start(job, runs)
+            train_model(job, run, data, device=device, teacher=teacher, start=start, observer=observer)
             run.make_current()
     return runs
 
 
-def model_run(job: Job, data: DataSet, *, device: Device, root: Path, teacher: ModelRun | None) -> ModelRun:
-    """Return where `job` is trained, or has been."""
+def model_run(
+    job: Job,
+    data: DataSet,
+    *,
+    device: Device,
+    root: Path,
+    teacher: ModelRun | None,
+    start: ModelRun | None = None,
+) -> ModelRun:
+    """Return where `job` is trained, or has been; `start` is the model it is quantised from."""
     decisive = _decisive(job, data, device, teacher.fingerprint if teacher else None)
+    decisive |= {"start": start.fingerprint} if start else {}
     # A setting left at its default is as if it were not there: a new one changes no older model's identity.
     chosen = job.model.model_dump(exclude={"alone"}, exclude_defaults=True)
     return ModelRun(root, job.name, decisive, identity=fingerprint(decisive | {"model": chosen}))
 
 
 def train_model(
-    job: Job, run: ModelRun, data: DataSet, *, device: Device, teacher: ModelRun | None, observer: RunObserver
+    job: Job,
+    run: ModelRun,
+    data: DataSet,
+    *,
+    device: Device,
+    teacher: ModelRun | None,
+    start: ModelRun | None = None,
+    observer: RunObserver,
 ) -> dict[str, Any]:
     """Train one model if it is not trained yet, and return its card; no link names it yet."""
     with only_one(run.folder, wait=True):  # a sweep may be at the same one
@@ -94,7 +112,8 @@ def train_model(
             card = load_checkpoint(run.checkpoint).card
             observer.reused(job, card)
         else:
-            card = _train(job, run, data, device=device, teacher=teacher, observer=observer)
+            training = _begin(job, data, device=device, teacher=teacher, start=start)
+            card = _train(job, run, data, training, observer=observer)
             observer.finished(job, card)
         run.drop_state()
     return card
@@ -104,11 +123,25 @@ def _teacher(job: Job, runs: dict[str, ModelRun]) -> ModelRun | None:
     return runs[job.distillation.teacher] if job.distillation else None
 
 
-def _train(
-    job: Job, run: ModelRun, data: DataSet, *, device: Device, teacher: ModelRun | None, observer: RunObserver
-) -> dict[str, Any]:
+def _start(job: Job, runs: dict[str, ModelRun]) -> ModelRun | None:
+    return runs[job.model.quantised_from] if job.model.quantised_from else None
+
+
+def _begin(
+    job: Job, data: DataSet, *, device: Device, teacher: ModelRun | None, start: ModelRun | None
+) -> Training:
     targets = _soft_targets(job, teacher, device) if teacher else None
-    training = new_training(job, data.training, data.validation, device=device, teacher=targets)
+    if start is None:
+        return new_training(job, data.training, data.validation, device=device, teacher=targets)
+    trained = load_checkpoint(start.checkpoint).network
+    network = quantised(trained, job.model.architecture, data.training.images)
+    # A few epochs only: where several processes share the others, this one does them by itself.
+    return Training(job, data.training, data.validation, device=device, teacher=targets, network=network)
+
+
+def _train(
+    job: Job, run: ModelRun, data: DataSet, training: Training, *, observer: RunObserver
+) -> dict[str, Any]:
     run.resume(training)
     observer.started(job, epochs_done=len(training.history))
     while not training.done:
@@ -162,4 +195,4 @@ def _card(job: Job, run: ModelRun, training: Training, data: DataSet) -> dict[st
         "validation_errors": int(best["validation_errors"]),
         "parameters": sum(weight.numel() for weight in training.network.parameters()),
         "seconds": round(sum(record["seconds"] for record in training.history), 3),
-    }
+    } | (training.network.card if isinstance(training.network, QuantisedClassifier) else {})
