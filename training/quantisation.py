@@ -108,7 +108,8 @@ def _sums(layer: Affine, values: Tensor, scale: float, *, first: bool) -> Tensor
         sums: Tensor = functional.conv2d(values, weight, padding=1)
     else:
         sums = functional.linear(values.flatten(1), weight)
-    return (sums + bias) * unit
+    answers: Tensor = (sums + bias) * unit
+    return answers
 
 
 def _round(x: Tensor) -> Tensor:
