@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field
 from rich.box import SIMPLE_HEAD
@@ -86,13 +87,14 @@ class Export(distillery.Command):
 def _table(entries: list[ModelEntry]) -> Table:
     table = Table(title="model repository", box=SIMPLE_HEAD)
     for heading in ("model", "layers", "file", "test errors", "flipped", "Δ logit"):
-        table.add_column(heading, justify="left" if heading in {"model", "layers"} else "right", no_wrap=True)
+        justify: Literal["left", "right"] = "left" if heading in {"model", "layers"} else "right"
+        table.add_column(heading, justify=justify, no_wrap=heading != "layers")
     for entry in entries:
         m = entry.manifest
         table.add_row(
             m.name,
             m.architecture,
-            f"{m.size_bytes / 1e6:.2f} MB",
+            f"{m.size_bytes / 1e3:,.1f} kB",
             str(m.test_errors),
             str(m.parity.disagreements),
             f"{m.parity.largest_difference:.1e}",
