@@ -97,12 +97,19 @@ def test_a_page_shows_it(recipe: str, runs: list[SeedRun], tmp_path: Path) -> No
     write_result("pareto", data, folder=tmp_path / "results")
     page = tmp_path / "docs" / "distillation.md"
     page.parent.mkdir()
-    page.write_text("<!-- pareto:begin -->\n<!-- pareto:end -->\n", encoding="utf-8")
+    page.write_text(
+        "<!-- gains:begin -->\n<!-- gains:end -->\n<!-- pareto:begin -->\n<!-- pareto:end -->\n",
+        encoding="utf-8",
+    )
     places = [f"--documents={page}", f"--pictures={page.parent}", f"--results-dir={tmp_path / 'results'}"]
     assert main("distillery-bench", COMMANDS, arguments=["render", *places]) == 0
     text = page.read_text(encoding="utf-8")
     for row in rows:
         assert f"| `{row['model']}` {row['architecture']} | {row['mean']:.1f}" in text
+    assert (
+        f"| + distillation | `student` | {next(r for r in rows if r['model'] == 'student')['mean']:.1f}"
+        in text
+    )
     table = list(csv.DictReader((page.parent / "pareto.csv").read_text(encoding="utf-8").splitlines()))
     assert [line["model"] for line in table] == [row["model"] for row in rows]
     assert (page.parent / "pareto.png").stat().st_size > 10_000

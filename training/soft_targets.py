@@ -13,7 +13,7 @@ from training.checkpoint import CheckpointError, load_tensors, save_tensors
 from training.device import Device
 from training.network import CLASSES, Network, normalise
 
-BATCH = 1_000
+BATCH = 250
 
 
 class SoftTargets:

@@ -13,7 +13,7 @@ from benchmarks.errors import BenchmarkError
 from benchmarks.report.cost import footprint_section, profile_section
 from benchmarks.report.markdown import accuracy_section, results_section
 from benchmarks.report.paper import draw_paper, paper_section
-from benchmarks.report.pareto import pareto_section, write_pareto
+from benchmarks.report.pareto import gains_section, pareto_section, write_pareto
 from benchmarks.report.peers import peers_section
 from benchmarks.report.peers_picture import draw_peers
 from benchmarks.report.perf_analyzer import perf_analyzer_section
@@ -44,6 +44,7 @@ SECTIONS = (
         picture="peers.png",
         draw=draw_peers,
     ),
+    Section(name="gains", kinds=("pareto",), to_markdown=gains_section),
     Section(
         name="pareto",
         kinds=("pareto",),
@@ -70,7 +71,12 @@ class RenderBench(Command):
     """Write the tables and pictures of README and docs from the newest results, where these have their markers."""
 
     documents: list[Path] = Field(
-        [Path("README.md"), Path("docs/serving.md"), Path("benchmarks/README.md")],
+        [
+            Path("README.md"),
+            Path("docs/distillation.md"),
+            Path("docs/serving.md"),
+            Path("benchmarks/README.md"),
+        ],
         description="have markers such as <!-- results:begin --> and :end",
     )
     pictures: Path = Field(Path("docs"), description="folder of the pictures")
