@@ -78,6 +78,8 @@ class Training:
         """Start with `network`, or with new weights."""
         if (teacher is None) != (job.distillation is None):
             raise ValueError(f"{job.name}: a distillation needs a teacher, and only a distillation does")
+        if (network is None) != (job.model.quantised_from is None):
+            raise ValueError(f"{job.name}: what is quantised goes on with a network, and only that does")
         self.job, self.device, self.teacher = job, device, teacher
         self.digits = device.move(without(digits, job.model.leave_out))
         self.validation = device.move(validation)

@@ -3,6 +3,8 @@
 A recipe is a TOML file (`training/recipes/quick.toml`, or one of yours). Every section is a model, trained in the
 order of the file; one with a `distillation` learns from a model above it. Such a student is trained twice, with the
 same initial weights, views and order of digits: once distilled, and as its own control, NAME-alone, from the labels.
+One that is `quantised_from` a model above goes on with that model's weights, and with all its settings but those that
+its own section gives: see training/quantisation.py.
 """
 
 import re

@@ -33,6 +33,7 @@ class Sweep(RecipeCommand):
         distillery-train sweep --recipe best --model student --trials 50
         distillery-train sweep --student.epochs 5 --space.loss kl,dkd --space.hidden 256-128,48-32
         distillery-train sweep --timeout 3600 --storage postgresql+psycopg://user:password@host/name
+        torchrun --nproc-per-node 4 -m training sweep --recipe best         four processes, a GPU for each
     """
 
     model: str = Field("student", description="the model of the recipe to search; it learns from another one")
@@ -80,7 +81,8 @@ class Sweep(RecipeCommand):
 
     def _check(self, recipe: Recipe) -> None:
         """Refuse what cannot be searched. Raises `DistilleryError`."""
-        students = [name for name, model in recipe.models.items() if model.distillation]
+        models = recipe.models.items()
+        students = [name for name, model in models if model.distillation and not model.quantised_from]
         if self.model not in students:
             found = "learns from no other model" if self.model in recipe.models else "is no model of it"
             raise DistilleryError(
