@@ -42,7 +42,7 @@ ONE_STEP = {
 }
 MANY_STEPS = Model(
     hidden=[32, 24], norm=False, epochs=4, batch_size=49, schedule="plateau", patience=0, learning_rate=0.02,
-    max_norm=2, augmentation=MOVED, distillation=SOFT,
+    max_norm=2, views=2, augmentation=MOVED, distillation=SOFT,
 )  # fmt: skip
 MODELS = ONE_STEP | {"many": MANY_STEPS}
 SCRIPT = Path(__file__).with_name("train_on_samples.py")

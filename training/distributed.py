@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from copy import deepcopy
 from datetime import timedelta
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -25,8 +26,9 @@ from training.data import Digits
 from training.device import Device
 from training.loop import Job, Observer, Record, Training
 from training.network import CLASSES, normalise
+from training.recipe import Augmentation
 from training.soft_targets import BATCH, SoftTargets
-from training.views import PLAIN, Views, draw_seed
+from training.views import KEPT, Views, draw_seed, random_of_view
 
 PATIENCE = timedelta(days=7)
 """The others wait while the first waits for another process's training."""
@@ -89,7 +91,7 @@ class SharedTraining(Training):
         _tell("new", job, deepcopy(teacher.network).cpu() if teacher else None)
         shared = SharedTargets(teacher.network, device, teacher.folder) if teacher else None
         super().__init__(job, digits, validation, device=device, teacher=shared)
-        self.views = SharedViews.of_all(self.views)
+        self.views = SharedViews(self.digits.images, job.model, self.views.seed)
         share_norms(self.network)
         self._parallel = DistributedDataParallel(self.network, forward_sync_buffers=False)
 
@@ -124,22 +126,15 @@ class SharedTraining(Training):
 class SharedViews(Views):
     """Views of which every process draws a part."""
 
-    @classmethod
-    def of_all(cls, views: Views) -> "SharedViews":
-        """The same as `views`, drawn together."""
-        shared = cls.__new__(cls)
-        shared.__dict__ = views.__dict__
-        return shared
+    @staticmethod
+    @lru_cache(maxsize=KEPT)
+    def draw(images: Tensor, augmentation: Augmentation, seed: int, number: int) -> Tensor:
+        random = random_of_view(seed, number)
 
-    def show(self, number: int) -> Tensor:
-        if number == PLAIN:
-            return self.images
-        random = torch.Generator().manual_seed(draw_seed(self.seed, "view", number))
+        def mine(part: slice) -> Tensor:
+            return jitter(images[part], augmentation, random=random, after=part.start)
 
-        def draw(part: slice) -> Tensor:
-            return jitter(self.images[part], self.augmentation, random=random, after=part.start)
-
-        return together(torch.empty_like(self.images), CHUNK, draw)
+        return together(torch.empty_like(images), CHUNK, mine)
 
 
 class SharedTargets(SoftTargets):

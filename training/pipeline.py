@@ -15,7 +15,7 @@ from training.checkpoint import load_checkpoint
 from training.collective import size
 from training.data import SHA256, Digits, find_mnist, load_training
 from training.device import Device
-from training.distributed import new_training
+from training.distributed import SharedTraining, new_training
 from training.loop import Job, Observer, Training
 from training.quantisation import QuantisedClassifier, quantised
 from training.recipe import ALONE, Recipe
@@ -190,7 +190,7 @@ def _card(job: Job, run: ModelRun, training: Training, data: DataSet) -> dict[st
         "tools": {name: version(name) for name in ("torch", "numpy", "safetensors")}
         | {"python": platform.python_version()},
         "threads": torch.get_num_threads(),
-        "processes": size(),
+        "processes": size() if isinstance(training, SharedTraining) else 1,
         "epoch": int(best["epoch"]),
         "validation_errors": int(best["validation_errors"]),
         "parameters": sum(weight.numel() for weight in training.network.parameters()),

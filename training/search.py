@@ -119,11 +119,14 @@ class Search:
                 return
             job, run = self._training(trial, teacher)
             card = train_model(job, run, self.data, device=self.device, teacher=teacher, observer=observer)
+            done = self.results(study)
+            if trial.number in {result.number for result in done}:
+                continue  # it was another's, who has finished it meanwhile
             errors, cost = int(card["validation_errors"]), multiply_adds(job.model)
             result = Result(trial.number, rounded(trial.params), errors, cost)
-            with suppress(UpdateFinishedTrialError):  # somebody else was at it, too, and came first
+            with suppress(UpdateFinishedTrialError):  # in this very instant
                 study.tell(trial.number, (errors, cost), skip_if_finished=True)
-            observer.tried(result, done=len(self.results(study)))
+            observer.tried(result, done=1 + len(done))
 
     def results(self, study: "Study") -> list[Result]:
         """Return the finished trials in the order they began."""

@@ -34,7 +34,7 @@ class Views:
         self.images, self.augmentation, self.seed = images, model.augmentation, seed
         self.different = model.views or model.epochs
         # New views every epoch are not seen again by this model, and would only fill the memory.
-        self._draw = draw_view if model.views else draw_view.__wrapped__
+        self._draw = self.draw if model.views else self.draw.__wrapped__
 
     def of(self, images: Tensor) -> "Views":
         """The same views of other images."""
@@ -52,9 +52,13 @@ class Views:
             return self.images
         return self._draw(self.images, self.augmentation, self.seed, number)
 
+    @staticmethod
+    @lru_cache(maxsize=KEPT)
+    def draw(images: Tensor, augmentation: Augmentation, seed: int, number: int) -> Tensor:
+        """Return view `number` of `images` (the same tensor, not an equal one, for what is kept to be found)."""
+        return jitter(images, augmentation, random=random_of_view(seed, number))
 
-@lru_cache(maxsize=KEPT)
-def draw_view(images: Tensor, augmentation: Augmentation, seed: int, number: int) -> Tensor:
-    """Return view `number` of `images` (the same tensor, not an equal one, for what is kept to be found)."""
-    random = torch.Generator().manual_seed(draw_seed(seed, "view", number))
-    return jitter(images, augmentation, random=random)
+
+def random_of_view(seed: int, number: int) -> torch.Generator:
+    """Return the random numbers that view `number` is drawn from."""
+    return torch.Generator().manual_seed(draw_seed(seed, "view", number))
