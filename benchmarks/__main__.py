@@ -12,6 +12,7 @@ from benchmarks.peers_bench import PeersBench
 from benchmarks.perf_analyzer import PerfAnalyzerBench
 from benchmarks.profile_bench import ProfileBench
 from benchmarks.report.render import RenderBench
+from benchmarks.reproduction import ReproductionBench
 from benchmarks.session_bench import SessionBench
 from benchmarks.training import TrainingBench
 from distillery import Command, main
@@ -27,6 +28,7 @@ COMMANDS: dict[str, type[Command]] = {
     "footprint": FootprintBench,
     "training": TrainingBench,
     "accuracy": AccuracyBench,
+    "reproduction": ReproductionBench,
     "pareto": ParetoBench,
     "render": RenderBench,
 }

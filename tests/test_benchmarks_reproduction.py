@@ -1,0 +1,57 @@
+"""A reproduction of the paper, in small, rendered beside the paper's figures."""
+
+from pathlib import Path
+
+import torch
+from PIL import Image
+from samples import sample_test, sample_training
+
+from benchmarks.__main__ import COMMANDS
+from benchmarks.results import write_result
+from distillery import main
+from training.device import Device
+from training.pipeline import DataSet
+from training.progress import TrainingProgress
+from training.recipe import Distillation, Model, Recipe
+from training.reproduce import reproduce
+
+RECIPE = Recipe(
+    name="small",
+    models={
+        "teacher": Model(hidden=[16], epochs=1),
+        "student": Model(hidden=[8], epochs=1, distillation=Distillation()),
+    },
+)
+
+
+def test_the_page_has_our_figures_beside_the_papers(tmp_path: Path) -> None:
+    torch.set_num_threads(1)
+    with TrainingProgress() as progress:
+        found = reproduce(
+            RECIPE,
+            DataSet(*sample_training(), {"sample": "1"}),
+            sample_test,
+            seeds=[0, 1],
+            units=[4, 6],
+            temperatures=[1, 2.5],
+            device=Device("cpu", bfloat16=False),
+            root=tmp_path / "runs",
+            observer=progress,
+        )
+    write_result("reproduction", found, folder=tmp_path / "results")
+    page = tmp_path / "paper.md"
+    page.write_text("# Before\n<!-- paper:begin -->\nold\n<!-- paper:end -->\nAfter\n", encoding="utf-8")
+    place = [f"--documents={page}", f"--pictures={tmp_path}", f"--results-dir={tmp_path / 'results'}"]
+    assert main("distillery-bench", COMMANDS, arguments=["render", *place]) == 0
+    text = page.read_text(encoding="utf-8")
+    row = found["models"]["student-alone"]
+    cells = f"{row['values'][0]}, {row['values'][1]} | {row['mean']:.1f} ± {row['interval_95']:,.1f} | 146 |"
+    assert f"| student, labels alone, 784-8-10 | {cells}" in text
+    assert "| units a layer | alone | T = 1 | T = 2.5 |" in text
+    assert text.count("\n| no 3 | ") == text.count("\n| only 7s and 8s | ") == 5
+    assert "of 20 | 206, 133 of 1,010 threes |" in text
+    assert "of 40 | 1,320 (−7.6) |" in text
+    assert text.endswith("<!-- paper:end -->\nAfter\n")
+    with Image.open(tmp_path / "paper.png") as picture:
+        assert picture.width > 1_000
+    assert main("distillery-bench", COMMANDS, arguments=["render", "--check", *place]) == 0

@@ -1,0 +1,233 @@
+"""The paper's experiments on the sample digits, and the correction of biases against its closed form."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from samples import sample_test, sample_training, write_as_mnist
+from torch import Tensor
+
+import distillery
+from training import data
+from training.class_bias import fewest_errors, match_prior
+from training.data import Digits
+from training.device import Device
+from training.pipeline import DataSet
+from training.progress import TrainingProgress
+from training.recipe import Distillation, Model, Recipe, read_recipe
+from training.reproduce import Reproduce, plan, reproduce
+from training.transfer_sets import TRANSFER_SETS, find_offsets
+
+SHORT = {"norm": False, "epochs": 8, "batch_size": 50, "learning_rate": 0.01}
+RECIPE = Recipe(
+    name="small",
+    models={
+        "teacher": Model(hidden=[32, 32], **SHORT),
+        "student": Model(hidden=[16, 16], distillation=Distillation(), **SHORT),
+    },
+)
+PRIOR = torch.tensor([0.2, 0.5, 0.3])
+EACH = [[0], [1], [2]]
+
+
+def test_where_all_digits_have_the_same_logits_the_offsets_are_known() -> None:
+    z = torch.tensor([3.0, -1.0, 0.5])
+    offsets = match_prior(z.expand(7, 3), PRIOR, tied=EACH)
+    wanted = PRIOR.double().log() - z
+    assert torch.allclose(offsets, wanted - wanted.mean(), atol=1e-6)
+    # One class alone: odds of 0.2 to 0.8 instead of e³ to e⁻¹ + √e.
+    others = torch.tensor([-1.0, 0.5]).exp().sum()
+    offsets = match_prior(z.expand(7, 3), PRIOR, tied=[[0]])
+    assert offsets.tolist() == pytest.approx([float((others / 4).log()) - 3, 0, 0], abs=1e-6)
+
+
+def test_offsets_that_were_put_in_are_found_again() -> None:
+    z = 5 * torch.randn(500, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    prior = torch.softmax(z, dim=1).mean(dim=0)
+    shifted = z + torch.tensor([-9.0, 2.0, 1.0])
+    assert match_prior(shifted, prior, tied=EACH).tolist() == pytest.approx([7, -4, -3], abs=1e-5)
+    shifted = z - torch.tensor([0.0, 30.0, 30.0])
+    assert match_prior(shifted, prior, tied=[[1, 2]]).tolist() == pytest.approx([0, 30, 30], abs=1e-6)
+
+
+def test_the_offset_with_the_fewest_errors_is_the_middle_of_the_best_gap() -> None:
+    # Class 0 overtakes the best other class at 1, 3, 4 and 9; the digits of 0 are the first two, and 2 and 7 between.
+    logits = torch.tensor([[0.0, 1, 0], [0, 0, 3], [0, 4, 2], [0, 5, 9]])
+    assert fewest_errors(logits, torch.tensor([0, 0, 1, 2]), [0]) == pytest.approx(3.5)
+    assert fewest_errors(logits, torch.tensor([0, 0, 0, 2]), [0]) == pytest.approx(6.5)
+    # A third digit that is wrong on both sides of its turn leaves the gap of 3 to 9.
+    assert fewest_errors(logits, torch.tensor([0, 0, 2, 2]), [0]) == pytest.approx(6.5)
+
+
+def test_no_other_offset_errs_less() -> None:
+    draw = torch.Generator().manual_seed(1)
+    logits, labels = 4 * torch.randn(60, 5, generator=draw), torch.randint(5, (60,), generator=draw)
+
+    def errors(offset: float) -> int:
+        moved = logits.double() + offset * torch.tensor([0.0, 1, 0, 1, 0])
+        return int((moved.argmax(dim=1) != labels).sum())
+
+    best = fewest_errors(logits, labels, [1, 3])
+    assert errors(best) == min(errors(offset / 50) for offset in range(-1000, 1001))
+
+
+def test_the_plan_changes_one_thing_at_a_time() -> None:
+    paper = read_recipe("paper")
+    models = plan(paper, 3, units=[30], temperatures=[2.5, 20]).models
+    student = paper.models["student"].model_copy(update={"alone": False})
+    assert list(models) == ["teacher", "student", "units30", "units30t2p5", "units30t20", *TRANSFER_SETS]
+    assert models["units30"] == paper.models["narrow"].model_copy(update={"alone": False})
+    wider = plan(paper, 3, units=[300], temperatures=[]).models["units300"]
+    assert wider == models["units30"].model_copy(update={"hidden": [300, 300]})
+    cooler = models["units30t2p5"].distillation
+    assert cooler is not None
+    assert student.distillation is not None
+    assert cooler.model_dump() == student.distillation.model_dump() | {"temperature": 2.5}
+    assert models["threeless"] == student.model_copy(update={"leave_out": [3]})
+    assert sorted([*models["seveneight"].leave_out, 7, 8]) == list(range(10))
+
+
+def test_the_recipe_is_the_papers() -> None:
+    models = read_recipe("paper").models
+    teacher, student = models["teacher"], models["student"]
+    assert (teacher.hidden, student.hidden) == ([1200, 1200], [800, 800])
+    assert teacher.dropout > 0
+    assert teacher.max_norm > 0
+    assert {name: size for name, size in teacher.augmentation.model_dump().items() if size} == {"shift": 2}
+    assert (student.dropout, student.max_norm, student.weight_decay) == (0, 0, 0)
+    assert not student.augmentation.enabled
+    assert models["narrow"].hidden == [30, 30]
+    assert student.alone
+    assert student.distillation is not None
+    assert (student.distillation.loss, student.distillation.temperature) == ("kl", 20)
+
+
+Reproduced = dict[str, Any]
+Run = Callable[[Callable[[], Digits]], Reproduced]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("reproduction")
+
+
+@pytest.fixture(scope="module")
+def again(folder: Path) -> Run:
+    """Reproduce the small recipe with these test digits; only the first call has anything to train."""
+
+    def run(read_test: Callable[[], Digits]) -> Reproduced:
+        torch.set_num_threads(1)
+        with TrainingProgress() as progress:
+            return reproduce(
+                RECIPE,
+                DataSet(*sample_training(), {"sample": "1"}),
+                read_test,
+                seeds=[0, 1],
+                units=[8],
+                temperatures=[4],
+                device=Device("cpu", bfloat16=False),
+                root=folder,
+                observer=progress,
+            )
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def first(again: Run) -> Reproduced:
+    return again(sample_test)
+
+
+def test_all_is_reported_over_the_seeds(first: Reproduced, folder: Path) -> None:
+    assert json.loads((folder / "reproduction.json").read_bytes()) == first
+    assert (first["seeds"], first["test_digits"], first["digits_of_class"]) == ([0, 1], 200, [20] * 10)
+    assert set(first["models"]) == {"teacher", "student-alone", "student"}
+    assert [(row["units"], row["temperature"]) for row in first["temperatures"]] == [(8, None), (8, 4)]
+    for row in (*first["models"].values(), *first["temperatures"]):
+        assert row["mean"] == sum(row["values"]) / 2
+        assert 0 < row["mean"] < 150
+        assert row["interval_95"] is not None
+
+
+def test_a_correction_finds_the_missing_digits_again(first: Reproduced) -> None:
+    for transfer in first["transfer_sets"].values():
+        ways = transfer["corrections"]
+        assert list(ways) == ["none", "prior", "prior of all", "validation", "test"]
+        for before, *after, bound in zip(*(ways[way]["errors"]["values"] for way in ways), strict=True):
+            assert all(bound <= errors for errors in (before, after[0], after[2]))  # one offset each
+            assert min(after) < before
+    threes = first["transfer_sets"]["threeless"]["corrections"]
+    assert threes["prior"]["on_moved"]["mean"] < threes["none"]["on_moved"]["mean"] <= 20
+    assert all(offset > 0 for offset in threes["prior"]["offset"]["values"])
+    sevens = first["transfer_sets"]["seveneight"]["corrections"]
+    assert all(offset < 0 for offset in sevens["prior"]["offset"]["values"])
+
+
+def test_the_test_digits_are_read_once(first: Reproduced, again: Run) -> None:
+    def refuse() -> Digits:
+        pytest.fail("the test digits are read again")
+
+    assert again(refuse) == first
+
+
+def test_no_correction_but_one_has_seen_the_test_digits(first: Reproduced, again: Run, folder: Path) -> None:
+    kept = folder / "reproduction.json"
+    before = kept.read_bytes()
+    test = sample_test()
+
+    def other_labels() -> Digits:
+        return Digits(test.images, (test.labels + 1) % 10)
+
+    kept.unlink()
+    other = again(other_labels)
+    kept.write_bytes(before)
+    assert other["models"] != first["models"]
+    for name, transfer in first["transfer_sets"].items():
+        changed = other["transfer_sets"][name]["corrections"]
+        same = [
+            way for way, row in transfer["corrections"].items() if changed[way]["offset"] == row["offset"]
+        ]
+        assert same == ["none", "prior", "prior of all", "validation"]
+
+
+def test_the_offsets_by_the_prior_have_seen_no_label() -> None:
+    draw = torch.Generator().manual_seed(2)
+    logits = torch.randn(50, 10, generator=draw)
+    prior = torch.full((10,), 0.1)
+
+    def found(labels: Tensor) -> dict[str, list[float]]:
+        return {way: b.tolist() for way, b in find_offsets(logits, labels, prior, [3]).items()}
+
+    one, other = found(torch.full((50,), 3)), found(torch.full((50,), 4))
+    assert [way for way in one if one[way] == other[way]] == ["none", "prior", "prior of all"]
+
+
+def test_the_command_trains_evaluates_and_draws(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, digest in write_as_mnist(tmp_path).items():
+        monkeypatch.setitem(data.SHA256, name, digest)
+    monkeypatch.setattr(data, "VALIDATION_DIGITS", 100)
+    monkeypatch.setenv("COLUMNS", "120")
+    recipe = tmp_path / "mine.toml"
+    recipe.write_text(
+        "[teacher]\nhidden = [8]\nepochs = 1\n[student]\nhidden = [4]\nepochs = 1\n[student.distillation]\n"
+    )
+    flags = ["--seeds=0", "--units=4,8", "--temperatures=1,2.5", "--threads=1", f"--data-dir={tmp_path}"]
+    arguments = ["reproduce", f"--recipe={recipe}", f"--out={tmp_path}", *flags]
+    assert distillery.main("distillery-train", {"reproduce": Reproduce}, arguments=arguments) == 0
+    said = capsys.readouterr().out
+    assert "2 x 8, T = 2.5" in said
+    assert "threeless, bias: prior of all" in said
+    with Image.open(tmp_path / "mine" / "pictures" / "temperatures.png") as picture:
+        assert len(set(picture.convert("L").tobytes())) > 50
+
+
+def test_a_recipe_without_such_a_student_is_refused() -> None:
+    alone = RECIPE.model_copy(update={"models": {"teacher": RECIPE.models["teacher"]}})
+    with pytest.raises(distillery.DistilleryError, match="small has no student with a distillation; paper"):
+        plan(alone, 0, units=[], temperatures=[])

@@ -1,0 +1,205 @@
+"""The MNIST section of Hinton, Vinyals and Dean 2015 (arXiv:1503.02531, section 3), over several seeds.
+
+    distillery-train reproduce              five seeds of the recipe `paper`, about half an hour of one core
+    distillery-train reproduce --seeds 0    writes runs/paper/reproduction.json and temperatures.png, too
+
+Of every seed: the recipe's teacher, and its student alone and distilled; narrower students at several temperatures;
+students whose transfer set lacks classes, before and after their biases are corrected (`training/class_bias.py`).
+What is trained already is used again. All choices are made before the test digits are read, once, for everything;
+but for one way to correct biases, `test`: the paper's own, which says how well any single offset could do.
+"""
+
+import json
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import Field, PositiveFloat
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+
+import distillery
+from training.checkpoint import load_checkpoint
+from training.data import Digits, find_mnist, load_test
+from training.device import Device, DeviceName, Precision, choose_device
+from training.files import older_than, write_atomically
+from training.loop import predict
+from training.network import CLASSES
+from training.pipeline import DataSet, RunObserver, train_recipe
+from training.progress import TrainingProgress
+from training.recipe import ALONE, Recipe, Units, read_recipe
+from training.recipe_command import PICTURES
+from training.reproduction_picture import draw_temperatures
+from training.runs import ModelRun
+from training.transfer_sets import TRANSFER_SETS, correct, find_offsets, over_seeds
+
+REPRODUCTION = "reproduction.json"
+NARROW = "narrow"
+
+
+def plan(recipe: Recipe, seed: int, *, units: Sequence[int], temperatures: Sequence[float]) -> Recipe:
+    """Return what is trained with one seed: the recipe's teacher and student, and all that is derived from these.
+
+    Narrower students are trained as the recipe's `narrow` is (as its student, where it has none), and distilled as
+    its student is, but for the temperature. Raises `DistilleryError` without such a student.
+    """
+    student = recipe.models.get("student")
+    if student is None or student.distillation is None:
+        raise distillery.DistilleryError(
+            f"the recipe {recipe.name} has no student with a distillation; paper and quick have one"
+        )
+    models = {name: model for name, model in recipe.models.items() if name != NARROW}
+    template = recipe.models.get(NARROW, student).model_copy(update={"alone": False})
+    for width in units:
+        narrow = template.model_copy(update={"hidden": [width] * len(template.hidden)})
+        models[narrow_name(width)] = narrow.without_teacher
+        for temperature in temperatures:
+            distillation = student.distillation.model_copy(update={"temperature": temperature})
+            model = narrow.model_copy(update={"distillation": distillation})
+            models[narrow_name(width, temperature)] = model
+    for name, transfer in TRANSFER_SETS.items():
+        models[name] = student.model_copy(update={"leave_out": transfer.leave_out, "alone": False})
+    return Recipe(name=recipe.name, seed=seed, models=models)
+
+
+def narrow_name(width: int, temperature: float | None = None) -> str:
+    """Name a student of the sweep, distilled or alone, as a recipe allows it: `units30t2p5`, `units30`."""
+    return f"units{width}" + ("" if temperature is None else f"t{temperature:g}".replace(".", "p"))
+
+
+def reproduce(
+    recipe: Recipe,
+    data: DataSet,
+    read_test: Callable[[], Digits],
+    *,
+    seeds: Sequence[int],
+    units: Sequence[int],
+    temperatures: Sequence[float],
+    device: Device,
+    root: Path,
+    observer: RunObserver,
+) -> dict[str, Any]:
+    """Train everything into `root`, evaluate it, write `reproduction.json`, return it.
+
+    The test digits are not read again for models that have been evaluated. Raises `DistilleryError`.
+    """
+    trained: dict[int, dict[str, ModelRun]] = {}
+    for seed in seeds:
+        planned = plan(recipe, seed, units=units, temperatures=temperatures)
+        trained[seed] = train_recipe(planned, data, device=device, root=root, observer=observer)
+    fingerprints = {
+        str(seed): {name: run.fingerprint for name, run in runs.items()} for seed, runs in trained.items()
+    }
+    kept = root / REPRODUCTION
+    if kept.exists():
+        known: dict[str, Any] = json.loads(kept.read_bytes())
+        if known["fingerprints"] == fingerprints:
+            return known
+    prior = torch.bincount(data.training.labels, minlength=CLASSES) / len(data.training)
+    validated = [_answers(runs, data.validation.images, TRANSFER_SETS) for runs in trained.values()]
+    offsets = {
+        name: [find_offsets(of[name], data.validation.labels, prior, moved) for of in validated]
+        for name, (_, moved) in TRANSFER_SETS.items()
+    }
+    test = read_test()  # from here on nothing is chosen, but for what is called `test`
+    logits = [_answers(runs, test.images, runs) for runs in trained.values()]
+    names = ("teacher", f"student{ALONE}", "student")
+    result = {
+        "recipe": recipe.name,
+        "settings": {name: model.model_dump(mode="json") for name, model in recipe.models.items()},
+        "seeds": list(seeds),
+        "test_digits": len(test),
+        "digits_of_class": torch.bincount(test.labels, minlength=CLASSES).tolist(),
+        "models": {name: _errors(name, logits, test.labels) for name in names},
+        "temperatures": [
+            {"units": width, "temperature": temperature}
+            | _errors(narrow_name(width, temperature), logits, test.labels)
+            for width in units
+            for temperature in (None, *temperatures)
+        ],
+        "transfer_sets": {
+            name: transfer._asdict()
+            | {
+                "corrections": correct(
+                    [of[name] for of in logits], offsets[name], test.labels, transfer.moved
+                )
+            }
+            for name, transfer in TRANSFER_SETS.items()
+        },
+        "fingerprints": fingerprints,
+    }
+    write_atomically(kept, (json.dumps(result) + "\n").encode())
+    return result
+
+
+def _answers(runs: dict[str, ModelRun], images: Tensor, names: Iterable[str]) -> dict[str, Tensor]:
+    return {name: predict(load_checkpoint(runs[name].checkpoint).network, images) for name in names}
+
+
+def _errors(name: str, logits: Sequence[dict[str, Tensor]], labels: Tensor) -> dict[str, Any]:
+    return over_seeds([int((of[name].argmax(dim=1) != labels).sum()) for of in logits])
+
+
+class Reproduce(distillery.Command):
+    """Reproduce the MNIST section of the paper: 67, 146 and 74 errors, temperatures, transfer sets without a class.
+
+    What has been trained before is used again, and the test digits are read once, when everything is trained.
+
+        distillery-train reproduce
+        distillery-train reproduce --seeds 0 --units 30 --temperatures 1,4,20
+    """
+
+    config: Path | None = Field(None, description="TOML file with these settings")
+    recipe: str = Field("paper", description="a recipe with a teacher and a student")
+    seeds: list[int] = Field([0, 1, 2, 3, 4], min_length=1, description="one training of everything each")
+    units: list[Units] = Field([30, 300], description="of each hidden layer of the narrower students")
+    temperatures: list[PositiveFloat] = Field([1, 2.5, 4, 8, 20], description="that these are distilled at")
+    data_dir: Path | None = Field(
+        None, description="folder with the MNIST files, if not to be found or fetched"
+    )
+    out: Path = Field(Path("runs"), description="folder for runs")
+    device: DeviceName = Field("auto", description="auto takes CUDA where there is one")
+    precision: Precision = Field(
+        "auto", description="of matrix products; auto takes bfloat16 where it is quick"
+    )
+    threads: int | None = Field(None, gt=0, description="CPU threads; all usable cores if not given")
+
+    def run(self) -> None:
+        recipe = read_recipe(self.recipe)
+        folder, root = find_mnist(self.data_dir), self.out / recipe.name
+        with TrainingProgress() as progress:
+            result = reproduce(
+                recipe,
+                DataSet.of_mnist(folder),
+                partial(load_test, folder),
+                seeds=self.seeds,
+                units=self.units,
+                temperatures=self.temperatures,
+                device=choose_device(self.device, self.precision, threads=self.threads),
+                root=root,
+                observer=progress,
+            )
+        picture = root / PICTURES / "temperatures.png"
+        if result["temperatures"] and older_than(root / REPRODUCTION, picture):
+            draw_temperatures(picture, result)
+        Console().print(_table(result))
+
+
+def _table(result: dict[str, Any]) -> Table:
+    rows = dict(result["models"])
+    for row in result["temperatures"]:
+        rows[f"2 x {row['units']}, " + (f"T = {row['temperature']:g}" if row["temperature"] else "alone")] = (
+            row
+        )
+    for name, transfer in result["transfer_sets"].items():
+        rows |= {f"{name}, bias: {way}": row["errors"] for way, row in transfer["corrections"].items()}
+    table = Table(
+        "model", "each seed", "mean", "95 %", title=f"errors on {result['test_digits']:,} test digits"
+    )
+    for name, row in rows.items():
+        interval = "" if row["interval_95"] is None else f"± {row['interval_95']:.1f}"
+        table.add_row(name, ", ".join(map(str, row["values"])), f"{row['mean']:.1f}", interval)
+    return table

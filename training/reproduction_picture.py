@@ -1,0 +1,50 @@
+"""The picture of a reproduction: a narrow student's test errors against the temperature it was distilled at."""
+
+import io
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from training.files import write_atomically
+from training.pictures import COLOURS
+
+
+def temperatures_figure(reproduction: dict[str, Any]) -> Figure:
+    """Return one panel for each width, of `reproduction.json`: means with 95 % intervals over seeds."""
+    rows = reproduction["temperatures"]
+    widths = list(dict.fromkeys(row["units"] for row in rows))
+    figure = Figure(figsize=(4.6 * len(widths), 3.6), layout="constrained")
+    for axes, width in zip(figure.subplots(1, len(widths), squeeze=False)[0], widths, strict=True):
+        alone, *distilled = [row for row in rows if row["units"] == width]
+        temperatures = [row["temperature"] for row in distilled]
+        axes.axhline(alone["mean"], color=COLOURS[0], linestyle="--", label="without a teacher")
+        axes.axhspan(*_ends(alone), color=COLOURS[0], alpha=0.12, linewidth=0)
+        axes.errorbar(
+            temperatures,
+            [row["mean"] for row in distilled],
+            yerr=[row["interval_95"] or 0 for row in distilled],
+            color=COLOURS[1],
+            marker="o",
+            capsize=3,
+            label="distilled",
+        )
+        axes.set(xscale="log", xlabel="temperature", xticks=temperatures, title=f"2 × {width} hidden units")
+        axes.set_xticks([], minor=True)
+        axes.xaxis.set_major_formatter("{x:g}")
+        axes.grid(visible=True, alpha=0.3)
+    figure.axes[0].set_ylabel(f"errors on {reproduction['test_digits']:,} test digits")
+    figure.axes[0].legend()
+    return figure
+
+
+def draw_temperatures(path: Path, reproduction: dict[str, Any]) -> None:
+    """Write that picture to `path` (PNG)."""
+    content = io.BytesIO()
+    temperatures_figure(reproduction).savefig(content, format="png", dpi=120)
+    write_atomically(path, content.getvalue())
+
+
+def _ends(row: dict[str, Any]) -> tuple[float, float]:
+    spread = row["interval_95"] or 0
+    return row["mean"] - spread, row["mean"] + spread
