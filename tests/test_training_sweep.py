@@ -16,6 +16,7 @@ from samples import write_as_mnist
 
 import distillery
 from training import data
+from training.__main__ import Train
 from training.checkpoint import load_checkpoint
 from training.recipe import Architecture, Distillation, Model
 from training.search import Result, front, open_study
@@ -117,6 +118,17 @@ def test_two_trials_then_a_third(mnist: Path, tmp_path: Path, capsys: pytest.Cap
         [sys.executable, SCRIPT, mnist, *flags], capture_output=True, text=True, check=True
     )
     assert "student: trained before, " in train.stdout
+
+
+@pytest.mark.usefixtures("mnist")
+def test_teacher_and_trials_are_those_of_the_recipe(capsys: pytest.CaptureFixture[str]) -> None:
+    seeds = ["--seed=1", "--teacher-seed=5"]
+    assert sweep("--trials=1", *seeds) == 0
+    capsys.readouterr()
+    assert distillery.main("train", {"train": Train}, default="train", arguments=seeds) == 0
+    output = capsys.readouterr().out
+    assert "teacher: trained before" in output
+    assert "student: trained before" in output
 
 
 @pytest.mark.slow

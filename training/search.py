@@ -82,7 +82,12 @@ class Search:
         while soft:
             above[soft.teacher] = self.recipe.models[soft.teacher].model_copy(update={"alone": False})
             soft = above[soft.teacher].distillation
-        return self.recipe.model_copy(update={"models": dict(reversed(above.items()))})
+        seeds: dict[str, int | None] = {}
+        if (
+            self.recipe.teacher_seed is not None and len(above) == 1
+        ):  # without pupils it would be no teacher
+            seeds = {"seed": self.recipe.teacher_seed, "teacher_seed": None}
+        return self.recipe.model_copy(update={"models": dict(reversed(above.items())), **seeds})
 
     @property
     def name(self) -> str:
@@ -93,6 +98,7 @@ class Search:
             "model": self.model.model_dump(exclude_defaults=True, exclude=searched),
             "soft": {"teacher": self.soft.teacher, "beta": self.soft.beta},
             "space": self.space.model_dump(),
+            "seeds": [self.recipe.seed, self.recipe.teacher_seed],
             "dataset": self.data.sha256,
             "validation_digits": len(self.data.validation),
             "revision": REVISION,
@@ -162,7 +168,7 @@ class Search:
 
     def _training(self, trial: "FrozenTrial", teacher: ModelRun) -> tuple[Job, ModelRun]:
         model = tried(self.model, self.soft, rounded(trial.params))
-        job = Job(self.student, model, self.recipe.seed)
+        job = Job(self.student, model, self.recipe.seed, self.recipe.teacher_seed)
         return job, model_run(job, self.data, device=self.device, root=self.root, teacher=teacher)
 
 
