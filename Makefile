@@ -44,7 +44,7 @@ serve: $(INSTALLED) ## serve the model repository on http://127.0.0.1:8000
 
 bench: $(INSTALLED) ## measure all that README and docs show of serving, and write it there (15 minutes)
 	@$(BIN)/python -m benchmarks session
-	@$(BIN)/python -m benchmarks http
+	@$(BIN)/python -m benchmarks http --against litserve-first-example
 	@$(BIN)/python -m benchmarks scenarios
 	@$(BIN)/python -m benchmarks perf-analyzer
 	@$(BIN)/python -m benchmarks profile
