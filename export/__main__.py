@@ -118,7 +118,7 @@ def _digits_lost(entries: list[ModelEntry]) -> Iterator[str]:
                     f"of the ways tried, {made} was the best on validation; a model "
                     f'`quantised_from = "{fp32.name}"` is trained as int8 computes it'
                     if "percentile" in made
-                    else "it was trained as int8 computes it; try its own network as teacher, and a smaller learning rate"
+                    else "it was trained as int8 computes it; try a smaller learning rate, and its start as its teacher"
                 )
             )
 
