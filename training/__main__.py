@@ -3,6 +3,7 @@
 import sys
 from functools import cache
 from pathlib import Path
+from typing import Annotated
 
 from pydantic import Field
 from rich.console import Console
@@ -40,9 +41,14 @@ class Train(RecipeCommand):
         distillery-train --recipe notebook --seed 1
         distillery-train --recipe best --help
         distillery-train --student.hidden 256,128 --student.distillation.temperature 4 --out runs-small
+        distillery-train --recipe best --seeds 1,2          and two seeds more, small models of all at once
         distillery-train --recipe my.toml --sanity-check    first see whether each network can learn one batch
     """
 
+    seeds: list[Annotated[int, Field(ge=0)]] = Field(
+        [],
+        description="train these as well: small models of several seeds at once; --seed stays the current one",
+    )
     sanity_check: bool = Field(
         False, description="overfit one batch with every network, and train nothing else"
     )
@@ -62,7 +68,9 @@ class Train(RecipeCommand):
                 return
             root = self.out / recipe.name
             with lead(device, data.training, data.validation):
-                runs = train_recipe(recipe, data, device=device, root=root, observer=progress)
+                runs = train_recipe(
+                    recipe, data, device=device, root=root, observer=progress, seeds=self.seeds
+                )
         pictures = root / PICTURES
         names = [pictures / f"{name}.png" for name in ("digits", "soft_targets", "curves")]
         if any(older_than(run.link, *names) for run in runs.values()):

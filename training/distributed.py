@@ -103,22 +103,22 @@ class SharedTraining(Training):
         _tell("train_epoch")
         super().train_epoch(observer)
 
-    def _batches(self, epoch: int) -> tuple[Tensor, ...]:
-        batches = super()._batches(epoch)
+    def batches(self, epoch: int) -> tuple[Tensor, ...]:
+        batches = super().batches(epoch)
         torch.manual_seed(draw_seed(self.job.draw_seed(epoch), rank()))  # for dropout
         return batches
 
-    def _logits(self, images: Tensor) -> Tensor:
+    def logits(self, images: Tensor) -> Tensor:
         mine = part_of(len(images))
         with self.device.autocast():
             own = self._parallel(normalise(images[mine])).float()
         by_member = own.view(self.job.model.members, -1, CLASSES)
         return gather(by_member, mine, len(images)).flatten(0, 1)
 
-    def _validate(self) -> Record:
+    def validate(self) -> Record:
         if rank():
             return dict(_hear()[0])
-        record = super()._validate()
+        record = super().validate()
         _tell(record)
         return record
 

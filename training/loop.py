@@ -111,13 +111,13 @@ class Training:
         images = self.views.show(view)
         targets = self.teacher.logits(view, images) if self.teacher else None
         self.network.train()
-        batches = self._batches(epoch)
+        batches = self.batches(epoch)
         steps = len(batches)
         loss_sum = torch.zeros((), device=self.device.type)
         hits = torch.zeros((), dtype=torch.int64, device=self.device.type)
         seen, told, members = 0, 0.0, self.job.model.members
         for step, places in enumerate(batches, start=1):
-            rate = self._set_rate(epoch - 1 + step / steps)
+            rate = self.set_rate(epoch - 1 + step / steps)
             labels = self.digits.labels[places]
             loss, logits = self._step(
                 images[places], labels, targets[places] if targets is not None else None
@@ -136,8 +136,8 @@ class Training:
                 }
                 observer.advanced(self.job, progress=epoch - 1 + step / steps, figures=figures)
         seconds = time.perf_counter() - start
-        record = {"epoch": epoch, **figures, **self._validate(), "seconds": seconds}
-        self._keep(record)
+        record = {"epoch": epoch, **figures, **self.validate(), "seconds": seconds}
+        self.keep(record)
         observer.finished_epoch(self.job, record)
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -168,26 +168,27 @@ class Training:
         self.optimizer.load_state_dict({"state": moments, "param_groups": groups})
         self.history = list(facts["history"])
 
-    def _batches(self, epoch: int) -> tuple[Tensor, ...]:
+    def batches(self, epoch: int) -> tuple[Tensor, ...]:
         """Return the places of each batch's digits, and let all random numbers that follow be those of `epoch`."""
         torch.manual_seed(self.job.draw_seed(epoch))
         steps = math.ceil(len(self.digits) / self.job.model.batch_size)
         # Nearly equal batches: a small last one would give BatchNorm poor statistics.
         return torch.randperm(len(self.digits)).to(self.device.type).tensor_split(steps)
 
-    def _logits(self, images: Tensor) -> Tensor:
+    def logits(self, images: Tensor) -> Tensor:
         """Return the logits of a batch, `float32 [members · N, 10]`."""
         with self.device.autocast():
             logits: Tensor = self.network(normalise(images)).float()
         return logits
 
-    def _validate(self) -> Record:
+    def validate(self) -> Record:
+        """Return what `validate` says of the network now."""
         return validate(self.network, self.validation)
 
     def _step(self, images: Tensor, labels: Tensor, targets: Tensor | None) -> tuple[Tensor, Tensor]:
         """One step on uint8 `[N, 28, 28]`; return the members' mean loss, and their logits `[members · N, 10]`."""
-        logits = self._logits(images)
-        losses = torch.stack([self._loss(own, labels, targets) for own in torch.split(logits, len(labels))])
+        logits = self.logits(images)
+        losses = torch.stack([self.loss(own, labels, targets) for own in torch.split(logits, len(labels))])
         self.optimizer.zero_grad()
         losses.sum().backward()  # type: ignore[no-untyped-call] # each member learns as it would alone
         self.optimizer.step()
@@ -195,7 +196,8 @@ class Training:
             limit_norms(self.network, self.job.model.max_norm)
         return losses.detach().mean(), logits
 
-    def _loss(self, logits: Tensor, labels: Tensor, targets: Tensor | None) -> Tensor:
+    def loss(self, logits: Tensor, labels: Tensor, targets: Tensor | None) -> Tensor:
+        """Return the loss of one network on a batch, with the teacher's logits if it has a teacher."""
         settings = self.job.distillation
         if settings is None or targets is None:
             return functional.cross_entropy(logits, labels)
@@ -209,7 +211,8 @@ class Training:
             beta=settings.beta,
         )
 
-    def _set_rate(self, epochs: float) -> float:
+    def set_rate(self, epochs: float) -> float:
+        """Let the optimizer have the learning rate after so many `epochs`, and return it."""
         settings = self.job.model
         if settings.schedule == "one-cycle":
             share = one_cycle(epochs / settings.epochs)
@@ -219,7 +222,8 @@ class Training:
             group["lr"] = settings.learning_rate * share
         return settings.learning_rate * share
 
-    def _keep(self, record: Record) -> None:
+    def keep(self, record: Record) -> None:
+        """Add an epoch to the history, and keep its weights if they are the best so far."""
         self.history.append(record)
         if self.best_record is record:
             self.best = _copy(self.network)

@@ -4,10 +4,12 @@ What is trained already is used again; what was interrupted goes on.
 """
 
 import platform
+from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 
@@ -21,6 +23,7 @@ from training.quantisation import QuantisedClassifier, quantised
 from training.recipe import ALONE, Recipe
 from training.runs import ModelRun, fingerprint, only_one
 from training.soft_targets import SoftTargets
+from training.stack import Stack, stackable
 
 REVISION = 2
 """Raised whenever the same recipe comes to mean other weights, so that older ones are not taken for them."""
@@ -62,20 +65,53 @@ class RunObserver(Observer, Protocol):
 
 
 def train_recipe(
-    recipe: Recipe, data: DataSet, *, device: Device, root: Path, observer: RunObserver
+    recipe: Recipe,
+    data: DataSet,
+    *,
+    device: Device,
+    root: Path,
+    observer: RunObserver,
+    seeds: Sequence[int] = (),
 ) -> dict[str, ModelRun]:
-    """Train the models of `recipe` into `root` and return them by name; raises `DistilleryError`."""
+    """Train the models of `recipe` into `root` and return them by name; raises `DistilleryError`.
+
+    The models are trained with all other `seeds`, too: where they are small, with all of them at once.
+    """
+    recipes = [recipe.model_copy(update={"seed": seed}) for seed in dict.fromkeys([recipe.seed, *seeds])]
+    every = [_runs(of_seed, data, device=device, root=root) for of_seed in recipes]
+    current = every[0]
+    with only_one(root):
+        for run in current.values():
+            run.drop_stale_link()
+        for alike in zip(*map(jobs, recipes), strict=True):
+            left = {
+                runs[job.name].folder: _Work(job, runs[job.name], _teacher(job, runs), _start(job, runs))
+                for job, runs in zip(alike, every, strict=True)
+            }
+            fresh = [work for work in left.values() if not work.run.finished]
+            if len(fresh) > 1 and stackable(fresh[0].job.model) and size() == 1:
+                _train_stack(fresh, data, device=device, observer=observer)
+                left = {folder: work for folder, work in left.items() if work not in fresh}
+            for job, run, teacher, start in left.values():
+                train_model(job, run, data, device=device, teacher=teacher, start=start, observer=observer)
+            current[alike[0].name].make_current()
+    return current
+
+
+class _Work(NamedTuple):
+    """A model to train, where, and the models it needs for it."""
+
+    job: Job
+    run: ModelRun
+    teacher: ModelRun | None
+    start: ModelRun | None
+
+
+def _runs(recipe: Recipe, data: DataSet, *, device: Device, root: Path) -> dict[str, ModelRun]:
     runs: dict[str, ModelRun] = {}
     for job in jobs(recipe):
         teacher, start = _teacher(job, runs), _start(job, runs)
         runs[job.name] = model_run(job, data, device=device, root=root, teacher=teacher, start=start)
-    with only_one(root):
-        for run in runs.values():
-            run.drop_stale_link()
-        for job in jobs(recipe):
-            run, teacher, start = runs[job.name], _teacher(job, runs), _start(job, runs)
-            train_model(job, run, data, device=device, teacher=teacher, start=start, observer=observer)
-            run.make_current()
     return runs
 
 
@@ -150,6 +186,35 @@ def _train(
     card = _card(job, run, training, data)
     run.finish(training, card)
     return card
+
+
+def _train_stack(works: Sequence[_Work], data: DataSet, *, device: Device, observer: RunObserver) -> None:
+    """Train one model with several seeds at once."""
+    with ExitStack() as locks:
+        for work in works:
+            locks.enter_context(only_one(work.run.folder, wait=True))
+        trainings = [
+            _begin(work.job, data, device=device, teacher=work.teacher, start=None) for work in works
+        ]
+        pairs = [(work.run, training) for work, training in zip(works, trainings, strict=True)]
+        for run, training in pairs:
+            run.resume(training)
+        furthest = max(len(training.history) for training in trainings)
+        observer.started(works[0].job, epochs_done=furthest)
+        for run, training in pairs:
+            while len(training.history) < furthest:  # interrupted while the others were being saved
+                training.train_epoch(observer)
+                run.save(training)
+        stack = Stack(trainings)
+        while not trainings[0].done:
+            stack.train_epoch(observer)
+            for run, training in pairs:
+                run.save(training)
+        for run, training in pairs:
+            card = _card(training.job, run, training, data)
+            run.finish(training, card)
+            observer.finished(training.job, card)
+            run.drop_state()
 
 
 def _soft_targets(job: Job, teacher: ModelRun, device: Device) -> SoftTargets:
