@@ -93,7 +93,7 @@ def test_a_student_is_compared_with_its_control_digit_by_digit(recipe: str, runs
 
 def test_a_page_shows_it(recipe: str, runs: list[SeedRun], tmp_path: Path) -> None:
     rows = pareto_rows(runs, seconds=0.5)
-    data = {"seeds": [0, 1], "rows": rows, "pairs": distilled_against_alone(recipe, runs)}
+    data = {"recipe": "pareto", "seeds": [0, 1], "rows": rows, "pairs": distilled_against_alone(recipe, runs)}
     write_result("pareto", data, folder=tmp_path / "results")
     page = tmp_path / "docs" / "distillation.md"
     page.parent.mkdir()
