@@ -14,6 +14,7 @@ from benchmarks.profile_bench import ProfileBench
 from benchmarks.report.render import RenderBench
 from benchmarks.reproduction import ReproductionBench
 from benchmarks.session_bench import SessionBench
+from benchmarks.speed import SpeedBench
 from benchmarks.training import TrainingBench
 from distillery import Command, main
 
@@ -27,6 +28,7 @@ COMMANDS: dict[str, type[Command]] = {
     "profile": ProfileBench,
     "footprint": FootprintBench,
     "training": TrainingBench,
+    "speed": SpeedBench,
     "accuracy": AccuracyBench,
     "reproduction": ReproductionBench,
     "pareto": ParetoBench,
