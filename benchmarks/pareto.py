@@ -60,7 +60,7 @@ class ParetoBench(Command):
             for seed in self.seeds
         ]
         warn_if_busy()
-        data = {
+        data: dict[str, Any] = {
             "recipe": Path(self.recipe).stem,
             "seeds": self.seeds,
             "teacher_seed": self.teacher_seed,

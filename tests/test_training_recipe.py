@@ -134,7 +134,10 @@ def test_a_recipe_does_not_change() -> None:
 def test_every_recipe_shipped_is_valid(path: Path) -> None:
     recipe = read_recipe(path.stem)
     assert recipe.name == path.stem
-    for name, hidden in (("teacher", [1200, 1200]), ("student", [800, 800])):  # what the paper calls by these names
+    for name, hidden in (
+        ("teacher", [1200, 1200]),
+        ("student", [800, 800]),
+    ):  # what the paper calls by these names
         assert name not in recipe.models or recipe.models[name].hidden == hidden
 
 

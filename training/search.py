@@ -83,9 +83,7 @@ class Search:
             above[soft.teacher] = self.recipe.models[soft.teacher].model_copy(update={"alone": False})
             soft = above[soft.teacher].distillation
         seeds: dict[str, int | None] = {}
-        if (
-            self.recipe.teacher_seed is not None and len(above) == 1
-        ):  # without pupils it would be no teacher
+        if self.recipe.teacher_seed is not None and len(above) == 1:  # without pupils it would be no teacher
             seeds = {"seed": self.recipe.teacher_seed, "teacher_seed": None}
         return self.recipe.model_copy(update={"models": dict(reversed(above.items())), **seeds})
 
