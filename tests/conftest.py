@@ -18,6 +18,12 @@ NETWORKS = {"teacher": [96, 96], "student": [48, 48], "student-alone": [48, 48]}
 EPOCHS = 25
 
 
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    """Networks so small only lose time to a second thread, and how many there are decides the last bits of a sum."""
+    torch.set_num_threads(1)
+
+
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Checkpoints of small networks that have learnt the 500 sample digits, by name."""

@@ -10,10 +10,6 @@ from training.network import Network
 from training.recipe import Augmentation, Distillation, Model
 from training.soft_targets import SoftTargets
 
-torch.set_num_threads(
-    1
-)  # networks this small only lose time to a second one, and much of it on a busy machine
-
 CPU = Device("cpu", bfloat16=False)
 DIGITS = sample_training()
 SMALL = Model(hidden=[32, 24], epochs=4, batch_size=64, learning_rate=1e-2)
