@@ -29,12 +29,13 @@ from training.recipe import Augmentation, Distillation, Model
 from training.runs import read_history
 from training.soft_targets import SoftTargets
 
+torch.set_num_threads(1)  # of the reference, and of each process under test
 CPU = Device("cpu", bfloat16=False)
 MOVED = Augmentation(shift=2, elastic=1)
 SOFT = Distillation(temperature=4, loss="dist")  # a loss that is more than the sum over the digits of a batch
 ONE_STEP = {
     "mlp": Model(hidden=[32, 24], epochs=1, batch_size=499, augmentation=MOVED),
-    # Fifty digits: torch's own BatchNorm2d adds up what is channels last one by one, and over 500 is off by 1e-4.
+    # Fifty digits: torch's own BatchNorm2d adds up what is channels last one by one, and loses digits over more.
     "convolutional": Model(
         stages=[[3, 4], [4]], hidden=[12], members=2, epochs=1, batch_size=499, leave_out=list(range(9))
     ),
@@ -44,7 +45,10 @@ MANY_STEPS = Model(
     hidden=[32, 24], norm=False, epochs=4, batch_size=49, schedule="plateau", patience=0, learning_rate=0.02,
     max_norm=2, views=2, augmentation=MOVED, distillation=SOFT,
 )  # fmt: skip
+TOLERANCE = {"mlp": 1e-4, "convolutional": 0.02, "distilled": 1e-3}
+"""Of the norm; where processes do not share their statistics they differ by 0.1 to 1."""
 MODELS = ONE_STEP | {"many": MANY_STEPS}
+pytestmark = pytest.mark.timeout(300)  # each process imports torch, which takes long on a busy machine
 SCRIPT = Path(__file__).with_name("train_on_samples.py")
 
 
@@ -73,7 +77,6 @@ def trained(name: str, folder: Path) -> Training:
 
 def main(folder: Path) -> None:
     """What the processes under test run: every model, its state written by the first of them."""
-    torch.set_num_threads(1)
     if int(os.environ["RANK"]):
         follow(CPU)
         return
@@ -108,7 +111,7 @@ def test_gradients_and_statistics_are_those_of_the_whole_batch(name: str, two: P
     for part in (".exp_avg", "running_mean", "running_var", "num_batches_tracked"):
         for key in filter(lambda key: key.endswith(part), ours):
             difference = (ours[key] - theirs[key]).double().norm().item()
-            assert difference <= 1e-3 * theirs[key].double().norm().item() + 2e-6, key
+            assert difference <= TOLERANCE[name] * theirs[key].double().norm().item() + 2e-6, key
     assert facts["history"][0]["loss"] == pytest.approx(training.history[0]["loss"], rel=1e-6)
 
 
