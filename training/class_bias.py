@@ -29,9 +29,9 @@ def match_prior(logits: Tensor, prior: Tensor, *, tied: Sequence[Sequence[int]])
 
     `prior` `[C]` is each class's share of the digits to come, and sums to 1. Classes that are `tied` move together
     and get their common share; the others do not move. This minimises `mean logsumexp(z + b) − prior · b`, which is
-    convex in the offsets b, along one group after the other, so there is one solution (if every class may move: but
-    for a constant, and the offsets have mean 0). Where all digits have the same logits z it is known: `ln(p / q)` for
-    a group of prior p that has the odds `q = Σ exp z` of the group `/ Σ exp z` of the others, times (1 − p).
+    convex in the offsets b, along one group after the other; so there is one solution (if every class may move: but
+    for a constant, and the offsets have mean 0). Where all digits have the same logits z it is known: for one group
+    of share p it is `ln(p / (1 − p)) − ln(Σ exp z of the group / Σ exp z of the others)`.
     """
     shares = [prior[list(classes)].sum().item() for classes in tied]
     offsets = torch.zeros(logits.shape[1], dtype=torch.float64)

@@ -74,6 +74,7 @@ class RenderBench(Command):
         [
             Path("README.md"),
             Path("docs/distillation.md"),
+            Path("docs/paper.md"),
             Path("docs/serving.md"),
             Path("benchmarks/README.md"),
         ],
