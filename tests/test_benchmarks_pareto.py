@@ -18,6 +18,8 @@ from training.evaluation import evaluate_run
 from training.pipeline import DataSet, jobs, train_recipe
 from training.recipe import read_recipe
 
+pytestmark = pytest.mark.slow
+
 RECIPE = """
 [teacher]
 hidden = [32]

@@ -48,7 +48,10 @@ MANY_STEPS = Model(
 TOLERANCE = {"mlp": 1e-4, "convolutional": 0.02, "distilled": 1e-3}
 """Of the norm; where processes do not share their statistics they differ by 0.1 to 1."""
 MODELS = ONE_STEP | {"many": MANY_STEPS}
-pytestmark = pytest.mark.timeout(300)  # each process imports torch, which takes long on a busy machine
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.timeout(300),
+]  # each process imports torch, which takes long on a busy machine
 SCRIPT = Path(__file__).with_name("train_on_samples.py")
 
 
@@ -173,7 +176,6 @@ def weights(root: Path) -> dict[str, dict[str, Tensor]]:
     return {name: load_tensors(root / name / "model.safetensors")[0] for name in names}
 
 
-@pytest.mark.slow
 def test_a_killed_command_goes_on_to_the_same_weights(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -203,6 +203,7 @@ def test_the_test_digits_are_not_read_again(run: Path, monkeypatch: pytest.Monke
     assert made() == before
 
 
+@pytest.mark.slow
 def test_corrupted_digits_can_be_fewer(run: Path) -> None:
     assert call("report", "--recipe=small.toml", "--robustness-digits=20") == 0
     report, test = read_report(run, "teacher"), sample_test()
