@@ -19,8 +19,8 @@ $(INSTALLED): pyproject.toml constraints.txt
 demo: $(INSTALLED) ## train, distil, export, serve and measure on real MNIST
 	@$(BIN)/python -m benchmarks demo
 
-test: $(INSTALLED) ## the default test suite
-	@$(BIN)/pytest
+test: $(INSTALLED) ## the default test suite, on as many as four cores
+	@$(BIN)/pytest --numprocesses logical --maxprocesses 4 --dist loadfile
 
 test-slow: $(INSTALLED) ## the slower tests; those that want Debian's packages skip without `make system`
 	@$(BIN)/pytest -m "slow or prometheus or wrk"

@@ -92,6 +92,10 @@ def test_a_recipe_is_a_list_of_models_each_with_its_control(file: Path) -> None:
             ("views = 4", "leave_out = [10]"),
             r"student\.leave_out\.0: .* less than or equal to 9 \(found 10\)",
         ),
+        (
+            ("views = 4", "augmentation = { mixup = 0.5 }"),
+            r"student: with augmentation\.mixup 0\.5 a digit has no label .*\.alpha 1 and alone = false",
+        ),
         (("views = 4", "views = "), r"mine\.toml is not valid TOML: .* line 12"),
         (("[student]", "[cnn]"), r"mine\.toml is not valid TOML: "),
         ((WHOLE, "seed = 3"), "models: Dictionary should have at least 1 item"),

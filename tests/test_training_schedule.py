@@ -83,8 +83,19 @@ def test_elastic_moves_near_places_alike_and_far_places_apart() -> None:
     assert abs(correlation((14, 14), (14, 3))) < 0.25
 
 
+def test_mixup_adds_at_most_its_share_of_one_other_digit() -> None:
+    images = torch.zeros(500, 28, 28, dtype=torch.uint8)
+    images[torch.arange(500), torch.arange(500) // 28, torch.arange(500) % 28] = 200  # each its own pixel
+    mixed = jitter(images, Augmentation(mixup=0.4), random=torch.Generator().manual_seed(0)).float()
+    own = mixed[torch.arange(500), torch.arange(500) // 28, torch.arange(500) % 28] / 200
+    assert (own.min() >= 0.6) & (own.min() < 0.61)
+    assert own.max() > 0.99
+    torch.testing.assert_close(mixed.sum((1, 2)), torch.full((500,), 200.0), rtol=0, atol=1.1)
+    assert (mixed > 0).sum((1, 2)).max() == 2
+
+
 def test_views_are_drawn_from_the_numbers_given() -> None:
-    images, settings = sample_test().images, Augmentation(shift=2, rotation=10, scale=0.1, shear=5, elastic=1)
+    images, settings = sample_test().images, Augmentation(shift=2, rotation=10, elastic=1, mixup=0.5)
     one, again, other = (jitter(images, settings, random=torch.Generator().manual_seed(n)) for n in (1, 1, 2))
     assert torch.equal(one, again)
     assert not torch.equal(one, other)

@@ -221,7 +221,7 @@ def _soft_targets(job: Job, teacher: ModelRun, device: Device) -> SoftTargets:
     """What `teacher` says of the views of `job`; kept beside the teacher for all whose views are the same."""
     views = {
         "seed": job.seed if job.view_seed is None else job.view_seed,
-        "augmentation": job.model.augmentation.model_dump(),
+        "augmentation": job.model.augmentation.model_dump(exclude_defaults=True),
         "leave_out": sorted(job.model.leave_out),
     }
     folder = teacher.folder / f"soft-targets-{fingerprint(views)[:8]}"

@@ -39,18 +39,19 @@ class Section(BaseModel):
 
 
 class Augmentation(Section):
-    """A random affine and elastic transform for every digit; zeros leave the digits as they are."""
+    """What happens to every digit at random; zeros leave the digits as they are."""
 
     rotation: float = Field(0, ge=0, le=180, description="degrees, up to this much either way")
     shift: float = Field(0, ge=0, le=14, description="pixels, up to this much in x and y")
     scale: float = Field(0, ge=0, lt=1, description="0.1: from 0.9 to 1.1 times the size")
     shear: float = Field(0, ge=0, lt=90, description="degrees, up to this much either way")
     elastic: float = Field(0, ge=0, le=14, description="pixels, standard deviation of local displacements")
+    mixup: float = Field(0, ge=0, le=1, description="share of another digit, up to this much of the ink")
 
     @property
     def enabled(self) -> bool:
         """Whether anything is moved at all."""
-        return any((self.rotation, self.shift, self.scale, self.shear, self.elastic))
+        return any(self.model_dump().values())
 
 
 class Distillation(Section):
@@ -155,6 +156,17 @@ class Recipe(Section):
             if (settled[name].stages, settled[name].hidden) != (start.stages, start.hidden):
                 raise ValueError(f"{name} is quantised from {model.quantised_from}: leave its shape away")
         return settled
+
+    @model_validator(mode="after")
+    def _mixtures_have_no_label(self) -> "Recipe":
+        for name, model in self.models.items():
+            unlabelled = model.distillation and model.distillation.alpha == 1 and not model.alone
+            if model.augmentation.mixup and not unlabelled:
+                raise ValueError(
+                    f"{name}: with augmentation.mixup {model.augmentation.mixup} a digit has no label any more, "
+                    "so it needs distillation.alpha 1 and alone = false"
+                )
+        return self
 
     @model_validator(mode="after")
     def _teachers_come_first(self) -> "Recipe":
