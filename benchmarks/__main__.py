@@ -4,6 +4,7 @@ import sys
 
 from benchmarks.accuracy import AccuracyBench
 from benchmarks.demo import Demo
+from benchmarks.evidence import EvidenceBench
 from benchmarks.footprint import FootprintBench
 from benchmarks.http_bench import HttpBench
 from benchmarks.loadgen.bench import ScenariosBench
@@ -32,6 +33,7 @@ COMMANDS: dict[str, type[Command]] = {
     "accuracy": AccuracyBench,
     "reproduction": ReproductionBench,
     "pareto": ParetoBench,
+    "evidence": EvidenceBench,
     "render": RenderBench,
 }
 

@@ -15,6 +15,9 @@ from samples import sample_test, write_as_mnist
 from torch import Tensor
 
 import distillery
+from benchmarks.__main__ import COMMANDS
+from benchmarks.evidence import evidence_of
+from benchmarks.results import write_result
 from training import data
 from training.__main__ import Train
 from training.checkpoint import load_checkpoint
@@ -259,3 +262,23 @@ def test_the_card_says_what_one_seed_and_missing_digits_mean(run: Path) -> None:
 def test_a_run_that_is_not_there(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert call("report", "--recipe=small.toml", f"--out={folder / 'nothing'}") == 1
     assert "has no finished teacher; train it with distillery-train" in capsys.readouterr().err
+
+
+def test_it_is_kept_as_a_result_and_rendered(run: Path, tmp_path: Path) -> None:
+    write_result("evidence", evidence_of(run, NAMES), folder=tmp_path / "results")
+    page = tmp_path / "page.md"
+    page.write_text("<!-- evidence:begin -->\n<!-- evidence:end -->\n", encoding="utf-8")
+    place = [f"--documents={page}", f"--pictures={tmp_path}", f"--results-dir={tmp_path / 'results'}"]
+    assert distillery.main("distillery-bench", COMMANDS, arguments=["render", *place]) == 0
+    text, report = page.read_text(encoding="utf-8"), read_report(run, "student")
+    fidelity, calibration = report["evidence"]["fidelity"], report["evidence"]["calibration"]
+    assert (
+        f"| {calibration['temperature']:.2f} | {fidelity['agreement']:.2%} | {fidelity['kl']:.4f} |" in text
+    )
+    assert f"| `student` | {' | '.join(map(str, report['evidence']['errors_by_class']))} |" in text
+    blurred = sum(report["evidence"]["robustness"]["blur"]) / 5 / report["evidence"]["robustness_digits"]
+    assert re.search(
+        rf"\| `student` \|.* {1 - blurred:.1%} \|.* {report['headline']['corrupted_accuracy']:.1%} \|", text
+    )
+    with Image.open(tmp_path / "robustness.png") as picture:
+        assert picture.width > 1_000

@@ -44,6 +44,11 @@ def draw_reliability(path: Path, evidence: Mapping[str, Mapping[str, Any]]) -> N
 
 
 def draw_robustness(path: Path, evidence: Mapping[str, Mapping[str, Any]]) -> None:
+    """Write `robustness_figure` to `path`."""
+    save(robustness_figure(evidence), path)
+
+
+def robustness_figure(evidence: Mapping[str, Mapping[str, Any]]) -> Figure:
     """Share of wrong answers against the strength of each corruption, and of all; controls are dashed."""
     roles = dict.fromkeys(name.removesuffix(ALONE) for name in evidence)
     colours = dict(zip(roles, cycle(COLOURS), strict=False))
@@ -66,4 +71,4 @@ def draw_robustness(path: Path, evidence: Mapping[str, Mapping[str, Any]]) -> No
     figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside right upper")
     figure.supxlabel("strength; 0: as they are")
     figure.supylabel("wrong answers")
-    save(figure, path)
+    return figure

@@ -11,6 +11,7 @@ from pydantic import Field
 
 from benchmarks.errors import BenchmarkError
 from benchmarks.report.cost import footprint_section, profile_section
+from benchmarks.report.evidence import draw_evidence, evidence_section
 from benchmarks.report.markdown import accuracy_section, results_section
 from benchmarks.report.paper import draw_paper, paper_section
 from benchmarks.report.pareto import gains_section, pareto_section, write_pareto
@@ -52,6 +53,13 @@ SECTIONS = (
         to_markdown=pareto_section,
         picture="pareto.png",
         draw=write_pareto,
+    ),
+    Section(
+        name="evidence",
+        kinds=("evidence",),
+        to_markdown=evidence_section,
+        picture="robustness.png",
+        draw=draw_evidence,
     ),
     Section(name="scenarios", kinds=("scenarios",), to_markdown=scenarios_section),
     Section(name="profile", kinds=("profile",), to_markdown=profile_section),
