@@ -2,6 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 RECIPE ?= quick
+PYTEST := $(BIN)/pytest --numprocesses logical --maxprocesses 4 --dist loadfile
 INSTALLED := .venv/.installed
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 .DEFAULT_GOAL := help
@@ -19,11 +20,11 @@ $(INSTALLED): pyproject.toml constraints.txt
 demo: $(INSTALLED) ## train, distil, export, serve and measure on real MNIST
 	@$(BIN)/python -m benchmarks demo
 
-test: $(INSTALLED) ## the default test suite, on as many as four cores
-	@$(BIN)/pytest --numprocesses logical --maxprocesses 4 --dist loadfile
+test: $(INSTALLED) ## the default test suite
+	@$(PYTEST)
 
 test-slow: $(INSTALLED) ## the slower tests; those that want Debian's packages skip without `make system`
-	@$(BIN)/pytest -m "slow or prometheus or wrk"
+	@$(PYTEST) -m "slow or prometheus or wrk"
 
 check: $(INSTALLED) ## format, lint, types and imports
 	@$(BIN)/ruff format --check .
