@@ -82,7 +82,7 @@ def write_pareto(sources: Sources, path: Path, names: str) -> None:
         _scatter(left, rows, "p50_us_batch1", 1, "session, one image, one thread: p50, µs")
         _scatter(right, rows, "size_bytes", 1e-3, "file, kB")
         left.set_ylabel("errors of 10,000 test digits")
-        right.legend(loc="upper center", frameon=False)
+        right.legend(loc="upper left", frameon=False, fontsize=9)
         save(figure, path, names)
     text = io.StringIO()
     writer = csv.DictWriter(text, CSV_FIELDS, extrasaction="ignore", lineterminator="\n")
@@ -105,17 +105,41 @@ def _scatter(axes: Axes, rows: list[Row], key: str, scale: float, label: str) ->
             capsize=2,
             label=f"{'distilled' if distilled else 'from the labels alone'}, {precision}",
         )
-    best = None
-    for row in sorted(rows, key=lambda row: row[key]):
-        if best is None or row["mean"] < best:  # nothing that is smaller errs less
-            best = row["mean"]
-            place = (row[key] * scale, row["mean"])
-            axes.annotate(row["model"], place, (4, -10), textcoords="offset points", fontsize=8)
+    by_name = {row["model"]: row for row in rows}
+    for name, row in by_name.items():
+        if (quantised := by_name.get(name + INT8)) and row[key] > quantised[key]:
+            pair = (row, quantised)
+            colour = COLOURS[0] if row["distilled"] else COLOURS[1]
+            axes.plot(
+                [each[key] * scale for each in pair], [each["mean"] for each in pair], color=colour, alpha=0.3
+            )
+        if row["precision"] == "fp32" and not name.endswith(ALONE):  # one name for a network's four points
+            axes.annotate(
+                name, (row[key] * scale, row["mean"]), (7, -3), textcoords="offset points", fontsize=9
+            )
+    front = _front(rows, key)
+    axes.step(
+        [row[key] * scale for row in front],
+        [row["mean"] for row in front],
+        where="post",
+        color="grey",
+        linestyle=":",
+        label="nothing to the left errs less",
+    )
     axes.set(xscale="log", yscale="log", xlabel=label)
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_formatter("{x:,g}")
     axes.yaxis.set_minor_formatter("{x:,g}")
     axes.grid(alpha=0.3, which="both")
+
+
+def _front(rows: list[Row], key: str) -> list[Row]:
+    """Return the models that no smaller one beats, the smallest first."""
+    front: list[Row] = []
+    for row in sorted(rows, key=lambda row: (row[key], row["mean"])):
+        if not front or row["mean"] < front[-1]["mean"]:
+            front.append(row)
+    return front
 
 
 def _ensemble(sources: Sources) -> list[str]:
