@@ -7,16 +7,14 @@ All the work is that of `distillery-train report`, which writes the model cards 
 """
 
 import json
-import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from pydantic import Field
 
-from benchmarks.errors import BenchmarkError
 from benchmarks.results import RESULTS, write_result
+from benchmarks.seeds import run_stage
 from distillery import Command
 from training.pipeline import jobs
 from training.recipe import find_recipe, read_recipe
@@ -39,10 +37,7 @@ class EvidenceBench(Command):
         flags = [f"--recipe={self.recipe}", f"--out={self.out}"]
         flags += [f"--threads={self.threads}"] if self.threads else []
         flags += [f"--data-dir={self.data_dir}"] if self.data_dir else []
-        if subprocess.run([sys.executable, "-m", "training", "report", *flags], check=False).returncode:
-            raise BenchmarkError(
-                f"python -m training report {' '.join(flags)} failed; what it said stands above"
-            )
+        run_stage("training", "report", *flags)
         root = self.out / find_recipe(self.recipe).stem
         names = [job.name for job in jobs(read_recipe(self.recipe))]
         path = write_result("evidence", evidence_of(root, names), folder=self.results_dir)

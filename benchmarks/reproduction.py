@@ -7,14 +7,12 @@ All the work is that of `distillery-train reproduce`, which uses again whatever 
 """
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 from pydantic import Field
 
-from benchmarks.errors import BenchmarkError
 from benchmarks.results import RESULTS, write_result
+from benchmarks.seeds import run_stage
 from distillery import Command
 from training.recipe import find_recipe
 from training.reproduce import REPRODUCTION
@@ -37,11 +35,7 @@ class ReproductionBench(Command):
         flags = [f"--recipe={self.recipe}", f"--seeds={','.join(map(str, self.seeds))}", f"--out={self.out}"]
         flags += [f"--threads={self.threads}"] if self.threads else []
         flags += [f"--data-dir={self.data_dir}"] if self.data_dir else []
-        command = [sys.executable, "-m", "training", "reproduce", *flags]
-        if subprocess.run(command, check=False).returncode:
-            raise BenchmarkError(
-                f"python -m training reproduce {' '.join(flags)} failed; what it said stands above"
-            )
+        run_stage("training", "reproduce", *flags)
         found = json.loads((self.out / find_recipe(self.recipe).stem / REPRODUCTION).read_bytes())
         path = write_result("reproduction", found, folder=self.results_dir)
         print(json.dumps({"result": str(path), "models": found["models"]}))

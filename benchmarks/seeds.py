@@ -64,8 +64,7 @@ def run_seed(
         ["training", "evaluate", *place],
         ["export", f"--run-dir={run_dir}", f"--models-dir={models_dir}", *int8, *data],
     ):
-        if subprocess.run([sys.executable, "-m", *command], check=False).returncode:
-            raise BenchmarkError(f"python -m {' '.join(command)} failed; what it said stands above")
+        run_stage(*command)
     manifests = {name: entry.manifest for name, entry in load_repository(models_dir).items()}
     evaluation = json.loads((run_dir / "evaluation.json").read_bytes())
     for name, model in evaluation.items():
@@ -74,3 +73,9 @@ def run_seed(
                 f"seed {seed}: {name} errs on {model['errors']} digits, its export on {manifests[name].test_errors}"
             )
     return SeedRun(seed, models_dir, evaluation, manifests)
+
+
+def run_stage(*command: str) -> None:
+    """Run `python -m` a stage with its arguments; raises `BenchmarkError` when it fails."""
+    if subprocess.run([sys.executable, "-m", *command], check=False).returncode:
+        raise BenchmarkError(f"python -m {' '.join(command)} failed; what it said stands above")
