@@ -9,8 +9,9 @@ used again, so an interrupted run goes on.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from pydantic import Field, PositiveFloat
@@ -22,10 +23,13 @@ from benchmarks.results import RESULTS, warn_if_busy, write_result
 from benchmarks.seeds import SeedRun, run_seed
 from benchmarks.sessions import REFERENCE, measure_sessions
 from distillery import Command
-from training.recipe import ALONE, read_recipe
+from export.fold import fold
+from export.graph import to_onnx
+from training.network import build
+from training.recipe import ALONE, Architecture, read_recipe
 from training.significance import mean_interval, paired_over_seeds
 
-INT8 = "-int8"
+FLOOR = "floor"
 
 
 class ParetoBench(Command):
@@ -60,11 +64,13 @@ class ParetoBench(Command):
             for seed in self.seeds
         ]
         warn_if_busy()
+        rows, floor = pareto_rows(runs, seconds=self.seconds)
         data: dict[str, Any] = {
             "recipe": Path(self.recipe).stem,
             "seeds": self.seeds,
             "teacher_seed": self.teacher_seed,
-            "rows": pareto_rows(runs, seconds=self.seconds),
+            "rows": rows,
+            "floor": floor,
             "pairs": distilled_against_alone(self.recipe, runs),
             "training_seconds": {
                 name: [run.evaluation[name]["seconds"] for run in runs] for name in runs[0].evaluation
@@ -76,8 +82,10 @@ class ParetoBench(Command):
         print(json.dumps({"result": str(path), "rows": [{k: row[k] for k in kept} for row in data["rows"]]}))
 
 
-def pareto_rows(runs: Sequence[SeedRun], *, seconds: float) -> list[dict[str, Any]]:
+def pareto_rows(runs: Sequence[SeedRun], *, seconds: float) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """One row a model: errors of every seed, mean and 95 % interval, bytes, session time; the fastest first.
+
+    And the times of the floor, a network without hidden layers: what a session costs, whatever is in it.
 
     A session's time does not depend on the seed, so the first seed's files are timed: one image (what one request
     costs) and 64 (what a full batch costs), one thread, in turns.
@@ -86,7 +94,9 @@ def pareto_rows(runs: Sequence[SeedRun], *, seconds: float) -> list[dict[str, An
     paths = {
         name: runs[0].models_dir / name / each.version / "model.onnx" for name, each in manifests.items()
     }
-    timed = measure_sessions(paths, threads=[1], batches=[1, 64], rounds=5, seconds=seconds)["rows"]
+    with TemporaryDirectory() as folder:
+        paths |= {FLOOR: _write_floor(Path(folder))}
+        timed = measure_sessions(paths, threads=[1], batches=[1, 64], rounds=5, seconds=seconds)["rows"]
     by_batch = {(row["model"], row["batch"]): row for row in timed}
     rows = []
     for name, manifest in manifests.items():
@@ -94,7 +104,6 @@ def pareto_rows(runs: Sequence[SeedRun], *, seconds: float) -> list[dict[str, An
         different = {run.manifests[name].checkpoint_sha256: run.manifests[name] for run in runs}
         errors = [each.test_errors for each in different.values()]
         mean, interval = mean_interval(errors)
-        one, many = by_batch[name, 1], by_batch[name, 64]
         rows.append(
             {
                 "model": name,
@@ -106,13 +115,24 @@ def pareto_rows(runs: Sequence[SeedRun], *, seconds: float) -> list[dict[str, An
                 "errors": errors,
                 "mean": round(mean, 2),
                 "interval_95": None if interval is None else round(interval, 2),
-                "p50_us_batch1": one["p50_us"],
-                "p50_us_batch64": many["p50_us"],
-                "speedup_batch1": one["speedup"],
-                "speedup_batch64": many["speedup"],
+                **_times(by_batch, name),
             }
         )
-    return sorted(rows, key=lambda row: row["p50_us_batch1"])
+    return sorted(rows, key=lambda row: row["p50_us_batch1"]), _times(by_batch, FLOOR)
+
+
+def _times(timed: Mapping[tuple[str, int], Mapping[str, Any]], name: str) -> dict[str, Any]:
+    return {
+        f"{key}_batch{batch}": timed[name, batch][key] for key in ("p50_us", "speedup") for batch in (1, 64)
+    }
+
+
+def _write_floor(folder: Path) -> Path:
+    """Write the smallest graph that answers at all, 784-10, and return its path."""
+    architecture, path = Architecture(), folder / "floor.onnx"
+    graph = to_onnx(fold(build(architecture).eval()), architecture)
+    path.write_bytes(graph.SerializeToString())
+    return path
 
 
 def distilled_against_alone(recipe: str, runs: Sequence[SeedRun]) -> dict[str, Any]:
