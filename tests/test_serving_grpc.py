@@ -100,6 +100,14 @@ def counts(url: str) -> dict[tuple[str, str], float]:
     }
 
 
+def settled_counts(url: str) -> dict[tuple[str, str], float]:
+    """The same when all processes have published what earlier tests asked them."""
+    found = None
+    while found != (found := counts(url)):
+        time.sleep(1)
+    return found
+
+
 def eventually(condition: Callable[[], object], seconds: float = 5) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
@@ -199,7 +207,7 @@ def test_under_concurrency_every_answer_belongs_to_its_request(
 def test_calls_are_counted_with_their_protocol(
     service: Addresses, client: triton.InferenceServerClient
 ) -> None:
-    before = counts(service.http)
+    before = settled_counts(service.http)
     for _ in range(3):
         client.infer("teacher", [image_input(DIGITS[:2])])
         refusal(service.grpc, message(model_name="nobody"))
