@@ -151,8 +151,8 @@ def _ensemble(sources: Sources) -> list[str]:
         return []
     row, seeds = source.data["test_errors"]["cnn"], [seed["seed"] for seed in source.data["seeds"]]
     return [
-        f"All students above share one `cnn`. Trained with seeds {', '.join(map(str, seeds))}, it errs on "
-        f"{_spread(row['mean'], row['interval_95'])} test digits ({', '.join(map(str, row['values']))}; "
+        "All students above share one `cnn`. Trained for twice as long (recipe `ensemble`), with seeds "
+        f"{', '.join(map(str, seeds))}, it errs on {_spread(row['mean'], row['interval_95'])} test digits ({', '.join(map(str, row['values']))}; "
         f"[result]({source.link}))."
     ]
 
