@@ -152,8 +152,8 @@ def _ensemble(sources: Sources) -> list[str]:
     row, seeds = source.data["test_errors"]["cnn"], [seed["seed"] for seed in source.data["seeds"]]
     return [
         "All students above share one `cnn`. Trained for twice as long (recipe `ensemble`), with seeds "
-        f"{', '.join(map(str, seeds))}, it errs on {_spread(row['mean'], row['interval_95'])} test digits ({', '.join(map(str, row['values']))}; "
-        f"[result]({source.link}))."
+        f"{', '.join(map(str, seeds))}, it errs on {_spread(row['mean'], row['interval_95'])} test digits "
+        f"({', '.join(map(str, row['values']))}; [result]({source.link}))."
     ]
 
 
