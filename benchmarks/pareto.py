@@ -85,7 +85,7 @@ class ParetoBench(Command):
 def pareto_rows(runs: Sequence[SeedRun], *, seconds: float) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """One row a model: errors of every seed, mean and 95 % interval, bytes, session time; the fastest first.
 
-    And the times of the floor, a network without hidden layers: what a session costs, whatever is in it.
+    And the times of the floor, a network without hidden layers: mostly what any session costs.
 
     A session's time does not depend on the seed, so the first seed's files are timed: one image (what one request
     costs) and 64 (what a full batch costs), one thread, in turns.

@@ -1,6 +1,6 @@
 """The paper's MNIST section, reproduced and kept as a result.
 
-    distillery-bench reproduction               trains what is missing in runs/paper: half an hour of one core
+    distillery-bench reproduction               trains what is missing in runs/paper
     distillery-bench reproduction --seeds 0
 
 All the work is that of `distillery-train reproduce`, which uses again whatever is trained and evaluated.
