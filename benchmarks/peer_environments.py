@@ -1,7 +1,7 @@
 """A virtual environment for every peer, made when it is first wanted and kept under `.cache/peers/<name>`.
 
 What an environment was made from is written into it last: a half-made one, or one whose requirements.txt has
-changed since, is made again.
+changed since, is made again. Who comes while another process makes one waits for it.
 """
 
 import json
@@ -13,6 +13,7 @@ from pathlib import Path
 
 from benchmarks.errors import BenchmarkError
 from benchmarks.peer import Peer
+from training.runs import only_one
 
 ENVIRONMENTS = Path(".cache/peers")
 MADE_FROM = "made-from.txt"
@@ -25,15 +26,16 @@ def peer_environment(peer: Peer, folder: Path = ENVIRONMENTS) -> Path:
     requirements = peer.folder / "requirements.txt"
     wanted = f"# python {platform.python_version()}\n{requirements.read_text(encoding='utf-8')}"
     made_from = home / MADE_FROM
-    if made_from.is_file() and made_from.read_text(encoding="utf-8") == wanted:
+    with only_one(folder, wait=True):
+        if made_from.is_file() and made_from.read_text(encoding="utf-8") == wanted:
+            return python
+        shutil.rmtree(home, ignore_errors=True)
+        print(f"installing {peer.name} into {folder / peer.folder.name} (once)", file=sys.stderr, flush=True)
+        _call(peer, [sys.executable, "-m", "venv", str(home)])
+        quiet = ["--quiet", "--disable-pip-version-check", "--no-input"]
+        _call(peer, [str(python), "-m", "pip", "install", *quiet, "--requirement", str(requirements)])
+        made_from.write_text(wanted, encoding="utf-8")
         return python
-    shutil.rmtree(home, ignore_errors=True)
-    print(f"installing {peer.name} into {folder / peer.folder.name} (once)", file=sys.stderr, flush=True)
-    _call(peer, [sys.executable, "-m", "venv", str(home)])
-    quiet = ["--quiet", "--disable-pip-version-check", "--no-input"]
-    _call(peer, [str(python), "-m", "pip", "install", *quiet, "--requirement", str(requirements)])
-    made_from.write_text(wanted, encoding="utf-8")
-    return python
 
 
 def versions_in(python: Path, packages: list[str]) -> dict[str, str]:

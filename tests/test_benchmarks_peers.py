@@ -5,6 +5,7 @@ import os
 import re
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from importlib import metadata
 from pathlib import Path
@@ -207,6 +208,18 @@ def test_an_environment_is_made_once_and_again_when_it_is_another(tmp_path: Path
     (tmp_path / "mine" / MADE_FROM).unlink()  # as if it had been interrupted
     peer_environment(peer, tmp_path)
     assert not marker.exists()
+
+
+@pytest.mark.slow
+def test_who_comes_while_an_environment_is_made_waits_for_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "peers").mkdir()
+    peer = write_peer(tmp_path / "peers", requirements="# nothing\n")
+    with ThreadPoolExecutor() as threads:
+        pythons = list(threads.map(lambda _: peer_environment(peer, tmp_path), range(2)))
+    assert pythons[0] == pythons[1]
+    assert capsys.readouterr().err.count("installing mine") == 1
 
 
 @pytest.mark.slow
