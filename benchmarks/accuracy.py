@@ -29,6 +29,9 @@ class AccuracyBench(Command):
     config: Path | None = Field(None, description="TOML file with these settings")
     recipe: str = Field("quick", description="quick, another recipe, or a TOML file")
     seeds: list[int] = Field([0, 1, 2], min_length=1, description="one training of all each")
+    teacher_seed: int | None = Field(
+        None, ge=0, description="one seed for the teachers and views of all students; each its own if not given"
+    )
     out: Path = Field(Path("runs"), description="folder for runs")
     models_dir: Path = Field(Path("models-of-seeds"), description="a model repository for each seed")
     data_dir: Path | None = Field(
@@ -50,6 +53,7 @@ class AccuracyBench(Command):
         data = {
             "recipe": Path(self.recipe).stem,
             "seeds": seeds,
+            "teacher_seed": self.teacher_seed,
             "test_errors": rows,
             "saved": saved,
             "saved_by_distillation": saved.get("student"),  # what the README's table shows
@@ -60,7 +64,14 @@ class AccuracyBench(Command):
 
     def _one(self, seed: int) -> dict[str, Any]:
         """Train, evaluate and export one seed; return test errors by model and seconds of training."""
-        run = run_seed(self.recipe, seed, out=self.out, models_dir=self.models_dir, data_dir=self.data_dir)
+        run = run_seed(
+            self.recipe,
+            seed,
+            out=self.out,
+            models_dir=self.models_dir,
+            data_dir=self.data_dir,
+            teacher_seed=self.teacher_seed,
+        )
         names = models_of(self.recipe, run.models_dir)
         return {
             "seed": seed,

@@ -59,7 +59,6 @@ class ParetoBench(Command):
                 models_dir=self.models_dir,
                 data_dir=self.data_dir,
                 teacher_seed=self.teacher_seed,
-                all_in_int8=True,
             )
             for seed in self.seeds
         ]

@@ -46,15 +46,14 @@ def run_seed(
     models_dir: Path,
     data_dir: Path | None,
     teacher_seed: int | None = None,
-    all_in_int8: bool = False,
 ) -> SeedRun:
     """Train, evaluate and export `recipe` with `seed`; raises `BenchmarkError` when a stage fails.
 
-    With a `teacher_seed` all seeds learn from the same first teachers. `all_in_int8` exports every network that can
-    be quantised in int8, too.
+    With a `teacher_seed` all seeds learn from the same first teachers. Every network that can be quantised is
+    exported in int8, too.
     """
     single = [job.name for job in jobs(read_recipe(recipe)) if job.model.members == 1]
-    int8 = [f"--int8={','.join(single)}"] if all_in_int8 else []
+    int8 = [f"--int8={','.join(single)}"] if single else []
     data = [f"--data-dir={data_dir}"] if data_dir else []
     run_dir, models_dir = out / Path(recipe).stem, models_dir / f"{Path(recipe).stem}-{seed}"
     place = [f"--recipe={recipe}", f"--out={out}", *data]
