@@ -19,7 +19,8 @@ DASHBOARD: dict[str, Any] = json.loads((DOCKER / "grafana/dashboards/distillery.
 TYPESCRIPT = "typescript@5.9.3"
 
 
-def test_the_file_is_what_the_script_writes() -> None:
+def test_the_file_is_what_the_script_writes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(SCRIPT.parent)  # as Python does for a script
     assert runpy.run_path(str(SCRIPT))["dashboard"]() == DASHBOARD
     run = subprocess.run([sys.executable, SCRIPT, "--check"], capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr

@@ -3,7 +3,8 @@
     python docker/grafana/dashboard.py            writes dashboards/distillery.json
     python docker/grafana/dashboard.py --check    fails when that file is not what this one says
 
-A dashboard's JSON repeats everything for every panel, so it is written from this list of panels, and never by hand.
+A dashboard's JSON repeats everything for every panel, so it is written from two lists of panels, and never by hand:
+comparison.py says what sets the models apart, `traffic` what the service has to do; panels.py draws them.
 Every expression is asked of a real Prometheus by tests/test_monitoring_live.py, and the JSON is checked against
 Grafana's own types by tests/test_monitoring_dashboard.py.
 """
@@ -11,218 +12,16 @@ Grafana's own types by tests/test_monitoring_dashboard.py.
 import json
 import sys
 from pathlib import Path
-from typing import Any
 
-Json = dict[str, Any]
+from comparison import comparison, models_table
+from panels import MODELS, PROMETHEUS, QUANTILES, Json, arrange, graph, query
 
 FILE = Path(__file__).parent / "dashboards" / "distillery.json"
-PROMETHEUS = {"type": "prometheus", "uid": "prometheus"}
-STUDENTS = 'model=~"$model", model!="teacher"'
-MODELS = 'model=~"$model"'
-QUANTILES = {"p50": "0.5", "p90": "0.9", "p99": "0.99"}
 
 
-def query(expr: str, legend: str = "{{model}}", *, table: bool = False, now: bool = False) -> Json:
-    """One expression; `now` asks for its present value only, `table` for rows instead of a series."""
-    return {
-        "datasource": PROMETHEUS,
-        "expr": expr,
-        "legendFormat": legend,
-        "instant": table or now,
-        "range": not (table or now),
-        "format": "table" if table else "time_series",
-    }
-
-
-def panel(
-    kind: str, title: str, queries: list[Json], *, width: int, height: int, about: str, unit: str = "short"
-) -> Json:
-    """What every panel has; `width` and `height` are in units of Grafana's 24-column grid."""
-    return {
-        "type": kind,
-        "title": title,
-        "description": about,
-        "datasource": PROMETHEUS,
-        "gridPos": {"w": width, "h": height, "x": 0, "y": 0},  # `arrange` puts it in its place
-        "targets": [{**q, "refId": chr(ord("A") + i)} for i, q in enumerate(queries)],
-        "fieldConfig": {
-            "defaults": {
-                "unit": unit,
-                "color": {"mode": "palette-classic-by-name"},  # a model keeps its colour in every panel
-            },
-            "overrides": [],
-        },
-        "options": {},
-    }
-
-
-def graph(
-    title: str, queries: list[Json], *, unit: str, about: str, width: int = 12, log: bool = False
-) -> Json:
-    """Lines over time, with the last value beside each name. `log`: the models lie a factor of ten apart."""
-    made = panel("timeseries", title, queries, width=width, height=8, about=about, unit=unit)
-    made["fieldConfig"]["defaults"]["custom"] = {
-        "lineWidth": 2,
-        "fillOpacity": 0 if log else 8,
-        "scaleDistribution": {"type": "log", "log": 10} if log else {"type": "linear"},
-    }
-    if not log:
-        made["fieldConfig"]["defaults"]["min"] = 0
-    made["options"] = {
-        "legend": {
-            "displayMode": "table",
-            "placement": "bottom",
-            "showLegend": True,
-            "calcs": ["lastNotNull", "mean"],
-        },
-        "tooltip": {"mode": "multi", "sort": "desc"},
-    }
-    return made
-
-
-def tile(title: str, expr: str, *, unit: str, about: str, decimals: int) -> Json:
-    """One large number for each student."""
-    made = panel("stat", title, [query(expr, now=True)], width=6, height=5, about=about, unit=unit)
-    made["fieldConfig"]["defaults"]["decimals"] = decimals
-    made["options"] = {
-        "reduceOptions": {"calcs": ["lastNotNull"], "fields": "", "values": False},
-        "colorMode": "value",
-        "graphMode": "none",
-        "justifyMode": "auto",
-        "orientation": "auto",
-        "textMode": "value_and_name",
-        "wideLayout": True,
-        "showPercentChange": False,
-        "percentChangeColorMode": "standard",
-    }
-    return made
-
-
-def models_table() -> Json:
-    """What each model is: a row per model, its facts merged from four metrics by the labels they share."""
-    facts = {
-        "distillery_model_test_accuracy_ratio": ("Test accuracy", "percentunit", 2),
-        "distillery_model_parameters": ("Parameters", "short", 2),
-        "distillery_model_size_bytes": ("File size", "decbytes", 2),
-    }
-    queries = [query(f"max by (model) ({metric})", table=True) for metric in facts]
-    info = "max by (model, version, precision, architecture) (distillery_model_info)"
-    made = panel(
-        "table",
-        "Models in the repository",
-        [*queries, query(info, table=True)],
-        width=24,
-        height=6,
-        about="From each model's manifest. Test accuracy is that of the exported file on the 10,000 test digits.",
-    )
-    columns = {f"Value #{chr(ord('A') + i)}": fact for i, fact in enumerate(facts.values())}
-    made["fieldConfig"]["overrides"] = [
-        {
-            "matcher": {"id": "byName", "options": name},
-            "properties": [{"id": "unit", "value": unit}, {"id": "decimals", "value": decimals}],
-        }
-        for name, unit, decimals in columns.values()
-    ]
-    made["options"] = {"showHeader": True, "cellHeight": "sm"}
-    made["transformations"] = [
-        {"id": "merge", "options": {}},
-        {
-            "id": "organize",
-            "options": {
-                "excludeByName": {"Time": True, "Value #D": True},
-                "indexByName": {"model": 0, "version": 1, "precision": 2, "architecture": 3},
-                "renameByName": {column: name for column, (name, _, _) in columns.items()},
-            },
-        },
-    ]
-    return made
-
-
-def side_by_side() -> Json:
-    """The same panel once for every chosen model, next to each other."""
-    queries = [
-        query(
-            f'model:distillery_request_duration_seconds:quantile1m{{model="$model", quantile="{value}"}}',
-            name,
-        )
-        for name, value in QUANTILES.items()
-    ]
-    about = (
-        "From the body's arrival to the answer's hand-over, without the network, interpolated in a histogram."
-    )
-    made = graph("Answer time · $model", queries, unit="s", about=about, width=24, log=True)
-    return {**made, "repeat": "model", "repeatDirection": "h", "maxPerRow": 4}
-
-
-def panels() -> list[Json]:
-    """The dashboard from top to bottom; `arrange` fills rows from left to right."""
-    speedup = "model:distillery_speedup_over_teacher:ratio"
-    answer = "model:distillery_request_duration_seconds:quantile1m"
-    needs_both = (
-        " Needs traffic on the teacher and the model within the same minute, of the same kind to be fair."
-    )
+def traffic() -> list[Json]:
+    """What is asked of the service, and how it copes."""
     return [
-        tile(
-            "Speedup: inference per image",
-            f'{speedup}{{{STUDENTS}, measure="inference per image"}}',
-            unit="suffix:×",
-            decimals=1,
-            about="The teacher's inference seconds per image divided by the model's." + needs_both,
-        ),
-        tile(
-            "Speedup: median answer",
-            f'{speedup}{{{STUDENTS}, measure="answer p50"}}',
-            unit="suffix:×",
-            decimals=1,
-            about="The teacher's median answer time divided by the model's: what a client sees of the speedup."
-            + needs_both,
-        ),
-        tile(
-            "Accuracy against the teacher",
-            f"max by (model) (distillery_model_test_accuracy_ratio{{{STUDENTS}}})"
-            ' - scalar(max(distillery_model_test_accuracy_ratio{model="teacher"}))',
-            unit="percentunit",
-            decimals=2,
-            about="Percentage points on the 10,000 test digits; below zero is what the speedup costs.",
-        ),
-        tile(
-            "Times smaller than the teacher",
-            'scalar(max(distillery_model_size_bytes{model="teacher"}))'
-            f" / max by (model) (distillery_model_size_bytes{{{STUDENTS}}})",
-            unit="suffix:×",
-            decimals=1,
-            about="The teacher's file size divided by the model's.",
-        ),
-        side_by_side(),
-        graph(
-            "Speedup over the teacher",
-            [query(f"{speedup}{{{STUDENTS}}}", "{{model}} · {{measure}}")],
-            unit="suffix:×",
-            log=True,
-            about="Inference per image is the model's own gain, answer p50 and p99 what is left of it around it."
-            + needs_both,
-        ),
-        graph(
-            "Inference time per image",
-            [query(f"model:distillery_inference_seconds_per_image:mean1m{{{MODELS}}}")],
-            unit="s",
-            log=True,
-            about="Seconds inside session.run divided by images; it falls as batches grow.",
-        ),
-        graph(
-            "Median answer time",
-            [query(f'{answer}{{{MODELS}, quantile="0.5"}}')],
-            unit="s",
-            log=True,
-            about="Half of the answers were faster.",
-        ),
-        graph(
-            "99th percentile of the answer time",
-            [query(f'{answer}{{{MODELS}, quantile="0.99"}}')],
-            unit="s",
-            log=True,
-            about="One answer in a hundred was slower.",
-        ),
         graph(
             "Where a request's time goes",
             [
@@ -321,20 +120,7 @@ def panels() -> list[Json]:
             width=8,
             about="Share of each digit in the answers of the chosen models. MNIST's digits lie between 9 and 11 %.",
         ),
-        models_table(),
     ]
-
-
-def arrange(made: list[Json]) -> list[Json]:
-    """Give every panel its id and its place, left to right, a new row when 24 columns are full."""
-    x = y = row_height = 0
-    for number, one in enumerate(made, start=1):
-        place = one["gridPos"]
-        if x + place["w"] > 24:
-            x, y, row_height = 0, y + row_height, 0
-        one["id"], place["x"], place["y"] = number, x, y
-        x, row_height = x + place["w"], max(row_height, place["h"])
-    return made
 
 
 def dashboard() -> Json:
@@ -369,7 +155,7 @@ def dashboard() -> Json:
                 }
             ]
         },
-        "panels": arrange(panels()),
+        "panels": arrange([*comparison(), *traffic(), models_table()]),
     }
 
 

@@ -1,0 +1,133 @@
+"""Teacher and students side by side: what is gained, what is lost, and what each model is."""
+
+from panels import MODELS, QUANTILES, Json, graph, panel, query, tile
+
+STUDENTS = 'model=~"$model", model!="teacher"'
+
+
+def comparison() -> list[Json]:
+    """Every student beside the teacher, and the times behind it."""
+    speedup = "model:distillery_speedup_over_teacher:ratio"
+    answer = "model:distillery_request_duration_seconds:quantile1m"
+    needs_both = (
+        " Needs traffic on the teacher and the model within the same minute, of the same kind to be fair."
+    )
+    return [
+        tile(
+            "Speedup: inference per image",
+            f'{speedup}{{{STUDENTS}, measure="inference per image"}}',
+            unit="suffix:×",
+            decimals=1,
+            about="The teacher's inference seconds per image divided by the model's." + needs_both,
+        ),
+        tile(
+            "Speedup: median answer",
+            f'{speedup}{{{STUDENTS}, measure="answer p50"}}',
+            unit="suffix:×",
+            decimals=1,
+            about="The teacher's median answer time divided by the model's: what a client sees of the speedup."
+            + needs_both,
+        ),
+        tile(
+            "Accuracy against the teacher",
+            f"max by (model) (distillery_model_test_accuracy_ratio{{{STUDENTS}}})"
+            ' - scalar(max(distillery_model_test_accuracy_ratio{model="teacher"}))',
+            unit="percentunit",
+            decimals=2,
+            about="Percentage points on the 10,000 test digits; below zero is what the speedup costs.",
+        ),
+        tile(
+            "Times smaller than the teacher",
+            'scalar(max(distillery_model_size_bytes{model="teacher"}))'
+            f" / max by (model) (distillery_model_size_bytes{{{STUDENTS}}})",
+            unit="suffix:×",
+            decimals=1,
+            about="The teacher's file size divided by the model's.",
+        ),
+        side_by_side(),
+        graph(
+            "Speedup over the teacher",
+            [query(f"{speedup}{{{STUDENTS}}}", "{{model}} · {{measure}}")],
+            unit="suffix:×",
+            log=True,
+            about="Inference per image is the model's own gain, answer p50 and p99 what is left of it around it."
+            + needs_both,
+        ),
+        graph(
+            "Inference time per image",
+            [query(f"model:distillery_inference_seconds_per_image:mean1m{{{MODELS}}}")],
+            unit="s",
+            log=True,
+            about="Seconds inside session.run divided by images; it falls as batches grow.",
+        ),
+        graph(
+            "Median answer time",
+            [query(f'{answer}{{{MODELS}, quantile="0.5"}}')],
+            unit="s",
+            log=True,
+            about="Half of the answers were faster.",
+        ),
+        graph(
+            "99th percentile of the answer time",
+            [query(f'{answer}{{{MODELS}, quantile="0.99"}}')],
+            unit="s",
+            log=True,
+            about="One answer in a hundred was slower.",
+        ),
+    ]
+
+
+def side_by_side() -> Json:
+    """The same panel once for every chosen model, next to each other."""
+    queries = [
+        query(
+            f'model:distillery_request_duration_seconds:quantile1m{{model="$model", quantile="{value}"}}',
+            name,
+        )
+        for name, value in QUANTILES.items()
+    ]
+    about = (
+        "From the body's arrival to the answer's hand-over, without the network, interpolated in a histogram."
+    )
+    made = graph("Answer time · $model", queries, unit="s", about=about, width=24, log=True)
+    return {**made, "repeat": "model", "repeatDirection": "h", "maxPerRow": 4}
+
+
+def models_table() -> Json:
+    """What each model is: a row per model, its facts merged from four metrics by the labels they share."""
+    facts = {
+        "distillery_model_test_accuracy_ratio": ("Test accuracy", "percentunit", 2),
+        "distillery_model_parameters": ("Parameters", "short", 2),
+        "distillery_model_size_bytes": ("File size", "decbytes", 2),
+    }
+    queries = [query(f"max by (model) ({metric})", table=True) for metric in facts]
+    info = "max by (model, version, precision, architecture) (distillery_model_info)"
+    made = panel(
+        "table",
+        "Models in the repository",
+        [*queries, query(info, table=True)],
+        width=24,
+        height=6,
+        about="From each model's manifest. Test accuracy is that of the exported file on the 10,000 test digits.",
+    )
+    columns = {f"Value #{chr(ord('A') + i)}": fact for i, fact in enumerate(facts.values())}
+    made["fieldConfig"]["overrides"] = [
+        {
+            "matcher": {"id": "byName", "options": name},
+            "properties": [{"id": "unit", "value": unit}, {"id": "decimals", "value": decimals}],
+        }
+        for name, unit, decimals in columns.values()
+    ]
+    made["options"] = {"showHeader": True, "cellHeight": "sm"}
+    made["transformations"] = [
+        {"id": "merge", "options": {}},
+        {
+            "id": "organize",
+            "options": {
+                "excludeByName": {"Time": True, "Value #D": True},
+                "indexByName": {"model": 0, "version": 1, "precision": 2, "architecture": 3},
+                "renameByName": {column: name for column, (name, _, _) in columns.items()},
+            },
+        },
+    ]
+    return made
