@@ -1,17 +1,12 @@
-"""The service's own clients, against the service itself."""
+"""The service's own clients, against the service itself: answers, refusals, and what they import."""
 
 import asyncio
-import contextlib
-import io
-import os
-import signal
 import socket
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -20,29 +15,18 @@ import httpx
 import numpy as np
 import prometheus_client
 import pytest
-from PIL import Image
+from clients import BOTH, Kind, png, predict
 from samples import sample_test
-from test_serving_processes import service as started
 
 from benchmarks.servers import ROOT, free_port, running_service
 from serving.client import AsyncClient, Client
-from serving.client.errors import (
-    ClientError,
-    FailedError,
-    InvalidImagesError,
-    MalformedAnswerError,
-    RefusedError,
-    SlowServiceError,
-    UnreachableError,
-)
+from serving.client.errors import ClientError, FailedError, MalformedAnswerError, RefusedError
 from serving.client.wire import Predictions
 from serving.repository import load_repository
 from serving.session import Session
 
 DIGITS = sample_test().images.numpy()
 KEY = "correct horse"
-BOTH = pytest.mark.parametrize("kind", [Client, AsyncClient])
-Kind = type[Client] | type[AsyncClient]
 
 
 @pytest.fixture(scope="module")
@@ -52,91 +36,15 @@ def url(two_models: Path) -> Iterator[str]:
 
 
 @pytest.fixture(scope="module")
+def strict_url(two_models: Path) -> Iterator[str]:
+    with running_service(two_models, "--api-servers", "1", "--max-in-flight", "1", "--api-key", KEY) as url:
+        yield url
+
+
+@pytest.fixture(scope="module")
 def expected(two_models: Path) -> dict[str, Any]:
     """The probabilities of every digit, by model, as onnxruntime alone gives them."""
     return {name: Session(entry.path).run(DIGITS)[1] for name, entry in load_repository(two_models).items()}
-
-
-def predict(
-    kind: Kind, url: str, batches: Iterable[Any], model: str | None = None, **settings: Any
-) -> list[Predictions]:
-    """One client's answers to each of `batches`, asked one after the other."""
-    if kind is Client:
-        with Client(url, **settings) as client:
-            return [client.predict(images, model) for images in batches]
-
-    async def ask() -> list[Predictions]:
-        async with AsyncClient(url, **settings) as client:
-            return [await client.predict(images, model) for images in batches]
-
-    return asyncio.run(ask())
-
-
-def png(digit: Any) -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(digit).save(buffer, "PNG")
-    return buffer.getvalue()
-
-
-class Proxy:
-    """A TCP proxy that counts its connections, and closes the next `cut` of them when a request comes."""
-
-    def __init__(self, url: str) -> None:
-        self._target = (urlsplit(url).hostname, urlsplit(url).port)
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
-        self.connections = 0
-        self.cut = 0
-        self._threads = [threading.Thread(target=self._accept, daemon=True)]
-        self._threads[0].start()
-
-    def _accept(self) -> None:
-        with contextlib.suppress(OSError):  # closed
-            while True:
-                client, _ = self._listener.accept()
-                self.connections += 1
-                self._begin(self._serve, client)
-
-    def _begin(self, work: Callable[..., None], *arguments: Any) -> None:
-        self._threads.append(threading.Thread(target=work, args=arguments, daemon=True))
-        self._threads[-1].start()
-
-    def _serve(self, client: socket.socket) -> None:
-        first = client.recv(65536)
-        if self.cut:
-            self.cut -= 1
-            client.close()
-            return
-        server = socket.create_connection(self._target)
-        server.sendall(first)
-        self._begin(self._copy, server, client)
-        self._copy(client, server)
-
-    @staticmethod
-    def _copy(source: socket.socket, target: socket.socket) -> None:
-        with contextlib.suppress(OSError):
-            while data := source.recv(65536):
-                target.sendall(data)
-        for one in (source, target):
-            with contextlib.suppress(OSError):
-                one.shutdown(socket.SHUT_RDWR)
-            one.close()
-
-    def close(self) -> None:
-        self._listener.shutdown(socket.SHUT_RDWR)
-        self._listener.close()
-        for thread in self._threads:
-            thread.join(5)
-
-
-@pytest.fixture
-def proxy(url: str) -> Iterator[Proxy]:
-    proxy = Proxy(url)
-    yield proxy
-    proxy.close()
-
-
-# Answers
 
 
 @BOTH
@@ -170,26 +78,6 @@ def test_pictures_get_the_answers_of_their_pixels(url: str, expected: dict[str, 
         assert client.predict_pictures(files[:1]).model == "student"
 
 
-def test_every_task_and_every_thread_gets_its_own_answer(proxy: Proxy, expected: dict[str, Any]) -> None:
-    async def ask() -> list[Predictions]:
-        async with AsyncClient(proxy.url, model="student", connections=8) as client:
-            return await asyncio.gather(*(client.predict(digit) for digit in DIGITS))
-
-    answers = asyncio.run(ask())
-    assert proxy.connections <= 8
-    with Client(proxy.url, model="student") as client, ThreadPoolExecutor(4) as threads:
-        answers += threads.map(client.predict, DIGITS)
-    assert proxy.connections <= 8 + 4
-    found = np.concatenate([answer.probabilities for answer in answers])
-    assert np.abs(found - np.concatenate([expected["student"]] * 2)).max() < 1e-5
-
-
-@BOTH
-def test_one_connection_is_used_again_and_again(kind: Kind, proxy: Proxy) -> None:
-    predict(kind, proxy.url, DIGITS[:20])
-    assert proxy.connections == 1
-
-
 def test_models_and_readiness(url: str, two_models: Path) -> None:
     manifests = {name: entry.manifest for name, entry in load_repository(two_models).items()}
     nowhere = f"http://127.0.0.1:{free_port()}"
@@ -208,35 +96,7 @@ def test_models_and_readiness(url: str, two_models: Path) -> None:
             assert (ready, lost_ready) == (True, False)
 
 
-# Trouble
-
-
-@BOTH
-def test_a_connection_lost_before_the_answer_is_tried_again(kind: Kind, proxy: Proxy) -> None:
-    proxy.cut = 2
-    predict(kind, proxy.url, [DIGITS[0]], "student")
-    assert proxy.connections == 3
-    proxy.cut = 2
-    with pytest.raises(UnreachableError, match="tried 2 times"):
-        predict(kind, proxy.url, [DIGITS[0]], "student", retries=1)
-
-
-@BOTH
-@pytest.mark.slow
-def test_a_service_that_restarts_is_not_noticed(kind: Kind, two_models: Path) -> None:
-    port = free_port()
-    url = f"http://127.0.0.1:{port}"
-
-    def batches(stack: contextlib.ExitStack) -> Iterator[Any]:
-        first = stack.enter_context(started(two_models, "--api-servers", "1", port=port))
-        first.wait_until_ready()
-        yield DIGITS[0]
-        first.end()
-        stack.enter_context(started(two_models, "--api-servers", "1", port=port))
-        yield DIGITS[0]  # the kept connection is dead, and nobody listens yet
-
-    with contextlib.ExitStack() as stack:
-        assert len(predict(kind, url, batches(stack), retries=12)) == 2
+# Refusals
 
 
 @BOTH
@@ -259,19 +119,6 @@ def test_a_refusal_is_not_tried_again(kind: Kind, url: str) -> None:
 
 
 @BOTH
-def test_a_service_that_hangs_is_not_waited_for(kind: Kind, two_models: Path) -> None:
-    with started(two_models, "--api-servers", "1") as running:
-        url = running.wait_until_ready()
-        predict(kind, url, [DIGITS[0]])
-        for process in running.children():
-            os.kill(process, signal.SIGSTOP)
-        before = time.monotonic()
-        with pytest.raises(SlowServiceError, match="/infer"):
-            predict(kind, url, [DIGITS[0]], "student", timeout=0.3)
-        assert 0.25 < time.monotonic() - before < 2
-
-
-@BOTH
 def test_a_busy_service_is_asked_again_when_it_says(kind: Kind, strict_url: str) -> None:
     head = f"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nX-API-Key: {KEY}\r\n"
     address = (urlsplit(strict_url).hostname, urlsplit(strict_url).port)
@@ -287,36 +134,11 @@ def test_a_busy_service_is_asked_again_when_it_says(kind: Kind, strict_url: str)
         assert 1 <= time.monotonic() - before < 3
 
 
-@pytest.fixture(scope="module")
-def strict_url(two_models: Path) -> Iterator[str]:
-    with running_service(two_models, "--api-servers", "1", "--max-in-flight", "1", "--api-key", KEY) as url:
-        yield url
-
-
 @BOTH
 def test_without_the_key_the_service_says_so(kind: Kind, strict_url: str) -> None:
     with pytest.raises(RefusedError, match="X-API-Key is missing or wrong") as caught:
         predict(kind, strict_url, [DIGITS[0]])
     assert caught.value.status == 401
-
-
-@BOTH
-@pytest.mark.parametrize(
-    "images",
-    [DIGITS / 255, DIGITS.astype(np.int64), DIGITS.reshape(-1, 784), DIGITS[:0], 7, [[1, 2], [3, 4]]],
-)
-def test_what_is_no_image_is_not_sent(kind: Kind, proxy: Proxy, images: Any) -> None:
-    with pytest.raises(InvalidImagesError, match=r"expected uint8 \[N, 28, 28\]"):
-        predict(kind, proxy.url, [images])
-    assert proxy.connections == 0
-
-
-def test_what_is_no_picture_is_not_sent(proxy: Proxy) -> None:
-    with Client(proxy.url) as client:
-        for pictures in ([], [b"GIF89a"], [png(DIGITS[0]), b""]):
-            with pytest.raises(InvalidImagesError, match="PNG or JPEG"):
-                client.predict_pictures(pictures)
-    assert proxy.connections == 0
 
 
 @BOTH
