@@ -30,7 +30,9 @@ class AccuracyBench(Command):
     recipe: str = Field("quick", description="quick, another recipe, or a TOML file")
     seeds: list[int] = Field([0, 1, 2], min_length=1, description="one training of all each")
     teacher_seed: int | None = Field(
-        None, ge=0, description="one seed for the teachers and views of all students; each its own if not given"
+        None,
+        ge=0,
+        description="one seed for the teachers and views of all students; each its own if not given",
     )
     out: Path = Field(Path("runs"), description="folder for runs")
     models_dir: Path = Field(Path("models-of-seeds"), description="a model repository for each seed")

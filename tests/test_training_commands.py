@@ -229,6 +229,7 @@ def test_evaluation_of_nothing_says_what_to_do(capsys: pytest.CaptureFixture[str
         (["--student.hidden=0"], 2, "greater than 0"),
         (["--student.distillation.loss=l2"], 2, "loss: Input should be 'kl', 'mse', 'dkd', 'lskd' or 'dist'"),
         (["--teacher.schedule=linear"], 2, "'one-cycle' or 'plateau'"),
+        (["--teacher.schedule=plateau", "--teacher.keep=last"], 2, 'keep = "last" wants one-cycle'),
         (
             ["--student.distillation.teacher=cnn"],
             2,

@@ -42,7 +42,7 @@ def ensemble() -> Network:
 
 def test_it_learns() -> None:
     training = train(new(SMALL))
-    assert training.best_record["validation_accuracy"] > 0.8
+    assert training.kept_record["validation_accuracy"] > 0.8
     assert training.history[-1]["accuracy"] > training.history[0]["accuracy"]
     assert [record["epoch"] for record in training.history] == [1, 2, 3, 4]
 
@@ -82,7 +82,7 @@ def test_going_on_gives_the_weights_of_going_through(
     assert len(resumed.history) == stop
     train(resumed)
     assert same(through.network.state_dict(), resumed.network.state_dict())
-    assert same(through.best, resumed.best)
+    assert same(through.kept, resumed.kept)
     assert facts(through.history) == facts(resumed.history)
 
 
@@ -133,14 +133,24 @@ def test_the_members_of_an_ensemble_learn_as_each_would_alone(
 
 def test_the_best_weights_are_kept_not_the_last() -> None:
     training = train(new(SMALL.model_copy(update={"epochs": 3})), epochs=2)
-    best = {name: value.clone() for name, value in training.best.items()}
-    errors = training.best_record["validation_errors"]
+    best = {name: value.clone() for name, value in training.kept.items()}
+    errors = training.kept_record["validation_errors"]
     with torch.no_grad():
         for weight in training.network.parameters():
             weight.normal_(0, 10)  # from here one epoch does not find back
     train(training)
     assert training.history[-1]["validation_errors"] > errors
-    assert same(training.best, best)
+    assert same(training.kept, best)
+
+
+def test_the_last_weights_are_kept_where_these_are_wanted() -> None:
+    training = train(new(SMALL.model_copy(update={"epochs": 3, "keep": "last"})), epochs=2)
+    with torch.no_grad():
+        for weight in training.network.parameters():
+            weight.normal_(0, 10)
+    train(training)
+    assert training.kept_record is training.history[-1]
+    assert same(training.kept, training.network.state_dict())
 
 
 def test_a_plateau_lowers_the_rate_and_goes_back_to_the_best_weights() -> None:
@@ -153,7 +163,7 @@ def test_a_plateau_lowers_the_rate_and_goes_back_to_the_best_weights() -> None:
         losses = [record["validation_loss"] for record in training.history]
         if losses[-1] > min(losses):
             went_back = True
-            assert same(training.network.state_dict(), training.best)
+            assert same(training.network.state_dict(), training.kept)
     assert went_back
     assert rates[0] == 0.3
     assert rates[-1] < 0.31 * 0.1
@@ -205,7 +215,7 @@ def test_bfloat16_is_close_to_float32() -> None:
             train(Training(job, *DIGITS, device=Device("cpu", bfloat16=b))) for b in (False, True)
         )
         assert quick.history[0]["loss"] == pytest.approx(exact.history[0]["loss"], rel=0.02)
-        assert all(value.dtype in (torch.float32, torch.int64) for value in quick.best.values())
+        assert all(value.dtype in (torch.float32, torch.int64) for value in quick.kept.values())
 
 
 def test_a_distillation_without_a_teacher_is_a_mistake() -> None:

@@ -144,4 +144,4 @@ def test_an_interrupted_one_goes_on(runs: dict[str, ModelRun]) -> None:
     stopped = train(new(), epochs=1)
     resumed = new()
     resumed.restore(*stopped.state())
-    assert same(train(resumed).best, load_checkpoint(runs["cnnq"].checkpoint).network.state_dict())
+    assert same(train(resumed).kept, load_checkpoint(runs["cnnq"].checkpoint).network.state_dict())

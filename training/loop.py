@@ -92,7 +92,7 @@ class Training:
             self.network.parameters(), weight_decay=job.model.weight_decay, fused=True
         )
         self.history: list[Record] = []
-        self.best = _copy(self.network)
+        self.kept = _copy(self.network)
 
     @property
     def done(self) -> bool:
@@ -100,12 +100,14 @@ class Training:
         return len(self.history) >= self.job.model.epochs
 
     @property
-    def best_record(self) -> Record:
-        """The epoch whose weights are kept: fewest validation errors, then the smallest validation loss."""
+    def kept_record(self) -> Record:
+        """The epoch whose weights are kept: fewest validation errors, then the smallest loss there; or the last."""
+        if self.job.model.keep == "last":
+            return self.history[-1]
         return min(self.history, key=lambda record: (record["validation_errors"], record["validation_loss"]))
 
     def train_epoch(self, observer: Observer) -> None:
-        """Train one epoch, validate, keep the weights if they are the best so far."""
+        """Train one epoch, validate, keep the weights if they are the best so far, or the last are wanted."""
         epoch, start = len(self.history) + 1, time.perf_counter()
         view = self.views.number(epoch)
         images = self.views.show(view)
@@ -143,19 +145,19 @@ class Training:
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Return everything the next epoch depends on: named tensors and JSON facts."""
         tensors = {f"network.{name}": value for name, value in self.network.state_dict().items()}
-        tensors |= {f"best.{name}": value for name, value in self.best.items()}
+        tensors |= {f"kept.{name}": value for name, value in self.kept.items()}
         for index, moments in self.optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{index}.{name}": value for name, value in moments.items()}
         return tensors, {"history": self.history}
 
     def restore(self, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
         """Take up where `state` was taken."""
-        parts: dict[str, dict[str, Tensor]] = {"network": {}, "best": {}, "optimizer": {}}
+        parts: dict[str, dict[str, Tensor]] = {"network": {}, "kept": {}, "optimizer": {}}
         for name, value in tensors.items():
             part, _, rest = name.partition(".")
             parts[part][rest] = value.to(self.device.type)
         self.network.load_state_dict(parts["network"])
-        self.best = parts["best"]
+        self.kept = parts["kept"]
         moments: dict[int, dict[str, Tensor]] = {}
         weights = list(self.network.parameters())
         for name, value in parts["optimizer"].items():
@@ -223,15 +225,15 @@ class Training:
         return settings.learning_rate * share
 
     def keep(self, record: Record) -> None:
-        """Add an epoch to the history, and keep its weights if they are the best so far."""
+        """Add an epoch to the history, and keep its weights if they are the best so far, or the last are wanted."""
         self.history.append(record)
-        if self.best_record is record:
-            self.best = _copy(self.network)
+        if self.kept_record is record:
+            self.kept = _copy(self.network)
         settings, losses = self.job.model, self._losses()
         if settings.schedule == "plateau" and (
             plateau(losses, settings.patience) < plateau(losses[:-1], settings.patience)
         ):
-            self.network.load_state_dict(self.best)  # a smaller rate starts from the best place found
+            self.network.load_state_dict(self.kept)  # a smaller rate starts from the best place found
 
     def _losses(self) -> list[float]:
         return [record["validation_loss"] for record in self.history]

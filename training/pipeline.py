@@ -245,7 +245,7 @@ def _decisive(job: Job, data: DataSet, device: Device, teacher: str | None) -> d
 
 
 def _card(job: Job, run: ModelRun, training: Training, data: DataSet) -> dict[str, Any]:
-    best = training.best_record
+    kept = training.kept_record
     return {
         "name": job.name,
         "architecture": job.model.architecture.model_dump(),
@@ -256,8 +256,8 @@ def _card(job: Job, run: ModelRun, training: Training, data: DataSet) -> dict[st
         | {"python": platform.python_version()},
         "threads": torch.get_num_threads(),
         "processes": size() if isinstance(training, SharedTraining) else 1,
-        "epoch": int(best["epoch"]),
-        "validation_errors": int(best["validation_errors"]),
+        "epoch": int(kept["epoch"]),
+        "validation_errors": int(kept["validation_errors"]),
         "parameters": sum(weight.numel() for weight in training.network.parameters()),
         "seconds": round(sum(record["seconds"] for record in training.history), 3),
     } | (training.network.card if isinstance(training.network, QuantisedClassifier) else {})

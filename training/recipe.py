@@ -100,6 +100,9 @@ class Model(Architecture):
         "one-cycle", description="rise and fall once, or a tenth whenever validation stops improving"
     )
     patience: int = Field(10, ge=0, description="plateau: epochs without improvement before the rate drops")
+    keep: Literal["best", "last"] = Field(
+        "best", description="the weights of the epoch with the fewest validation errors, or of the last one"
+    )
     augmentation: Augmentation = Augmentation()
     views: PositiveInt | None = Field(
         None, description="views of a digit before the first comes again; new ones every epoch if not given"
@@ -112,6 +115,14 @@ class Model(Architecture):
     quantised_from: str | None = Field(
         None, description="go on with this model as int8 computes it; what is not said here is as it is there"
     )
+
+    @model_validator(mode="after")
+    def _a_plateau_goes_back_to_its_best(self) -> "Model":
+        if (self.schedule, self.keep) == ("plateau", "last"):
+            raise ValueError(
+                'schedule plateau goes on from the best epoch so far: keep = "last" wants one-cycle'
+            )
+        return self
 
     @property
     def without_teacher(self) -> "Model":

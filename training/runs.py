@@ -4,7 +4,7 @@ runs/<recipe>/<model>-<fingerprint>/    one folder for each set of settings: not
     recipe.json                         everything that decides the weights
     history.jsonl, history.csv          one line an epoch
     state.safetensors                   after each epoch, until the training is finished
-    model.safetensors                   the best weights on validation; there only when finished
+    model.safetensors                   the weights of the epoch that is kept; there only when finished
     evidence.json, report.json          what it answers to the test digits, and what follows, once reported
     MODEL_CARD.md                       the same for people
 runs/<recipe>/<model>                   symbolic link to the current one
@@ -67,9 +67,9 @@ class ModelRun:
         self._write_history(training.history)
 
     def finish(self, training: Training, card: dict[str, Any]) -> None:
-        """Publish the best weights."""
+        """Publish the weights to keep."""
         self._write_history(training.history)
-        save_checkpoint(self.checkpoint, training.best, card)
+        save_checkpoint(self.checkpoint, training.kept, card)
 
     def drop_state(self) -> None:
         """Take away the state of a finished model: it has done its work."""

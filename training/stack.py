@@ -60,7 +60,7 @@ class Stack:
             self._optimizer.state[weight] = moments | {"step": states[0]["step"]}
 
     def train_epoch(self, observer: Observer) -> None:
-        """Train one epoch of every seed, validate, keep the best weights; `observer` is shown the first seed."""
+        """Train one epoch of every seed, validate, keep what is to be kept; `observer` is shown the first seed."""
         first, start = self.trainings[0], time.perf_counter()
         epoch, count = len(first.history) + 1, len(self.trainings)
         view = first.views.number(epoch)
