@@ -3,192 +3,23 @@
 import asyncio
 import inspect
 import json
-import threading
-import time
-from collections.abc import AsyncIterator, Callable, Coroutine
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
-import uvicorn
-import uvloop
-from connections import Connection
-from samples import sample_test
-from starlette.types import Receive, Scope, Send
+from direct_server import DIGITS, Run, Running, one, request, run_with_server
 from uvicorn.protocols.http import httptools_impl
 
-from benchmarks.servers import free_port
-from serving.admission import Admission, Bounds
-from serving.api import DigitAPI, ModelSettings
-from serving.decode import Limits
-from serving.direct import DirectProtocol, Head
-from serving.endpoint import Endpoint
-from serving.executors import InProcess
-from serving.front import Front, Route
-from serving.predict import Predict
+from serving.direct import DirectProtocol
 from serving.repository import load_repository
 from serving.session import Session
-
-DIGITS = sample_test().images.numpy()
-KEEP_ALIVE_S = 1
-ROUTE: Any = object()  # a head only carries it
-
-
-def request(document: Any, *headers: str, path: str = "/predict", body: bytes | None = None) -> bytes:
-    content = json.dumps(document).encode() if body is None else body
-    lines = [f"POST {path} HTTP/1.1", "Host: x", "Content-Type: application/json", *headers]
-    lines += [f"Content-Length: {len(content)}", "User-Agent: test", "", ""]
-    return "\r\n".join(lines).encode() + content
-
-
-def one(index: int) -> dict[str, Any]:
-    return {"image": DIGITS[index].tolist()}
-
-
-def head_of(data: bytes) -> Head | None:
-    return Head.of(data, {b"host": b"x"}, ROUTE)
-
-
-def test_a_head_is_recognised_whatever_the_length_of_the_body() -> None:
-    head = head_of(request(None, body=b"x" * 9))
-    assert head
-    for length in (0, 9, 10, 1234):
-        assert head.body_of(request(None, body=b"y" * length)) == b"y" * length
-
-
-@pytest.mark.parametrize(
-    "other",
-    [
-        request(None, "Accept: */*", body=b"x"),
-        request(None, body=b"x", path="/predict/teacher"),
-        request(None, body=b"x").lower(),
-        request(None, body=b"x") + b"more",
-        request(None, body=b"xyz")[:-1],
-        request(None, body=b"x") * 2,
-        request(None, body=b"x").replace(b"Length: 1", b"Length: +1"),
-        request(None, body=b"x").replace(b"Length: 1", b"Length: "),
-        request(None, body=b"x").replace(b"Length: 1", b"Length: 99999999999999999999"),
-        request(None, body=b"x").replace(b"\r\n", b"\n"),
-        b"",
-    ],
-)
-def test_anything_but_one_whole_request_with_that_head_is_not_recognised(other: bytes) -> None:
-    head = head_of(request(None, body=b"x" * 9))
-    assert head
-    assert head.body_of(other) is None
-
-
-@pytest.mark.parametrize(
-    "headers",
-    [
-        {b"connection": b"close"},
-        {b"transfer-encoding": b"chunked"},
-        {b"expect": b"100-continue"},
-        {b"upgrade": b"h2c"},
-    ],
-)
-def test_a_head_that_changes_the_way_is_not_remembered(headers: dict[bytes, bytes]) -> None:
-    assert Head.of(request(None, body=b"x"), headers, ROUTE) is None
-    assert Head.of(request(None, body=b"x"), {b"connection": b"Keep-Alive"}, ROUTE)
-
-
-def test_a_second_length_or_another_amount_of_body_is_not_remembered() -> None:
-    assert head_of(request(None, "Content-Length: 1", body=b"x")) is None
-    assert head_of(request(None, body=b"x") + b"y") is None
-    assert head_of(request(None, body=b"xy")[:-1]) is None
-
-
-class Running:
-    """A server in this process, which says how many requests went the whole way."""
-
-    def __init__(
-        self,
-        port: int,
-        server: uvicorn.Server,
-        endpoint: Endpoint,
-        admission: Admission,
-        thread: ThreadPoolExecutor,
-    ) -> None:
-        self.port, self.server, self.endpoint, self.admission, self.thread = (
-            port,
-            server,
-            endpoint,
-            admission,
-            thread,
-        )
-        self.whole_way = 0
-        self.clients: list[Connection] = []
-
-    async def connect(self) -> Connection:
-        self.clients.append(await Connection.to("127.0.0.1", self.port))
-        return self.clients[-1]
-
-
-@asynccontextmanager
-async def running(models: Path, bounds: Bounds, max_batch: int) -> AsyncIterator[Running]:
-    entry = load_repository(models)["student"]
-    api = DigitAPI(entry, ModelSettings(Limits(), max_batch=max_batch))
-    api.setup("cpu")
-    with ThreadPoolExecutor(1) as threads:
-        endpoint = Endpoint(api, InProcess(api, threads), threads)
-        admission = Admission(bounds)
-
-        async def nothing_else(*_: Any) -> None:
-            raise AssertionError("only predictions are asked for")
-
-        front = Front(nothing_else, admission)
-        front.open({"/predict": Route(Predict(), endpoint)})
-
-        async def counted(scope: Scope, receive: Receive, send: Send) -> None:
-            service.whole_way += 1
-            await front(scope, receive, send)
-
-        port = free_port()
-        protocol: Any = partial(DirectProtocol, front, admission)
-        config = uvicorn.Config(
-            counted,
-            port=port,
-            http=protocol,
-            ws="none",
-            lifespan="off",
-            log_level="warning",
-            timeout_keep_alive=KEEP_ALIVE_S,
-        )
-        server = uvicorn.Server(config)
-        service = Running(port, server, endpoint, admission, threads)
-        serving = asyncio.create_task(server.serve())
-        while not server.started:  # noqa: ASYNC110 - uvicorn gives no event
-            await asyncio.sleep(0.01)
-        try:
-            yield service
-        finally:
-            for client in service.clients:
-                client.writer.close()
-            server.should_exit = True
-            await serving
-
-
-Scenario = Callable[[Running], Coroutine[Any, Any, None]]
-Run = Callable[..., None]
 
 
 @pytest.fixture
 def run(model_repository: Path) -> Run:
     """Run a scenario with a server."""
-
-    def run(scenario: Scenario, *, max_batch: int = 64, **bounds: Any) -> None:
-        async def within() -> None:
-            async with running(model_repository, Bounds(**bounds), max_batch) as service, asyncio.timeout(20):
-                await scenario(service)
-            assert service.endpoint.metrics.in_flight == 0
-
-        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(within())
-
-    return run
+    return partial(run_with_server, model_repository)
 
 
 @pytest.fixture
@@ -311,87 +142,6 @@ def test_the_key_and_the_limits_hold_on_the_short_way_too(run: Run) -> None:
 
     run(wrong_key, api_key="secret")
     run(too_long, max_body_bytes=100)
-
-
-def test_a_client_that_hangs_up_leaves_the_batch(run: Run) -> None:
-    async def scenario(service: Running) -> None:
-        clients = [await service.connect() for _ in range(4)]
-        await asyncio.gather(*(client.ask(request(one(0))) for client in clients))
-        for client in clients:  # many images are run on the thread, one request after the other
-            client.writer.write(request({"images": [DIGITS[0].tolist()] * 60}))
-            await asyncio.sleep(0)
-            client.writer.transport.abort()
-        survivor = await service.connect()
-        assert (await survivor.ask(request(one(1))))[0] == 200
-
-    run(scenario)
-
-
-def test_what_is_late_or_given_up_leaves_the_batch_before_it_is_computed(run: Run) -> None:
-    two = request({"images": DIGITS[:2].tolist()})  # more than a batch of one: each a run, on the thread
-
-    async def scenario(service: Running) -> None:
-        runs = service.endpoint._api.metrics._runs
-
-        def metrics_say(in_flight: int) -> bool:
-            return service.endpoint.metrics.in_flight == in_flight
-
-        first, direct, whole, leaver = [await service.connect() for _ in range(4)]
-        for client in (direct, leaver):
-            await client.ask(request(one(0)))
-        free = threading.Event()
-        service.thread.submit(free.wait)
-        try:
-            for waiting, client in enumerate((first, direct, whole, leaver), start=1):
-                client.writer.write(two)
-                await until(partial(metrics_say, waiting))
-            leaver.writer.transport.abort()
-            await until(partial(metrics_say, 3))
-            await asyncio.sleep(0.25)
-            service.admission.cancel_late()
-            for client in (first, direct, whole):
-                status, _, body = await client.answer()
-                assert (status, json.loads(body)["error"]["code"]) == (504, "timed_out")
-        finally:
-            free.set()
-        assert (await whole.ask(two))[0] == 200
-        assert runs[2].count == 2  # the first one's, which had begun, and the last one's
-        assert service.whole_way == 4
-
-    run(scenario, max_batch=1, request_timeout=0.2)
-
-
-def test_an_answer_under_way_is_given_when_the_server_ends(run: Run) -> None:
-    async def scenario(service: Running) -> None:
-        client = await service.connect()
-        await client.ask(request(one(0)))
-        client.writer.write(request({"images": [DIGITS[0].tolist()] * 60}))
-        service.server.should_exit = True
-        assert (await client.answer())[0] == 200
-        assert await client.reader.read() == b""
-
-    run(scenario)
-
-
-def test_a_connection_is_closed_when_it_has_been_idle_and_not_before(run: Run) -> None:
-    async def scenario(service: Running) -> None:
-        client = await service.connect()
-        for _ in range(5):
-            assert (await client.ask(request(one(0))))[0] == 200
-            await asyncio.sleep(0.4 * KEEP_ALIVE_S)
-        answered = time.monotonic()
-        assert (await client.ask(request(one(0))))[0] == 200
-        assert await client.reader.read() == b""
-        assert 0.9 * KEEP_ALIVE_S < time.monotonic() - answered < 2 * KEEP_ALIVE_S
-        assert service.whole_way == 1
-
-    run(scenario)
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(5):
-        while not condition():  # noqa: ASYNC110 - a connection gives no event
-            await asyncio.sleep(0.005)
 
 
 def parameters(function: Any) -> list[str]:
