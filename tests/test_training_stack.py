@@ -67,7 +67,7 @@ def test_each_seed_learns_as_it_does_alone(model: Model) -> None:
         assert [record["loss"] for record in stacked.history] == pytest.approx(
             [record["loss"] for record in alone.history], rel=0.02
         )
-        errors = [training.best_record["validation_errors"] for training in (stacked, alone)]
+        errors = [training.kept_record["validation_errors"] for training in (stacked, alone)]
         assert errors[0] == pytest.approx(errors[1], abs=5)  # of 100
 
 
