@@ -37,7 +37,7 @@ def _accuracy_table(sources: list[Source]) -> str:
         rows = [data["test_errors"][name] for name in ("teacher", "student-alone", "student")]
         rows += [data["saved_by_distillation"], data["test_errors"]["student-int8"]]
         seeds = ", ".join(str(seed["seed"]) for seed in data["seeds"])
-        lines.append([f"[{data['recipe']}]({source.link})", seeds, *map(_errors_cell, rows)])
+        lines.append([f"[{data['recipe']}]({source.link})", seeds, *map(errors_cell, rows)])
     return (
         table(lines)
         + "\n\nTest errors of 10,000; mean and 95 % interval (Student's t) where there are several seeds."
@@ -77,7 +77,8 @@ def _training(source: Source) -> str:
     return table(lines) + f"\n\n{note}"
 
 
-def _errors_cell(row: Row) -> str:
+def errors_cell(row: Row) -> str:
+    """Return a mean with its interval and what it is the mean of, from one row of an `accuracy` result."""
     if row["interval_95"] is None:
         return f"{row['mean']:.0f}"
     return f"{row['mean']:.1f} ± {row['interval_95']:.1f} ({', '.join(map(str, row['values']))})"

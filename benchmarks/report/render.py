@@ -19,6 +19,7 @@ from benchmarks.report.peers import peers_section
 from benchmarks.report.peers_picture import draw_peers
 from benchmarks.report.perf_analyzer import perf_analyzer_section
 from benchmarks.report.picture import draw_results, drawn_from
+from benchmarks.report.quantised import quantised_section
 from benchmarks.report.scenarios import scenarios_section
 from benchmarks.report.sections import Section, Source
 from benchmarks.results import RESULTS, latest, read_result
@@ -61,6 +62,7 @@ SECTIONS = (
         picture="robustness.png",
         draw=draw_evidence,
     ),
+    Section(name="quantised", kinds=("accuracy_quantised",), to_markdown=quantised_section),
     Section(name="scenarios", kinds=("scenarios",), to_markdown=scenarios_section),
     Section(name="profile", kinds=("profile",), to_markdown=profile_section),
     Section(name="footprint", kinds=("footprint",), to_markdown=footprint_section),
@@ -131,7 +133,7 @@ class RenderBench(Command):
         found = {kind: latest(kind, folder=self.results_dir) for kind in kinds}
         for kind in section.kinds:
             if found[kind] is None:
-                command = kind.removesuffix("_quick").replace("_", "-")  # the recipe is a flag of `accuracy`
+                command = kind.replace("accuracy_", "accuracy --recipe ").replace("_", "-")
                 raise BenchmarkError(
                     f"{self.results_dir} has no {kind} result; run distillery-bench {command}"
                 )
