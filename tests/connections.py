@@ -1,8 +1,10 @@
-"""A client's bare HTTP/1.1 connection, for tests that must know what is one connection and one write."""
+"""A client's bare HTTP/1.1 connections, for tests that must know what is one connection and one write."""
 
 import asyncio
 import json
+import socket
 from typing import Any, Self
+from urllib.parse import urlsplit
 
 
 class Connection:
@@ -24,3 +26,18 @@ class Connection:
         self.writer.write(data)
         status, _, body = await self.answer()
         return status, json.loads(body)
+
+
+def raw_request(
+    body: bytes, headers: str = "", *, length: int | None = None, path: str = "/predict"
+) -> bytes:
+    length = len(body) if length is None else length
+    head = (
+        f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n"
+    )
+    return (head + headers + "\r\n").encode() + body
+
+
+def connect(url: str) -> socket.socket:
+    parts = urlsplit(url)
+    return socket.create_connection((parts.hostname, parts.port), timeout=10)

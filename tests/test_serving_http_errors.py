@@ -1,0 +1,181 @@
+"""Wrong questions over HTTP: clear words in the one error body, the key, and the limits."""
+
+import http.client
+import json
+import socket
+import struct
+import time
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from connections import connect, raw_request
+from samples import sample_test
+
+from benchmarks.servers import running_service
+from serving.schemas import ErrorAnswer
+
+ONE = {"image": sample_test().images[0].tolist()}
+MODELS = ("student", "student-alone", "student-int8", "teacher")
+KEY = "correct horse"
+AUTHORISED = f"X-API-Key: {KEY}\r\n"
+
+
+@pytest.fixture(scope="module")
+def service(model_repository: Path) -> Iterator[str]:
+    with running_service(model_repository, "--api-servers", "2", "--max-images", "200") as url:
+        yield url
+
+
+@pytest.fixture(scope="module")
+def strict_service(model_repository: Path) -> Iterator[str]:
+    """A service with a key, and so impatient that its limits can be met in a test."""
+    flags = ("--api-servers", "1", "--api-key", KEY, "--request-timeout", "0.6", "--max-in-flight", "2")
+    with running_service(model_repository, *flags, "--max-body-bytes", "20000") as url:
+        yield url
+
+
+@pytest.fixture
+def client(service: str) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=service, timeout=10) as client:
+        yield client
+
+
+def read_answer(connection: socket.socket) -> tuple[int, dict[str, str], Any]:
+    answer = http.client.HTTPResponse(connection)
+    answer.begin()
+    return (
+        answer.status,
+        {name.lower(): value for name, value in answer.getheaders()},
+        json.loads(answer.read()),
+    )
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body", "headers", "status", "code", "message"),
+    [
+        ("POST", "/predict", b"{", {}, 400, "malformed_body", "not JSON"),
+        ("POST", "/predict", b'{"image": [1]}', {}, 422, "invalid_shape", "image has 1 values"),
+        ("POST", "/predict", b"[]", {"Content-Type": "text/csv"}, 415, "unsupported_media_type", "text/csv"),
+        ("POST", "/predict", b"{}", {"Content-Encoding": "br"}, 415, "unsupported_encoding", "gzip and deflate"),
+        ("POST", "/predict", b"{}", {"Content-Encoding": "gzip"}, 400, "malformed_body", "says gzip, but the body"),
+        ("POST", "/predict", b"GIF89a", {"Content-Type": "image/png"}, 422, "invalid_picture", "not a PNG or JPEG"),
+        ("POST", "/predict/nobody", b"{}", {}, 404, "unknown_model", ", ".join(MODELS)),
+        ("POST", "/predict/", b"{}", {}, 404, "unknown_model", "there is no model ''"),
+        ("POST", "/predict/teacher/x", b"{}", {}, 404, "unknown_model", "'teacher/x'"),
+        ("GET", "/predict", b"", {}, 405, "method_not_allowed", "found GET"),
+        ("DELETE", "/predict/teacher", b"", {}, 405, "method_not_allowed", "found DELETE"),
+        ("GET", "/models/nobody", b"", {}, 404, "unknown_model", ", ".join(MODELS)),
+        ("GET", "/nothing", b"", {}, 404, "not_found", "GET /nothing"),
+        ("POST", "/models", b"", {}, 405, "method_not_allowed", "POST /models"),
+        ("POST", "/predictions", b"{}", {}, 404, "not_found", "POST /predictions"),
+    ],
+)  # fmt: skip
+def test_a_mistake_is_named_in_the_one_error_body(
+    client: httpx.Client,
+    method: str,
+    path: str,
+    body: bytes,
+    headers: dict[str, str],
+    status: int,
+    code: str,
+    message: str,
+) -> None:  # fmt: skip
+    answer = client.request(
+        method, path, content=body, headers={"Content-Type": "application/json"} | headers
+    )
+    assert answer.status_code == status
+    error = ErrorAnswer.model_validate_json(answer.content).error
+    assert (error.code, answer.headers["Content-Type"]) == (code, "application/json")
+    assert message in error.message
+    if status == 405:
+        assert answer.headers["Allow"] in {"POST", "GET"}
+
+
+def test_a_picture_of_too_many_pixels_is_refused_at_once(client: httpx.Client) -> None:
+    header = struct.pack(">IIBBBBB", 100_000, 100_000, 8, 0, 0, 0, 0)
+    chunks = b"".join(
+        struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+        for kind, content in ((b"IHDR", header), (b"IDAT", zlib.compress(bytes(1_000_000))), (b"IEND", b""))
+    )
+    started = time.monotonic()
+    answer = client.post(
+        "/predict", content=b"\x89PNG\r\n\x1a\n" + chunks, headers={"Content-Type": "image/png"}
+    )
+    assert (answer.status_code, answer.json()["error"]["code"]) == (413, "too_many_pixels")
+    assert time.monotonic() - started < 1
+
+
+def test_without_the_key_nothing_is_told_but_health_and_metrics(strict_service: str) -> None:
+    with httpx.Client(base_url=strict_service) as client:
+        for headers in ({}, {"X-API-Key": b"wrong"}, {"X-API-Key": b"\xe9"}):
+            refused = [
+                client.post("/predict", json=ONE, headers=headers),
+                client.post("/predict/nobody", json=ONE, headers=headers),
+                client.get("/models", headers=headers),
+                client.get("/models/teacher", headers=headers),
+                client.get("/models/teacher/card", headers=headers),
+            ]
+            assert [(answer.status_code, answer.json()["error"]["code"]) for answer in refused] == [
+                (401, "unauthorized")
+            ] * 5
+        for path in ("/health/live", "/health/ready", "/metrics", "/docs", "/openapi.json"):
+            assert client.get(path).status_code == 200
+        headers = {"X-API-Key": KEY}
+        assert client.post("/predict", json=ONE, headers=headers).status_code == 200
+        assert client.get("/models/teacher", headers=headers).json()["name"] == "teacher"
+        operation = client.get("/openapi.json").json()["paths"]["/predict"]["post"]
+        assert operation["security"] == [{"APIKeyHeader": []}]
+
+
+def test_a_body_over_the_limit_is_refused_before_it_is_read(strict_service: str) -> None:
+    with connect(strict_service) as connection:
+        connection.sendall(raw_request(b"", AUTHORISED, length=20_001))
+        status, _, document = read_answer(connection)
+        assert (status, document["error"]["code"]) == (413, "body_too_large")
+        assert "20,001" in document["error"]["message"]
+    chunked = (
+        f"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n{AUTHORISED}"
+        "Transfer-Encoding: chunked\r\n\r\n"
+    ).encode()
+    with connect(strict_service) as connection:
+        connection.sendall(chunked + b"8000\r\n" + b" " * 0x8000 + b"\r\n")
+        assert read_answer(connection)[0] == 413
+
+
+def test_a_body_that_does_not_come_is_not_waited_for(strict_service: str) -> None:
+    for sent in (b"", b'{"image": ['):
+        with connect(strict_service) as connection:
+            started = time.monotonic()
+            connection.sendall(raw_request(sent, AUTHORISED, length=1000))
+            status, headers, document = read_answer(connection)
+            assert (status, document["error"]["code"], headers["connection"]) == (408, "slow_body", "close")
+            assert 0.5 < time.monotonic() - started < 3
+
+
+def test_more_requests_than_the_service_holds_are_sent_away(strict_service: str) -> None:
+    with (
+        connect(strict_service) as first,
+        connect(strict_service) as second,
+        connect(strict_service) as third,
+    ):
+        for unfinished in (first, second):
+            unfinished.sendall(raw_request(b"{", AUTHORISED, length=1000))
+        time.sleep(0.1)  # nothing tells a client that its headers were read
+        third.sendall(raw_request(json.dumps(ONE).encode(), AUTHORISED))
+        status, headers, document = read_answer(third)
+        assert (status, document["error"]["code"], headers["retry-after"]) == (503, "overloaded", "1")
+        assert read_answer(first)[0] == read_answer(second)[0] == 408
+    with httpx.Client(base_url=strict_service) as client:
+        assert client.post("/predict", json=ONE, headers={"X-API-Key": KEY}).status_code == 200
+
+
+def test_clients_that_hang_up_leave_nothing_behind(strict_service: str) -> None:
+    for _ in range(10):
+        with connect(strict_service) as connection:
+            connection.sendall(raw_request(b"{", AUTHORISED, length=1000))
+    with httpx.Client(base_url=strict_service) as client:
+        assert client.post("/predict", json=ONE, headers={"X-API-Key": KEY}).status_code == 200
