@@ -1,4 +1,4 @@
-"""The Open Inference Protocol of a real service: right answers in every form, and the specification's examples."""
+"""The Open Inference Protocol of a real service: right answers in every form."""
 
 import gzip
 import json
@@ -10,20 +10,15 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
-from google.protobuf import json_format, text_format
 from samples import sample_test
-from tritonclient.grpc.model_config_pb2 import ModelConfig
+from tensors import INFER, LENGTH, binary, split, tensor
 
 from benchmarks.servers import running_service
-from serving.open_inference.schemas import InferError, InferRequest, InferResponse
 from serving.repository import load_repository
 from serving.session import Session
 
 DIGITS = sample_test().images.numpy()
-EXAMPLES = json.loads((Path(__file__).parent / "v2_examples.json").read_text(encoding="utf-8"))
 KEY = "correct horse"
-LENGTH = "Inference-Header-Content-Length"
-INFER = "/v2/models/student/infer"
 
 
 @pytest.fixture(scope="module")
@@ -43,30 +38,6 @@ def client(service: str) -> Iterator[httpx.Client]:
 def expected(model_repository: Path) -> dict[str, Any]:
     logits, probabilities = Session(load_repository(model_repository)["student"].path).run(DIGITS)
     return {"logits": logits, "probabilities": probabilities}
-
-
-def tensor(images: Any, **fields: Any) -> dict[str, Any]:
-    return {"name": "image", "shape": list(images.shape), "datatype": "UINT8", **fields}
-
-
-def binary(images: Any, **fields: Any) -> tuple[dict[str, str], bytes]:
-    """Headers and body of a request with its images as bytes."""
-    document = {"inputs": [tensor(images, parameters={"binary_data_size": images.nbytes})], **fields}
-    text = json.dumps(document).encode()
-    return {LENGTH: str(len(text))}, text + images.tobytes()
-
-
-def split(answer: httpx.Response) -> tuple[dict[str, Any], dict[str, bytes]]:
-    """The JSON of an answer, and the bytes behind it by output."""
-    length = int(answer.headers.get(LENGTH, len(answer.content)))
-    document = json.loads(answer.content[:length])
-    blobs, start = {}, length
-    for output in document["outputs"]:
-        if size := output.get("parameters", {}).get("binary_data_size"):
-            blobs[output["name"]] = answer.content[start : start + size]
-            start += size
-    assert start == len(answer.content)
-    return document, blobs
 
 
 def values(answer: httpx.Response) -> dict[str, Any]:
@@ -193,123 +164,3 @@ def test_the_id_comes_back_and_unknown_parameters_do_no_harm(client: httpx.Clien
         answer = client.post(INFER, json={"id": number, "inputs": [one], "parameters": parameters, "new": []})
         assert answer.json()["id"] == number
     assert "id" not in client.post(INFER, json={"inputs": [one]}).json()
-
-
-# The specification's examples
-
-
-@pytest.mark.parametrize("form", ["flat", "nested", "binary"])
-def test_the_examples_of_the_specification_are_understood(client: httpx.Client, form: str) -> None:
-    request, response = EXAMPLES[form]["request"], EXAMPLES[form]["response"]
-    images = DIGITS[:2]
-    ours = {key: value for key, value in request.items() if key != "inputs"}
-    ours["outputs"] = [output | {"name": "probabilities"} for output in request["outputs"]]
-    headers = {}
-    if form == "binary":
-        headers, content = binary(images, **ours)
-    else:
-        data = images.ravel() if form == "flat" else images
-        content = json.dumps(ours | {"inputs": [tensor(images, data=data.tolist())]}).encode()
-    answer = client.post(INFER, content=content, headers=headers)
-    assert answer.status_code == 200, answer.text
-    document = split(answer)[0]
-    InferResponse.model_validate(document)
-    assert (document.pop("model_name"), document.pop("model_version")) == ("student", "1")
-    assert structure(document) == structure(response)
-    # Word for word they are another model's, and that is what is said.
-    words = json.dumps(request).encode()
-    answer = client.post(INFER, content=words + bytes(19), headers={LENGTH: str(len(words))})
-    assert answer.json() == {"error": "inputs[0].name is the string 'input0'; this model reads 'image' alone"}
-
-
-def structure(value: Any) -> Any:
-    """Field names and types, without how many or which."""
-    match value:
-        case dict():
-            return {key: structure(one) for key, one in value.items()}
-        case list():
-            return [structure(value[0])]
-    return type(value)
-
-
-def test_metadata_has_the_fields_of_the_specification(client: httpx.Client) -> None:
-    assert structure(client.get("/v2").json()) == structure(EXAMPLES["server_metadata"])
-    for path in ("/v2/models/student", "/v2/models/student/versions/1"):
-        found = client.get(path).json()
-        assert structure(found) == structure(EXAMPLES["model_metadata"])
-        assert (found["name"], found["versions"]) == ("student", ["1"])
-        assert found["inputs"] == [{"name": "image", "datatype": "UINT8", "shape": [-1, 28, 28]}]
-        assert [output["name"] for output in found["outputs"]] == ["logits", "probabilities"]
-    assert client.get("/v2/health/live").json() == {"live": True}
-    assert client.get("/v2/health/ready").json() == {"ready": True}
-    assert client.get("/v2/models/student/versions/1/ready").json() == {"name": "student", "ready": True}
-
-
-def test_the_configuration_is_one_that_triton_reads(client: httpx.Client, model_repository: Path) -> None:
-    answer = client.get("/v2/models/student/config").json()
-    found = json_format.ParseDict(answer, ModelConfig())
-    written = text_format.Parse((model_repository / "student" / "config.pbtxt").read_text(), ModelConfig())
-    for field in ("name", "backend", "default_model_filename", "dynamic_batching", "input", "output"):
-        assert getattr(found, field) == getattr(written, field)
-    assert found.max_batch_size == 200  # what this service takes in one request
-
-
-def test_the_repository_is_listed_but_not_changed(client: httpx.Client) -> None:
-    listed = client.post("/v2/repository/index", content=b'{"ready": true}').json()
-    assert [one["name"] for one in listed] == ["student", "student-alone", "student-int8", "teacher"]
-    assert {(one["version"], one["state"]) for one in listed} == {("1", "READY")}
-    for verb in ("load", "unload"):
-        answer = client.post(f"/v2/repository/models/student/{verb}")
-        assert answer.status_code == 400
-        assert "start it again" in answer.json()["error"]
-
-
-def test_the_documented_requests_are_those_that_are_read(client: httpx.Client) -> None:
-    document = client.get("/openapi.json").json()
-    operation = document["paths"]["/v2/models/{model}/versions/{version}/infer"]["post"]
-    assert set(operation["responses"]) == {
-        "200", "400", "401", "404", "405", "408", "413", "415", "500", "503", "504",
-    }  # fmt: skip
-    assert [one["name"] for one in operation["parameters"]][:3] == ["model", "version", LENGTH]
-    example = operation["requestBody"]["content"]["application/json"]["example"]
-    ours = InferRequest.model_validate(example).model_dump(exclude_none=True)
-    for request in (example, ours):
-        assert client.post(INFER, json=request).status_code == 200
-
-
-def test_all_routes_are_documented_together_and_say_where_the_key_is_wanted(client: httpx.Client) -> None:
-    paths = client.get("/openapi.json").json()["paths"]
-    operations = {
-        path: operation for path in paths if path.startswith("/v2") for operation in paths[path].values()
-    }
-    assert {tag for operation in operations.values() for tag in operation["tags"]} == {
-        "Open Inference Protocol"
-    }
-    for path, operation in operations.items():
-        guarded = not path.startswith("/v2/health/")
-        assert ("401" in operation["responses"], "security" in operation) == (guarded, guarded), path
-
-
-def test_without_the_key_only_health_is_told(service: str) -> None:
-    headers, body = binary(DIGITS[:1])
-    with httpx.Client(base_url=service) as stranger:
-        refused = [
-            stranger.post(INFER, content=body, headers=headers),
-            stranger.post("/v2/models/nobody/infer"),
-            stranger.get("/v2"),
-            stranger.get("/v2/models/student"),
-            stranger.get("/v2/models/student/config"),
-            stranger.post("/v2/repository/index"),
-            stranger.post("/v2/repository/models/student/load"),
-        ]
-        for answer in refused:
-            assert answer.status_code == 401
-            assert InferError.model_validate_json(answer.content, strict=True).error.startswith("the header")
-        for path in ("/v2/health/live", "/v2/health/ready"):
-            assert stranger.get(path).status_code == 200
-
-
-def test_requests_are_counted_under_the_protocols_name(client: httpx.Client) -> None:
-    client.post("/v2/models/nobody/infer")
-    text = client.get("/metrics").text
-    assert 'distillery_requests_total{model="",protocol="v2",status="404"}' in text
