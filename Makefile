@@ -2,7 +2,6 @@
 PYTHON ?= python3
 BIN := .venv/bin
 RECIPE ?= quick
-SIDE_BY_SIDE := --numprocesses logical --maxprocesses 4 --dist loadfile
 INSTALLED := .venv/.installed
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 .DEFAULT_GOAL := help
@@ -21,10 +20,10 @@ demo: $(INSTALLED) ## train, distil, export, serve and measure on real MNIST
 	@$(BIN)/python -m benchmarks demo
 
 test: $(INSTALLED) ## the default test suite
-	@$(BIN)/pytest $(SIDE_BY_SIDE)
+	@$(BIN)/pytest --numprocesses logical --maxprocesses 4 --dist loadfile
 
 test-slow: $(INSTALLED) ## the slower tests; those that want Debian's packages skip without `make system`
-	@$(BIN)/pytest $(SIDE_BY_SIDE) -m "slow or prometheus or wrk"
+	@$(BIN)/pytest -m "slow or prometheus or wrk"
 
 check: $(INSTALLED) ## format, lint, types and imports
 	@$(BIN)/ruff format --check .
