@@ -11,35 +11,18 @@ import re
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field
 from rich.console import Console
 from rich.table import Table
 
 from benchmarks.models import models_of
-from benchmarks.results import RESULTS, write_result
-from benchmarks.seeds import run_seed
-from distillery import Command
+from benchmarks.results import write_result
+from benchmarks.seeds import SeedsBench
 from training.recipe import ALONE
 from training.significance import mean_interval
 
 
-class AccuracyBench(Command):
+class AccuracyBench(SeedsBench):
     """Count test errors of a recipe's teachers, students, their controls and int8 exports, over seeds."""
-
-    config: Path | None = Field(None, description="TOML file with these settings")
-    recipe: str = Field("quick", description="quick, another recipe, or a TOML file")
-    seeds: list[int] = Field([0, 1, 2], min_length=1, description="one training of all each")
-    teacher_seed: int | None = Field(
-        None,
-        ge=0,
-        description="one seed for the teachers and views of all students; each its own if not given",
-    )
-    out: Path = Field(Path("runs"), description="folder for runs")
-    models_dir: Path = Field(Path("models-of-seeds"), description="a model repository for each seed")
-    data_dir: Path | None = Field(
-        None, description="folder with the MNIST files, if not to be found or fetched"
-    )
-    results_dir: Path = Field(RESULTS, description="where the result is kept")
 
     def run(self) -> None:
         seeds = [self._one(seed) for seed in self.seeds]
@@ -66,14 +49,7 @@ class AccuracyBench(Command):
 
     def _one(self, seed: int) -> dict[str, Any]:
         """Train, evaluate and export one seed; return test errors by model and seconds of training."""
-        run = run_seed(
-            self.recipe,
-            seed,
-            out=self.out,
-            models_dir=self.models_dir,
-            data_dir=self.data_dir,
-            teacher_seed=self.teacher_seed,
-        )
+        run = self.run_seed(seed)
         names = models_of(self.recipe, run.models_dir)
         return {
             "seed": seed,

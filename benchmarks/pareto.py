@@ -19,10 +19,9 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.results import RESULTS, warn_if_busy, write_result
-from benchmarks.seeds import SeedRun, run_seed
+from benchmarks.results import warn_if_busy, write_result
+from benchmarks.seeds import SeedRun, SeedsBench
 from benchmarks.sessions import REFERENCE, measure_sessions
-from distillery import Command
 from export.fold import fold
 from export.graph import to_onnx
 from training.network import build
@@ -32,36 +31,21 @@ from training.significance import mean_interval, paired_over_seeds
 FLOOR = "floor"
 
 
-class ParetoBench(Command):
+class ParetoBench(SeedsBench):
     """Errors against session latency and bytes: widths × precision × with and without distillation.
 
     Prints a table and, last, one line of JSON; keeps everything in a file under --results-dir.
     """
 
-    config: Path | None = Field(None, description="TOML file with these settings")
     recipe: str = Field("best", description="best, another recipe, or a TOML file")
     seeds: list[int] = Field([0, 1, 2, 3, 4], min_length=1, description="one training of all each")
-    teacher_seed: int = Field(0, ge=0, description="seed of the teachers and views that all students share")
-    out: Path = Field(Path("runs"), description="folder for runs")
-    models_dir: Path = Field(Path("models-of-seeds"), description="a model repository for each seed")
-    data_dir: Path | None = Field(
-        None, description="folder with the MNIST files, if not to be found or fetched"
+    teacher_seed: int | None = Field(
+        0, ge=0, description="seed of the teachers and views that all students share"
     )
     seconds: PositiveFloat = Field(60, description="time for the sessions")
-    results_dir: Path = Field(RESULTS, description="where the result is kept")
 
     def run(self) -> None:
-        runs = [
-            run_seed(
-                self.recipe,
-                seed,
-                out=self.out,
-                models_dir=self.models_dir,
-                data_dir=self.data_dir,
-                teacher_seed=self.teacher_seed,
-            )
-            for seed in self.seeds
-        ]
+        runs = [self.run_seed(seed) for seed in self.seeds]
         warn_if_busy()
         rows, floor = pareto_rows(runs, seconds=self.seconds)
         data: dict[str, Any] = {

@@ -11,9 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from benchmarks.errors import BenchmarkError
+from benchmarks.results import RESULTS
+from distillery import Command
 from serving.repository import Manifest, load_repository
 from training.pipeline import jobs
 from training.recipe import read_recipe
@@ -38,40 +41,50 @@ class SeedRun:
         return wrong
 
 
-def run_seed(
-    recipe: str,
-    seed: int,
-    *,
-    out: Path,
-    models_dir: Path,
-    data_dir: Path | None,
-    teacher_seed: int | None = None,
-) -> SeedRun:
-    """Train, evaluate and export `recipe` with `seed`; raises `BenchmarkError` when a stage fails.
+class SeedsBench(Command):
+    """A benchmark of a recipe that is trained with several seeds."""
 
-    With a `teacher_seed` all seeds learn from the same first teachers. Every network that can be quantised is
-    exported in int8, too.
-    """
-    single = [job.name for job in jobs(read_recipe(recipe)) if job.model.members == 1]
-    int8 = [f"--int8={','.join(single)}"] if single else []
-    data = [f"--data-dir={data_dir}"] if data_dir else []
-    run_dir, models_dir = out / Path(recipe).stem, models_dir / f"{Path(recipe).stem}-{seed}"
-    place = [f"--recipe={recipe}", f"--out={out}", *data]
-    seeds = [f"--seed={seed}", *([] if teacher_seed is None else [f"--teacher-seed={teacher_seed}"])]
-    for command in (
-        ["training", *place, *seeds],
-        ["training", "evaluate", *place],
-        ["export", f"--run-dir={run_dir}", f"--models-dir={models_dir}", *int8, *data],
-    ):
-        run_stage(*command)
-    manifests = {name: entry.manifest for name, entry in load_repository(models_dir).items()}
-    evaluation = json.loads((run_dir / "evaluation.json").read_bytes())
-    for name, model in evaluation.items():
-        if manifests[name].test_errors != model["errors"]:
-            raise BenchmarkError(
-                f"seed {seed}: {name} errs on {model['errors']} digits, its export on {manifests[name].test_errors}"
-            )
-    return SeedRun(seed, models_dir, evaluation, manifests)
+    config: Path | None = Field(None, description="TOML file with these settings")
+    recipe: str = Field("quick", description="quick, another recipe, or a TOML file")
+    seeds: list[int] = Field([0, 1, 2], min_length=1, description="one training of all each")
+    teacher_seed: int | None = Field(
+        None,
+        ge=0,
+        description="one seed for the teachers and views of all students; each its own if not given",
+    )
+    out: Path = Field(Path("runs"), description="folder for runs")
+    models_dir: Path = Field(Path("models-of-seeds"), description="a model repository for each seed")
+    data_dir: Path | None = Field(
+        None, description="folder with the MNIST files, if not to be found or fetched"
+    )
+    results_dir: Path = Field(RESULTS, description="where the result is kept")
+
+    def run_seed(self, seed: int) -> SeedRun:
+        """Train, evaluate and export the recipe with `seed`; raises `BenchmarkError` when a stage fails.
+
+        Every network that can be quantised is exported in int8, too.
+        """
+        name = Path(self.recipe).stem
+        single = [job.name for job in jobs(read_recipe(self.recipe)) if job.model.members == 1]
+        int8 = [f"--int8={','.join(single)}"] if single else []
+        data = [f"--data-dir={self.data_dir}"] if self.data_dir else []
+        run_dir, models_dir = self.out / name, self.models_dir / f"{name}-{seed}"
+        place = [f"--recipe={self.recipe}", f"--out={self.out}", *data]
+        shared = [] if self.teacher_seed is None else [f"--teacher-seed={self.teacher_seed}"]
+        for command in (
+            ["training", *place, f"--seed={seed}", *shared],
+            ["training", "evaluate", *place],
+            ["export", f"--run-dir={run_dir}", f"--models-dir={models_dir}", *int8, *data],
+        ):
+            run_stage(*command)
+        manifests = {name: entry.manifest for name, entry in load_repository(models_dir).items()}
+        evaluation = json.loads((run_dir / "evaluation.json").read_bytes())
+        for name, model in evaluation.items():
+            if manifests[name].test_errors != model["errors"]:
+                raise BenchmarkError(
+                    f"seed {seed}: {name} errs on {model['errors']} digits, its export on {manifests[name].test_errors}"
+                )
+        return SeedRun(seed, models_dir, evaluation, manifests)
 
 
 def run_stage(*command: str) -> None:

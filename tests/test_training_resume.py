@@ -260,6 +260,15 @@ def test_a_broken_state_is_named(uninterrupted: Path, tmp_path: Path) -> None:
         main(tmp_path)
 
 
+def test_a_state_of_another_version_is_named(uninterrupted: Path, tmp_path: Path) -> None:
+    folder = tmp_path / (uninterrupted / "teacher").readlink()
+    checkpoint.save_tensors(folder / "state.safetensors", {"best.x": torch.zeros(1)}, {"history": []})
+    with pytest.raises(
+        RunError, match=r"state\.safetensors was written by another version .*'best'; delete it"
+    ):
+        main(tmp_path)
+
+
 @pytest.mark.parametrize("content", [b"", b"checkpoint" * 30])
 def test_a_broken_teacher_is_named_and_nothing_is_lost(
     uninterrupted: Path, tmp_path: Path, content: bytes

@@ -59,7 +59,13 @@ class ModelRun:
             leftover.unlink()
         write_atomically(self.folder / "recipe.json", _json(self.decisive))
         if self._state.exists():
-            training.restore(*load_tensors(self._state))
+            try:
+                training.restore(*load_tensors(self._state))
+            except KeyError as error:
+                raise RunError(
+                    f"{self._state} was written by another version of distillery-train: it has {error}; delete it, "
+                    "and the training begins again"
+                ) from None
 
     def save(self, training: Training) -> None:
         """Keep what an interrupted training needs to go on, and the history for people."""
