@@ -62,8 +62,8 @@ system: ## install the Debian packages that some tests and benchmarks want
 serving-alone: $(INSTALLED) ## install the serving extra alone, start it, ask it one digit
 	@.ci/serving-alone
 
-proto: $(INSTALLED) ## generate the gRPC messages from serving/rpc/open_inference.proto
-	@$(BIN)/python -m grpc_tools.protoc --proto_path=. --python_out=. --pyi_out=. serving/rpc/open_inference.proto
+proto: $(INSTALLED) ## generate the gRPC messages from open_inference.proto
+	@$(BIN)/python -m grpc_tools.protoc --proto_path=. --python_out=. --pyi_out=. serving/codecs/open_inference/open_inference.proto
 
 lock: $(INSTALLED) ## write constraints.txt from what is installed
 	@$(BIN)/python -m pip freeze --exclude-editable | sed 's/+cpu$$//; s/+cu[0-9]*$$//' > constraints.txt

@@ -36,15 +36,15 @@ class DistilleryError(Exception):
     """A mistake a person can mend. The message names the value found and what would be right.
 
     DistilleryError
-    ├── training.data.DatasetError            the MNIST files are missing or not the real ones
-    ├── training.checkpoint.CheckpointError   a checkpoint that is truncated or of another shape
-    ├── training.runs.RunError                a runs folder that cannot be used
+    ├── training.data.mnist.DatasetError            the MNIST files are missing or not the real ones
+    ├── training.model.checkpoint.CheckpointError   a checkpoint that is truncated or of another shape
+    ├── training.runs.folder.RunError                a runs folder that cannot be used
     ├── export.errors.ExportError             a graph that does not compute what the network computes
-    ├── serving.repository.RepositoryError    a model repository that cannot be trusted
+    ├── serving.model.repository.RepositoryError    a model repository that cannot be trusted
     ├── serving.service.UnknownDefaultError   a default model that the repository does not have
-    ├── serving.session.DeviceError           a device that onnxruntime cannot use here
+    ├── serving.model.session.DeviceError           a device that onnxruntime cannot use here
     ├── serving.client.errors.ClientError     a client that got no predictions
-    ├── serving.supervisor.ServiceError       a service that cannot start, or cannot go on
+    ├── serving.processes.supervisor.ServiceError       a service that cannot start, or cannot go on
     └── benchmarks.errors.BenchmarkError      a measurement that would say nothing
     """
 

@@ -15,7 +15,7 @@ LEAST_RIGHT = 180
 
 def main() -> int:
     """Return the exit status: 0 when every model is right about nearly all of them and the service ends well."""
-    folder = Path("tests/digits")
+    folder = Path("tests/data/digits")
     pixels = gzip.decompress((folder / "test-images.idx.gz").read_bytes())[IMAGE_HEADER:]
     labels = gzip.decompress((folder / "test-labels.idx.gz").read_bytes())[LABEL_HEADER:]
     images = np.frombuffer(pixels, np.uint8).reshape(-1, 28, 28)

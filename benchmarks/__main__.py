@@ -2,21 +2,21 @@
 
 import sys
 
-from benchmarks.accuracy import AccuracyBench
-from benchmarks.demo import Demo
-from benchmarks.evidence import EvidenceBench
-from benchmarks.footprint import FootprintBench
-from benchmarks.http_bench import HttpBench
-from benchmarks.loadgen.bench import ScenariosBench
-from benchmarks.pareto import ParetoBench
-from benchmarks.peers_bench import PeersBench
-from benchmarks.perf_analyzer import PerfAnalyzerBench
-from benchmarks.profile_bench import ProfileBench
-from benchmarks.report.render import RenderBench
-from benchmarks.reproduction import ReproductionBench
-from benchmarks.session_bench import SessionBench
-from benchmarks.speed import SpeedBench
-from benchmarks.training import TrainingBench
+from benchmarks.commands.accuracy import AccuracyBench
+from benchmarks.commands.demo import Demo
+from benchmarks.commands.evidence import EvidenceBench
+from benchmarks.commands.footprint import FootprintBench
+from benchmarks.commands.http import HttpBench
+from benchmarks.commands.pareto import ParetoBench
+from benchmarks.commands.peers import PeersBench
+from benchmarks.commands.perf_analyzer import PerfAnalyzerBench
+from benchmarks.commands.profile import ProfileBench
+from benchmarks.commands.render import RenderBench
+from benchmarks.commands.reproduction import ReproductionBench
+from benchmarks.commands.scenarios import ScenariosBench
+from benchmarks.commands.session import SessionBench
+from benchmarks.commands.speed import SpeedBench
+from benchmarks.commands.training import TrainingBench
 from distillery import Command, main
 
 COMMANDS: dict[str, type[Command]] = {

@@ -13,7 +13,7 @@ from rich.table import Table
 import distillery
 from export.errors import ExportError
 from export.pipeline import Digits, Source, current, export_checkpoint, published_names
-from serving.repository import ModelEntry
+from serving.model.repository import ModelEntry
 
 MOST_DIGITS_LOST = 2
 """int8 may err on this many test digits more than fp32 before the export says why."""

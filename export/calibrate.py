@@ -51,7 +51,7 @@ def choose_quantisation(
 
     Ties go to the higher agreement with the fp32 graph. The ways differ in the percentile of each layer's
     activations that saturates, and in the bits of a weight: 7 are there for x86 processors without VNNI,
-    where 8 overflow. Of a network trained as int8 computes it (`training.quantisation`), `trained` is the card's
+    where 8 overflow. Of a network trained as int8 computes it (`training.model.quantisation`), `trained` is the card's
     entry, and the only way. Raises `ExportError` where that is of another network.
     """
     layers = read_layers(fp32)

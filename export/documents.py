@@ -7,7 +7,7 @@ from pathlib import Path
 from pydantic import TypeAdapter
 
 from export.errors import ExportError
-from training.report import CARD, REPORT
+from training.report.report import CARD, REPORT
 
 FIGURES = TypeAdapter(dict[str, float])
 

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from training.folding import affine_layers, fold_norm, fold_pixels
-from training.network import PIXELS, SIDE, Classifier, Convolution, Ensemble, Network
+from training.model.folding import affine_layers, fold_norm, fold_pixels
+from training.model.network import PIXELS, SIDE, Classifier, Convolution, Ensemble, Network
 
 
 class FoldedClassifier(nn.Module):

@@ -7,8 +7,8 @@ import torch
 
 from export.errors import ExportError
 from export.fold import Folded
-from serving.repository import INPUTS, OUTPUTS
-from training.recipe import Architecture
+from serving.model.repository import INPUTS, OUTPUTS
+from training.recipe.recipe import Architecture
 
 OPSET = 20
 

@@ -10,8 +10,8 @@ import onnxruntime
 import torch
 
 from export.errors import ExportError
-from serving.repository import Parity
-from training.network import Network, normalise
+from serving.model.repository import Parity
+from training.model.network import Network, normalise
 
 Images = npt.NDArray[np.uint8]
 Logits = npt.NDArray[np.float32]

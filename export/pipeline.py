@@ -19,7 +19,7 @@ from export.fold import fold
 from export.graph import OPSET, to_onnx
 from export.parity import answer, measure_parity, open_session, require_parity
 from export.publish import publish
-from serving.repository import (
+from serving.model.repository import (
     INPUTS,
     NAME,
     OUTPUTS,
@@ -29,10 +29,10 @@ from serving.repository import (
     file_sha256,
     load_model,
 )
-from training.calibration import fit_temperature
-from training.checkpoint import Checkpoint, load_checkpoint
-from training.data import find_mnist, load_test, load_training
-from training.recipe import Architecture
+from training.data.mnist import find_mnist, load_test, load_training
+from training.evaluation.calibration import fit_temperature
+from training.model.checkpoint import Checkpoint, load_checkpoint
+from training.recipe.recipe import Architecture
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ class Digits:
 
     @classmethod
     def read(cls, data_dir: Path | None) -> Self:
-        """Find, verify and read MNIST. Raises `training.data.DatasetError`."""
+        """Find, verify and read MNIST. Raises `training.data.mnist.DatasetError`."""
         folder = find_mnist(data_dir)
         training, validation = load_training(folder)
         test = load_test(folder)

@@ -5,7 +5,7 @@ import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
-from serving.repository import MANIFEST_FILE, MODEL_FILE, Manifest, load_model
+from serving.model.repository import MANIFEST_FILE, MODEL_FILE, Manifest, load_model
 
 TRITON_TYPES = {"UINT8": "TYPE_UINT8", "FP32": "TYPE_FP32"}
 

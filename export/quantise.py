@@ -19,7 +19,7 @@ import onnxruntime
 from onnx import helper, numpy_helper
 
 from export.graph import OPSET
-from serving.repository import INPUTS, OUTPUTS
+from serving.model.repository import INPUTS, OUTPUTS
 
 Float = npt.NDArray[np.float32]
 Images = npt.NDArray[np.uint8]

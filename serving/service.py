@@ -9,26 +9,26 @@ from functools import partial
 from importlib.metadata import version
 
 from distillery import DistilleryError
-from serving.admission import Admission, Bounds
-from serving.api import DigitAPI, ModelSettings
+from serving.codecs.bodies import Limits
+from serving.codecs.open_inference.rest import open_inference_routes
+from serving.codecs.predict import predict_routes
 from serving.config import Serve
-from serving.decode import Limits
-from serving.direct import DirectProtocol
-from serving.endpoint import Endpoint
-from serving.executors import Executor, InProcess, Workers
-from serving.front import Front
-from serving.litserve_server import DigitServer
-from serving.open_inference.openapi import describe_inference
-from serving.open_inference.protocol import open_inference_routes
-from serving.open_inference.routes import add_v2_routes
-from serving.open_inference.stats import add_statistics_routes
-from serving.openapi import describe_predictions
-from serving.predict import predict_routes
-from serving.repository import load_repository
-from serving.routes import add_routes, key_guard
-from serving.rpc.port import grpc_address
-from serving.session import check_device
-from serving.tallies import RequestMetrics, RunMetrics
+from serving.engine.admission import Admission, Bounds
+from serving.engine.endpoint import Endpoint
+from serving.engine.executors import Executor, InProcess, Workers
+from serving.engine.lit_api import DigitAPI, ModelSettings
+from serving.engine.recorder import RequestMetrics, RunMetrics
+from serving.grpc.port import grpc_address
+from serving.http.app import Front
+from serving.http.fast_path import DirectProtocol
+from serving.http.openapi import describe_predictions
+from serving.http.routes import add_routes, key_guard
+from serving.http.v2_openapi import describe_inference
+from serving.http.v2_routes import add_v2_routes
+from serving.http.v2_statistics import add_statistics_routes
+from serving.model.repository import load_repository
+from serving.model.session import check_device
+from serving.processes.litserve import DigitServer
 
 _PREFERRED = ("student-int8", "student")
 _HOUSEKEEPING_SECONDS = 0.1
@@ -134,7 +134,7 @@ def serve(settings: Serve) -> None:
 def _also_grpc(
     address: str, endpoints: Mapping[str, Endpoint], admission: Admission, settings: Serve
 ) -> AbstractAsyncContextManager[None]:
-    from serving.rpc.server import grpc_running  # noqa: PLC0415 - gRPC does not survive a fork: not before it
+    from serving.grpc.server import grpc_running  # noqa: PLC0415 - gRPC does not survive a fork: not before it
 
     return grpc_running(
         address,

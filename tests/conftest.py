@@ -6,13 +6,15 @@ from shutil import copytree
 
 import pytest
 import torch
-from networks import card
-from samples import sample_test, sample_training
 
 from export.pipeline import Digits, Source, export_checkpoint
-from training.checkpoint import save_checkpoint
-from training.network import build, normalise
-from training.recipe import Architecture
+from tests.support.networks import card
+from tests.support.samples import sample_test, sample_training
+from training.model.checkpoint import save_checkpoint
+from training.model.network import build, normalise
+from training.recipe.recipe import Architecture
+
+os.environ["PYTHONPATH"] = str(Path(__file__).parents[1])  # scripts that tests start import tests.support too
 
 NETWORKS = {"teacher": [96, 96], "student": [48, 48], "student-alone": [48, 48]}
 EPOCHS = 25

@@ -10,24 +10,24 @@ from rich.console import Console
 from rich.table import Table
 
 import distillery
-from training.checkpoint import load_checkpoint
-from training.collective import rank
-from training.data import find_mnist, load_test
-from training.device import choose_device
-from training.distributed import follow, lead
-from training.evaluation import EVALUATION, evaluate_run
-from training.files import older_than
-from training.pictures import draw_confusion, draw_curves, draw_digits, draw_mistakes, draw_soft_targets
-from training.pipeline import DataSet, jobs, train_recipe
-from training.progress import TrainingProgress
-from training.recipe import Recipe, find_recipe, read_recipe
-from training.recipe_command import PICTURES, RecipeCommand
-from training.report_command import Report
-from training.reproduce import Reproduce
-from training.runs import ModelRun, read_history
-from training.sanity import overfit_one_batch
-from training.sweep import Sweep
-from training.views import Views
+from training.commands.progress import TrainingProgress
+from training.commands.report import Report
+from training.commands.settings import PICTURES, RecipeCommand
+from training.commands.sweep import Sweep
+from training.data.mnist import find_mnist, load_test
+from training.data.views import Views
+from training.evaluation.evaluation import EVALUATION, evaluate_run
+from training.loop.collective import rank
+from training.loop.device import choose_device
+from training.loop.distributed import follow, lead
+from training.loop.sanity import overfit_one_batch
+from training.model.checkpoint import load_checkpoint
+from training.model.files import older_than
+from training.paper.reproduce import Reproduce
+from training.recipe.recipe import Recipe, find_recipe, read_recipe
+from training.report.figures import draw_confusion, draw_curves, draw_digits, draw_mistakes, draw_soft_targets
+from training.runs.folder import ModelRun, read_history
+from training.runs.pipeline import DataSet, jobs, train_recipe
 
 
 class Train(RecipeCommand):

@@ -14,11 +14,11 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.models import models_of
-from benchmarks.results import write_result
-from benchmarks.seeds import SeedsBench
-from training.recipe import ALONE
-from training.significance import mean_interval
+from benchmarks.commands.seeds import SeedsBench
+from benchmarks.results.files import write_result
+from benchmarks.results.models import models_of
+from training.evaluation.significance import mean_interval
+from training.recipe.recipe import ALONE
 
 
 class AccuracyBench(SeedsBench):

@@ -20,16 +20,16 @@ from rich.progress import Progress, track
 from rich.table import Table
 
 from benchmarks.errors import BenchmarkError
-from benchmarks.models import model_facts, models_of, select_models
-from benchmarks.results import write_result
-from benchmarks.servers import running_service
-from benchmarks.sessions import REFERENCE, measure_sessions, open_session
-from benchmarks.turns import measure_in_turns, order
-from benchmarks.workloads import service_workload
+from benchmarks.load.interleave import measure_in_turns, order
+from benchmarks.load.sessions import REFERENCE, measure_sessions, open_session
+from benchmarks.load.workloads import service_workload
+from benchmarks.results.files import write_result
+from benchmarks.results.models import model_facts, models_of, select_models
+from benchmarks.systems.servers import running_service
 from distillery import Command
 from serving.client import Client
-from serving.repository import ModelEntry
-from training.data import Digits, find_mnist, load_test
+from serving.model.repository import ModelEntry
+from training.data.mnist import Digits, find_mnist, load_test
 
 RECIPE = "quick"
 MOST_ERRORS = {"teacher": 95, "student": 100}

@@ -13,12 +13,12 @@ from typing import Any
 
 from pydantic import Field
 
-from benchmarks.results import RESULTS, write_result
-from benchmarks.seeds import run_stage
+from benchmarks.commands.seeds import run_stage
+from benchmarks.results.files import RESULTS, write_result
 from distillery import Command
-from training.pipeline import jobs
-from training.recipe import find_recipe, read_recipe
-from training.report import REPORT
+from training.recipe.recipe import find_recipe, read_recipe
+from training.report.report import REPORT
+from training.runs.pipeline import jobs
 
 
 class EvidenceBench(Command):

@@ -11,11 +11,11 @@ from typing import Any
 
 from pydantic import Field, PositiveFloat, PositiveInt
 
-from benchmarks.models import model_facts, select_models
-from benchmarks.processes import MIB
-from benchmarks.profiling import api_processes
-from benchmarks.results import RESULTS, warn_if_busy, write_result
-from benchmarks.servers import Executor, service_process
+from benchmarks.results.files import RESULTS, warn_if_busy, write_result
+from benchmarks.results.models import model_facts, select_models
+from benchmarks.systems.processes import MIB
+from benchmarks.systems.profiling import api_processes
+from benchmarks.systems.servers import Executor, service_process
 from distillery import Command
 
 

@@ -19,16 +19,16 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from benchmarks.errors import BenchmarkError
-from benchmarks.load import Tool, choose_tool, describe_tool
-from benchmarks.models import model_facts, select_models
-from benchmarks.peer import load_peer, peer_names
-from benchmarks.peer_environments import peer_environment
-from benchmarks.results import RESULTS, warn_if_busy, write_result
-from benchmarks.servers import Executor, running_peer, running_service
-from benchmarks.turns import measure_in_turns, order
-from benchmarks.workloads import BodyKind, Workload, check_answers, service_workload
+from benchmarks.load.interleave import measure_in_turns, order
+from benchmarks.load.run import Tool, choose_tool, describe_tool
+from benchmarks.load.workloads import BodyKind, Workload, check_answers, service_workload
+from benchmarks.results.files import RESULTS, warn_if_busy, write_result
+from benchmarks.results.models import model_facts, select_models
+from benchmarks.systems.peer import load_peer, peer_names
+from benchmarks.systems.peer_environments import peer_environment
+from benchmarks.systems.servers import Executor, running_peer, running_service
 from distillery import Command
-from serving.repository import ModelEntry
+from serving.model.repository import ModelEntry
 
 LIMITATIONS = (
     "the load generator runs on the same machine and shares its cores with the server",

@@ -19,14 +19,14 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.results import warn_if_busy, write_result
-from benchmarks.seeds import SeedRun, SeedsBench
-from benchmarks.sessions import REFERENCE, measure_sessions
+from benchmarks.commands.seeds import SeedRun, SeedsBench
+from benchmarks.load.sessions import REFERENCE, measure_sessions
+from benchmarks.results.files import warn_if_busy, write_result
 from export.fold import fold
 from export.graph import to_onnx
-from training.network import build
-from training.recipe import ALONE, Architecture, read_recipe
-from training.significance import mean_interval, paired_over_seeds
+from training.evaluation.significance import mean_interval, paired_over_seeds
+from training.model.network import build
+from training.recipe.recipe import ALONE, Architecture, read_recipe
 
 FLOOR = "floor"
 

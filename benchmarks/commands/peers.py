@@ -16,19 +16,19 @@ from typing import Any
 from pydantic import Field, PositiveFloat, PositiveInt
 from rich.console import Console
 
-from benchmarks.http_bench import LIMITATIONS, progress_bar
-from benchmarks.load import Tool, choose_tool, describe_tool
-from benchmarks.models import model_facts, select_models
-from benchmarks.peer import Peer, load_peer, peer_names
-from benchmarks.peer_environments import ENVIRONMENTS, peer_environment, versions_in
-from benchmarks.peers_comparison import compare_with_ours, peers_tables
-from benchmarks.processes import ServerProcess
-from benchmarks.results import RESULTS, warn_if_busy, write_result
-from benchmarks.servers import Executor, running_peer, service_process
-from benchmarks.turns import measure_in_turns, order
-from benchmarks.workloads import Workload, check_answers, service_workload
+from benchmarks.commands.http import LIMITATIONS, progress_bar
+from benchmarks.load.interleave import measure_in_turns, order
+from benchmarks.load.run import Tool, choose_tool, describe_tool
+from benchmarks.load.workloads import Workload, check_answers, service_workload
+from benchmarks.report.peers_tables import compare_with_ours, peers_tables
+from benchmarks.results.files import RESULTS, warn_if_busy, write_result
+from benchmarks.results.models import model_facts, select_models
+from benchmarks.systems.peer import Peer, load_peer, peer_names
+from benchmarks.systems.peer_environments import ENVIRONMENTS, peer_environment, versions_in
+from benchmarks.systems.processes import ServerProcess
+from benchmarks.systems.servers import Executor, running_peer, service_process
 from distillery import Command
-from serving.repository import ModelEntry
+from serving.model.repository import ModelEntry
 
 OURS = {"inprocess": "Distillery", "workers": "Distillery, --executor workers"}
 """Titles of our own service, by executor."""

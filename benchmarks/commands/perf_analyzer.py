@@ -17,12 +17,12 @@ from typing import Any
 from pydantic import Field, PositiveInt
 from rich.console import Console
 
-from benchmarks.models import model_facts, select_models
-from benchmarks.perf_analyzer_tool import PACKAGES, WINDOWS, Report, install, measure
+from benchmarks.load.workloads import check_answers, service_workload
 from benchmarks.report.perf_analyzer import perf_analyzer_tables
-from benchmarks.results import RESULTS, warn_if_busy, write_result
-from benchmarks.servers import running_service
-from benchmarks.workloads import check_answers, service_workload
+from benchmarks.results.files import RESULTS, warn_if_busy, write_result
+from benchmarks.results.models import model_facts, select_models
+from benchmarks.systems.perf_analyzer import PACKAGES, WINDOWS, Report, install, measure
+from benchmarks.systems.servers import running_service
 from distillery import Command
 
 LIMITATIONS = (

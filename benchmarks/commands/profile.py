@@ -13,11 +13,11 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.models import model_facts, select_models
-from benchmarks.profiling import STAGES, profile
-from benchmarks.results import RESULTS, warn_if_busy, write_result
-from benchmarks.servers import service_process
-from benchmarks.workloads import BodyKind, check_answers, service_workload
+from benchmarks.load.workloads import BodyKind, check_answers, service_workload
+from benchmarks.results.files import RESULTS, warn_if_busy, write_result
+from benchmarks.results.models import model_facts, select_models
+from benchmarks.systems.profiling import STAGES, profile
+from benchmarks.systems.servers import service_process
 from distillery import Command
 
 LIMITATIONS = (

@@ -12,17 +12,17 @@ from pydantic import Field
 from benchmarks.errors import BenchmarkError
 from benchmarks.report.cost import footprint_section, profile_section
 from benchmarks.report.evidence import draw_evidence, evidence_section
+from benchmarks.report.figures import draw_results, drawn_from
 from benchmarks.report.markdown import accuracy_section, results_section
 from benchmarks.report.paper import draw_paper, paper_section
 from benchmarks.report.pareto import gains_section, pareto_section, write_pareto
 from benchmarks.report.peers import peers_section
-from benchmarks.report.peers_picture import draw_peers
+from benchmarks.report.peers_figure import draw_peers
 from benchmarks.report.perf_analyzer import perf_analyzer_section
-from benchmarks.report.picture import draw_results, drawn_from
 from benchmarks.report.quantised import quantised_section
 from benchmarks.report.scenarios import scenarios_section
 from benchmarks.report.sections import Section, Source
-from benchmarks.results import RESULTS, latest, read_result
+from benchmarks.results.files import RESULTS, latest, read_result
 from distillery import Command
 
 SECTIONS = (

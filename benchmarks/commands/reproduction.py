@@ -11,11 +11,11 @@ from pathlib import Path
 
 from pydantic import Field
 
-from benchmarks.results import RESULTS, write_result
-from benchmarks.seeds import run_stage
+from benchmarks.commands.seeds import run_stage
+from benchmarks.results.files import RESULTS, write_result
 from distillery import Command
-from training.recipe import find_recipe
-from training.reproduce import REPRODUCTION
+from training.paper.reproduce import REPRODUCTION
+from training.recipe.recipe import find_recipe
 
 
 class ReproductionBench(Command):

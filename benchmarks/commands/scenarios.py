@@ -18,19 +18,19 @@ from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
+from benchmarks.load.sessions import open_session
+from benchmarks.load.workloads import BodyKind, service_workload
 from benchmarks.loadgen.scenarios import METRICS, Row, Rules, Scenario, run_scenario
 from benchmarks.loadgen.served_system import OFFLINE_CONNECTIONS, ServedSystem
 from benchmarks.loadgen.server_search import Settings
 from benchmarks.loadgen.session_system import SessionSystem
 from benchmarks.loadgen.systems import BATCH, System
-from benchmarks.models import model_facts, select_models
 from benchmarks.report.scenarios import scenarios_tables
-from benchmarks.results import RESULTS, warn_if_busy, write_result
-from benchmarks.servers import Executor, running_service
-from benchmarks.sessions import open_session
-from benchmarks.workloads import BodyKind, service_workload
+from benchmarks.results.files import RESULTS, warn_if_busy, write_result
+from benchmarks.results.models import model_facts, select_models
+from benchmarks.systems.servers import Executor, running_service
 from distillery import Command
-from serving.repository import ModelEntry
+from serving.model.repository import ModelEntry
 
 CORES = len(os.sched_getaffinity(0))
 LIMITATIONS = (

@@ -15,11 +15,11 @@ from pydantic import Field
 from torch import Tensor
 
 from benchmarks.errors import BenchmarkError
-from benchmarks.results import RESULTS
+from benchmarks.results.files import RESULTS
 from distillery import Command
-from serving.repository import Manifest, load_repository
-from training.pipeline import jobs
-from training.recipe import read_recipe
+from serving.model.repository import Manifest, load_repository
+from training.recipe.recipe import read_recipe
+from training.runs.pipeline import jobs
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,9 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.models import model_facts, select_models
-from benchmarks.results import RESULTS, warn_if_busy, write_result
-from benchmarks.sessions import measure_sessions
+from benchmarks.load.sessions import measure_sessions
+from benchmarks.results.files import RESULTS, warn_if_busy, write_result
+from benchmarks.results.models import model_facts, select_models
 from distillery import Command
 
 

@@ -22,11 +22,11 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.from_nothing import say
-from benchmarks.results import RESULTS, warn_if_busy, write_result
-from benchmarks.speed_cases import NETWORKS, Case, Network, cases_of
+from benchmarks.results.files import RESULTS, warn_if_busy, write_result
+from benchmarks.training.speed_cases import NETWORKS, Case, Network, cases_of
+from benchmarks.training.time_to_accuracy import say
 from distillery import Command
-from training.device import DeviceName, choose_device
+from training.loop.device import DeviceName, choose_device
 
 SPEEDUPS = {
     "bfloat16": ("bfloat16", "float32"),

@@ -19,7 +19,9 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.from_nothing import (
+from benchmarks.results.files import RESULTS, warn_if_busy, write_result
+from benchmarks.training.notebook_loop import NotebookLoop, notebook_digits
+from benchmarks.training.time_to_accuracy import (
     NOTEBOOK,
     NOTEBOOK_ACCURACY,
     Nobody,
@@ -27,22 +29,20 @@ from benchmarks.from_nothing import (
     say,
     teacher_and_student,
 )
-from benchmarks.notebook_loop import NotebookLoop, notebook_digits
-from benchmarks.results import RESULTS, warn_if_busy, write_result
 from distillery import Command
-from training.data import (
+from training.data.mnist import (
     SHA256,
     Digits,
     find_mnist,
     load_training,
     read_verified,
 )
-from training.device import Device, DeviceName, choose_device
-from training.loop import Training
-from training.network import build
-from training.recipe import Distillation, Model, Recipe
-from training.soft_targets import SoftTargets
-from training.views import PLAIN
+from training.data.views import PLAIN
+from training.loop.device import Device, DeviceName, choose_device
+from training.loop.soft_targets import SoftTargets
+from training.loop.trainer import Training
+from training.model.network import build
+from training.recipe.recipe import Distillation, Model, Recipe
 
 EPOCH = 55_000
 

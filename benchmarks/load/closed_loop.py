@@ -1,6 +1,6 @@
 """A closed loop over HTTP/1.1 in a process of its own, for machines without wrk.
 
-    python -m benchmarks.client HOST PORT CONNECTIONS SECONDS REQUEST_FILE...
+    python -m benchmarks.load.closed_loop HOST PORT CONNECTIONS SECONDS REQUEST_FILE...
 
 Each file is one complete request; they are sent in turns. Every connection sends its next request as soon as
 the answer to the last one has come. Prints one line of JSON, the same that `wrk.lua` prints.
@@ -13,7 +13,7 @@ from collections import Counter
 from itertools import cycle
 from pathlib import Path
 
-from benchmarks.connection import PATIENCE_S, Pool
+from benchmarks.load.connection import PATIENCE_S, Pool
 
 
 def closed_loop(

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
-from benchmarks.latency import Latencies
-from benchmarks.load import Load, Tool, run_load
-from benchmarks.sessions import REFERENCE
-from benchmarks.workloads import Workload
+from benchmarks.load.latency import Latencies
+from benchmarks.load.run import Load, Tool, run_load
+from benchmarks.load.sessions import REFERENCE
+from benchmarks.load.workloads import Workload
 
 WARM_UP_S = 0.3
 

@@ -1,6 +1,6 @@
 """The load generator: a closed loop of N connections, always in a process outside the server's.
 
-wrk (Debian's package) where it is installed, `benchmarks.client` otherwise. Both send the same prepared bytes
+wrk (Debian's package) where it is installed, `benchmarks.load.closed_loop` otherwise. Both send the same prepared bytes
 in turns and report every single latency. A run with one failed request is no measurement: it raises.
 """
 
@@ -17,8 +17,8 @@ from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from benchmarks.errors import BenchmarkError
-from benchmarks.latency import Latencies
-from benchmarks.workloads import Workload
+from benchmarks.load.latency import Latencies
+from benchmarks.load.workloads import Workload
 
 Tool = Literal["auto", "wrk", "python"]
 LUA = Path(__file__).with_name("wrk.lua")
@@ -53,7 +53,7 @@ def choose_tool(tool: Tool) -> Literal["wrk", "python"]:
 def describe_tool(tool: Literal["wrk", "python"]) -> str:
     """Return the generator's name and version."""
     if tool == "python":
-        return "benchmarks.client"
+        return "benchmarks.load.closed_loop"
     said = subprocess.run(
         ["wrk", "-v"], capture_output=True, text=True, check=False
     )  # its status is always 1
@@ -84,7 +84,15 @@ def _run_wrk(workload: Workload, connections: int, seconds: int, files: list[str
 def _run_python(workload: Workload, connections: int, seconds: float, files: list[str]) -> Load:
     address = urlsplit(workload.url)
     where = [str(address.hostname), str(address.port or 80)]
-    command = [sys.executable, "-m", "benchmarks.client", *where, str(connections), str(seconds), *files]
+    command = [
+        sys.executable,
+        "-m",
+        "benchmarks.load.closed_loop",
+        *where,
+        str(connections),
+        str(seconds),
+        *files,
+    ]
     report = _report_of(command, seconds, workload)
     counts = {int(value): int(count) for value, count in report["latency"]}
     return Load(tool="python", seconds=report["duration_us"] / 1e6, latencies=Latencies.from_counts(counts))
@@ -123,7 +131,7 @@ def _report_of(command: list[str], seconds: float, workload: Workload) -> dict[s
             text=True,
             timeout=seconds + GRACE_S,
             check=False,
-            cwd=Path(__file__).parent.parent,
+            cwd=Path(__file__).parents[2],
         )
     except subprocess.TimeoutExpired:
         raise BenchmarkError(f"{workload}: {command[0]} did not end; does the server hang?") from None

@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 import onnxruntime as ort
 
-from benchmarks.digits import Images, load_digits
-from benchmarks.latency import Latencies
+from benchmarks.load.digits import Images, load_digits
+from benchmarks.load.latency import Latencies
 
 WARM_UP_RUNS = 5
 LEAST_RUNS = 10

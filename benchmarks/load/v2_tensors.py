@@ -11,8 +11,8 @@ from http.client import HTTPMessage
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.digits import Images
 from benchmarks.errors import BenchmarkError
+from benchmarks.load.digits import Images
 
 LENGTH = "Inference-Header-Content-Length"
 

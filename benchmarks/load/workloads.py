@@ -18,10 +18,10 @@ from urllib.parse import urlsplit
 import numpy as np
 from PIL import Image
 
-from benchmarks.digits import Images, load_digits
 from benchmarks.errors import BenchmarkError
-from benchmarks.sessions import open_session
-from benchmarks.v2_tensors import pack, unpack
+from benchmarks.load.digits import Images, load_digits
+from benchmarks.load.sessions import open_session
+from benchmarks.load.v2_tensors import pack, unpack
 
 BodyKind = Literal["json", "png", "json-8", "json-64", "binary", "binary-8", "binary-64"]
 """What the images are sent as, and how many a request (one where it is not said)."""
@@ -69,7 +69,7 @@ def service_workload(
     """Prepare requests to the service at `url` (without a path).
 
     `POST /predict/{model}` for JSON and PNG, `POST /v2/models/{model}/infer` for binary tensors; `images` are
-    those of `benchmarks/digits.png` by default.
+    those of `benchmarks/load/digits.png` by default.
     """
     digits = load_digits() if images is None else images
     form, _, many = body.partition("-")

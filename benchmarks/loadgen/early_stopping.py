@@ -11,7 +11,7 @@ import math
 
 import numpy as np
 
-from benchmarks.latency import Latencies
+from benchmarks.load.latency import Latencies
 
 CONFIDENCE = 0.99
 

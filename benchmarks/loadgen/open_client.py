@@ -17,7 +17,7 @@ from collections import deque
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from benchmarks.connection import Pool
+from benchmarks.load.connection import Pool
 from benchmarks.loadgen.arrivals import all_at_once, draw_samples, poisson_arrivals
 from benchmarks.loadgen.open_loop import Bound, Timeline, timeline
 

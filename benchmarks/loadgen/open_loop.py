@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from benchmarks.latency import Latencies
+from benchmarks.load.latency import Latencies
 
 Verdict = Literal["pass", "system", "generator"]
 """Of a run: it kept the bound, or which of the two did not."""

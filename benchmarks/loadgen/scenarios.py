@@ -26,11 +26,11 @@ from statistics import median
 from typing import Any, Literal
 
 from benchmarks.errors import BenchmarkError
-from benchmarks.latency import Latencies
+from benchmarks.load.latency import Latencies
+from benchmarks.load.sessions import REFERENCE
 from benchmarks.loadgen.early_stopping import estimate, least_queries
 from benchmarks.loadgen.server_search import PERCENTILE, Search, Settings
 from benchmarks.loadgen.systems import System
-from benchmarks.sessions import REFERENCE
 
 Scenario = Literal["SingleStream", "MultiStream", "Server", "Offline"]
 Row = dict[str, Any]

@@ -8,13 +8,13 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from benchmarks.errors import BenchmarkError
-from benchmarks.latency import Latencies
-from benchmarks.load import GRACE_S, run_load
+from benchmarks.load.latency import Latencies
+from benchmarks.load.run import GRACE_S, run_load
+from benchmarks.load.workloads import Workload, check_answers
 from benchmarks.loadgen.open_client import Plan
 from benchmarks.loadgen.open_loop import Bound, Timeline
 from benchmarks.loadgen.systems import BATCH
-from benchmarks.servers import ROOT
-from benchmarks.workloads import Workload, check_answers
+from benchmarks.systems.servers import ROOT
 
 OFFLINE_CONNECTIONS = 8
 """Enough to keep every core busy with requests of 64 samples."""

@@ -16,7 +16,7 @@ from threading import Lock
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.digits import Images
+from benchmarks.load.digits import Images
 from benchmarks.loadgen.open_loop import Bound, Timeline, timeline
 
 SLEEP_IS_LATE_S = 150e-6

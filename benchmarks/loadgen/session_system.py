@@ -7,14 +7,14 @@ from itertools import cycle
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.digits import Images, load_digits
 from benchmarks.errors import BenchmarkError
-from benchmarks.latency import Latencies
+from benchmarks.load.digits import Images, load_digits
+from benchmarks.load.latency import Latencies
+from benchmarks.load.workloads import TOLERANCE
 from benchmarks.loadgen.arrivals import all_at_once, draw_samples, poisson_arrivals
 from benchmarks.loadgen.open_loop import Bound, Timeline
 from benchmarks.loadgen.session_queue import SessionQueue, without_garbage_collection
 from benchmarks.loadgen.systems import BATCH
-from benchmarks.workloads import TOLERANCE
 
 WARM_UP_RUNS = 20
 

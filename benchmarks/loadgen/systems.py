@@ -6,7 +6,7 @@ from a process of its own. Both are asked for the same samples in the same order
 
 from typing import Protocol
 
-from benchmarks.latency import Latencies
+from benchmarks.load.latency import Latencies
 from benchmarks.loadgen.open_loop import Bound, Timeline
 
 BATCH = 64

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 from benchmarks.errors import BenchmarkError
-from benchmarks.sessions import REFERENCE
+from benchmarks.load.sessions import REFERENCE
 
 Row = dict[str, Any]
 OWN_SERVERS = ("inprocess", "service", "workers")

@@ -2,9 +2,9 @@
 
 from typing import Any
 
-from benchmarks.profiling import STAGES
 from benchmarks.report import markdown
 from benchmarks.report.sections import Sources
+from benchmarks.systems.profiling import STAGES
 
 
 def profile_section(sources: Sources, _: str) -> str:

@@ -4,10 +4,10 @@ from pathlib import Path
 from statistics import mean
 
 from benchmarks.report.comparison import Row
+from benchmarks.report.figures import save, style
 from benchmarks.report.markdown import measured, table
-from benchmarks.report.picture import save, style
 from benchmarks.report.sections import Sources
-from training.report_pictures import robustness_figure
+from training.report.report_pictures import robustness_figure
 
 
 def evidence_section(sources: Sources, picture: str) -> str:

@@ -3,10 +3,10 @@
 from pathlib import Path
 from typing import Any
 
+from benchmarks.report.figures import save, style
 from benchmarks.report.markdown import table
-from benchmarks.report.picture import save, style
 from benchmarks.report.sections import Source, Sources
-from training.reproduction_picture import temperatures_figure
+from training.report.reproduction_picture import temperatures_figure
 
 Row = dict[str, Any]
 

@@ -9,8 +9,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from benchmarks.report.comparison import Row
+from benchmarks.report.figures import COLOURS, save, style
 from benchmarks.report.markdown import measured, table
-from benchmarks.report.picture import COLOURS, save, style
 from benchmarks.report.sections import Sources
 
 INT8, ALONE = "-int8", "-alone"

@@ -6,8 +6,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from benchmarks.report.figures import COLOURS, save, style
 from benchmarks.report.peers import Row, rows_by_connections
-from benchmarks.report.picture import COLOURS, save, style
 from benchmarks.report.sections import Sources
 
 

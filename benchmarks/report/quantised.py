@@ -1,8 +1,8 @@
 """The section on training as int8 computes: a result of `distillery-bench accuracy --recipe quantised`."""
 
-from benchmarks.models import INT8
 from benchmarks.report.markdown import errors_cell, measured, table
 from benchmarks.report.sections import Sources
+from benchmarks.results.models import INT8
 
 TRAINED = "q"
 """NAMEq goes on from NAME, as int8 computes it."""

@@ -11,7 +11,7 @@ class Source:
     """One result that a section is made from."""
 
     document: dict[str, Any]
-    """As `benchmarks.results.read_result` returns it."""
+    """As `benchmarks.results.files.read_result` returns it."""
     link: str
     """The way from the README to the file."""
 
@@ -39,7 +39,7 @@ class Section:
     picture: str = ""
     """A file name, where there is a picture."""
     draw: Callable[[Sources, Path, str], None] | None = None
-    """Write the picture to a path, with the names of its sources inside (`benchmarks.report.picture.save`)."""
+    """Write the picture to a path, with the names of its sources inside (`benchmarks.report.figures.save`)."""
 
     @property
     def markers(self) -> tuple[str, str]:

@@ -30,7 +30,7 @@ LOAD_AT_START = os.getloadavg()[0]
 def write_result(kind: str, data: dict[str, Any], *, folder: Path = RESULTS) -> Path:
     """Write `data` as a new file of this `kind` (a word such as `session`) and return its path.
 
-    `data` is anything JSON can say; keep samples as histograms (`benchmarks.latency.compact`), so that a
+    `data` is anything JSON can say; keep samples as histograms (`benchmarks.load.latency.compact`), so that a
     file stays below 300 kB. The rest of the document is `describe_run`.
     """
     if not re.fullmatch(r"[a-z]+(?:_[a-z]+)*", kind):
@@ -116,14 +116,14 @@ def _package_versions() -> dict[str, str]:
 
 def _commit() -> tuple[str | None, bool]:
     """Return the commit of this source tree and whether anything a figure depends on differs from it."""
-    home = Path(__file__).resolve().parent.parent
+    home = Path(__file__).resolve().parents[2]
 
     def git(*arguments: str) -> str:
         command = ["git", "-C", str(home), *arguments]
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
     try:
-        unrelated = (":!benchmarks/results", ":!docs", ":!*.md")
+        unrelated = (":!benchmarks/results/*.json", ":!docs", ":!*.md")
         return git("rev-parse", "HEAD"), bool(git("status", "--porcelain", "--", ".", *unrelated))
     except (FileNotFoundError, subprocess.CalledProcessError):  # no git, or not a clone
         return None, False

@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.errors import BenchmarkError
-from serving.repository import ModelEntry, load_repository
-from training.pipeline import jobs
-from training.recipe import read_recipe
+from serving.model.repository import ModelEntry, load_repository
+from training.recipe.recipe import read_recipe
+from training.runs.pipeline import jobs
 
 INT8 = "-int8"
 FACTS = (

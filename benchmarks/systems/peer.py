@@ -23,11 +23,11 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from benchmarks.digits import Images, load_digits
 from benchmarks.errors import BenchmarkError
-from benchmarks.workloads import Workload, json_workload
+from benchmarks.load.digits import Images, load_digits
+from benchmarks.load.workloads import Workload, json_workload
 
-PEERS = Path(__file__).resolve().parent / "peers"
+PEERS = Path(__file__).resolve().parents[1] / "peers"
 FILES = ("README.md", "peer.toml", "requirements.txt", "server.py")
 """What every folder has, and nothing else."""
 _PLACEHOLDER = re.compile(r"\{(\w+)\}")
@@ -86,7 +86,7 @@ class Peer(BaseModel):
         return {name: _fill(value, values) for name, value in self.environment.items()}
 
     def workload(self, url: str, model: str, images: Images | None = None) -> Workload:
-        """Prepare requests of one image each to the system at `url`, those of `benchmarks/digits.png` by default."""
+        """Prepare requests of one image each to the system at `url`, those of `load/digits.png` by default."""
         digits = load_digits() if images is None else images
         bodies = [self._fill_body(digit) for digit in digits]
         target = f"{url.rstrip('/')}{self.request}"

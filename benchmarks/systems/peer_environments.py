@@ -12,8 +12,8 @@ import sys
 from pathlib import Path
 
 from benchmarks.errors import BenchmarkError
-from benchmarks.peer import Peer
-from training.runs import only_one
+from benchmarks.systems.peer import Peer
+from training.runs.folder import only_one
 
 ENVIRONMENTS = Path(".cache/peers")
 MADE_FROM = "made-from.txt"

@@ -15,7 +15,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from benchmarks.errors import BenchmarkError
-from benchmarks.servers import ROOT
+from benchmarks.systems.servers import ROOT
 
 PACKAGES = ("tritonclient==2.50.0", "nvidia-cuda-runtime-cu12==12.9.79")
 FOLDER = ROOT / ".cache" / "perf-analyzer-2.50.0"

@@ -16,9 +16,9 @@ from typing import Any
 
 import psutil
 
-from benchmarks.load import run_load
-from benchmarks.processes import ServerProcess
-from benchmarks.workloads import Workload
+from benchmarks.load.run import run_load
+from benchmarks.load.workloads import Workload
+from benchmarks.systems.processes import ServerProcess
 
 PUBLISHED_S = 0.3
 """After so long everything that was counted is published."""

@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import IO, Literal
 
 from benchmarks.errors import BenchmarkError
-from benchmarks.peer import Peer
-from benchmarks.processes import STOP_S, ServerProcess
+from benchmarks.systems.peer import Peer
+from benchmarks.systems.processes import STOP_S, ServerProcess
 
 Executor = Literal["inprocess", "workers"]
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 START_S = 60
 PEER_START_S = 180  # Ray starts a cluster of twelve processes
 

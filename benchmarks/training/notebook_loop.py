@@ -2,7 +2,7 @@
 
 torchvision's MNIST decodes every digit to a PIL picture and back (`ToTensor`, `Normalize`) in a `DataLoader` of
 batches of 64, Adam steps in float32 with its default implementation, and the loss is read after every batch. Its
-mathematics is mended (see training/recipes/notebook.toml), so that what it learns can be compared; its cost is not.
+mathematics is mended (see training/recipe/notebook.toml), so that what it learns can be compared; its cost is not.
 """
 
 import time
@@ -14,10 +14,10 @@ import torch
 from torch.nn import functional
 from torch.utils.data import DataLoader, Subset
 
-from training.loop import Job
-from training.losses import distillation_loss
-from training.network import MEAN, STD, Network, build
-from training.torchvision_import import import_torchvision
+from training.data.torchvision_import import import_torchvision
+from training.loop.losses import distillation_loss
+from training.loop.trainer import Job
+from training.model.network import MEAN, STD, Network, build
 
 if TYPE_CHECKING:  # at run time it is imported with the cure for mismatched builds
     from torchvision.datasets import MNIST  # type: ignore[import-untyped]

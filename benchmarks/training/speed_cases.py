@@ -15,14 +15,14 @@ from torch import Tensor
 from torch._dynamo.exc import TorchDynamoException
 from torch._inductor.exc import InductorError
 
-from benchmarks.digits import load_digits
-from benchmarks.from_nothing import Nobody
-from training.data import Digits
-from training.device import Device
-from training.loop import Job, Record, Training
-from training.network import CLASSES, PIXELS, SIDE
-from training.recipe import Model
-from training.stack import Stack, stackable
+from benchmarks.load.digits import load_digits
+from benchmarks.training.time_to_accuracy import Nobody
+from training.data.mnist import Digits
+from training.loop.device import Device
+from training.loop.stack import Stack, stackable
+from training.loop.trainer import Job, Record, Training
+from training.model.network import CLASSES, PIXELS, SIDE
+from training.recipe.recipe import Model
 
 Network = Literal["cnn", "teacher", "student", "fast", "faster", "tiny"]
 NETWORKS: dict[Network, Model] = {

@@ -9,15 +9,15 @@ import torch
 from rich.console import Console
 
 from benchmarks.errors import BenchmarkError
-from benchmarks.notebook_loop import NotebookLoop, notebook_digits
-from training.data import held_out_places, load_test, load_training
-from training.device import Device
-from training.evaluation import evaluate
-from training.loop import Job, Record, Training, validate
-from training.network import Network
-from training.pipeline import jobs
-from training.recipe import Recipe, read_recipe
-from training.soft_targets import SoftTargets
+from benchmarks.training.notebook_loop import NotebookLoop, notebook_digits
+from training.data.mnist import held_out_places, load_test, load_training
+from training.evaluation.evaluation import evaluate
+from training.loop.device import Device
+from training.loop.soft_targets import SoftTargets
+from training.loop.trainer import Job, Record, Training, validate
+from training.model.network import Network
+from training.recipe.recipe import Recipe, read_recipe
+from training.runs.pipeline import jobs
 
 NOTEBOOK_ACCURACY = 0.9818
 """The notebook's distilled student: its teacher's 96.3 % and the 1.88 points it reports on top."""

@@ -5,8 +5,8 @@
 
 A dashboard's JSON repeats everything for every panel, so it is written from two lists of panels, and never by hand:
 comparison.py says what sets the models apart, `traffic` what the service has to do; panels.py draws them.
-Every expression is asked of a real Prometheus by tests/test_monitoring_live.py, and the JSON is checked against
-Grafana's own types by tests/test_monitoring_dashboard.py.
+Every expression is asked of a real Prometheus by tests/monitoring/test_live.py, and the JSON is checked against
+Grafana's own types by tests/monitoring/test_dashboard.py.
 """
 
 import json

@@ -1,4 +1,4 @@
-// What a dashboard of ours must be, in Grafana's own types; tests/test_monitoring_dashboard.py appends the dashboard
+// What a dashboard of ours must be, in Grafana's own types; tests/monitoring/test_dashboard.py appends the dashboard
 // itself as a literal of type `OurDashboard` and lets the TypeScript compiler judge: a misspelt key, a wrong value of
 // an option or a missing one is an error.
 import type { Dashboard, FieldConfig, Panel } from "@grafana/schema";

@@ -7,11 +7,11 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple
 
-from serving.batching import Prediction
-from serving.decode import Limits
-from serving.errors import Header, RequestError
-from serving.repository import Manifest
-from serving.session import Images
+from serving.codecs.bodies import Limits
+from serving.codecs.errors import Header, RequestError
+from serving.engine.batching import Prediction
+from serving.model.repository import Manifest
+from serving.model.session import Images
 
 
 class Request(NamedTuple):

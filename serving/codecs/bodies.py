@@ -6,10 +6,10 @@ from typing import NamedTuple
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
-from serving.arrays import decode_json
-from serving.errors import InvalidInput, MalformedBody, TooManyImages, UnsupportedMediaType
-from serving.picture import decode_pictures
-from serving.session import Images
+from serving.codecs.errors import InvalidInput, MalformedBody, TooManyImages, UnsupportedMediaType
+from serving.codecs.image import decode_pictures
+from serving.codecs.pixels import decode_json
+from serving.model.session import Images
 
 JSON = b"application/json"
 MULTIPART = b"multipart/form-data"

@@ -6,7 +6,7 @@ A few kilobytes can unpack to gigabytes, so zlib is told how much it may write.
 import zlib
 from collections.abc import Mapping
 
-from serving.errors import BodyTooLarge, MalformedBody, UnsupportedEncoding
+from serving.codecs.errors import BodyTooLarge, MalformedBody, UnsupportedEncoding
 
 _WINDOW_BITS = {b"gzip": 31, b"x-gzip": 31, b"deflate": 15}
 """zlib's `wbits`: 16 + 15 for gzip's framing; deflate means zlib's (RFC 9110, section 8.4.1)."""

@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter, ImageOps, ImageStat
 
-from serving.errors import InvalidPicture, TooManyPixels
-from serving.session import Images
+from serving.codecs.errors import InvalidPicture, TooManyPixels
+from serving.model.session import Images
 
 Plane = NDArray[np.uint8]  # [H, W]
 

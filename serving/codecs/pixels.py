@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import orjson
 
-from serving.errors import (
+from serving.codecs.errors import (
     InvalidInput,
     InvalidPicture,
     InvalidRange,
@@ -21,8 +21,8 @@ from serving.errors import (
     MalformedBody,
     TooManyImages,
 )
-from serving.picture import decode_pictures
-from serving.session import Images
+from serving.codecs.image import decode_pictures
+from serving.model.session import Images
 
 _SIDE, _PIXELS = 28, 28 * 28
 _DATA_URL = re.compile(r"data:image/(?:png|jpeg);base64,")

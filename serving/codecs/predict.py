@@ -5,21 +5,21 @@ from typing import Any
 
 import orjson
 
-from serving.batching import Prediction
-from serving.decode import Body, Limits, decode, decodes_quickly, media_type
-from serving.endpoint import Endpoint
-from serving.errors import RequestError, UnknownModel, error_body
-from serving.front import Route, Unserved
-from serving.protocol import Protocol, Query, Reply, Request, Timing
-from serving.repository import Manifest
-from serving.unpack import content_encoding, unpack
+from serving.codecs.base import Protocol, Query, Reply, Request, Timing
+from serving.codecs.bodies import Body, Limits, decode, decodes_quickly, media_type
+from serving.codecs.decompress import content_encoding, unpack
+from serving.codecs.errors import RequestError, UnknownModel, error_body
+from serving.engine.batching import Prediction
+from serving.engine.endpoint import Endpoint
+from serving.http.app import Route, Unserved
+from serving.model.repository import Manifest
 
 PREFIX = "/predict"
 _JSON = (b"content-type", b"application/json")
 
 
 class Predict(Protocol):
-    """What `serving.schemas` describes, written and read without it."""
+    """What `serving.codecs.schemas` describes, written and read without it."""
 
     name = "rest"
 

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from serving.repository import Manifest
+from serving.model.repository import Manifest
 
 Pixel = Annotated[int, Field(ge=0, le=255)]
 Row = Annotated[list[Pixel], Field(min_length=28, max_length=28)]

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from itertools import takewhile
 from typing import Any
 
-from serving.endpoint import ClientGoneError, Endpoint
-from serving.errors import (
+from serving.codecs.base import Protocol, Reply
+from serving.codecs.errors import (
     BodyTooLarge,
     InternalError,
     Overloaded,
@@ -22,8 +22,8 @@ from serving.errors import (
     TimedOut,
     Unauthorized,
 )
-from serving.metrics import count_unknown_model
-from serving.protocol import Protocol, Reply
+from serving.engine.endpoint import ClientGoneError, Endpoint
+from serving.engine.metrics import count_unknown_model
 
 CLIENT_GONE = 499  # nobody hears it; the metrics do
 

@@ -19,7 +19,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from serving.session import Images, Scores
+from serving.model.session import Images, Scores
 
 LOOP_SECONDS = 0.001
 """The longest run that the event loop is held up for."""

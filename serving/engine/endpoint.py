@@ -6,12 +6,12 @@ from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from serving.api import DigitAPI
-from serving.batching import Prediction, Waiter
-from serving.executors import Executor
-from serving.protocol import Protocol, Query, Reply, Request, Timing
-from serving.session import Images
-from serving.tallies import RequestMetrics
+from serving.codecs.base import Protocol, Query, Reply, Request, Timing
+from serving.engine.batching import Prediction, Waiter
+from serving.engine.executors import Executor
+from serving.engine.lit_api import DigitAPI
+from serving.engine.recorder import RequestMetrics
+from serving.model.session import Images
 
 Gone = Callable[[], Awaitable[Any]]
 """Awaits until the client has hung up: an ASGI `receive` once the body is here."""

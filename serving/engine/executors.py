@@ -9,9 +9,9 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, Protocol
 
-from serving.api import DigitAPI, run_batch
-from serving.batching import LOOP_SECONDS, AwayBatcher, LoopBatcher, Prediction, Waiter
-from serving.session import Images
+from serving.engine.batching import LOOP_SECONDS, AwayBatcher, LoopBatcher, Prediction, Waiter
+from serving.engine.lit_api import DigitAPI, run_batch
+from serving.model.session import Images
 
 AskWorker = Callable[[DigitAPI, list[Images]], Coroutine[Any, Any, list[Prediction]]]
 

@@ -13,12 +13,12 @@ import numpy as np
 from litserve import LitAPI
 from litserve.loops import LitLoop
 
-from serving.batching import Prediction
-from serving.decode import Limits
-from serving.protocol import Protocol, Query, Reply, Request, Timing
-from serving.repository import ModelEntry
-from serving.session import Device, Images, Scores, Session
-from serving.tallies import RunMetrics
+from serving.codecs.base import Protocol, Query, Reply, Request, Timing
+from serving.codecs.bodies import Limits
+from serving.engine.batching import Prediction
+from serving.engine.recorder import RunMetrics
+from serving.model.repository import ModelEntry
+from serving.model.session import Device, Images, Scores, Session
 
 
 class Batch(NamedTuple):

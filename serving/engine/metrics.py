@@ -2,7 +2,7 @@
 
 prometheus_client's multiprocess mode keeps every process's numbers in files of one folder; a scrape adds
 them up. The folder is named by an environment variable that must be set before this module is imported:
-`serving.config` does so. What a process counts meanwhile stands in `serving.tallies`.
+`serving.config` does so. What a process counts meanwhile stands in `serving.engine.recorder`.
 """
 
 import os
@@ -16,7 +16,7 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 from prometheus_client.registry import Collector
 
-from serving.repository import ModelEntry
+from serving.model.repository import ModelEntry
 
 FOLDER_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
 
@@ -112,7 +112,7 @@ RUN_SECONDS = Counter(
     registry=_REGISTRY,
 )
 _BY_EXACT_SIZE = {"distillery_runs", "distillery_run_seconds"}
-"""For `serving.open_inference.stats` only: hundreds of series, of which /metrics has a histogram already."""
+"""For `serving.http.v2_statistics` only: hundreds of series, of which /metrics has a histogram already."""
 
 IMAGES = Counter("distillery_images_total", "Images classified.", ("model",), registry=_REGISTRY)
 PREDICTIONS = Counter(

@@ -1,6 +1,6 @@
 """What a process notes of its requests and runs until it publishes them, a few times a second.
 
-Writing to the shared files of `serving.metrics` costs more than a small model does, so everything is noted in
+Writing to the shared files of `serving.engine.metrics` costs more than a small model does, so everything is noted in
 plain numbers, at a tenth of the price, and `publish` writes what has come together.
 """
 
@@ -9,7 +9,7 @@ from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 
-from serving.metrics import (
+from serving.engine.metrics import (
     BATCH_IMAGES,
     BATCH_SIZES,
     IMAGES,

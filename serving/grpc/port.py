@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
 
-from serving.supervisor import ServiceError, free_address, spell
+from serving.processes.supervisor import ServiceError, free_address, spell
 
 
 @contextmanager

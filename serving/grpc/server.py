@@ -13,14 +13,14 @@ from typing import Any, Never
 import grpc
 from google.protobuf.message import Message
 
-from serving.admission import CLIENT_GONE, Admission, Flight
-from serving.endpoint import Endpoint
-from serving.errors import MalformedBody, RequestError
-from serving.open_inference.protocol import find_model
-from serving.protocol import Reply, Request
-from serving.repository import Manifest
-from serving.rpc import open_inference_pb2 as messages
-from serving.rpc.protocol import GrpcInference, describe, target
+from serving.codecs.base import Reply, Request
+from serving.codecs.errors import MalformedBody, RequestError
+from serving.codecs.open_inference import open_inference_pb2 as messages
+from serving.codecs.open_inference.grpc import GrpcInference, describe, target
+from serving.codecs.open_inference.rest import find_model
+from serving.engine.admission import CLIENT_GONE, Admission, Flight
+from serving.engine.endpoint import Endpoint
+from serving.model.repository import Manifest
 
 SERVICE = "inference.GRPCInferenceService"
 

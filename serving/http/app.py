@@ -1,7 +1,7 @@
 """The routes that predict: plain ASGI in front of FastAPI.
 
 Routing, dependencies and validation by FastAPI cost more than a distilled student. So these routes are
-answered here, whatever their protocol. Every other path goes on to FastAPI; `serving.openapi` describes
+answered here, whatever their protocol. Every other path goes on to FastAPI; `serving.http.openapi` describes
 these in its document.
 """
 
@@ -12,10 +12,10 @@ from typing import NamedTuple
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from serving.admission import CLIENT_GONE, Admission, Flight
-from serving.endpoint import ClientGoneError, Endpoint
-from serving.errors import MethodNotAllowed, RequestError
-from serving.protocol import Protocol, Reply, Request
+from serving.codecs.base import Protocol, Reply, Request
+from serving.codecs.errors import MethodNotAllowed, RequestError
+from serving.engine.admission import CLIENT_GONE, Admission, Flight
+from serving.engine.endpoint import ClientGoneError, Endpoint
 
 
 class Route(NamedTuple):

@@ -5,7 +5,7 @@ whole way, through uvicorn's parser and the ASGI application, and its head is re
 and has the same head goes from the socket's data to the batch, and from the batch to the socket. Anything
 else, however slightly different, goes the whole way again.
 
-This relies on the inside of uvicorn's `HttpToolsProtocol`; tests/test_serving_direct.py says on what.
+This relies on the inside of uvicorn's `HttpToolsProtocol`; tests/serving/http/test_fast_path.py says on what.
 """
 
 import logging
@@ -16,12 +16,12 @@ from typing import Any, NamedTuple, Self
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
-from serving.admission import CLIENT_GONE, Admission
-from serving.batching import Prediction
-from serving.endpoint import Endpoint
-from serving.errors import InternalError, RequestError
-from serving.front import Front, Route
-from serving.protocol import Protocol, Query, Reply, Request
+from serving.codecs.base import Protocol, Query, Reply, Request
+from serving.codecs.errors import InternalError, RequestError
+from serving.engine.admission import CLIENT_GONE, Admission
+from serving.engine.batching import Prediction
+from serving.engine.endpoint import Endpoint
+from serving.http.app import Front, Route
 
 _LENGTH = re.compile(rb"\r\ncontent-length: ?([0-9]{1,9})(?=\r\n)", re.IGNORECASE)
 _CHANGES_THE_WAY = (b"expect", b"transfer-encoding", b"upgrade")

@@ -1,6 +1,6 @@
 """The OpenAPI document: FastAPI's, with the predictions that are answered in front of it.
 
-Those below /v2 are in `serving.open_inference.openapi`.
+Those below /v2 are in `serving.http.v2_openapi`.
 """
 
 from collections.abc import Callable, Mapping, Set
@@ -10,8 +10,8 @@ from fastapi import FastAPI
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
-from serving import errors
-from serving.schemas import ErrorAnswer, ManyImages, OneImage, PredictAnswer
+from serving.codecs import errors
+from serving.codecs.schemas import ErrorAnswer, ManyImages, OneImage, PredictAnswer
 
 _REF = "#/components/schemas/{model}"
 TIMING_HEADER = {

@@ -12,13 +12,13 @@ from fastapi.security import APIKeyHeader
 from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4
 from starlette.exceptions import HTTPException
 
-from serving.errors import RequestError, Unauthorized, UnknownModel, error_body
-from serving.metrics import exposition
-from serving.open_inference.protocol import PREFIX as V2
-from serving.open_inference.protocol import error_body as v2_error_body
-from serving.open_inference.protocol import error_status as v2_error_status
-from serving.repository import Manifest, ModelEntry, read_card
-from serving.schemas import ErrorAnswer, Health, ModelList
+from serving.codecs.errors import RequestError, Unauthorized, UnknownModel, error_body
+from serving.codecs.open_inference.rest import PREFIX as V2
+from serving.codecs.open_inference.rest import error_body as v2_error_body
+from serving.codecs.open_inference.rest import error_status as v2_error_status
+from serving.codecs.schemas import ErrorAnswer, Health, ModelList
+from serving.engine.metrics import exposition
+from serving.model.repository import Manifest, ModelEntry, read_card
 
 _api_key_header = APIKeyHeader(name="X-API-Key", auto_error=False)
 

@@ -5,11 +5,17 @@ from typing import Any
 
 from fastapi import FastAPI
 
-from serving.errors import InvalidPicture, RequestError, TooManyPixels, Unauthorized, UnsupportedMediaType
-from serving.open_inference.protocol import error_status
-from serving.open_inference.schemas import InferError, InferRequest, InferResponse
-from serving.openapi import CONTENT_ENCODING, TIMING_HEADER, add_posts, add_schemas, ref, refusals
-from serving.repository import ModelEntry
+from serving.codecs.errors import (
+    InvalidPicture,
+    RequestError,
+    TooManyPixels,
+    Unauthorized,
+    UnsupportedMediaType,
+)
+from serving.codecs.open_inference.rest import error_status
+from serving.codecs.open_inference.schemas import InferError, InferRequest, InferResponse
+from serving.http.openapi import CONTENT_ENCODING, TIMING_HEADER, add_posts, add_schemas, ref, refusals
+from serving.model.repository import ModelEntry
 
 _JSON_LENGTH = {"type": "integer", "minimum": 0}
 _OF_PICTURES: set[type[RequestError]] = {InvalidPicture, TooManyPixels, UnsupportedMediaType}

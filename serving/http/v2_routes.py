@@ -8,9 +8,9 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, FastAPI
 
-from serving.errors import InvalidInput
-from serving.open_inference.protocol import PREFIX, find_model
-from serving.open_inference.schemas import (
+from serving.codecs.errors import InvalidInput
+from serving.codecs.open_inference.rest import PREFIX, find_model
+from serving.codecs.open_inference.schemas import (
     InferError,
     ModelMetadata,
     ModelReady,
@@ -19,7 +19,7 @@ from serving.open_inference.schemas import (
     ServerMetadata,
     ServerReady,
 )
-from serving.repository import MODEL_FILE, Manifest, ModelEntry
+from serving.model.repository import MODEL_FILE, Manifest, ModelEntry
 
 EXTENSIONS = ["binary_tensor_data", "classification", "model_configuration", "model_repository", "statistics"]
 """By Triton's names for them."""

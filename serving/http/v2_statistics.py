@@ -26,10 +26,10 @@ from fastapi import FastAPI
 from fastapi.concurrency import run_in_threadpool
 from pydantic import BaseModel, Field
 
-from serving.metrics import merged
-from serving.open_inference.protocol import find_model
-from serving.open_inference.routes import v2_router
-from serving.repository import Manifest, ModelEntry
+from serving.codecs.open_inference.rest import find_model
+from serving.engine.metrics import merged
+from serving.http.v2_routes import v2_router
+from serving.model.repository import Manifest, ModelEntry
 
 _Labels = Mapping[str, str]
 _Counts = Mapping[str, Sequence[tuple[_Labels, float]]]

@@ -1,4 +1,4 @@
-"""Everything we rely on inside LitServe 0.2.19, in one place; tests/test_serving_litserve.py checks it.
+"""Everything we rely on inside LitServe 0.2.19, in one place; tests/serving/processes/test_litserve.py checks it.
 
 From LitServe come the application, the `LitAPI` hooks, the worker processes and the queues to them. Its
 `run()` does not come: it neither supervises its API processes nor hears SIGTERM, and it shares one socket.
@@ -35,11 +35,11 @@ from litserve.utils import (
 )
 from starlette.types import ASGIApp
 
-from serving.api import DigitAPI, run_batch
-from serving.batching import Prediction
-from serving.errors import TimedOut
-from serving.session import Images
-from serving.supervisor import Supervisor, bind, end_with_parent, spell
+from serving.codecs.errors import TimedOut
+from serving.engine.batching import Prediction
+from serving.engine.lit_api import DigitAPI, run_batch
+from serving.model.session import Images
+from serving.processes.supervisor import Supervisor, bind, end_with_parent, spell
 
 _logger = logging.getLogger("distillery")
 _spawn = multiprocessing.get_context("spawn")
@@ -128,7 +128,7 @@ class DigitServer(LitServer):  # type: ignore[misc]
             api.loop = DrainLoop(self._ready)
 
     def register_endpoints(self) -> None:
-        """Add none of LitServe's routes: ours are in `serving.predict` and `serving.routes`."""
+        """Add none of LitServe's routes: ours are in `serving.codecs.predict` and `serving.http.routes`."""
 
     @asynccontextmanager
     async def lifespan(self, app: FastAPI) -> AsyncIterator[None]:  # noqa: ARG002 - FastAPI's signature

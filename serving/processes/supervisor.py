@@ -17,7 +17,7 @@ from multiprocessing.process import BaseProcess
 from typing import Any
 
 from distillery import DistilleryError
-from serving.metrics import forget_process
+from serving.engine.metrics import forget_process
 
 _QUICK_DEATH_S = 1.0  # a process that dies younger would only die again
 

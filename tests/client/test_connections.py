@@ -15,16 +15,16 @@ from urllib.parse import urlsplit
 
 import numpy as np
 import pytest
-from clients import BOTH, Kind, png, predict
-from samples import sample_test
-from test_serving_processes import service as started
 
-from benchmarks.servers import free_port, running_service
+from benchmarks.systems.servers import free_port, running_service
 from serving.client import AsyncClient, Client
 from serving.client.errors import InvalidImagesError, SlowServiceError, UnreachableError
 from serving.client.wire import Predictions
-from serving.repository import load_repository
-from serving.session import Session
+from serving.model.repository import load_repository
+from serving.model.session import Session
+from tests.support.clients import BOTH, Kind, png, predict
+from tests.support.processes import service as started
+from tests.support.samples import sample_test
 
 DIGITS = sample_test().images.numpy()
 

@@ -15,15 +15,15 @@ import httpx
 import numpy as np
 import prometheus_client
 import pytest
-from clients import BOTH, Kind, png, predict
-from samples import sample_test
 
-from benchmarks.servers import ROOT, free_port, running_service
+from benchmarks.systems.servers import ROOT, free_port, running_service
 from serving.client import AsyncClient, Client
 from serving.client.errors import ClientError, FailedError, MalformedAnswerError, RefusedError
 from serving.client.wire import Predictions
-from serving.repository import load_repository
-from serving.session import Session
+from serving.model.repository import load_repository
+from serving.model.session import Session
+from tests.support.clients import BOTH, Kind, png, predict
+from tests.support.samples import sample_test
 
 DIGITS = sample_test().images.numpy()
 KEY = "correct horse"

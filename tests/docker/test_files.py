@@ -13,7 +13,7 @@ import yaml
 
 from serving.config import Serve
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 DOCKER = ROOT / "docker"
 DOCKERFILE = DOCKER / "serving.Dockerfile"
 PINNED = re.compile(r"[a-z/]+:v?\d+\.\d+\.\d+[a-z-]*")

@@ -10,7 +10,6 @@ import onnx
 import pytest
 import torch
 from google.protobuf import text_format
-from networks import used
 from onnx import numpy_helper
 from tritonclient.grpc import model_config_pb2
 
@@ -22,12 +21,13 @@ from export.fold import fold
 from export.graph import to_onnx
 from export.parity import answer, measure_parity, open_session, require_parity
 from export.pipeline import Digits, Source, current, export_checkpoint
-from serving.repository import load_model, load_repository, read_card
-from training.calibration import fit_temperature
-from training.checkpoint import load_checkpoint
-from training.network import Classifier, normalise
-from training.recipe import Architecture
-from training.report import CARD, REPORT
+from serving.model.repository import load_model, load_repository, read_card
+from tests.support.networks import used
+from training.evaluation.calibration import fit_temperature
+from training.model.checkpoint import load_checkpoint
+from training.model.network import Classifier, normalise
+from training.recipe.recipe import Architecture
+from training.report.report import CARD, REPORT
 
 STUDENT = Architecture(hidden=[48, 48])
 SHAPES = [

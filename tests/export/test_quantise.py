@@ -7,7 +7,6 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from networks import card, used
 
 from export.calibrate import choose_quantisation
 from export.errors import ExportError
@@ -16,8 +15,9 @@ from export.graph import to_onnx
 from export.parity import answer, open_session
 from export.pipeline import Digits, Source, export_checkpoint
 from export.quantise import Layer, hidden_activations, quantise, read_layers
-from training.checkpoint import load_checkpoint, save_checkpoint
-from training.recipe import Architecture
+from tests.support.networks import card, used
+from training.model.checkpoint import load_checkpoint, save_checkpoint
+from training.recipe.recipe import Architecture
 
 STUDENT = Architecture(hidden=[48, 48])
 

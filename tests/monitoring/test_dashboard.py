@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
-DOCKER = Path(__file__).parent.parent / "docker"
+DOCKER = Path(__file__).parents[2] / "docker"
 SCRIPT = DOCKER / "grafana" / "dashboard.py"
 DASHBOARD: dict[str, Any] = json.loads((DOCKER / "grafana/dashboards/distillery.json").read_text())
 TYPESCRIPT = "typescript@5.9.3"

@@ -22,9 +22,9 @@ from urllib.parse import quote, urlsplit
 import httpx
 import pytest
 import yaml
-from samples import sample_test
 
-from benchmarks.servers import free_port, running_service
+from benchmarks.systems.servers import free_port, running_service
+from tests.support.samples import sample_test
 
 pytestmark = [
     pytest.mark.timeout(300),  # trains and exports small models first, and waits for a real clock
@@ -32,7 +32,7 @@ pytestmark = [
     pytest.mark.skipif(not which("prometheus"), reason="no prometheus: make system installs it"),
 ]
 
-DOCKER = Path(__file__).parent.parent / "docker"
+DOCKER = Path(__file__).parents[2] / "docker"
 DASHBOARD = json.loads((DOCKER / "grafana/dashboards/distillery.json").read_text())
 RULES = [
     rule

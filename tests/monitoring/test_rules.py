@@ -7,7 +7,7 @@ from shutil import which
 import pytest
 import yaml
 
-FOLDER = Path(__file__).parent.parent / "docker" / "prometheus"
+FOLDER = Path(__file__).parents[2] / "docker" / "prometheus"
 
 
 @pytest.mark.prometheus

@@ -1,4 +1,4 @@
-"""A server in this process that takes the short way of serving/direct.py and counts the requests that did not."""
+"""A server in this process that takes the fast path and counts the requests that did not."""
 
 import asyncio
 import json
@@ -11,20 +11,20 @@ from typing import Any
 
 import uvicorn
 import uvloop
-from connections import Connection
-from samples import sample_test
 from starlette.types import Receive, Scope, Send
 
-from benchmarks.servers import free_port
-from serving.admission import Admission, Bounds
-from serving.api import DigitAPI, ModelSettings
-from serving.decode import Limits
-from serving.direct import DirectProtocol
-from serving.endpoint import Endpoint
-from serving.executors import InProcess
-from serving.front import Front, Route
-from serving.predict import Predict
-from serving.repository import load_repository
+from benchmarks.systems.servers import free_port
+from serving.codecs.bodies import Limits
+from serving.codecs.predict import Predict
+from serving.engine.admission import Admission, Bounds
+from serving.engine.endpoint import Endpoint
+from serving.engine.executors import InProcess
+from serving.engine.lit_api import DigitAPI, ModelSettings
+from serving.http.app import Front, Route
+from serving.http.fast_path import DirectProtocol
+from serving.model.repository import load_repository
+from tests.support.connections import Connection
+from tests.support.samples import sample_test
 
 DIGITS = sample_test().images.numpy()
 KEEP_ALIVE_S = 1

@@ -13,7 +13,7 @@ import tritonclient.grpc as triton
 from prometheus_client.parser import text_string_to_metric_families
 from tritonclient.grpc import service_pb2 as theirs
 
-from benchmarks.servers import free_port, running_service
+from benchmarks.systems.servers import free_port, running_service
 
 INFER = "/inference.GRPCInferenceService/ModelInfer"
 KEY = "correct horse"

@@ -2,8 +2,8 @@
 
 import torch
 
-from training.network import Network, build
-from training.recipe import Architecture
+from training.model.network import Network, build
+from training.recipe.recipe import Architecture
 
 
 def card(name: str, architecture: Architecture) -> dict[str, object]:

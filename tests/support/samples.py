@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
-from training.data import Digits, parse_images, parse_labels, read_file, split
-from training.files import sha256
+from training.data.mnist import Digits, parse_images, parse_labels, read_file, split
+from training.model.files import sha256
 
-DIGITS = Path(__file__).parent / "digits"
+DIGITS = Path(__file__).parents[1] / "data" / "digits"
 
 
 def sample_training() -> tuple[Digits, Digits]:

@@ -1,7 +1,7 @@
 """`distillery-train` as a process of its own, on the sample digits.
 
-python tests/train_on_samples.py FOLDER sweep --trials 2
-torchrun --nproc-per-node 2 tests/train_on_samples.py FOLDER --recipe quick
+python tests/support/train_on_samples.py FOLDER sweep --trials 2
+torchrun --nproc-per-node 2 tests/support/train_on_samples.py FOLDER --recipe quick
 
 FOLDER: where `samples.write_as_mnist` has put the digits.
 """
@@ -10,10 +10,10 @@ import sys
 from pathlib import Path
 
 import distillery
-from training import data
 from training.__main__ import Train
-from training.files import sha256
-from training.sweep import Sweep
+from training.commands.sweep import Sweep
+from training.data import mnist as data
+from training.model.files import sha256
 
 
 def main() -> int:

@@ -1,14 +1,14 @@
 """Small trainings on the sample digits, for the tests of the loop and of what it is made of."""
 
 import torch
-from samples import sample_training
 from torch import Tensor
 
-from training.device import Device
-from training.loop import Job, Record, Training
-from training.network import Network
-from training.recipe import Augmentation, Distillation, Model
-from training.soft_targets import SoftTargets
+from tests.support.samples import sample_training
+from training.loop.device import Device
+from training.loop.soft_targets import SoftTargets
+from training.loop.trainer import Job, Record, Training
+from training.model.network import Network
+from training.recipe.recipe import Augmentation, Distillation, Model
 
 CPU = Device("cpu", bfloat16=False)
 DIGITS = sample_training()

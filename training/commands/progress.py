@@ -6,13 +6,13 @@ from typing import Any, Self
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from training.loop import Job, Record
+from training.loop.trainer import Job, Record
 
 LINES = 20
 
 
 class TrainingProgress:
-    """The observer of `training.pipeline`, as a context manager."""
+    """The observer of `training.runs.pipeline`, as a context manager."""
 
     def __init__(self, console: Console | None = None) -> None:
         self.console = console or Console()

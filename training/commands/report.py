@@ -11,16 +11,16 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 import distillery
-from training.card_results import interval, listed
-from training.data import find_mnist, load_test
-from training.device import DeviceName, Precision, choose_device
-from training.examination import EVIDENCE, Examination
-from training.files import older_than
-from training.pictures import draw_confusion, draw_mistakes
-from training.pipeline import DataSet, jobs
-from training.recipe import find_recipe, read_recipe
-from training.report import report_run
-from training.report_pictures import draw_reliability, draw_robustness
+from training.data.mnist import find_mnist, load_test
+from training.evaluation.examination import EVIDENCE, Examination
+from training.loop.device import DeviceName, Precision, choose_device
+from training.model.files import older_than
+from training.recipe.recipe import find_recipe, read_recipe
+from training.report.card_results import interval, listed
+from training.report.figures import draw_confusion, draw_mistakes
+from training.report.report import report_run
+from training.report.report_pictures import draw_reliability, draw_robustness
+from training.runs.pipeline import DataSet, jobs
 
 
 class Report(distillery.Command):

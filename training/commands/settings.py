@@ -7,8 +7,8 @@ from typing import Any, Self
 from pydantic import Field, create_model
 
 import distillery
-from training.device import DeviceName, Precision
-from training.recipe import Model, Recipe, find_recipe, read_recipe
+from training.loop.device import DeviceName, Precision
+from training.recipe.recipe import Model, Recipe, find_recipe, read_recipe
 
 PICTURES, SWEEP = "pictures", "sweep"
 """Folders of a run beside its models: what is drawn of them, and what was searched."""

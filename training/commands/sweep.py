@@ -9,16 +9,16 @@ from rich.console import Console
 from rich.table import Table
 
 from distillery import DistilleryError
-from training.device import choose_device
-from training.pipeline import DataSet, train_recipe
-from training.progress import TrainingProgress
-from training.recipe import Recipe
-from training.recipe_command import SWEEP, RecipeCommand
-from training.runs import only_one
-from training.search import Result, Search, front, open_study, storage_errors
-from training.space import Space
-from training.sweep_progress import SweepProgress
-from training.sweep_results import importances, write_results
+from training.commands.progress import TrainingProgress
+from training.commands.settings import SWEEP, RecipeCommand
+from training.commands.sweep_progress import SweepProgress
+from training.loop.device import choose_device
+from training.recipe.recipe import Recipe
+from training.runs.folder import only_one
+from training.runs.pipeline import DataSet, train_recipe
+from training.sweep.results import importances, write_results
+from training.sweep.search import Result, Search, front, open_study, storage_errors
+from training.sweep.space import Space
 
 
 class Sweep(RecipeCommand):

@@ -6,12 +6,12 @@ from typing import Any, Self
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from training.loop import Job, Record
-from training.search import Result
+from training.loop.trainer import Job, Record
+from training.sweep.search import Result
 
 
 class SweepProgress:
-    """The observer of `training.search`, as a context manager."""
+    """The observer of `training.sweep.search`, as a context manager."""
 
     def __init__(self, trials: int, *, done: int, console: Console | None = None) -> None:
         self.console = console or Console()

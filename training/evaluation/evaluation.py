@@ -5,13 +5,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from training.checkpoint import load_checkpoint
-from training.data import Digits
-from training.evidence import score
-from training.files import sha256, write_atomically
-from training.loop import predict
-from training.network import Network
-from training.runs import RunError
+from training.data.mnist import Digits
+from training.evaluation.metrics import score
+from training.loop.trainer import predict
+from training.model.checkpoint import load_checkpoint
+from training.model.files import sha256, write_atomically
+from training.model.network import Network
+from training.runs.folder import RunError
 
 EVALUATION = "evaluation.json"
 CARD_FIELDS = (

@@ -12,16 +12,16 @@ import torch
 from rich.progress import Progress
 from torch import Tensor
 
-from training.checkpoint import load_checkpoint
-from training.corruptions import CORRUPTIONS
-from training.data import Digits
-from training.device import Device
-from training.evidence import Predict, collect_evidence, score
-from training.files import sha256, write_atomically
-from training.loop import predict
-from training.network import Network, normalise
-from training.pipeline import DataSet
-from training.seeds import Trained
+from training.data.mnist import Digits
+from training.evaluation.corruptions import CORRUPTIONS
+from training.evaluation.metrics import Predict, collect_evidence, score
+from training.loop.device import Device
+from training.loop.trainer import predict
+from training.model.checkpoint import load_checkpoint
+from training.model.files import sha256, write_atomically
+from training.model.network import Network, normalise
+from training.runs.pipeline import DataSet
+from training.runs.trained import Trained
 
 EVIDENCE = "evidence.json"
 REVISION = 1

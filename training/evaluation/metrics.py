@@ -14,15 +14,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from training.calibration import (
+from training.evaluation.calibration import (
     brier_score,
     expected_calibration_error,
     fit_temperature,
     negative_log_likelihood,
     reliability,
 )
-from training.corruptions import CORRUPTIONS, corrupt
-from training.fidelity import agreement, mean_kl
+from training.evaluation.corruptions import CORRUPTIONS, corrupt
+from training.evaluation.fidelity import agreement, mean_kl
 
 Predict = Callable[[Tensor], Tensor]
 """From images to logits, in evaluation mode and without gradients."""

@@ -10,7 +10,7 @@ from torch.autograd.function import FunctionCtx
 from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from training.network import CLASSES, Network
+from training.model.network import CLASSES, Network
 
 
 def rank() -> int:

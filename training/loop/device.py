@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 
 from distillery import DistilleryError
-from training.data import Digits
+from training.data.mnist import Digits
 
 DeviceName = Literal["auto", "cpu", "cuda"]
 Precision = Literal["auto", "float32", "bfloat16"]

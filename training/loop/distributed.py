@@ -20,15 +20,15 @@ from torch import Tensor, distributed
 from torch.nn.parallel import DistributedDataParallel
 
 from distillery import DistilleryError
-from training.augmentation import CHUNK, jitter
-from training.collective import gather, part_of, rank, share_norms, size, together
-from training.data import Digits
-from training.device import Device
-from training.loop import Job, Observer, Record, Training
-from training.network import CLASSES, normalise
-from training.recipe import Augmentation
-from training.soft_targets import BATCH, SoftTargets
-from training.views import KEPT, Views, draw_seed, random_of_view
+from training.data.augmentation import CHUNK, jitter
+from training.data.mnist import Digits
+from training.data.views import KEPT, Views, draw_seed, random_of_view
+from training.loop.collective import gather, part_of, rank, share_norms, size, together
+from training.loop.device import Device
+from training.loop.soft_targets import BATCH, SoftTargets
+from training.loop.trainer import Job, Observer, Record, Training
+from training.model.network import CLASSES, normalise
+from training.recipe.recipe import Augmentation
 
 PATIENCE = timedelta(days=7)
 """The others wait while the first waits for another process's training."""

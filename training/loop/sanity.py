@@ -1,10 +1,10 @@
 """Can a network learn one batch by heart? If it cannot, nothing longer will help: `--sanity-check`."""
 
 from distillery import DistilleryError
-from training.data import Digits
-from training.device import Device
-from training.loop import Job, Observer, Training
-from training.soft_targets import SoftTargets
+from training.data.mnist import Digits
+from training.loop.device import Device
+from training.loop.soft_targets import SoftTargets
+from training.loop.trainer import Job, Observer, Training
 
 BATCH = 64
 STEPS = 100

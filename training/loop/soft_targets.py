@@ -9,9 +9,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from training.checkpoint import CheckpointError, load_tensors, save_tensors
-from training.device import Device
-from training.network import CLASSES, Network, normalise
+from training.loop.device import Device
+from training.model.checkpoint import CheckpointError, load_tensors, save_tensors
+from training.model.network import CLASSES, Network, normalise
 
 BATCH = 250
 

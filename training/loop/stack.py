@@ -15,9 +15,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from training.loop import REPORT_EVERY_S, Observer, Training
-from training.network import CLASSES, PIXELS, normalise
-from training.recipe import Model
+from training.loop.trainer import REPORT_EVERY_S, Observer, Training
+from training.model.network import CLASSES, PIXELS, normalise
+from training.recipe.recipe import Model
 
 LARGEST = 250_000
 """Weights of a network: one with more is busy multiplying, and gains nothing."""

@@ -13,14 +13,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from training.data import Digits, without
-from training.device import Device
-from training.losses import distillation_loss
-from training.network import CLASSES, HiddenLayer, Network, build, normalise
-from training.recipe import ALONE, Distillation, Model
-from training.schedule import one_cycle, plateau
-from training.soft_targets import SoftTargets
-from training.views import Views, draw_seed
+from training.data.mnist import Digits, without
+from training.data.views import Views, draw_seed
+from training.loop.device import Device
+from training.loop.losses import distillation_loss
+from training.loop.schedule import one_cycle, plateau
+from training.loop.soft_targets import SoftTargets
+from training.model.network import CLASSES, HiddenLayer, Network, build, normalise
+from training.recipe.recipe import ALONE, Distillation, Model
 
 REPORT_EVERY_S = 0.1
 EVALUATION_BATCH = 2_500

@@ -20,9 +20,9 @@ from safetensors.torch import save
 from torch import Tensor
 
 from distillery import DistilleryError
-from training.files import write_atomically
-from training.network import Network, build
-from training.recipe import Architecture
+from training.model.files import write_atomically
+from training.model.network import Network, build
+from training.recipe.recipe import Architecture
 
 METADATA = "distillery"
 CURE = "delete it and train again"

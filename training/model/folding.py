@@ -11,7 +11,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from training.network import MEAN, STD, Classifier, Convolution, HiddenLayer
+from training.model.network import MEAN, STD, Classifier, Convolution, HiddenLayer
 
 Affine = nn.Conv2d | nn.Linear
 

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from training.folding import Affine, affine_layers, fold_norm, fold_pixels
-from training.network import (
+from training.model.folding import Affine, affine_layers, fold_norm, fold_pixels
+from training.model.network import (
     MEAN,
     SIDE,
     STD,
@@ -27,7 +27,7 @@ from training.network import (
     Network,
     normalise,
 )
-from training.recipe import Architecture
+from training.recipe.recipe import Architecture
 
 CALIBRATION_DIGITS = 1_000
 PERCENTILE = 99.99

@@ -4,7 +4,7 @@
     distillery-train reproduce --seeds 0    writes runs/paper/reproduction.json and temperatures.png, too
 
 Of every seed: the recipe's teacher, and its student alone and distilled; narrower students at several temperatures;
-students whose transfer set lacks classes, before and after their biases are corrected (`training/class_bias.py`).
+students whose transfer set lacks classes, before and after their biases are corrected (`training/paper/class_bias.py`).
 What is trained already is used again. All choices are made before the test digits are read, once, for everything;
 but for one way to correct biases, `test`: the paper's own, which says how well any single offset could do.
 """
@@ -22,19 +22,19 @@ from rich.table import Table
 from torch import Tensor
 
 import distillery
-from training.checkpoint import load_checkpoint
-from training.data import Digits, find_mnist, load_test
-from training.device import Device, DeviceName, Precision, choose_device
-from training.files import older_than, write_atomically
-from training.loop import predict
-from training.network import CLASSES
-from training.pipeline import DataSet, RunObserver, train_recipe
-from training.progress import TrainingProgress
-from training.recipe import ALONE, Recipe, Units, read_recipe
-from training.recipe_command import PICTURES
-from training.reproduction_picture import draw_temperatures
-from training.runs import ModelRun
-from training.transfer_sets import TRANSFER_SETS, correct, find_offsets, over_seeds
+from training.commands.progress import TrainingProgress
+from training.commands.settings import PICTURES
+from training.data.mnist import Digits, find_mnist, load_test
+from training.loop.device import Device, DeviceName, Precision, choose_device
+from training.loop.trainer import predict
+from training.model.checkpoint import load_checkpoint
+from training.model.files import older_than, write_atomically
+from training.model.network import CLASSES
+from training.paper.transfer_sets import TRANSFER_SETS, correct, find_offsets, over_seeds
+from training.recipe.recipe import ALONE, Recipe, Units, read_recipe
+from training.report.reproduction_picture import draw_temperatures
+from training.runs.folder import ModelRun
+from training.runs.pipeline import DataSet, RunObserver, train_recipe
 
 REPRODUCTION = "reproduction.json"
 NARROW = "narrow"

@@ -17,9 +17,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from training.class_bias import fewest_errors, match_prior
-from training.network import CLASSES
-from training.significance import mean_interval
+from training.evaluation.significance import mean_interval
+from training.model.network import CLASSES
+from training.paper.class_bias import fewest_errors, match_prior
 
 
 class TransferSet(NamedTuple):

@@ -1,10 +1,10 @@
 """What decides a training: a recipe is a list of models, each with its architecture, its training, its teacher.
 
-A recipe is a TOML file (`training/recipes/quick.toml`, or one of yours). Every section is a model, trained in the
+A recipe is a TOML file (`training/recipe/quick.toml`, or one of yours). Every section is a model, trained in the
 order of the file; one with a `distillation` learns from a model above it. Such a student is trained twice, with the
 same initial weights, views and order of digits: once distilled, and as its own control, NAME-alone, from the labels.
 One that is `quantised_from` a model above goes on with that model's weights, and with all its settings but those that
-its own section gives: see training/quantisation.py.
+its own section gives: see training/model/quantisation.py.
 """
 
 import re
@@ -23,10 +23,10 @@ from pydantic import (
 )
 
 from distillery import DistilleryError, mistakes, read_toml
-from training.losses import LossName
+from training.loop.losses import LossName
 
 Units = Annotated[int, Field(gt=0, le=65_536)]
-RECIPES = Path(__file__).parent / "recipes"
+RECIPES = Path(__file__).parent
 ALONE = "-alone"
 NAME = re.compile("[a-z][a-z0-9]*")
 """Names of sections: they become flags, and the names of served models."""
@@ -58,7 +58,7 @@ class Distillation(Section):
     """From whom a student learns, and how."""
 
     teacher: str = Field("teacher", description="the model that gives the soft targets")
-    loss: LossName = Field("kl", description="of the soft targets: see training/losses.py")
+    loss: LossName = Field("kl", description="of the soft targets: see training/loop/losses.py")
     temperature: float = Field(20, gt=0, description="softens both softmaxes")
     alpha: float = Field(0.7, ge=0, le=1, description="weight of the soft targets; the labels have the rest")
     beta: float = Field(1, ge=0, description="dkd, dist: weight of the loss's second term")
@@ -193,7 +193,7 @@ class Recipe(Section):
 
 
 def find_recipe(name: str) -> Path:
-    """Turn `quick`, another file of `training/recipes`, or the path of a TOML file into a path."""
+    """Turn `quick`, another file of `training/recipe`, or the path of a TOML file into a path."""
     return Path(name) if name.endswith(".toml") else RECIPES / f"{name}.toml"
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from training.recipe import Model
+from training.recipe.recipe import Model
 
 
 def as_toml(models: Mapping[str, Model]) -> str:

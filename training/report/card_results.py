@@ -1,13 +1,13 @@
 """The part of a model's card that holds its results: tables, and what they say.
 
-All numbers come from the model's report (`training.report`). The rest of the card: `training.model_card`.
+All numbers come from the model's report (`training.report.report`). The rest of the card: `training.report.model_card`.
 """
 
 from collections.abc import Iterable, Sequence
 from statistics import mean
 from typing import Any
 
-from training.recipe import ALONE
+from training.recipe.recipe import ALONE
 
 Report = dict[str, Any]
 CHANCE = 0.05

@@ -1,7 +1,7 @@
 """The pictures of a run: `runs/<recipe>/pictures/*.png`.
 
 After training: digits, soft_targets, curves. After the evaluation: mistakes, confusion. With the report: those,
-and reliability and robustness, which are in training/report_pictures.py.
+and reliability and robustness, which are in training/report/report_pictures.py.
 """
 
 import io
@@ -14,12 +14,12 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from training.data import Digits
-from training.files import write_atomically
-from training.loop import Record, predict
-from training.network import CLASSES, Network
-from training.recipe import ALONE
-from training.views import PLAIN, Views
+from training.data.mnist import Digits
+from training.data.views import PLAIN, Views
+from training.loop.trainer import Record, predict
+from training.model.files import write_atomically
+from training.model.network import CLASSES, Network
+from training.recipe.recipe import ALONE
 
 COLOURS = ("#4c566a", "#2a7de1", "#d08770", "#5b9a3c", "#9a5bb5", "#c0392b", "#00838f")
 TEMPERATURES = (1, 4, 8, 20)

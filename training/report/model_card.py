@@ -6,12 +6,12 @@ Every number in it is taken from the report it is made from, `report.json` besid
 import json
 from statistics import mean
 
-from training.card_results import Report, interval, listed, results
-from training.recipe import ALONE
+from training.recipe.recipe import ALONE
+from training.report.card_results import Report, interval, listed, results
 
 
 def model_card(report: Report) -> str:
-    """Return the card of the model that `report`, from `training.report`, is about: Markdown."""
+    """Return the card of the model that `report`, from `training.report.report`, is about: Markdown."""
     parts = (_metadata, _title, _use, _training, results, _limitations, _making)
     return "\n\n".join(part(report) for part in parts) + "\n"
 

@@ -14,16 +14,16 @@ from typing import Any
 
 import torch
 
-from training.checkpoint import load_checkpoint
-from training.corruptions import CORRUPTIONS
-from training.evaluation import CARD_FIELDS
-from training.examination import Examination
-from training.files import write_atomically
-from training.model_card import model_card
-from training.recipe import ALONE
-from training.recipe_toml import as_toml
-from training.seeds import Trained, current_model, over_seeds
-from training.significance import mean_interval, paired_over_seeds
+from training.evaluation.corruptions import CORRUPTIONS
+from training.evaluation.evaluation import CARD_FIELDS
+from training.evaluation.examination import Examination
+from training.evaluation.significance import mean_interval, paired_over_seeds
+from training.model.checkpoint import load_checkpoint
+from training.model.files import write_atomically
+from training.recipe.recipe import ALONE
+from training.recipe.toml import as_toml
+from training.report.model_card import model_card
+from training.runs.trained import Trained, current_model, over_seeds
 
 REPORT, CARD = "report.json", "MODEL_CARD.md"
 DECIMALS = 6

@@ -1,4 +1,4 @@
-"""The pictures that a report adds to those of `training.pictures`: reliability and robustness of all its models."""
+"""Figures of a report: reliability and robustness of all its models."""
 
 from collections.abc import Mapping
 from itertools import cycle
@@ -8,8 +8,8 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from training.pictures import COLOURS, save
-from training.recipe import ALONE
+from training.recipe.recipe import ALONE
+from training.report.figures import COLOURS, save
 
 COLUMNS = 4
 STATES = {"before": "as it is", "after": "with the temperature"}

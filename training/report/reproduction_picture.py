@@ -6,8 +6,8 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from training.files import write_atomically
-from training.pictures import COLOURS
+from training.model.files import write_atomically
+from training.report.figures import COLOURS
 
 
 def temperatures_figure(reproduction: dict[str, Any]) -> Figure:

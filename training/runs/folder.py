@@ -22,9 +22,9 @@ from pathlib import Path
 from typing import Any
 
 from distillery import DistilleryError
-from training.checkpoint import load_tensors, save_checkpoint, save_tensors
-from training.files import write_atomically
-from training.loop import Record, Training
+from training.loop.trainer import Record, Training
+from training.model.checkpoint import load_tensors, save_checkpoint, save_tensors
+from training.model.files import write_atomically
 
 
 class RunError(DistilleryError):

@@ -13,17 +13,17 @@ from typing import Any, NamedTuple, Protocol
 
 import torch
 
-from training.checkpoint import load_checkpoint
-from training.collective import size
-from training.data import SHA256, Digits, find_mnist, load_training
-from training.device import Device
-from training.distributed import SharedTraining, new_training
-from training.loop import Job, Observer, Training
-from training.quantisation import QuantisedClassifier, quantised
-from training.recipe import ALONE, Recipe
-from training.runs import ModelRun, fingerprint, only_one
-from training.soft_targets import SoftTargets
-from training.stack import Stack, stackable
+from training.data.mnist import SHA256, Digits, find_mnist, load_training
+from training.loop.collective import size
+from training.loop.device import Device
+from training.loop.distributed import SharedTraining, new_training
+from training.loop.soft_targets import SoftTargets
+from training.loop.stack import Stack, stackable
+from training.loop.trainer import Job, Observer, Training
+from training.model.checkpoint import load_checkpoint
+from training.model.quantisation import QuantisedClassifier, quantised
+from training.recipe.recipe import ALONE, Recipe
+from training.runs.folder import ModelRun, fingerprint, only_one
 
 REVISION = 2
 """Raised whenever the same recipe comes to mean other weights, so that older ones are not taken for them."""

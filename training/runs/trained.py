@@ -1,7 +1,7 @@
 """What was trained, read back from the disk; and the same model with other seeds.
 
-Every training lies in a folder of its own, with all that decided its weights in `recipe.json` (training/runs.py). Two
-are of one kind where nothing but the seed differs, their own and that of their teachers.
+A training lies in a folder of its own, with all that decided its weights in `recipe.json` (training/runs/folder.py).
+Two are of one kind where nothing but the seed differs, their own and that of their teachers.
 """
 
 import json
@@ -12,8 +12,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from training.recipe import Model
-from training.runs import RunError
+from training.recipe.recipe import Model
+from training.runs.folder import RunError
 
 
 @dataclass(frozen=True)

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from training.files import write_atomically
-from training.pictures import save
-from training.search import Result, front
-from training.space import Space
+from training.model.files import write_atomically
+from training.report.figures import save
+from training.sweep.search import Result, front
+from training.sweep.space import Space
 
 if TYPE_CHECKING:
     from optuna import Study

@@ -1,9 +1,9 @@
 """A search for one student's settings: an Optuna study that any number of processes and machines work on.
 
-A trial trains a model like any other (training/pipeline.py): equal settings have one folder, so that what is trained
-is used again and what was interrupted goes on from its last epoch. What nobody works on any more is finished before
-anything new begins. When enough trials have begun, those of others are waited for; or done once more, where they are
-on a machine whose folders are not seen here: who comes first counts.
+A trial trains a model like any other (training/runs/pipeline.py): equal settings have one folder, so that what is
+trained is used again and what was interrupted goes on from its last epoch. What nobody works on any more is finished
+before anything new begins. When enough trials have begun, those of others are waited for; or done once more, where they
+are on a machine whose folders are not seen here: who comes first counts.
 """
 
 import re
@@ -16,14 +16,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from distillery import DistilleryError
-from training.device import Device
-from training.loop import Job
-from training.pipeline import REVISION, DataSet, RunObserver, model_run, train_model
-from training.recipe import Distillation, Model, Recipe
-from training.recipe_command import SWEEP
-from training.runs import ModelRun, at_work, fingerprint, only_one
-from training.space import Space, multiply_adds, rounded, tried
-from training.views import draw_seed
+from training.commands.settings import SWEEP
+from training.data.views import draw_seed
+from training.loop.device import Device
+from training.loop.trainer import Job
+from training.recipe.recipe import Distillation, Model, Recipe
+from training.runs.folder import ModelRun, at_work, fingerprint, only_one
+from training.runs.pipeline import REVISION, DataSet, RunObserver, model_run, train_model
+from training.sweep.space import Space, multiply_adds, rounded, tried
 
 if TYPE_CHECKING:  # an extra: at run time it is imported where it is used
     from optuna import Study

@@ -7,9 +7,9 @@ import torch
 from pydantic import AfterValidator, Field
 from torch.utils.flop_counter import FlopCounterMode
 
-from training.losses import LossName
-from training.network import PIXELS, build
-from training.recipe import Architecture, Distillation, Model, Section
+from training.loop.losses import LossName
+from training.model.network import PIXELS, build
+from training.recipe.recipe import Architecture, Distillation, Model, Section
 
 if TYPE_CHECKING:  # an extra: at run time it is imported where it is used
     from optuna.distributions import BaseDistribution

@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from serving.arrays import describe
-from serving.errors import InvalidInput, InvalidType
+from serving.codecs.errors import InvalidInput, InvalidType
+from serving.codecs.pixels import describe
 
 Object = dict[str, Any]
 

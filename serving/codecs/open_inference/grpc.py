@@ -1,6 +1,6 @@
 """The Open Inference Protocol over gRPC: what its messages ask for, and how they are answered.
 
-`serving.rpc.server` carries the bytes; what the messages hold is in `open_inference.proto`.
+`serving.grpc.server` carries the bytes; what the messages hold is in `open_inference.proto`.
 """
 
 import math
@@ -10,9 +10,9 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 from google.protobuf.message import DecodeError, Message
 
-from serving.batching import Prediction
-from serving.decode import Limits
-from serving.errors import (
+from serving.codecs.base import Protocol, Query, Reply, Request, Timing
+from serving.codecs.bodies import Limits
+from serving.codecs.errors import (
     InvalidInput,
     InvalidRange,
     InvalidShape,
@@ -21,16 +21,16 @@ from serving.errors import (
     RequestError,
     TooManyImages,
 )
-from serving.protocol import Protocol, Query, Reply, Request, Timing
-from serving.repository import INPUTS, OUTPUTS, Manifest
-from serving.rpc.open_inference_pb2 import (
+from serving.codecs.open_inference.open_inference_pb2 import (
     InferTensorContents,
     ModelInferRequest,
     ModelInferResponse,
     ModelInferTarget,
     ModelMetadataResponse,
 )
-from serving.session import Images
+from serving.engine.batching import Prediction
+from serving.model.repository import INPUTS, OUTPUTS, Manifest
+from serving.model.session import Images
 
 _Message = TypeVar("_Message", bound=Message)
 

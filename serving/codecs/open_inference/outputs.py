@@ -7,10 +7,10 @@ answer. A sequence would need state between requests, so it is refused.
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from serving.arrays import describe
-from serving.errors import InvalidInput, InvalidType
-from serving.open_inference.fields import Object, as_object, flag, parameters_of
-from serving.repository import OUTPUTS
+from serving.codecs.errors import InvalidInput, InvalidType
+from serving.codecs.open_inference.fields import Object, as_object, flag, parameters_of
+from serving.codecs.pixels import describe
+from serving.model.repository import OUTPUTS
 
 _OUTPUTS = tuple(spec.name for spec in OUTPUTS)
 

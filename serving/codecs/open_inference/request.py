@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 import orjson
 
-from serving.arrays import describe, explain_image, explain_pixels, image_bytes
-from serving.decode import Limits
-from serving.errors import InvalidInput, InvalidShape, InvalidType, MalformedBody, TooManyImages
-from serving.open_inference.fields import Object, as_object, parameters_of
-from serving.open_inference.wishes import ALL_OUTPUTS, Wishes, read_wishes
-from serving.protocol import Query
-from serving.repository import INPUTS
-from serving.session import Images
+from serving.codecs.base import Query
+from serving.codecs.bodies import Limits
+from serving.codecs.errors import InvalidInput, InvalidShape, InvalidType, MalformedBody, TooManyImages
+from serving.codecs.open_inference.fields import Object, as_object, parameters_of
+from serving.codecs.open_inference.outputs import ALL_OUTPUTS, Wishes, read_wishes
+from serving.codecs.pixels import describe, explain_image, explain_pixels, image_bytes
+from serving.model.repository import INPUTS
+from serving.model.session import Images
 
 _IMAGE = INPUTS[0].name
 _DATATYPE = INPUTS[0].datatype

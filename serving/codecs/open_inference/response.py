@@ -5,11 +5,11 @@ from typing import Any
 import numpy as np
 import orjson
 
-from serving.batching import Prediction
-from serving.open_inference.wishes import Wishes
-from serving.protocol import Reply, Timing
-from serving.repository import Manifest
-from serving.session import Scores
+from serving.codecs.base import Reply, Timing
+from serving.codecs.open_inference.outputs import Wishes
+from serving.engine.batching import Prediction
+from serving.model.repository import Manifest
+from serving.model.session import Scores
 
 HEADER_LENGTH = b"inference-header-content-length"
 JSON = (b"content-type", b"application/json")

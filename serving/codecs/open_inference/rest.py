@@ -1,6 +1,6 @@
 """The Open Inference Protocol (KServe V2) over REST: `POST /v2/models/{model}[/versions/{version}]/infer`.
 
-The rest of /v2 is in `serving.open_inference.routes`. Any Content-Type is read, as Triton's client sends none. Every
+The rest of /v2 is in `serving.http.v2_routes`. Any Content-Type is read, as Triton's client sends none. Every
 refusal is `{"error": "…"}`; whatever is wrong with the input is a 400.
 """
 
@@ -8,16 +8,16 @@ from collections.abc import Mapping
 
 import orjson
 
-from serving.batching import Prediction
-from serving.decode import QUICK_BYTES, Limits
-from serving.endpoint import Endpoint
-from serving.errors import InvalidInput, MalformedBody, RequestError, UnknownModel
-from serving.front import Route, Unserved
-from serving.open_inference.request import read_request
-from serving.open_inference.response import HEADER_LENGTH, JSON, write_response
-from serving.protocol import Protocol, Query, Reply, Request, Timing
-from serving.repository import Manifest
-from serving.unpack import content_encoding, unpack
+from serving.codecs.base import Protocol, Query, Reply, Request, Timing
+from serving.codecs.bodies import QUICK_BYTES, Limits
+from serving.codecs.decompress import content_encoding, unpack
+from serving.codecs.errors import InvalidInput, MalformedBody, RequestError, UnknownModel
+from serving.codecs.open_inference.request import read_request
+from serving.codecs.open_inference.response import HEADER_LENGTH, JSON, write_response
+from serving.engine.batching import Prediction
+from serving.engine.endpoint import Endpoint
+from serving.http.app import Route, Unserved
+from serving.model.repository import Manifest
 
 PREFIX = "/v2"
 _MODELS, _INFER = f"{PREFIX}/models/", "/infer"

@@ -1,14 +1,14 @@
 """The documents of the Open Inference Protocol, for /docs and /openapi.json.
 
-As with `serving.schemas`, inference is read and written without these models; the tests hold the two together.
+As with `serving.codecs.schemas`, inference is read and written without these models; the tests hold the two together.
 """
 
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, Field
 
-from serving.repository import TensorSpec
-from serving.schemas import Flat, Pixel, Rows
+from serving.codecs.schemas import Flat, Pixel, Rows
+from serving.model.repository import TensorSpec
 
 Scalar = bool | int | float | str
 

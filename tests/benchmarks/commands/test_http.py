@@ -9,10 +9,10 @@ import pytest
 
 from benchmarks.__main__ import COMMANDS
 from benchmarks.errors import BenchmarkError
-from benchmarks.models import select_models
-from benchmarks.servers import free_port, running_service
-from benchmarks.turns import measure_in_turns, order
-from benchmarks.workloads import TOLERANCE, BodyKind, check_answers, service_workload
+from benchmarks.load.interleave import measure_in_turns, order
+from benchmarks.load.workloads import TOLERANCE, BodyKind, check_answers, service_workload
+from benchmarks.results.models import select_models
+from benchmarks.systems.servers import free_port, running_service
 from distillery import main
 
 

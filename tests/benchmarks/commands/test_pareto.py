@@ -4,19 +4,19 @@ import csv
 from pathlib import Path
 
 import pytest
-from samples import sample_test, sample_training
-from trainings import CPU, Silence
 
 from benchmarks.__main__ import COMMANDS
-from benchmarks.pareto import distilled_against_alone, pareto_rows
-from benchmarks.results import write_result
-from benchmarks.seeds import SeedRun
+from benchmarks.commands.pareto import distilled_against_alone, pareto_rows
+from benchmarks.commands.seeds import SeedRun
+from benchmarks.results.files import write_result
 from distillery import main
 from export.pipeline import Digits, Source, export_checkpoint
-from serving.repository import load_repository
-from training.evaluation import evaluate_run
-from training.pipeline import DataSet, jobs, train_recipe
-from training.recipe import read_recipe
+from serving.model.repository import load_repository
+from tests.support.samples import sample_test, sample_training
+from tests.support.trainings import CPU, Silence
+from training.evaluation.evaluation import evaluate_run
+from training.recipe.recipe import read_recipe
+from training.runs.pipeline import DataSet, jobs, train_recipe
 
 pytestmark = pytest.mark.slow
 

@@ -15,16 +15,16 @@ import psutil
 import pytest
 
 from benchmarks.__main__ import COMMANDS
-from benchmarks.digits import load_digits
 from benchmarks.errors import BenchmarkError
-from benchmarks.load import run_load
-from benchmarks.models import select_models
-from benchmarks.peer import FILES, PEERS, Peer, load_peer, peer_names
-from benchmarks.peer_environments import MADE_FROM, peer_environment
-from benchmarks.peers_comparison import compare_with_ours
-from benchmarks.processes import ServerProcess
-from benchmarks.servers import running_peer
-from benchmarks.workloads import TOLERANCE, check_answers
+from benchmarks.load.digits import load_digits
+from benchmarks.load.run import run_load
+from benchmarks.load.workloads import TOLERANCE, check_answers
+from benchmarks.report.peers_tables import compare_with_ours
+from benchmarks.results.models import select_models
+from benchmarks.systems.peer import FILES, PEERS, Peer, load_peer, peer_names
+from benchmarks.systems.peer_environments import MADE_FROM, peer_environment
+from benchmarks.systems.processes import ServerProcess
+from benchmarks.systems.servers import running_peer
 from distillery import main
 
 HERE = Path(sys.executable)

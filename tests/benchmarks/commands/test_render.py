@@ -8,11 +8,11 @@ import pytest
 from PIL import Image
 
 from benchmarks.__main__ import COMMANDS
-from benchmarks.accuracy import _summary, accuracy_kind
+from benchmarks.commands.accuracy import _summary, accuracy_kind
+from benchmarks.commands.render import SECTIONS
 from benchmarks.errors import BenchmarkError
 from benchmarks.report.comparison import compare_models
-from benchmarks.report.render import SECTIONS
-from benchmarks.results import write_result
+from benchmarks.results.files import write_result
 from distillery import main
 
 (BEGIN, END), (ACCURACY_BEGIN, ACCURACY_END), *_ = (section.markers for section in SECTIONS)

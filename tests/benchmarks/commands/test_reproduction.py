@@ -4,16 +4,16 @@ from pathlib import Path
 
 import torch
 from PIL import Image
-from samples import sample_test, sample_training
 
 from benchmarks.__main__ import COMMANDS
-from benchmarks.results import write_result
+from benchmarks.results.files import write_result
 from distillery import main
-from training.device import Device
-from training.pipeline import DataSet
-from training.progress import TrainingProgress
-from training.recipe import Distillation, Model, Recipe
-from training.reproduce import reproduce
+from tests.support.samples import sample_test, sample_training
+from training.commands.progress import TrainingProgress
+from training.loop.device import Device
+from training.paper.reproduce import reproduce
+from training.recipe.recipe import Distillation, Model, Recipe
+from training.runs.pipeline import DataSet
 
 RECIPE = Recipe(
     name="small",

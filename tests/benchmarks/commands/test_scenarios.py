@@ -9,19 +9,19 @@ import numpy as np
 import pytest
 
 from benchmarks.__main__ import COMMANDS
-from benchmarks.digits import Images, load_digits
 from benchmarks.errors import BenchmarkError
+from benchmarks.load.digits import Images, load_digits
+from benchmarks.load.v2_tensors import LENGTH, pack, unpack
+from benchmarks.load.workloads import BodyKind, service_workload
 from benchmarks.loadgen.open_loop import Bound
 from benchmarks.loadgen.served_system import ServedSystem
 from benchmarks.loadgen.server_search import Search, Settings
 from benchmarks.loadgen.session_system import SessionSystem
-from benchmarks.models import select_models
 from benchmarks.report.scenarios import scenarios_section
 from benchmarks.report.sections import Source
-from benchmarks.results import read_result
-from benchmarks.servers import running_service
-from benchmarks.v2_tensors import LENGTH, pack, unpack
-from benchmarks.workloads import BodyKind, service_workload
+from benchmarks.results.files import read_result
+from benchmarks.results.models import select_models
+from benchmarks.systems.servers import running_service
 from distillery import main
 
 

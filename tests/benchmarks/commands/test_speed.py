@@ -4,14 +4,14 @@ import json
 from pathlib import Path
 
 import pytest
-from trainings import Silence
 
 import distillery
-from benchmarks.speed import SpeedBench, in_turns
-from benchmarks.speed_cases import NETWORKS, Case, cases_of, compiled, products, training_of
-from training.device import Device
-from training.recipe import Model
-from training.search import multiply_adds
+from benchmarks.commands.speed import SpeedBench, in_turns
+from benchmarks.training.speed_cases import NETWORKS, Case, cases_of, compiled, products, training_of
+from tests.support.trainings import Silence
+from training.loop.device import Device
+from training.recipe.recipe import Model
+from training.sweep.search import multiply_adds
 
 CPU = Device("cpu", bfloat16=False)
 FLAGS = ["--batch-size=50", "--steps=2", "--seeds=2", "--rounds=3", "--seconds=1"]

@@ -6,15 +6,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from samples import sample_training, write_as_mnist
 
 import distillery
-from benchmarks import from_nothing
-from benchmarks.notebook_loop import NotebookLoop, notebook_digits
-from benchmarks.training import TrainingBench, unpack_as_torchvision
-from training import data
-from training.loop import Job, validate
-from training.recipe import Distillation, Model
+from benchmarks.commands.training import TrainingBench, unpack_as_torchvision
+from benchmarks.training import time_to_accuracy as from_nothing
+from benchmarks.training.notebook_loop import NotebookLoop, notebook_digits
+from tests.support.samples import sample_training, write_as_mnist
+from training.data import mnist as data
+from training.loop.trainer import Job, validate
+from training.recipe.recipe import Distillation, Model
 
 SMALL = Model(hidden=[32], batch_size=50, learning_rate=1e-2)
 

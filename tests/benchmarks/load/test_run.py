@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 
 from benchmarks.errors import BenchmarkError
-from benchmarks.load import Tool, choose_tool, run_load, uncorrected
-from benchmarks.servers import free_port
-from benchmarks.workloads import Workload, service_workload
+from benchmarks.load.run import Tool, choose_tool, run_load, uncorrected
+from benchmarks.load.workloads import Workload, service_workload
+from benchmarks.systems.servers import free_port
 
 WITHOUT_WRK = pytest.mark.skipif(shutil.which("wrk") is None, reason="wrk is not installed: make system")
 TOOLS = ["python", pytest.param("wrk", marks=[pytest.mark.wrk, WITHOUT_WRK])]

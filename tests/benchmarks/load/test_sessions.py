@@ -10,11 +10,11 @@ import pytest
 from PIL import Image
 
 from benchmarks.__main__ import COMMANDS
-from benchmarks.digits import load_digits
 from benchmarks.errors import BenchmarkError
-from benchmarks.models import model_facts, models_of, select_models
-from benchmarks.sessions import measure_sessions, open_session
-from benchmarks.workloads import service_workload
+from benchmarks.load.digits import load_digits
+from benchmarks.load.sessions import measure_sessions, open_session
+from benchmarks.load.workloads import service_workload
+from benchmarks.results.models import model_facts, models_of, select_models
 from distillery import main
 
 

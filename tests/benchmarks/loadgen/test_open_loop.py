@@ -14,15 +14,15 @@ from threading import Timer
 import numpy as np
 import pytest
 
-from benchmarks.latency import Latencies
-from benchmarks.load import run_load
+from benchmarks.load.latency import Latencies
+from benchmarks.load.run import run_load
+from benchmarks.load.workloads import service_workload
 from benchmarks.loadgen.arrivals import all_at_once, draw_samples, poisson_arrivals
 from benchmarks.loadgen.early_stopping import allowed_overlatency, estimate, least_queries
 from benchmarks.loadgen.open_client import Plan, open_loop
 from benchmarks.loadgen.open_loop import Bound, Timeline, timeline
 from benchmarks.loadgen.server_search import Search, Settings
-from benchmarks.servers import free_port
-from benchmarks.workloads import service_workload
+from benchmarks.systems.servers import free_port
 
 # The smallest server that keeps connections: it answers every request at once, on one thread, and can be stopped.
 ECHO = """

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from benchmarks.__main__ import COMMANDS
-from benchmarks.profiling import STAGES
 from benchmarks.report.cost import footprint_section, profile_section
 from benchmarks.report.sections import Source
-from benchmarks.results import latest, read_result
+from benchmarks.results.files import latest, read_result
+from benchmarks.systems.profiling import STAGES
 from distillery import main
 
 

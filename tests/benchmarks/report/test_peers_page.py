@@ -7,8 +7,8 @@ import pytest
 from PIL import Image
 
 from benchmarks.__main__ import COMMANDS
-from benchmarks.report.render import SECTIONS
-from benchmarks.results import write_result
+from benchmarks.commands.render import SECTIONS
+from benchmarks.results.files import write_result
 from distillery import main
 
 BEGIN, END = next(section.markers for section in SECTIONS if section.name == "peers")

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from benchmarks.errors import BenchmarkError
-from benchmarks.latency import Latencies
-from benchmarks.results import latest, read_result, write_result
+from benchmarks.load.latency import Latencies
+from benchmarks.results.files import latest, read_result, write_result
 
 
 def test_a_result_keeps_what_a_figure_depends_on(tmp_path: Path) -> None:

@@ -8,18 +8,18 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import perf_analyzer_tool
 from benchmarks.__main__ import COMMANDS
 from benchmarks.errors import BenchmarkError
-from benchmarks.perf_analyzer_tool import Report, install, measure, read_report
 from benchmarks.report.perf_analyzer import perf_analyzer_section
 from benchmarks.report.sections import Source
-from benchmarks.results import latest, read_result
-from benchmarks.servers import free_port
+from benchmarks.results.files import latest, read_result
+from benchmarks.systems import perf_analyzer as perf_analyzer_tool
+from benchmarks.systems.perf_analyzer import Report, install, measure, read_report
+from benchmarks.systems.servers import free_port
 from distillery import main
 
 # What perf_analyzer said of this service once: teacher, 64 images a request, 16 at once.
-HERE = Path(__file__).parent
+HERE = Path(__file__).parents[2] / "data"
 SAID, TABLE = ((HERE / f"perf_analyzer.{kind}").read_text() for kind in ("txt", "csv"))
 LIBB64 = None
 with suppress(OSError):

@@ -1,4 +1,4 @@
-"""Draw the sample of this folder from the whole of MNIST: `python tests/digits/draw.py FOLDER_WITH_MNIST`.
+"""Draw the sample of this folder from the whole of MNIST: `python tests/data/digits/draw.py FOLDER_WITH_MNIST`.
 
 Of every digit the same number, evenly spread over the file's order; the same bytes at every call.
 """
@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from training.data import Digits, load_test, load_training
+from training.data.mnist import Digits, load_test, load_training
 
 HERE = Path(__file__).parent
 

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from samples import sample_test
 
-from serving.decode import JSON, MULTIPART, Body, Limits, decode, decodes_quickly, media_type
-from serving.errors import RequestError
+from serving.codecs.bodies import JSON, MULTIPART, Body, Limits, decode, decodes_quickly, media_type
+from serving.codecs.errors import RequestError
+from tests.support.samples import sample_test
 
 DIGITS = sample_test().images.numpy()[:5]
 ROWS: list[list[int]] = DIGITS[0].tolist()

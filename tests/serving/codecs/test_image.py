@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from PIL import Image
-from samples import sample_test
 
-from serving.errors import InvalidPicture, TooManyPixels
-from serving.picture import decode_pictures
-from serving.repository import load_repository
-from serving.session import Session
+from serving.codecs.errors import InvalidPicture, TooManyPixels
+from serving.codecs.image import decode_pictures
+from serving.model.repository import load_repository
+from serving.model.session import Session
+from tests.support.samples import sample_test
 
 Grey = NDArray[np.uint8]
 DIGITS: list[Grey] = list(sample_test().images.numpy()[::2])

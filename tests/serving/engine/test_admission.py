@@ -6,10 +6,10 @@ from typing import Any
 
 from starlette.types import Message
 
-from serving.admission import Admission, Bounds
-from serving.endpoint import Endpoint
-from serving.front import Front, Route
-from serving.predict import Predict
+from serving.codecs.predict import Predict
+from serving.engine.admission import Admission, Bounds
+from serving.engine.endpoint import Endpoint
+from serving.http.app import Front, Route
 
 
 class NeverAsked(Endpoint):

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from serving.batching import AwayBatcher, Batcher, LoopBatcher, Prediction
-from serving.session import Images
+from serving.engine.batching import AwayBatcher, Batcher, LoopBatcher, Prediction
+from serving.model.session import Images
 
 
 def images(*values: int) -> Images:

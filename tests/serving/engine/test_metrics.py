@@ -9,13 +9,13 @@ from pathlib import Path
 import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
-from samples import sample_test
 
-from benchmarks.servers import running_service
-from serving.metrics import IN_FLIGHT, SECONDS
-from serving.repository import load_repository
-from serving.session import Session
-from serving.tallies import RequestMetrics, RunMetrics
+from benchmarks.systems.servers import running_service
+from serving.engine.metrics import IN_FLIGHT, SECONDS
+from serving.engine.recorder import RequestMetrics, RunMetrics
+from serving.model.repository import load_repository
+from serving.model.session import Session
+from tests.support.samples import sample_test
 
 DIGITS = sample_test().images.tolist()
 Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]

@@ -14,7 +14,12 @@ import numpy as np
 import pytest
 import tritonclient.grpc as triton
 import tritonclient.grpc.aio as triton_aio
-from grpc_service import (
+from tritonclient.grpc import service_pb2 as theirs
+
+from benchmarks.systems.servers import free_port
+from serving.model.repository import load_repository
+from serving.model.session import Session
+from tests.support.grpc_service import (
     FLAGS,
     INFER,
     KEY,
@@ -28,14 +33,9 @@ from grpc_service import (
     running_grpc,
     settled_counts,
 )
-from samples import sample_test
-from test_serving_processes import failing
-from test_serving_processes import service as started
-from tritonclient.grpc import service_pb2 as theirs
-
-from benchmarks.servers import free_port
-from serving.repository import load_repository
-from serving.session import Session
+from tests.support.processes import failing
+from tests.support.processes import service as started
+from tests.support.samples import sample_test
 
 DIGITS = sample_test().images.numpy()
 

@@ -9,7 +9,9 @@ import grpc
 import numpy as np
 import pytest
 import tritonclient.grpc as triton
-from grpc_service import (
+from tritonclient.utils import InferenceServerException
+
+from tests.support.grpc_service import (
     FLAGS,
     INFER,
     KEY,
@@ -20,8 +22,7 @@ from grpc_service import (
     refusal,
     running_grpc,
 )
-from samples import sample_test
-from tritonclient.utils import InferenceServerException
+from tests.support.samples import sample_test
 
 DIGITS = sample_test().images.numpy()
 INVALID = grpc.StatusCode.INVALID_ARGUMENT

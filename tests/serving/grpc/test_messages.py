@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from tritonclient.grpc import service_pb2 as theirs
 
-from benchmarks.servers import ROOT
-from serving.rpc import open_inference_pb2 as ours
+from benchmarks.systems.servers import ROOT
+from serving.codecs.open_inference import open_inference_pb2 as ours
 
 
 def test_the_messages_are_those_of_the_protocol() -> None:
@@ -41,7 +41,13 @@ def test_the_messages_are_those_of_the_protocol() -> None:
 def test_the_generated_messages_are_up_to_date(tmp_path: Path) -> None:
     arguments = ("--proto_path=.", f"--python_out={tmp_path}", f"--pyi_out={tmp_path}")
     done = subprocess.run(
-        [sys.executable, "-m", "grpc_tools.protoc", *arguments, "serving/rpc/open_inference.proto"],
+        [
+            sys.executable,
+            "-m",
+            "grpc_tools.protoc",
+            *arguments,
+            "serving/codecs/open_inference/open_inference.proto",
+        ],
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -49,8 +55,10 @@ def test_the_generated_messages_are_up_to_date(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     for name in ("open_inference_pb2.py", "open_inference_pb2.pyi"):
-        committed = (ROOT / "serving/rpc" / name).read_text()
-        assert (tmp_path / "serving/rpc" / name).read_text() == committed, "run `make proto`"
+        committed = (ROOT / "serving/codecs/open_inference" / name).read_text()
+        assert (tmp_path / "serving/codecs/open_inference" / name).read_text() == committed, (
+            "run `make proto`"
+        )
 
 
 def run_python(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:

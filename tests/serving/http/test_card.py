@@ -8,9 +8,9 @@ from pathlib import Path
 import httpx
 import pytest
 
-from benchmarks.servers import running_service
-from serving.repository import LARGEST_CARD, RepositoryError, load_repository, read_card
-from serving.schemas import ErrorAnswer
+from benchmarks.systems.servers import running_service
+from serving.codecs.schemas import ErrorAnswer
+from serving.model.repository import LARGEST_CARD, RepositoryError, load_repository, read_card
 
 CARD = "# student\n\nerrs on **7 ± 2** of 200 digits; KL(teacher ‖ student)\n"
 HEADLINE = {"test_errors": 7.0, "test_accuracy": 0.965}

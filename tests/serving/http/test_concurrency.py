@@ -9,13 +9,13 @@ from urllib.parse import urlsplit
 
 import numpy as np
 import pytest
-from connections import Connection
 from numpy.typing import NDArray
-from samples import sample_test
 
-from benchmarks.servers import Executor, running_service
-from serving.repository import load_repository
-from serving.session import Session
+from benchmarks.systems.servers import Executor, running_service
+from serving.model.repository import load_repository
+from serving.model.session import Session
+from tests.support.connections import Connection
+from tests.support.samples import sample_test
 
 MODELS = ("teacher", "student", "student-int8")
 CLIENTS, REQUESTS = 16, 60

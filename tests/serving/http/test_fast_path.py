@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from direct_server import DIGITS, Run, Running, one, request, run_with_server
 from uvicorn.protocols.http import httptools_impl
 
-from serving.direct import DirectProtocol
-from serving.repository import load_repository
-from serving.session import Session
+from serving.http.fast_path import DirectProtocol
+from serving.model.repository import load_repository
+from serving.model.session import Session
+from tests.support.fast_path_server import DIGITS, Run, Running, one, request, run_with_server
 
 
 @pytest.fixture

@@ -9,7 +9,8 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from direct_server import DIGITS, KEEP_ALIVE_S, Run, Running, one, request, run_with_server
+
+from tests.support.fast_path_server import DIGITS, KEEP_ALIVE_S, Run, Running, one, request, run_with_server
 
 
 @pytest.fixture

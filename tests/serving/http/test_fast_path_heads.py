@@ -3,9 +3,9 @@
 from typing import Any
 
 import pytest
-from direct_server import request
 
-from serving.direct import Head
+from serving.http.fast_path import Head
+from tests.support.fast_path_server import request
 
 ROUTE: Any = object()  # a head only carries it
 

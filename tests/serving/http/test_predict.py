@@ -15,14 +15,14 @@ import httpx
 import numpy as np
 import openapi_spec_validator
 import pytest
-from connections import connect, raw_request
 from PIL import Image
-from samples import sample_test
 
-from benchmarks.servers import ROOT, running_service
-from serving.repository import load_repository
-from serving.schemas import ManyImages, ModelList, OneImage, PredictAnswer
-from serving.session import Session
+from benchmarks.systems.servers import ROOT, running_service
+from serving.codecs.schemas import ManyImages, ModelList, OneImage, PredictAnswer
+from serving.model.repository import load_repository
+from serving.model.session import Session
+from tests.support.connections import connect, raw_request
+from tests.support.samples import sample_test
 
 DIGITS = sample_test().images.numpy()
 ONE = {"image": DIGITS[0].tolist()}

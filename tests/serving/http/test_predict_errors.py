@@ -12,11 +12,11 @@ from typing import Any
 
 import httpx
 import pytest
-from connections import connect, raw_request
-from samples import sample_test
 
-from benchmarks.servers import running_service
-from serving.schemas import ErrorAnswer
+from benchmarks.systems.servers import running_service
+from serving.codecs.schemas import ErrorAnswer
+from tests.support.connections import connect, raw_request
+from tests.support.samples import sample_test
 
 ONE = {"image": sample_test().images[0].tolist()}
 MODELS = ("student", "student-alone", "student-int8", "teacher")

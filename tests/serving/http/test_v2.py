@@ -10,12 +10,12 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
-from samples import sample_test
-from tensors import INFER, LENGTH, binary, split, tensor
 
-from benchmarks.servers import running_service
-from serving.repository import load_repository
-from serving.session import Session
+from benchmarks.systems.servers import running_service
+from serving.model.repository import load_repository
+from serving.model.session import Session
+from tests.support.samples import sample_test
+from tests.support.tensors import INFER, LENGTH, binary, split, tensor
 
 DIGITS = sample_test().images.numpy()
 KEY = "correct horse"

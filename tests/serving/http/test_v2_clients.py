@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 import tritonclient.http as triton
 import tritonclient.http.aio as triton_aio
-from samples import sample_test
 from tritonclient.utils import InferenceServerException
 
-from benchmarks.servers import running_service
-from serving.repository import load_repository
-from serving.session import Session
+from benchmarks.systems.servers import running_service
+from serving.model.repository import load_repository
+from serving.model.session import Session
+from tests.support.samples import sample_test
 
 DIGITS = sample_test().images.numpy()
 OUTPUTS = ("logits", "probabilities")

@@ -11,12 +11,12 @@ from typing import Any
 import httpx
 import pytest
 
-from benchmarks.servers import running_service
-from serving import errors
-from serving.open_inference.protocol import OpenInference
-from serving.open_inference.schemas import InferError
-from serving.protocol import Request
-from serving.unpack import unpack
+from benchmarks.systems.servers import running_service
+from serving.codecs import errors
+from serving.codecs.base import Request
+from serving.codecs.decompress import unpack
+from serving.codecs.open_inference.rest import OpenInference
+from serving.codecs.open_inference.schemas import InferError
 
 INFER = "/v2/models/student/infer"
 LENGTH = "Inference-Header-Content-Length"

@@ -8,15 +8,15 @@ from typing import Any
 import httpx
 import pytest
 from google.protobuf import json_format, text_format
-from samples import sample_test
-from tensors import INFER, LENGTH, binary, split, tensor
 from tritonclient.grpc.model_config_pb2 import ModelConfig
 
-from benchmarks.servers import running_service
-from serving.open_inference.schemas import InferError, InferRequest, InferResponse
+from benchmarks.systems.servers import running_service
+from serving.codecs.open_inference.schemas import InferError, InferRequest, InferResponse
+from tests.support.samples import sample_test
+from tests.support.tensors import INFER, LENGTH, binary, split, tensor
 
 DIGITS = sample_test().images.numpy()
-EXAMPLES = json.loads((Path(__file__).parent / "v2_examples.json").read_text(encoding="utf-8"))
+EXAMPLES = json.loads((Path(__file__).parents[2] / "data" / "v2_examples.json").read_text(encoding="utf-8"))
 KEY = "correct horse"
 
 

@@ -14,14 +14,14 @@ from urllib.parse import urlsplit
 
 import httpx
 import pytest
-from samples import sample_test
-from test_serving_processes import service as started
 from tritonclient import grpc as triton_grpc
 from tritonclient.http import InferenceServerClient, InferInput
 from tritonclient.utils import InferenceServerException
 
-from benchmarks.servers import free_port, running_service
-from serving.metrics import FOLDER_VARIABLE, merged
+from benchmarks.systems.servers import free_port, running_service
+from serving.engine.metrics import FOLDER_VARIABLE, merged
+from tests.support.processes import service as started
+from tests.support.samples import sample_test
 
 DIGITS = sample_test().images.numpy()
 THREADS, ROUNDS = 4, 5

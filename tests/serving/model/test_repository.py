@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from serving.repository import RepositoryError, load_repository
+from serving.model.repository import RepositoryError, load_repository
 
 
 @pytest.fixture

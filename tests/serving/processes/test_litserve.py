@@ -1,4 +1,4 @@
-"""What serving/litserve_server.py relies on inside LitServe; when one of these fails, read that file again."""
+"""What serving/processes/litserve.py relies on inside LitServe; when one of these fails, read that file again."""
 
 import asyncio
 import inspect
@@ -15,10 +15,10 @@ from litserve.server import response_queue_to_buffer
 from litserve.transport.process_transport import MPQueueTransport
 from litserve.utils import LitAPIStatus, LoopResponseType, ResponseBufferItem
 
-from serving.api import DigitAPI, ModelSettings
-from serving.decode import Limits
-from serving.litserve_server import DigitServer
-from serving.repository import load_repository
+from serving.codecs.bodies import Limits
+from serving.engine.lit_api import DigitAPI, ModelSettings
+from serving.model.repository import load_repository
+from serving.processes.litserve import DigitServer
 
 
 def parameters(function: Any) -> list[str]:

@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
-from samples import sample_test, write_as_mnist
 
 import distillery
-from training import data
+from tests.support.samples import sample_test, write_as_mnist
 from training.__main__ import Evaluate, Train
-from training.checkpoint import load_checkpoint
+from training.data import mnist as data
+from training.model.checkpoint import load_checkpoint
 
 MODELS = ("teacher", "student-alone", "student")
 SMALL = [

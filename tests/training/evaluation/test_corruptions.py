@@ -4,11 +4,11 @@ import math
 
 import pytest
 import torch
-from samples import sample_test
 from torch import Tensor
 
 from distillery import DistilleryError
-from training.corruptions import CHUNK, CORRUPTIONS, SIDE, corrupt
+from tests.support.samples import sample_test
+from training.evaluation.corruptions import CHUNK, CORRUPTIONS, SIDE, corrupt
 
 MIDDLE = (SIDE - 1) / 2
 STRENGTHS = range(1, 6)

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from training.fidelity import agreement, mean_kl
+from training.evaluation.fidelity import agreement, mean_kl
 
 
 def test_agreement_is_about_answers_not_about_sureness_or_truth() -> None:

@@ -5,13 +5,13 @@ from typing import Any
 
 import pytest
 import torch
-from samples import sample_test, sample_training
 from torch import Tensor
 from torch.nn import functional
 
-from training.calibration import fit_temperature, negative_log_likelihood
-from training.corruptions import CORRUPTIONS, corrupt
-from training.evidence import collect_evidence, robustness, score
+from tests.support.samples import sample_test, sample_training
+from training.evaluation.calibration import fit_temperature, negative_log_likelihood
+from training.evaluation.corruptions import CORRUPTIONS, corrupt
+from training.evaluation.metrics import collect_evidence, robustness, score
 
 TEACHER_SCALE = 3.0
 """The teacher answers as its student does, but surer."""

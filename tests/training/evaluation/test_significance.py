@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from training.significance import mcnemar, mean_interval, paired_over_seeds, sign_flip, t_95
+from training.evaluation.significance import mcnemar, mean_interval, paired_over_seeds, sign_flip, t_95
 
 
 def wrong(*places: int, digits: int = 20) -> Tensor:

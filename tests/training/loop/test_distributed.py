@@ -16,18 +16,18 @@ from typing import Any
 import psutil
 import pytest
 import torch
-from samples import sample_training, write_as_mnist
 from torch import Tensor
 
-from training.checkpoint import load_tensors, save_tensors
-from training.collective import part_of
-from training.data import Digits
-from training.device import Device
-from training.distributed import follow, lead, new_training
-from training.loop import Job, Training
-from training.recipe import Augmentation, Distillation, Model
-from training.runs import read_history
-from training.soft_targets import SoftTargets
+from tests.support.samples import sample_training, write_as_mnist
+from training.data.mnist import Digits
+from training.loop.collective import part_of
+from training.loop.device import Device
+from training.loop.distributed import follow, lead, new_training
+from training.loop.soft_targets import SoftTargets
+from training.loop.trainer import Job, Training
+from training.model.checkpoint import load_tensors, save_tensors
+from training.recipe.recipe import Augmentation, Distillation, Model
+from training.runs.folder import read_history
 
 torch.set_num_threads(1)  # of the reference, and of each process under test
 CPU = Device("cpu", bfloat16=False)
@@ -52,7 +52,7 @@ pytestmark = [
     pytest.mark.slow,
     pytest.mark.timeout(300),
 ]  # each process imports torch, which takes long on a busy machine
-SCRIPT = Path(__file__).with_name("train_on_samples.py")
+SCRIPT = Path(__file__).parents[2] / "support" / "train_on_samples.py"
 
 
 class Nobody:

@@ -1,4 +1,4 @@
-"""The losses on soft targets against their closed forms; the papers are named in `training/losses.py`."""
+"""The losses on soft targets against their closed forms; the papers are named in `training/loop/losses.py`."""
 
 import math
 from typing import get_args
@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from training.losses import SOFT_LOSSES, LossName, distillation_loss
+from training.loop.losses import SOFT_LOSSES, LossName, distillation_loss
 
 Logits = tuple[Tensor, Tensor, Tensor]
 LOSSES = get_args(LossName)

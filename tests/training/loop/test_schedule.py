@@ -4,12 +4,12 @@ import math
 
 import pytest
 import torch
-from samples import sample_test
 from torch import Tensor
 
-from training.augmentation import draw_transforms, jitter
-from training.recipe import Augmentation
-from training.schedule import WARM_UP, one_cycle, plateau
+from tests.support.samples import sample_test
+from training.data.augmentation import draw_transforms, jitter
+from training.loop.schedule import WARM_UP, one_cycle, plateau
+from training.recipe.recipe import Augmentation
 
 
 def test_one_cycle_rises_once_and_falls_to_nothing() -> None:

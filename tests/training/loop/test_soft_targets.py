@@ -4,15 +4,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from trainings import CPU, DIGITS, ENSEMBLE, IN_TURN, SMALL, new, same, taught, train
 
-from training.checkpoint import save_tensors
-from training.loop import Job, Training, predict
-from training.network import Classifier, Network, build
-from training.pipeline import DataSet, train_recipe
-from training.progress import TrainingProgress
-from training.recipe import Augmentation, Distillation, Model, Recipe
-from training.soft_targets import SoftTargets
+from tests.support.trainings import CPU, DIGITS, ENSEMBLE, IN_TURN, SMALL, new, same, taught, train
+from training.commands.progress import TrainingProgress
+from training.loop.soft_targets import SoftTargets
+from training.loop.trainer import Job, Training, predict
+from training.model.checkpoint import save_tensors
+from training.model.network import Classifier, Network, build
+from training.recipe.recipe import Augmentation, Distillation, Model, Recipe
+from training.runs.pipeline import DataSet, train_recipe
 
 IMAGES = DIGITS[0].images
 

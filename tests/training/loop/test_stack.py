@@ -1,24 +1,24 @@
 """A stack of seeds trains what the seeds train one after the other, and goes on after any end.
 
-What is compared, and why: see tests/test_training_distributed.py.
+What is compared, and why: see tests/training/loop/test_distributed.py.
 """
 
 from pathlib import Path
 
 import pytest
 import torch
-from samples import sample_training
-from trainings import CPU, SMALL, Silence, taught, train
 
-from training.checkpoint import load_tensors, save_tensors
-from training.loop import Job, Training
-from training.network import Classifier
-from training.pipeline import DataSet, train_recipe
-from training.progress import TrainingProgress
-from training.recipe import Augmentation, Distillation, Model, Recipe
-from training.runs import ModelRun
-from training.soft_targets import SoftTargets
-from training.stack import Stack, stackable
+from tests.support.samples import sample_training
+from tests.support.trainings import CPU, SMALL, Silence, taught, train
+from training.commands.progress import TrainingProgress
+from training.loop.soft_targets import SoftTargets
+from training.loop.stack import Stack, stackable
+from training.loop.trainer import Job, Training
+from training.model.checkpoint import load_tensors, save_tensors
+from training.model.network import Classifier
+from training.recipe.recipe import Augmentation, Distillation, Model, Recipe
+from training.runs.folder import ModelRun
+from training.runs.pipeline import DataSet, train_recipe
 
 DIGITS = sample_training()
 torch.manual_seed(0)

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from trainings import (
+
+from tests.support.trainings import (
     BOUNDED,
     CONVOLUTIONAL,
     DIGITS,
@@ -21,13 +22,12 @@ from trainings import (
     taught,
     train,
 )
-
-from training.checkpoint import load_tensors, save_tensors
-from training.device import Device
-from training.loop import Job, Training, limit_norms, predict
-from training.losses import LossName
-from training.network import Classifier, Ensemble, Network, build
-from training.recipe import Distillation, Model
+from training.loop.device import Device
+from training.loop.losses import LossName
+from training.loop.trainer import Job, Training, limit_norms, predict
+from training.model.checkpoint import load_tensors, save_tensors
+from training.model.network import Classifier, Ensemble, Network, build
+from training.recipe.recipe import Distillation, Model
 
 
 @pytest.fixture(scope="module")

@@ -11,10 +11,10 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from training.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
-from training.files import write_atomically
-from training.network import build
-from training.recipe import Architecture
+from training.model.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
+from training.model.files import write_atomically
+from training.model.network import build
+from training.recipe.recipe import Architecture
 
 SHAPE = Architecture(hidden=[12, 8])
 CARD: dict[str, Any] = {

@@ -2,14 +2,14 @@
 
 import pytest
 import torch
-from samples import sample_test
 from torch import nn
 from torch.nn import functional
-from trainings import SMALL
 
-from training.loop import predict
-from training.network import BLACK, Classifier, Ensemble, build, normalise
-from training.recipe import Architecture, Model
+from tests.support.samples import sample_test
+from tests.support.trainings import SMALL
+from training.loop.trainer import predict
+from training.model.network import BLACK, Classifier, Ensemble, build, normalise
+from training.recipe.recipe import Architecture, Model
 
 
 @pytest.mark.parametrize(

@@ -5,21 +5,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from networks import used
 from pydantic import ValidationError
-from samples import sample_test, sample_training
-from trainings import CONVOLUTIONAL, CPU, SMALL, Silence, same, train
 
 from export.parity import answer, open_session
 from export.pipeline import Digits, Source, export_checkpoint
-from training.checkpoint import load_checkpoint
-from training.loop import Job, Training, predict
-from training.network import Classifier
-from training.pipeline import DataSet, train_recipe
-from training.quantisation import QuantisedClassifier, quantised
-from training.recipe import Architecture, Distillation, Model, Recipe
-from training.runs import ModelRun
-from training.seeds import current_model, over_seeds
+from tests.support.networks import used
+from tests.support.samples import sample_test, sample_training
+from tests.support.trainings import CONVOLUTIONAL, CPU, SMALL, Silence, same, train
+from training.loop.trainer import Job, Training, predict
+from training.model.checkpoint import load_checkpoint
+from training.model.network import Classifier
+from training.model.quantisation import QuantisedClassifier, quantised
+from training.recipe.recipe import Architecture, Distillation, Model, Recipe
+from training.runs.folder import ModelRun
+from training.runs.pipeline import DataSet, train_recipe
+from training.runs.trained import current_model, over_seeds
 
 DATA = DataSet(*sample_training(), {"sample": "0" * 64})
 MODELS = {

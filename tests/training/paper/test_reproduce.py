@@ -8,19 +8,19 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
-from samples import sample_test, sample_training, write_as_mnist
 from torch import Tensor
 
 import distillery
-from training import data
-from training.class_bias import fewest_errors, match_prior
-from training.data import Digits
-from training.device import Device
-from training.pipeline import DataSet
-from training.progress import TrainingProgress
-from training.recipe import Distillation, Model, Recipe, read_recipe
-from training.reproduce import Reproduce, plan, reproduce
-from training.transfer_sets import TRANSFER_SETS, find_offsets
+from tests.support.samples import sample_test, sample_training, write_as_mnist
+from training.commands.progress import TrainingProgress
+from training.data import mnist as data
+from training.data.mnist import Digits
+from training.loop.device import Device
+from training.paper.class_bias import fewest_errors, match_prior
+from training.paper.reproduce import Reproduce, plan, reproduce
+from training.paper.transfer_sets import TRANSFER_SETS, find_offsets
+from training.recipe.recipe import Distillation, Model, Recipe, read_recipe
+from training.runs.pipeline import DataSet
 
 SHORT = {"norm": False, "epochs": 8, "batch_size": 50, "learning_rate": 0.01}
 RECIPE = Recipe(

@@ -6,8 +6,8 @@ import pytest
 from pydantic import ValidationError
 
 from distillery import DistilleryError
-from training.pipeline import jobs
-from training.recipe import RECIPES, Architecture, Augmentation, Model, Recipe, read_recipe
+from training.recipe.recipe import RECIPES, Architecture, Augmentation, Model, Recipe, read_recipe
+from training.runs.pipeline import jobs
 
 WHOLE = """
 seed = 3

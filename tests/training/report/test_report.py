@@ -11,22 +11,22 @@ import pytest
 import torch
 import yaml
 from PIL import Image
-from samples import sample_test, write_as_mnist
 from torch import Tensor
 
 import distillery
 from benchmarks.__main__ import COMMANDS
-from benchmarks.evidence import evidence_of
-from benchmarks.results import write_result
-from training import data
+from benchmarks.commands.evidence import evidence_of
+from benchmarks.results.files import write_result
+from tests.support.samples import sample_test, write_as_mnist
 from training.__main__ import Train
-from training.checkpoint import load_checkpoint
-from training.corruptions import corrupt
-from training.model_card import model_card
-from training.report_command import Report
-from training.runs import RunError
-from training.seeds import current_model, over_seeds
-from training.significance import mean_interval
+from training.commands.report import Report
+from training.data import mnist as data
+from training.evaluation.corruptions import corrupt
+from training.evaluation.significance import mean_interval
+from training.model.checkpoint import load_checkpoint
+from training.report.model_card import model_card
+from training.runs.folder import RunError
+from training.runs.trained import current_model, over_seeds
 
 NAMES = ("teacher", "student-alone", "student")
 RECIPE = """
@@ -200,8 +200,8 @@ def test_the_test_digits_are_not_read_again(run: Path, monkeypatch: pytest.Monke
 
     before = made()
     with monkeypatch.context() as patch:
-        patch.delattr("training.report_command.load_test")  # whoever reads them fails
-        patch.delattr("training.report_command.DataSet")
+        patch.delattr("training.commands.report.load_test")  # whoever reads them fails
+        patch.delattr("training.commands.report.DataSet")
         assert call("report", "--recipe=small.toml") == 0
     assert made() == before
 

@@ -14,15 +14,16 @@ from pathlib import Path
 
 import pytest
 import torch
-from samples import sample_training
-from trainings import CPU
 
-from training import checkpoint, files, runs
-from training.checkpoint import load_checkpoint
-from training.pipeline import DataSet, jobs, train_recipe
-from training.progress import TrainingProgress
-from training.recipe import Augmentation, Distillation, Model, Recipe
-from training.runs import RunError, only_one, read_history
+from tests.support.samples import sample_training
+from tests.support.trainings import CPU
+from training.commands.progress import TrainingProgress
+from training.model import checkpoint, files
+from training.model.checkpoint import load_checkpoint
+from training.recipe.recipe import Augmentation, Distillation, Model, Recipe
+from training.runs import folder as runs
+from training.runs.folder import RunError, only_one, read_history
+from training.runs.pipeline import DataSet, jobs, train_recipe
 
 KEPT = {"history.csv", "history.jsonl", "model.safetensors", "recipe.json"}
 MOVED = Augmentation(shift=2)

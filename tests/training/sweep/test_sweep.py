@@ -12,16 +12,16 @@ from typing import Any
 
 import pytest
 from PIL import Image
-from samples import write_as_mnist
 
 import distillery
-from training import data
+from tests.support.samples import write_as_mnist
 from training.__main__ import Train
-from training.checkpoint import load_checkpoint
-from training.recipe import Architecture, Distillation, Model
-from training.search import Result, front, open_study
-from training.space import Space, multiply_adds
-from training.sweep import Sweep
+from training.commands.sweep import Sweep
+from training.data import mnist as data
+from training.model.checkpoint import load_checkpoint
+from training.recipe.recipe import Architecture, Distillation, Model
+from training.sweep.search import Result, front, open_study
+from training.sweep.space import Space, multiply_adds
 
 RECIPE = """
 [teacher]
@@ -41,7 +41,7 @@ augmentation = { shift = 2 }
 [student.distillation]
 temperature = 4
 """
-SCRIPT = Path(__file__).with_name("train_on_samples.py")
+SCRIPT = Path(__file__).parents[2] / "support" / "train_on_samples.py"
 
 
 @pytest.fixture

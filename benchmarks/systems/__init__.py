@@ -1,0 +1,1 @@
+"""The systems measured: our service and the peers, each in processes of its own."""

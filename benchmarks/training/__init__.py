@@ -1,0 +1,1 @@
+"""Training measured: throughput cases and the notebook's own loop."""

@@ -1,0 +1,1 @@
+"""Wire formats: from request bodies to images, from predictions to response bodies."""

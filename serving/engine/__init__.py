@@ -1,0 +1,1 @@
+"""From decoded images to predictions: the LitAPI hooks, batching, executors, admission, metrics."""

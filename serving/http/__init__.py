@@ -1,0 +1,1 @@
+"""The HTTP application: routes, OpenAPI document, and the fast path beside uvicorn's parser."""

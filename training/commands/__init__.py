@@ -1,0 +1,1 @@
+"""The commands of `distillery-train`: arguments, progress and tables."""

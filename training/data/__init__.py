@@ -1,0 +1,1 @@
+"""MNIST: download, verification, split, augmentation and cached views."""

@@ -1,0 +1,1 @@
+"""Metrics on held-out digits: errors, calibration, fidelity, robustness, significance."""

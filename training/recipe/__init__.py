@@ -1,0 +1,1 @@
+"""Recipes: their schema, and the TOML files that ship with the package."""

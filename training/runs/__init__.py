@@ -1,0 +1,1 @@
+"""A run of a recipe: its folder, its models in order, resuming."""
