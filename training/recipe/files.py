@@ -1,9 +1,39 @@
-"""Models as the TOML text of a recipe that trains them: the other way round from `read_recipe`."""
+"""Recipe files: find, read and write them."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
-from training.recipe.recipe import Model
+from pydantic import TypeAdapter, ValidationError
+
+from distillery import DistilleryError, mistakes, read_toml
+from training.recipe.schema import Model, Recipe
+
+RECIPES = Path(__file__).parent
+
+
+def find_recipe(name: str) -> Path:
+    """Turn `quick`, another file of `training/recipe`, or the path of a TOML file into a path."""
+    return Path(name) if name.endswith(".toml") else RECIPES / f"{name}.toml"
+
+
+def sections(content: dict[str, Any]) -> dict[str, Any]:
+    """Return the models of a recipe's TOML content; what is no table is a setting of `distillery-train`."""
+    return {name: value for name, value in content.items() if isinstance(value, dict)}
+
+
+def read_recipe(name: str) -> Recipe:
+    """Return the recipe `quick`, `notebook`, ..., or of a TOML file, without flags and environment.
+
+    Raises `DistilleryError` for a file that is not there, is no TOML, or describes no models.
+    """
+    path = find_recipe(name)
+    content = read_toml(path, f"--recipe {name}")
+    try:
+        models = TypeAdapter(dict[str, Model]).validate_python(sections(content))
+        return Recipe(name=path.stem, models=models)
+    except ValidationError as error:
+        raise DistilleryError("\n".join(f"--recipe {name}: {line}" for line in mistakes(error))) from None
 
 
 def as_toml(models: Mapping[str, Model]) -> str:
