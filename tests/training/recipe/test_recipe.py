@@ -121,7 +121,7 @@ def test_all_mistakes_are_told_at_once(file: Path) -> None:
 
 
 def test_a_recipe_that_is_not_there_is_named(tmp_path: Path) -> None:
-    with pytest.raises(DistilleryError, match=r"--recipe slow: there is no file .*recipes/slow\.toml"):
+    with pytest.raises(DistilleryError, match=r"--recipe slow: there is no file .*recipe/slow\.toml"):
         read_recipe("slow")
     (tmp_path / "folder.toml").mkdir()
     with pytest.raises(DistilleryError, match=r"is not valid TOML: .*Is a directory"):
