@@ -19,7 +19,7 @@ from training.loop.distributed import SharedTraining, new_training
 from training.loop.soft_targets import SoftTargets
 from training.loop.trainer import Job, Observer, Training
 from training.model.checkpoint import load_checkpoint
-from training.recipe.recipe import ALONE, Recipe
+from training.recipe.schema import ALONE, Recipe
 from training.runs.folder import ModelRun, fingerprint, only_one
 
 REVISION = 2
