@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 
@@ -54,20 +54,13 @@ class DataSet:
         return cls(*load_training(find_mnist(data_dir)), SHA256)
 
 
-class RunObserver(Observer, Protocol):
-    """Who is told how a recipe goes."""
-
-    def reused(self, job: Job, card: dict[str, Any]) -> None: ...
-    def finished(self, job: Job, card: dict[str, Any]) -> None: ...
-
-
 def train_recipe(
     recipe: Recipe,
     data: DataSet,
     *,
     device: Device,
     root: Path,
-    observer: RunObserver,
+    observer: Observer,
     seeds: Sequence[int] = (),
 ) -> dict[str, ModelRun]:
     """Train the models of `recipe` into `root` and return them by name; raises `DistilleryError`.
@@ -118,7 +111,7 @@ def train_model(
     *,
     device: Device,
     teacher: ModelRun | None,
-    observer: RunObserver,
+    observer: Observer,
 ) -> dict[str, Any]:
     """Train one model if it is not trained yet, and return its card; no link names it yet."""
     with only_one(run.folder, wait=True):  # a sweep may be at the same one
@@ -143,7 +136,7 @@ def _begin(job: Job, data: DataSet, *, device: Device, teacher: ModelRun | None)
 
 
 def _train(
-    job: Job, run: ModelRun, data: DataSet, training: Training, *, observer: RunObserver
+    job: Job, run: ModelRun, data: DataSet, training: Training, *, observer: Observer
 ) -> dict[str, Any]:
     run.resume(training)
     observer.started(job, epochs_done=len(training.history))

@@ -16,7 +16,7 @@ from tests.support.trainings import (
     IN_TURN,
     JITTERED,
     SMALL,
-    Silence,
+    Recorder,
     facts,
     new,
     same,
@@ -179,10 +179,10 @@ def test_a_plateau_lowers_the_rate_and_restores_the_best_weights() -> None:
 
 @pytest.mark.parametrize("model", [SMALL, ENSEMBLE])
 def test_what_is_told_covers_every_digit_once(model: Model) -> None:
-    training, observer = new(model), Silence()
+    training, observer = new(model), Recorder()
     training.train_epoch(observer)
-    assert observer.told[-1]["progress"] == 1
-    assert observer.told[-1]["loss"] == training.history[0]["loss"]
+    assert observer.figures[-1]["progress"] == 1
+    assert observer.figures[-1]["loss"] == training.history[0]["loss"]
     assert round(training.history[0]["accuracy"] * 500 * model.members, 6) % 1 == 0
 
 
