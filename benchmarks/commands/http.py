@@ -45,7 +45,6 @@ class HttpBench(Command):
     of JSON; keeps everything in a file under --results-dir.
     """
 
-    config: Path | None = Field(None, description="TOML file with these settings")
     models_dir: Path = Field(Path("models"), description="the model repository that is served")
     models: list[str] = Field([], description="models to measure, all of them by default")
     url: str | None = Field(

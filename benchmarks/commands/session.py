@@ -21,7 +21,6 @@ class SessionBench(Command):
     Prints a table and, last, one line of JSON; keeps everything in a file under --results-dir.
     """
 
-    config: Path | None = Field(None, description="TOML file with these settings")
     models_dir: Path = Field(Path("models"), description="the model repository")
     models: list[str] = Field([], description="models to measure, all of them by default")
     threads: list[PositiveInt] = Field([1], description="intra-op threads of a session")

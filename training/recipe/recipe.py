@@ -22,7 +22,7 @@ from pydantic import (
     model_validator,
 )
 
-from distillery import DistilleryError, mistakes, read_toml
+from distillery import DistilleryError, errors, read_toml
 from training.loop.losses import LossName
 
 Units = Annotated[int, Field(gt=0, le=65_536)]
@@ -213,4 +213,6 @@ def read_recipe(name: str) -> Recipe:
         models = TypeAdapter(dict[str, Model]).validate_python(sections(content))
         return Recipe(name=path.stem, models=models)
     except ValidationError as error:
-        raise DistilleryError("\n".join(f"--recipe {name}: {line}" for line in mistakes(error))) from None
+        raise DistilleryError(
+            "\n".join(f"--recipe {name}: {line}" for line in errors(error, dict[str, Model]))
+        ) from None
