@@ -84,7 +84,7 @@ class Demo(Command):
             "test digits as its own session does.\n\n"
             "keep it running   make serve   then http://127.0.0.1:8000/docs\n"
             f"networks          {run_dir}/*/model.safetensors\n"
-            f"pictures          {run_dir}/pictures\n"
+            f"figures           {run_dir}/figures\n"
             f"model repository  {self.models_dir}\n"
             f"these figures     {result}"
         )

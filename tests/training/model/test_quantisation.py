@@ -16,7 +16,7 @@ from training.loop.trainer import Job, Training, predict
 from training.model.checkpoint import load_checkpoint
 from training.model.network import Classifier
 from training.model.quantisation import QuantisedClassifier, quantised
-from training.recipe.recipe import Architecture, Distillation, Model, Recipe
+from training.recipe.schema import Architecture, Distillation, Model, Recipe
 from training.runs.folder import ModelRun
 from training.runs.pipeline import DataSet, train_recipe
 from training.runs.trained import current_model, over_seeds
