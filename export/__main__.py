@@ -122,9 +122,12 @@ def _digits_lost(entries: list[ModelEntry]) -> Iterator[str]:
             )
 
 
+COMMANDS: dict[str, type[distillery.Command]] = {"export": Export}
+
+
 def run() -> None:
     """Entry point of `distillery-export`."""
-    sys.exit(distillery.main("distillery-export", {"export": Export}, default="export"))
+    sys.exit(distillery.main("distillery-export", COMMANDS, default="export"))
 
 
 if __name__ == "__main__":
