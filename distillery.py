@@ -39,7 +39,7 @@ class DistilleryError(Exception):
     ├── training.data.mnist.DatasetError            the MNIST files are missing or not the real ones
     ├── training.model.checkpoint.CheckpointError   a checkpoint that is truncated or of another shape
     ├── training.runs.folder.RunError                a runs folder that cannot be used
-    ├── export.errors.ExportError             a graph that does not compute what the network computes
+    ├── export.ExportError                    a graph that does not compute what the network computes
     ├── serving.model.repository.RepositoryError    a model repository that cannot be trusted
     ├── serving.service.UnknownDefaultError   a default model that the repository does not have
     ├── serving.model.session.DeviceError           a device that onnxruntime cannot use here

@@ -21,7 +21,8 @@ from rich.table import Table
 
 from benchmarks.errors import BenchmarkError
 from benchmarks.load.interleave import measure_in_turns, order
-from benchmarks.load.sessions import REFERENCE, measure_sessions, open_session
+from benchmarks.load.sessions import REFERENCE, measure_sessions
+from serving.model.session import open_session
 from benchmarks.load.workloads import service_workload
 from benchmarks.results.files import write_result
 from benchmarks.results.models import model_facts, models_of, select_models

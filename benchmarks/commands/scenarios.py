@@ -18,7 +18,7 @@ from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-from benchmarks.load.sessions import open_session
+from serving.model.session import open_session
 from benchmarks.load.workloads import BodyKind, service_workload
 from benchmarks.loadgen.scenarios import METRICS, Row, Rules, Scenario, run_scenario
 from benchmarks.loadgen.served_system import OFFLINE_CONNECTIONS, ServedSystem

@@ -19,6 +19,7 @@ import onnxruntime as ort
 
 from benchmarks.load.digits import Images, load_digits
 from benchmarks.load.latency import Latencies
+from serving.model.session import open_session
 
 WARM_UP_RUNS = 5
 LEAST_RUNS = 10
@@ -43,7 +44,7 @@ def measure_sessions(
     """
     digits = load_digits() if images is None else images
     cases = list(product(threads, batches, models))
-    sessions = {(t, name): open_session(path, t) for t, (name, path) in product(threads, models.items())}
+    sessions = {(t, name): open_session(path, threads=t) for t, (name, path) in product(threads, models.items())}
     samples: dict[tuple[int, int, str], list[Latencies]] = {case: [] for case in cases}
     for _, (t, batch, name) in product(range(rounds), cases):
         slice_s = seconds / (rounds * len(cases))
@@ -59,15 +60,6 @@ def measure_sessions(
         "seconds": seconds,
         "rows": rows,
     }
-
-
-def open_session(path: Path, threads: int = 1) -> ort.InferenceSession:
-    """Open a graph as the service does: explicit threads, no spinning."""
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    return ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
 
 def _batches_of(digits: Images, batch: int) -> list[Images]:
