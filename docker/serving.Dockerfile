@@ -14,11 +14,10 @@ project = tomllib.load(open('pyproject.toml', 'rb'))['project']; \
 print(*project['dependencies'], *project['optional-dependencies']['serving'], sep='\n')" > requirements.txt \
     && python -m venv --without-pip /opt/venv \
     && python -m pip --python /opt/venv/bin/python install --no-cache-dir -r requirements.txt -c constraints.txt
-# The installed package tells the service its version. The other stages' packages stay outside: here they are empty.
+# The version of the service is that of the installed package. The other packages are left out.
 COPY README.md LICENSE distillery.py ./
 COPY serving serving
-RUN mkdir -p benchmarks/loadgen benchmarks/report export training \
-    && python -m pip --python /opt/venv/bin/python install --no-cache-dir --no-deps .
+RUN python -m pip --python /opt/venv/bin/python install --no-cache-dir --no-deps .
 
 FROM python:3.11.15-slim-bookworm
 RUN useradd --uid 10001 --no-create-home --shell /usr/sbin/nologin distillery

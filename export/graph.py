@@ -16,7 +16,7 @@ from export.fold import fold
 from serving.model.repository import INPUTS, OUTPUTS
 from serving.model.session import Images, open_session
 from training.model.network import Network
-from training.recipe.recipe import Architecture
+from training.recipe.schema import Architecture
 
 OPSET = 20
 BATCH = 256

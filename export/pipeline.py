@@ -30,7 +30,7 @@ from serving.model.repository import (
 from training.evaluation.calibration import fit_temperature
 from training.model.checkpoint import load_checkpoint
 from training.model.files import sha256
-from training.recipe.recipe import Architecture
+from training.recipe.schema import Architecture
 
 
 @dataclass(frozen=True)
@@ -121,9 +121,7 @@ def export_checkpoint(
     return entries
 
 
-def _finish(
-    graph: Graph, splits: Splits, exact: npt.NDArray[np.float64]
-) -> tuple[Graph, dict[str, Any]]:
+def _finish(graph: Graph, splits: Splits, exact: npt.NDArray[np.float64]) -> tuple[Graph, dict[str, Any]]:
     """Fit the calibration temperature, and return the graph with it and the manifest's entries on that file.
 
     `exact` holds the network's logits for the test digits.

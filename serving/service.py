@@ -17,7 +17,7 @@ from serving.engine.admission import Admission, Bounds
 from serving.engine.endpoint import Endpoint
 from serving.engine.executors import Executor, InProcess, Workers
 from serving.engine.lit_api import DigitAPI, ModelSettings
-from serving.engine.recorder import RequestMetrics, RunMetrics
+from serving.engine.recorder import CpuMetrics, RequestMetrics, RunMetrics
 from serving.grpc.port import grpc_address
 from serving.http.app import Front
 from serving.http.fast_path import DirectProtocol
@@ -79,7 +79,8 @@ def serve(settings: Serve) -> None:
             predict, no_predict = predict_routes(endpoints, default)
             infer, no_infer = open_inference_routes(endpoints)
             front.open(predict | infer, no_predict, no_infer)
-            metrics: list[RequestMetrics | RunMetrics] = [endpoint.metrics for endpoint in endpoints.values()]
+            metrics: list[RequestMetrics | RunMetrics | CpuMetrics] = [CpuMetrics("api")]
+            metrics += [endpoint.metrics for endpoint in endpoints.values()]
             if not workers:
                 metrics += [api.metrics for api in apis]
             keeper = asyncio.create_task(_keep_house(admission, metrics))
@@ -146,7 +147,9 @@ def _also_grpc(
     )
 
 
-async def _keep_house(admission: Admission, metrics: Collection[RequestMetrics | RunMetrics]) -> None:
+async def _keep_house(
+    admission: Admission, metrics: Collection[RequestMetrics | RunMetrics | CpuMetrics]
+) -> None:
     """Do now and then what would cost too much at every request."""
     while True:
         await asyncio.sleep(_HOUSEKEEPING_SECONDS)

@@ -22,7 +22,6 @@ from rich.table import Table
 from benchmarks.errors import BenchmarkError
 from benchmarks.load.interleave import measure_in_turns, order
 from benchmarks.load.sessions import REFERENCE, measure_sessions
-from serving.model.session import open_session
 from benchmarks.load.workloads import service_workload
 from benchmarks.results.files import write_result
 from benchmarks.results.models import model_facts, models_of, select_models
@@ -30,6 +29,7 @@ from benchmarks.systems.servers import running_service
 from distillery import Command
 from serving.client import Client
 from serving.model.repository import ModelEntry
+from serving.model.session import open_session
 from training.data.mnist import Digits, find_mnist, load_test
 
 RECIPE = "quick"
@@ -86,7 +86,7 @@ class Demo(Command):
             "test digits as its own session does.\n\n"
             "keep it running   make serve   then http://127.0.0.1:8000/docs\n"
             f"networks          {run_dir}/*/model.safetensors\n"
-            f"pictures          {run_dir}/pictures\n"
+            f"figures           {run_dir}/figures\n"
             f"model repository  {self.models_dir}\n"
             f"these figures     {result}"
         )

@@ -25,7 +25,8 @@ from benchmarks.results.files import warn_if_busy, write_result
 from export.graph import to_onnx
 from training.evaluation.significance import mean_interval, paired_over_seeds
 from training.model.network import build
-from training.recipe.recipe import ALONE, Architecture, read_recipe
+from training.recipe.files import read_recipe
+from training.recipe.schema import ALONE, Architecture
 
 FLOOR = "floor"
 

@@ -42,7 +42,7 @@ from training.loop.device import Device, DeviceName, choose_device
 from training.loop.soft_targets import SoftTargets
 from training.loop.trainer import Training
 from training.model.network import build
-from training.recipe.recipe import Distillation, Model, Recipe
+from training.recipe.schema import Distillation, Model, Recipe
 
 EPOCH = 55_000
 

@@ -44,7 +44,9 @@ def measure_sessions(
     """
     digits = load_digits() if images is None else images
     cases = list(product(threads, batches, models))
-    sessions = {(t, name): open_session(path, threads=t) for t, (name, path) in product(threads, models.items())}
+    sessions = {
+        (t, name): open_session(path, threads=t) for t, (name, path) in product(threads, models.items())
+    }
     samples: dict[tuple[int, int, str], list[Latencies]] = {case: [] for case in cases}
     for _, (t, batch, name) in product(range(rounds), cases):
         slice_s = seconds / (rounds * len(cases))

@@ -22,7 +22,7 @@ from training.loop.device import Device
 from training.loop.stack import Stack, stackable
 from training.loop.trainer import Job, Record, Training
 from training.model.network import CLASSES, PIXELS, SIDE
-from training.recipe.recipe import Model
+from training.recipe.schema import Model
 
 Network = Literal["cnn", "teacher", "student", "fast", "faster", "tiny"]
 NETWORKS: dict[Network, Model] = {

@@ -11,12 +11,13 @@ from rich.console import Console
 from benchmarks.errors import BenchmarkError
 from benchmarks.training.notebook_loop import NotebookLoop, notebook_digits
 from training.data.mnist import held_out_places, load_test, load_training
-from training.evaluation.evaluation import evaluate
+from training.evaluation.evaluate import evaluate
 from training.loop.device import Device
 from training.loop.soft_targets import SoftTargets
 from training.loop.trainer import Job, Record, Training, validate
 from training.model.network import Network
-from training.recipe.recipe import Recipe, read_recipe
+from training.recipe.files import read_recipe
+from training.recipe.schema import Recipe
 from training.runs.pipeline import jobs
 
 NOTEBOOK_ACCURACY = 0.9818

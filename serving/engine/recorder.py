@@ -8,6 +8,7 @@ import time
 from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from typing import Literal
 
 from serving.engine.metrics import (
     BATCH_IMAGES,
@@ -19,6 +20,7 @@ from serving.engine.metrics import (
     OUTCOME_SECONDS,
     OUTCOMES,
     PREDICTIONS,
+    PROCESS_CPU_SECONDS,
     QUEUE_SECONDS,
     REQUEST_SECONDS,
     REQUESTS,
@@ -197,3 +199,21 @@ class RequestMetrics:
                 counter.inc(count)
         self._decode = self._inference = self._delivery = self._encode = 0.0
         self._digits = [0] * 10
+
+
+class CpuMetrics:
+    """CPU time (user and system, all threads) of this process since it started; a fork starts at zero.
+
+    CPU time per prediction is the growth of the sum over all processes between two scrapes, divided by the
+    growth of `distillery_images_total`, while one model alone is under load.
+    """
+
+    def __init__(self, process: Literal["api", "worker"]) -> None:
+        self._counter = PROCESS_CPU_SECONDS.labels(process)
+        self._published = 0.0
+
+    def publish(self) -> None:
+        """Add the CPU time used since the last call to the shared counter."""
+        seconds = time.process_time()
+        self._counter.inc(seconds - self._published)
+        self._published = seconds

@@ -38,6 +38,7 @@ from starlette.types import ASGIApp
 from serving.codecs.errors import TimedOut
 from serving.engine.batching import Prediction
 from serving.engine.lit_api import DigitAPI, run_batch
+from serving.engine.recorder import CpuMetrics
 from serving.model.session import Images
 from serving.processes.supervisor import Supervisor, bind, end_with_parent, spell
 
@@ -70,6 +71,8 @@ class DrainLoop(LitLoop):  # type: ignore[misc]
         if self._ready:
             signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the group; the parent ends us
             end_with_parent()
+            self._cpu = CpuMetrics("worker")
+            self._cpu.publish()
             self._ready.send_bytes(b"ready")
             self._ready = None
         requests = [request_queue.get()]
@@ -90,6 +93,7 @@ class DrainLoop(LitLoop):  # type: ignore[misc]
                 self._put(transport, consumer, uid, repr(error), LitAPIStatus.ERROR)
             return
         lit_api.metrics.publish()
+        self._cpu.publish()
         for consumer, uid, _, inputs in requests:
             self._put(transport, consumer, uid, list(islice(predictions, len(inputs))), LitAPIStatus.OK)
 

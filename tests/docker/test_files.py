@@ -2,9 +2,11 @@
 
 import os
 import re
+import shutil
 import subprocess
+import sys
 import sysconfig
-import tomllib
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -57,14 +59,19 @@ def test_the_build_sees_exactly_what_it_copies() -> None:
     assert all((ROOT / path).exists() for path in copied)
 
 
-def test_every_package_that_is_not_copied_is_there_and_empty() -> None:
-    """Setuptools looks for all of them, and `.` is installed in the build."""
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
-    packages = {name.replace(".", "/") for name in project["tool"]["setuptools"]["packages"]}
-    (made,) = (argument for argument in instructions("RUN") if argument.startswith("mkdir"))
-    empty = set(made.partition("&&")[0].removeprefix("mkdir -p ").split())
-    there = empty | {str(Path(folder).parent) for folder in empty}
-    assert {package for package in packages if not package.startswith("serving")} <= there
+def test_the_service_is_built_from_what_is_copied_alone(tmp_path: Path) -> None:
+    for argument in instructions("COPY"):
+        if "--from" not in argument:
+            for source in argument.split()[:-1]:
+                copy = shutil.copytree if (ROOT / source).is_dir() else shutil.copy
+                copy(ROOT / source, tmp_path / source)
+    wheel = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "."]
+    subprocess.run(wheel, cwd=tmp_path, check=True)
+    (built,) = tmp_path.glob("*.whl")
+    packed = {Path(name).parts[0] for name in zipfile.ZipFile(built).namelist()}
+    assert {name for name in packed if not name.endswith(".dist-info")} == {"serving", "distillery.py"}
+    modules = {path.relative_to(ROOT).as_posix() for path in (ROOT / "serving").rglob("*.py")}
+    assert modules <= set(zipfile.ZipFile(built).namelist())
 
 
 def test_the_service_is_the_first_process_and_not_root() -> None:

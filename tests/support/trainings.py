@@ -8,7 +8,7 @@ from training.loop.device import Device
 from training.loop.soft_targets import SoftTargets
 from training.loop.trainer import Job, Record, Training
 from training.model.network import Network
-from training.recipe.recipe import Augmentation, Distillation, Model
+from training.recipe.schema import Augmentation, Distillation, Model
 
 CPU = Device("cpu", bfloat16=False)
 DIGITS = sample_training()

@@ -10,14 +10,14 @@ from rich.table import Table
 
 from distillery import DistilleryError
 from training.commands.progress import TrainingProgress
-from training.commands.settings import SWEEP, RecipeCommand
+from training.commands.settings import RecipeCommand
 from training.commands.sweep_progress import SweepProgress
 from training.loop.device import choose_device
-from training.recipe.recipe import Recipe
+from training.recipe.schema import Recipe
 from training.runs.folder import only_one
 from training.runs.pipeline import DataSet, train_recipe
 from training.sweep.results import importances, write_results
-from training.sweep.search import Result, Search, front, open_study, storage_errors
+from training.sweep.search import SWEEP, Result, Search, front, open_study, storage_errors
 from training.sweep.space import Space
 
 

@@ -28,7 +28,7 @@ from training.loop.device import Device
 from training.loop.soft_targets import BATCH, SoftTargets
 from training.loop.trainer import Job, Observer, Record, Training
 from training.model.network import CLASSES, normalise
-from training.recipe.recipe import Augmentation
+from training.recipe.schema import Augmentation
 
 PATIENCE = timedelta(days=7)
 """The others wait while the first waits for another process's training."""

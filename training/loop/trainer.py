@@ -20,7 +20,7 @@ from training.loop.losses import distillation_loss
 from training.loop.schedule import one_cycle, plateau
 from training.loop.soft_targets import SoftTargets
 from training.model.network import CLASSES, HiddenLayer, Network, build, normalise
-from training.recipe.recipe import ALONE, Distillation, Model
+from training.recipe.schema import ALONE, Distillation, Model
 
 REPORT_EVERY_S = 0.1
 EVALUATION_BATCH = 2_500

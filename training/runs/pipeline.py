@@ -22,7 +22,7 @@ from training.loop.stack import Stack, stackable
 from training.loop.trainer import Job, Observer, Training
 from training.model.checkpoint import load_checkpoint
 from training.model.quantisation import QuantisedClassifier, quantised
-from training.recipe.recipe import ALONE, Recipe
+from training.recipe.schema import ALONE, Recipe
 from training.runs.folder import ModelRun, fingerprint, only_one
 
 REVISION = 2

@@ -16,11 +16,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from distillery import DistilleryError
-from training.commands.settings import SWEEP
 from training.data.views import draw_seed
 from training.loop.device import Device
 from training.loop.trainer import Job
-from training.recipe.recipe import Distillation, Model, Recipe
+from training.recipe.schema import Distillation, Model, Recipe
 from training.runs.folder import ModelRun, at_work, fingerprint, only_one
 from training.runs.pipeline import REVISION, DataSet, RunObserver, model_run, train_model
 from training.sweep.space import Space, multiply_adds, rounded, tried
@@ -29,6 +28,8 @@ if TYPE_CHECKING:  # an extra: at run time it is imported where it is used
     from optuna import Study
     from optuna.trial import FrozenTrial
 
+SWEEP = "sweep"
+"""Folder of a run."""
 LOCK_WAIT_S = 60
 """How long a process waits for others to be done with an SQLite file."""
 BEGINNING = timedelta(minutes=1)

@@ -15,8 +15,8 @@ from export.splits import Splits
 from serving.model.repository import load_repository
 from tests.support.samples import sample_test, sample_training
 from tests.support.trainings import CPU, Silence
-from training.evaluation.evaluation import evaluate_run
-from training.recipe.recipe import read_recipe
+from training.evaluation.evaluate import evaluate_run
+from training.recipe.files import read_recipe
 from training.runs.pipeline import DataSet, jobs, train_recipe
 
 pytestmark = pytest.mark.slow

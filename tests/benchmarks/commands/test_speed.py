@@ -10,7 +10,7 @@ from benchmarks.commands.speed import SpeedBench, in_turns
 from benchmarks.training.speed_cases import NETWORKS, Case, cases_of, compiled, products, training_of
 from tests.support.trainings import Silence
 from training.loop.device import Device
-from training.recipe.recipe import Model
+from training.recipe.schema import Model
 from training.sweep.search import multiply_adds
 
 CPU = Device("cpu", bfloat16=False)

@@ -11,8 +11,8 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from benchmarks.systems.servers import running_service
-from serving.engine.metrics import IN_FLIGHT, SECONDS
-from serving.engine.recorder import RequestMetrics, RunMetrics
+from serving.engine.metrics import IN_FLIGHT, PROCESS_CPU_SECONDS, SECONDS
+from serving.engine.recorder import CpuMetrics, RequestMetrics, RunMetrics
 from serving.model.repository import load_repository
 from serving.model.session import Session
 from tests.support.samples import sample_test
@@ -116,6 +116,33 @@ def test_models_are_described_by_their_manifests(service: str, two_models: Path)
         assert value(found, "distillery_model_test_accuracy_ratio", model=name) == manifest.test_accuracy
         assert value(found, "distillery_model_size_bytes", model=name) == manifest.size_bytes
         assert value(found, "distillery_model_parameters", model=name) == manifest.parameters
+
+
+def test_cpu_time_of_all_processes_grows_with_predictions(
+    service: str, request: pytest.FixtureRequest
+) -> None:
+    executor = request.node.callspec.params["service"]
+    processes = ("api", "worker") if executor == "workers" else ("api",)
+
+    def cpu_seconds() -> list[float]:
+        found = scrape(service)
+        return [value(found, "distillery_process_cpu_seconds_total", process=name) or 0 for name in processes]
+
+    before = cpu_seconds()
+    assert all(before)
+    with httpx.Client(base_url=service) as client:
+        for _ in range(20):
+            client.post("/predict/teacher", json={"images": DIGITS})
+    eventually(lambda: all(now > then + 0.001 for now, then in zip(cpu_seconds(), before, strict=True)))
+
+
+def test_cpu_time_is_that_of_the_process() -> None:
+    recorder = CpuMetrics("worker")
+    counter = PROCESS_CPU_SECONDS.labels("worker")
+    before, started = counter._value.get(), time.process_time()
+    recorder.publish()
+    recorder.publish()
+    assert started <= counter._value.get() - before <= time.process_time()
 
 
 def test_a_request_that_waits_is_in_flight(service: str) -> None:

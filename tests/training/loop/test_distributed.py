@@ -26,7 +26,7 @@ from training.loop.distributed import follow, lead, new_training
 from training.loop.soft_targets import SoftTargets
 from training.loop.trainer import Job, Training
 from training.model.checkpoint import load_tensors, save_tensors
-from training.recipe.recipe import Augmentation, Distillation, Model
+from training.recipe.schema import Augmentation, Distillation, Model
 from training.runs.folder import read_history
 
 torch.set_num_threads(1)  # of the reference, and of each process under test

@@ -16,7 +16,7 @@ from training.loop.stack import Stack, stackable
 from training.loop.trainer import Job, Training
 from training.model.checkpoint import load_tensors, save_tensors
 from training.model.network import Classifier
-from training.recipe.recipe import Augmentation, Distillation, Model, Recipe
+from training.recipe.schema import Augmentation, Distillation, Model, Recipe
 from training.runs.folder import ModelRun
 from training.runs.pipeline import DataSet, train_recipe
 

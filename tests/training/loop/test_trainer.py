@@ -23,11 +23,10 @@ from tests.support.trainings import (
     train,
 )
 from training.loop.device import Device
-from training.loop.losses import LossName
 from training.loop.trainer import Job, Training, limit_norms, predict
 from training.model.checkpoint import load_tensors, save_tensors
 from training.model.network import Classifier, Ensemble, Network, build
-from training.recipe.recipe import Distillation, Model
+from training.recipe.schema import Distillation, LossName, Model
 
 
 @pytest.fixture(scope="module")

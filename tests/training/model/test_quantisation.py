@@ -2,21 +2,18 @@
 
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from pydantic import ValidationError
 
-from export.parity import answer, open_session
-from export.pipeline import Digits, Source, export_checkpoint
 from tests.support.networks import used
-from tests.support.samples import sample_test, sample_training
+from tests.support.samples import sample_training
 from tests.support.trainings import CONVOLUTIONAL, CPU, SMALL, Silence, same, train
 from training.loop.trainer import Job, Training, predict
 from training.model.checkpoint import load_checkpoint
 from training.model.network import Classifier
-from training.model.quantisation import QuantisedClassifier, quantised
-from training.recipe.recipe import Architecture, Distillation, Model, Recipe
+from training.model.quantisation import quantised
+from training.recipe.schema import Architecture, Distillation, Model, Recipe
 from training.runs.folder import ModelRun
 from training.runs.pipeline import DataSet, train_recipe
 from training.runs.trained import current_model, over_seeds
@@ -52,30 +49,6 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def runs(root: Path) -> dict[str, ModelRun]:
     return trained(root)
-
-
-@pytest.mark.parametrize("name", ["mlpq", "cnnq"])
-def test_the_int8_file_answers_as_the_network_was_trained(
-    name: str, runs: dict[str, ModelRun], export_digits: Digits, tmp_path: Path
-) -> None:
-    checkpoint = load_checkpoint(runs[name].checkpoint)
-    found = checkpoint.card["quantisation"]
-    assert checkpoint.card["architecture"]["norm"] is False
-    network = QuantisedClassifier(Architecture(**checkpoint.card["architecture"]), found["ceilings"])
-    network.load_state_dict(checkpoint.network.state_dict())
-    _, int8 = export_checkpoint(
-        Source(name, runs[name].checkpoint), export_digits, models_dir=tmp_path, int8=True
-    )
-    assert int8.manifest.quantisation is not None
-    assert int8.manifest.quantisation["weight_bits"] == found["weight_bits"]
-    digits = torch.cat([part.images for part in (*sample_training(), sample_test())])
-    logits = answer(open_session(int8.path), digits.numpy())
-    own = predict(network, digits).numpy()
-    # A sum that lies between two integers may be rounded either way.
-    np.testing.assert_allclose(logits, own, atol=0.02 * np.abs(own).max())
-    assert np.abs(logits - own).mean() < 1e-4 * np.abs(own).max()
-    np.testing.assert_array_equal(logits.argmax(1), own.argmax(1))
-    assert int8.manifest.quantisation["validation_errors"] == checkpoint.card["validation_errors"]
 
 
 @pytest.mark.parametrize(

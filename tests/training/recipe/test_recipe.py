@@ -6,7 +6,8 @@ import pytest
 from pydantic import ValidationError
 
 from distillery import DistilleryError
-from training.recipe.recipe import RECIPES, Architecture, Augmentation, Model, Recipe, read_recipe
+from training.recipe.files import RECIPES, read_recipe
+from training.recipe.schema import Architecture, Augmentation, Model, Recipe
 from training.runs.pipeline import jobs
 
 WHOLE = """
@@ -121,7 +122,7 @@ def test_all_mistakes_are_told_at_once(file: Path) -> None:
 
 
 def test_a_recipe_that_is_not_there_is_named(tmp_path: Path) -> None:
-    with pytest.raises(DistilleryError, match=r"--recipe slow: there is no file .*recipes/slow\.toml"):
+    with pytest.raises(DistilleryError, match=r"--recipe slow: there is no file .*recipe/slow\.toml"):
         read_recipe("slow")
     (tmp_path / "folder.toml").mkdir()
     with pytest.raises(DistilleryError, match=r"is not valid TOML: .*Is a directory"):

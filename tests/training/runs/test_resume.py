@@ -20,7 +20,7 @@ from tests.support.trainings import CPU
 from training.commands.progress import TrainingProgress
 from training.model import checkpoint, files
 from training.model.checkpoint import load_checkpoint
-from training.recipe.recipe import Augmentation, Distillation, Model, Recipe
+from training.recipe.schema import Augmentation, Distillation, Model, Recipe
 from training.runs import folder as runs
 from training.runs.folder import RunError, only_one, read_history
 from training.runs.pipeline import DataSet, jobs, train_recipe

@@ -15,11 +15,11 @@ from PIL import Image
 
 import distillery
 from tests.support.samples import write_as_mnist
-from training.__main__ import Train
 from training.commands.sweep import Sweep
+from training.commands.train import Train
 from training.data import mnist as data
 from training.model.checkpoint import load_checkpoint
-from training.recipe.recipe import Architecture, Distillation, Model
+from training.recipe.schema import Architecture, Distillation, Model
 from training.sweep.search import Result, front, open_study
 from training.sweep.space import Space, multiply_adds
 
