@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 from rich.box import SIMPLE_HEAD
@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 import distillery
+from distillery import Metavar
 from export import ExportError
 from export.pipeline import Source, export_checkpoint, find_current
 from export.splits import Splits
@@ -21,31 +22,32 @@ MAX_EXTRA_ERRORS = 2
 
 
 class Export(distillery.Command):
-    """Export trained networks to ONNX, verify that they answer alike, and publish them for serving.
+    """Export trained networks to ONNX, verify parity, and publish them for serving.
 
-    Without further settings every network of the run is exported, and the distilled student once more in int8.
-    A model whose file in the repository already comes from the same checkpoint and report is left as it is. What
+    Every network of a run is exported in fp32, and those named by --int8 also in int8. A model that was published
+    from the same checkpoint and report, with the same versions, is left as it is. The report that
     `distillery-train report` wrote beside a checkpoint is published with it.
-
-        distillery-export                                              the run `runs/quick`
-        distillery-export --run-dir runs/notebook --models-dir models-notebook
-        distillery-export --run-dir runs/best --int8 student,fast,tiny
-        distillery-export --checkpoint my.safetensors --name mine --int8 mine
     """
 
-    config: Path | None = Field(None, description="TOML file with these settings")
-    run_dir: Path = Field(Path("runs/quick"), description="training run to export")
-    checkpoint: Path | None = Field(None, description="export this one checkpoint instead of a run")
-    name: str = Field("model", description="with --checkpoint: name of the model in the repository")
-    int8: list[str] = Field(
-        ["student"], description="models to publish as NAME-int8 too, such as student,fast"
+    examples = (
+        "distillery-export",
+        "distillery-export --run-dir runs/notebook --models-dir models-notebook",
+        "distillery-export --run-dir runs/best --int8 student,fast,tiny",
+        "distillery-export --checkpoint my.safetensors --name mine --int8 mine",
     )
+
+    run_dir: Path = Field(Path("runs/quick"), description="training run to export")
+    checkpoint: Annotated[Path | None, Metavar("FILE")] = Field(
+        None, description="export this checkpoint instead of a run"
+    )
+    name: str = Field("model", description="with --checkpoint: name of the model")
+    int8: list[str] = Field(["student"], description="models that are also published as NAME-int8")
     models_dir: Path = Field(Path("models"), description="model repository to write")
     model_version: int = Field(1, ge=1, description="version folder to write")
     data_dir: Path | None = Field(
-        None, description="folder with the MNIST files, if not to be found or fetched"
+        None, description="folder with the MNIST files; default: the cache, else download"
     )
-    force: bool = Field(False, description="export again what has not changed")
+    force: bool = Field(False, description="export unchanged models again")
 
     def run(self) -> None:
         sources = [Source(self.name, self.checkpoint)] if self.checkpoint else Source.of_run(self.run_dir)
@@ -80,9 +82,7 @@ class Export(distillery.Command):
         names = [source.name for source in sources]
         missing = [name for name in self.int8 if name not in names]
         if missing and "int8" in self.model_fields_set:  # the default need not apply
-            raise ExportError(
-                f"--int8 {missing[0]}: there is no such model; those to export: {', '.join(names)}"
-            )
+            raise ExportError(f"--int8: {distillery.unknown('model', missing[0], names)}")
 
 
 def _table(entries: list[ModelEntry]) -> Table:

@@ -54,7 +54,7 @@ def test_an_unknown_model_in_int8_is_rejected(
 ) -> None:
     assert export(f"--run-dir={run_dir}", f"--models-dir={tmp_path / 'models'}", f"--int8={int8}") == 1
     error = capsys.readouterr().err
-    assert "--int8 fast: there is no such model; those to export: student, teacher" in error
+    assert "--int8: there is no model 'fast'; known: student, teacher" in error
     assert not (tmp_path / "models").exists()
 
 

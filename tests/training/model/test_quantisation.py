@@ -8,8 +8,8 @@ from pydantic import ValidationError
 
 from tests.support.networks import used
 from tests.support.samples import sample_training
-from tests.support.trainings import CONVOLUTIONAL, CPU, SMALL, Silence, same, train
-from training.loop.trainer import Job, Training, predict
+from tests.support.trainings import CONVOLUTIONAL, CPU, SMALL, same, train
+from training.loop.trainer import Job, Observer, Training, predict
 from training.model.checkpoint import load_checkpoint
 from training.model.network import Classifier
 from training.model.quantisation import quantised
@@ -30,15 +30,7 @@ MODELS = {
 
 def trained(root: Path, seed: int = 0) -> dict[str, ModelRun]:
     recipe = Recipe(name="sample", seed=seed, models=MODELS)
-    return train_recipe(recipe, DATA, device=CPU, root=root, observer=Quiet())
-
-
-class Quiet(Silence):
-    def reused(self, *_: object) -> None:
-        pass
-
-    def finished(self, *_: object) -> None:
-        pass
+    return train_recipe(recipe, DATA, device=CPU, root=root, observer=Observer())
 
 
 @pytest.fixture(scope="module")
