@@ -18,7 +18,7 @@ class DistilleryError(Exception):
     ├── training.data.mnist.DatasetError            MNIST files missing, or with the wrong checksum
     ├── training.model.checkpoint.CheckpointError   a truncated checkpoint, or one of another shape
     ├── training.runs.folder.RunError               an unusable run folder
-    ├── export.errors.ExportError                   an exported graph that differs from its network
+    ├── export.ExportError                          an exported graph that differs from its network
     ├── serving.model.repository.RepositoryError    an invalid model repository
     ├── serving.model.session.DeviceError           a device that onnxruntime cannot use
     ├── serving.service.UnknownDefaultError         a default model that the repository lacks
