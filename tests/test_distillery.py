@@ -248,6 +248,9 @@ Options:
   --seeds N,...             seeds to train (default: 0,1)
   --device {cpu,cuda}       where to train (default: cpu)
 
+Output options:
+  --out DIR                 folder of the runs (default: runs)
+
 Stage options, for STAGE in teacher, student:
   --STAGE.epochs N          passes over the training digits (default: 16)
   --STAGE.learning-rate N   peak of the schedule (default: 0.003)
@@ -257,9 +260,6 @@ Stage options, for STAGE in teacher, student:
 Values that differ from these defaults:
   teacher
   student: epochs=2 channels=[[16],[32,32]]
-
-Output options:
-  --out DIR                 folder of the runs (default: runs)
 
 General options:
   --config FILE             TOML file with values for any of these options
