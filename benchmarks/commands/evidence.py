@@ -16,7 +16,8 @@ from pydantic import Field
 from benchmarks.commands.seeds import run_stage
 from benchmarks.results.files import RESULTS, write_result
 from distillery import Command
-from training.recipe.files import find_recipe, read_recipe
+from training.recipe.files import read_recipe
+from training.recipe.inheritance import find_recipe
 from training.report.report import REPORT
 from training.runs.pipeline import jobs
 
@@ -54,12 +55,12 @@ def evidence_of(root: Path, names: Sequence[str]) -> dict[str, Any]:
 
 
 def _kept(report: dict[str, Any]) -> dict[str, Any]:
-    evidence, row = report["evidence"], report["models"][report["name"]]
+    metrics, row = report["metrics"], report["models"][report["name"]]
     figures = ("errors", "errors_by_class", "confusion", "calibration", "fidelity", "robustness")
     return {
         "architecture": row["architecture"],
         "seed": row["seed"],
         "errors_over_seeds": row["errors_over_seeds"],
         "corrupted_accuracy": row["corrupted_accuracy"],
-        **{name: evidence[name] for name in (*figures, "robustness_digits", "digits")},
+        **{name: metrics[name] for name in (*figures, "robustness_digits", "digits")},
     }

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from pydantic import Field
 from torch import Tensor
 
@@ -18,6 +17,7 @@ from benchmarks.errors import BenchmarkError
 from benchmarks.results.files import RESULTS
 from distillery import Command
 from serving.model.repository import Manifest, load_repository
+from training.evaluation.metrics import error_mask
 from training.recipe.files import read_recipe
 from training.runs.pipeline import jobs
 
@@ -35,10 +35,7 @@ class SeedRun:
 
     def wrong(self, name: str) -> Tensor:
         """Return `bool [N]`: which test digits the trained model `name` gets wrong."""
-        model = self.evaluation[name]
-        wrong = torch.zeros(sum(map(sum, model["confusion"])), dtype=torch.bool)
-        wrong[[mistake["index"] for mistake in model["mistakes"]]] = True
-        return wrong
+        return error_mask(self.evaluation[name])
 
 
 class SeedsBench(Command):

@@ -20,7 +20,7 @@ from training.commands.train import Train
 from training.data import mnist as data
 from training.model.checkpoint import load_checkpoint
 from training.recipe.schema import Architecture, Distillation, Model
-from training.sweep.search import Result, front, open_study
+from training.sweep.search import Result, open_study, pareto_front
 from training.sweep.space import Space, multiply_adds
 
 RECIPE = """
@@ -86,7 +86,7 @@ def test_two_trials_then_a_third(mnist: Path, tmp_path: Path, capsys: pytest.Cap
     assert json.loads((folder / "sweep.json").read_bytes()) == told
     assert told["importances"].keys() == Space.model_fields.keys()
     assert sum(told["importances"].values()) == pytest.approx(1, abs=1e-3)
-    assert "its share, by 2 trials" in output
+    assert "importance for errors, 2 trials" in output
     first, second = rows(tmp_path / "runs")
     assert [first[name] for name in ("temperature", "alpha", "loss", "hidden", "learning_rate")] == [
         "4.0", "0.7", "kl", "16-8", "0.009"
@@ -112,7 +112,7 @@ def test_two_trials_then_a_third(mnist: Path, tmp_path: Path, capsys: pytest.Cap
     assert sweep("--trials=3", f"--out={tmp_path / 'uninterrupted'}") == 0
     assert rows(tmp_path / "uninterrupted") == rows(tmp_path / "runs")
     capsys.readouterr()
-    command = next(line for line in output.splitlines() if line.startswith("its first: "))
+    command = next(line for line in output.splitlines() if line.startswith("fewest errors: "))
     flags = command.partition("small.toml ")[2].split()
     train = subprocess.run(
         [sys.executable, SCRIPT, mnist, *flags], capture_output=True, text=True, check=True
@@ -247,4 +247,4 @@ def test_multiply_adds_are_those_of_the_forward_pass() -> None:
 def test_the_front_holds_what_no_other_beats() -> None:
     found = [(5, 100), (3, 300), (4, 200), (4, 250), (3, 300), (9, 100), (6, 90)]
     results = [Result(number, {}, errors, cost) for number, (errors, cost) in enumerate(found)]
-    assert [result.number for result in front(results)] == [1, 2, 0, 6]
+    assert [result.number for result in pareto_front(results)] == [1, 2, 0, 6]
