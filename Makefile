@@ -59,7 +59,7 @@ system: ## install the Debian packages that some tests and benchmarks want
 	@$(SUDO) apt-get update -qq
 	@$(SUDO) apt-get install -qq --yes --no-install-recommends libb64-0d prometheus wrk
 
-serving-alone: $(INSTALLED) ## install the serving extra alone, start it, ask it one digit
+serving-alone: $(INSTALLED) ## install the serving extra alone, serve and classify real digits
 	@.ci/serving-alone
 
 proto: $(INSTALLED) ## generate the gRPC messages from open_inference.proto
