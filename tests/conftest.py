@@ -8,7 +8,8 @@ from shutil import copytree
 import pytest
 import torch
 
-from export.pipeline import Digits, Source, export_checkpoint
+from export.pipeline import Source, export_checkpoint
+from export.splits import Splits
 from tests.support.networks import card
 from tests.support.samples import sample_test, sample_training
 from tests.support.service import API_KEY, Service, running_service
@@ -54,27 +55,19 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 @pytest.fixture(scope="session")
-def export_digits() -> Digits:
-    """The sample digits as an export wants them."""
-    training, validation = sample_training()
-    test = sample_test()
-    return Digits(
-        calibration=training.images.numpy(),
-        validation=validation.images.numpy(),
-        validation_labels=validation.labels.numpy(),
-        test=test.images.numpy(),
-        test_labels=test.labels.numpy(),
-    )
+def splits() -> Splits:
+    """The sample digits as an export reads them."""
+    return Splits(*sample_training(), sample_test())
 
 
 @pytest.fixture(scope="session")
 def model_repository(
-    trained: dict[str, Path], export_digits: Digits, tmp_path_factory: pytest.TempPathFactory
+    trained: dict[str, Path], splits: Splits, tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
     """A model repository with teacher, student, student-int8 and student-alone; not to be written to."""
     root = tmp_path_factory.mktemp("models")
     for name, path in trained.items():
-        export_checkpoint(Source(name, path), export_digits, models_dir=root, int8=name == "student")
+        export_checkpoint(Source(name, path), splits, models_dir=root, int8=name == "student")
     return root
 
 
