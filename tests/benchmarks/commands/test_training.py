@@ -73,7 +73,9 @@ def test_the_comparison_is_kept_and_printed(
 def test_the_ways_from_nothing_to_a_good_student_are_timed(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(from_nothing, "NOTEBOOK_ACCURACY", 0.5)  # reached within six epochs of 500 digits on any CPU
+    monkeypatch.setattr(
+        from_nothing, "NOTEBOOK_ACCURACY", 0.5
+    )  # reached within six epochs of 500 digits on any CPU
     flags = [
         "--digits=128",
         "--rounds=1",

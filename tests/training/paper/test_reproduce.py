@@ -164,7 +164,9 @@ def test_a_correction_finds_the_missing_digits_again(first: Reproduced) -> None:
     for transfer in first["transfer_sets"].values():
         ways = transfer["corrections"]
         assert list(ways) == ["none", "prior", "prior of all", "validation", "test"]
-        for before, prior, _, validated, bound in zip(*(ways[way]["errors"]["values"] for way in ways), strict=True):
+        for before, prior, _, validated, bound in zip(
+            *(ways[way]["errors"]["values"] for way in ways), strict=True
+        ):
             assert all(bound <= errors for errors in (before, prior, validated))  # one offset each
     threes = first["transfer_sets"]["threeless"]["corrections"]
     assert threes["prior"]["on_moved"]["mean"] < threes["none"]["on_moved"]["mean"] <= 20
