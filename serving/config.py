@@ -1,12 +1,7 @@
-"""`distillery-serve`: answer predictions over HTTP with every model of a repository.
+"""The settings of the service. `serving.__main__` is the command that takes them."""
 
-python -m serving --models-dir models --port 8000
-"""
-
-import os
-import tempfile
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, SecretStr
 
@@ -16,54 +11,88 @@ from distillery.machine import usable_cores
 Positive = Annotated[int, Field(gt=0)]
 
 
-class Serve(Command):
-    """Answer predictions over HTTP with every model of a repository.
+class ModelOptions(Command):
+    """What is served, and how one run of a model is made."""
 
-    Small models run inside the API processes; --executor workers runs them in processes of their own.
-    """
+    group: ClassVar[str] = "model"
 
-    models_dir: Annotated[Path, Field(description="the model repository that `make export` writes")] = Path(
+    models_dir: Annotated[Path, Field(description="model repository, as `make export` writes it")] = Path(
         "models"
     )
-    host: Annotated[str, Field(description="address to listen on; 0.0.0.0 for all")] = "127.0.0.1"
-    port: Annotated[int, Field(ge=0, le=65535, description="0 takes a free one")] = 8000
+    default_model: Annotated[
+        str | None,
+        Field(description="model of POST /predict (default: student-int8, else student, else the first one)"),
+    ] = None
+    device: Annotated[
+        Literal["cpu", "cuda"], Field(description="device of the models; cuda needs onnxruntime-gpu")
+    ] = "cpu"
+    threads: Annotated[Positive, Field(description="threads of one run of a model")] = 1
+    max_batch: Annotated[Positive, Field(description="maximum images per run, from several requests")] = 64
+
+
+class NetworkOptions(Command):
+    """Where the service listens, and to whom it answers."""
+
+    group: ClassVar[str] = "network"
+
+    host: Annotated[str, Field(description="address to listen on; 0.0.0.0 for all of the machine's")] = (
+        "127.0.0.1"
+    )
+    port: Annotated[int, Field(ge=0, le=65535, description="port of HTTP; 0 selects a free one")] = 8000
     grpc_port: Annotated[
         int | None,
-        Field(ge=0, le=65535, description="answer gRPC there too; needs the extra grpc; 0 takes a free one"),
+        Field(
+            ge=0, le=65535, description="port of gRPC, off by default; 0 selects a free one; needs '.[grpc]'"
+        ),
     ] = None
-    api_servers: Annotated[Positive, Field(description="API processes; by default one for each core")] = (
-        Field(default_factory=usable_cores)
-    )
+    api_key: Annotated[
+        SecretStr | None,
+        Field(
+            description="key that requests must send as X-API-Key; DISTILLERY_API_KEY keeps it out of the process list"
+        ),
+    ] = None
+
+
+class LimitOptions(Command):
+    """What one request, and all of a process together, may take."""
+
+    group: ClassVar[str] = "limit"
+
+    max_images: Annotated[Positive, Field(description="maximum images per request")] = 256
+    max_pixels: Annotated[
+        Positive, Field(description="maximum pixels of all PNG and JPEG files in a request together")
+    ] = 4_000_000
+    max_body_bytes: Annotated[
+        Positive, Field(description="maximum bytes of a request's body, also after decompression")
+    ] = 4 * 1024 * 1024
+    max_in_flight: Annotated[
+        Positive, Field(description="maximum requests in flight per API process; more get status 503")
+    ] = 1024
+    request_timeout: Annotated[
+        float,
+        Field(gt=0, le=3600, description="time limit of a request, from its headers to its response"),
+    ] = 5.0
+
+
+class ProcessOptions(Command):
+    """Which processes the service consists of."""
+
+    group: ClassVar[str] = "process"
+
+    api_servers: Annotated[
+        Positive, Field(default_factory=usable_cores, description="API processes (default: one per core)")
+    ]
     executor: Annotated[
         Literal["inprocess", "workers"],
         Field(description="where models run: in the API processes, or in LitServe's workers"),
     ] = "inprocess"
-    workers_per_model: Annotated[Positive, Field(description="with --executor workers")] = 1
-    device: Annotated[Literal["cpu", "cuda"], Field(description="cuda needs onnxruntime-gpu")] = "cpu"
-    default_model: Annotated[
-        str | None,
-        Field(description="answers POST /predict; by default student-int8, else student, else the first"),
-    ] = None
-    threads: Annotated[Positive, Field(description="threads of one run of a model")] = 1
-    max_batch: Annotated[Positive, Field(description="images that requests are joined up to")] = 64
-    max_body_bytes: Annotated[Positive, Field(description="of one request")] = 4 * 1024 * 1024
-    max_images: Annotated[Positive, Field(description="in one request")] = 256
-    max_pixels: Annotated[Positive, Field(description="of all pictures in one request together")] = 4_000_000
-    max_in_flight: Annotated[Positive, Field(description="requests an API process holds; more get 503")] = (
-        1024
-    )
-    request_timeout: Annotated[
-        float, Field(gt=0, le=3600, description="seconds for a body to arrive, and for its answer")
-    ] = 5.0
-    api_key: Annotated[
-        SecretStr | None,
-        Field(description="what X-API-Key must say; better set as DISTILLERY_API_KEY than as a flag"),
-    ] = None
-    log_level: Literal["debug", "info", "warning", "error"] = "warning"
+    workers_per_model: Annotated[
+        Positive, Field(description="workers of each model, with --executor workers")
+    ] = 1
+    log_level: Annotated[
+        Literal["debug", "info", "warning", "error"], Field(description="least severity that is logged")
+    ] = "warning"
 
-    def run(self) -> None:
-        with tempfile.TemporaryDirectory(prefix="distillery-metrics-") as folder:
-            os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder  # read when prometheus_client is imported
-            from serving.service import serve  # noqa: PLC0415
 
-            serve(self)
+class ServiceSettings(ModelOptions, NetworkOptions, LimitOptions, ProcessOptions):
+    """All settings of the service."""
