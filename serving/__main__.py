@@ -1,10 +1,8 @@
-"""`python -m serving`, installed as `distillery-serve`."""
+"""`distillery-serve`: `python -m serving --models-dir models --port 8000`."""
 
 import os
 import sys
 import tempfile
-from collections.abc import Sequence
-from typing import ClassVar
 
 import distillery
 from serving.config import ServiceSettings
@@ -13,13 +11,13 @@ from serving.config import ServiceSettings
 class Serve(ServiceSettings):
     """Serve predictions of every model in a repository over HTTP and gRPC.
 
-    Small models run inside the API processes; --executor workers runs them in processes of their own.
+    Models run inside the API processes, or in processes of their own with --executor workers.
     """
 
-    examples: ClassVar[Sequence[str]] = (
-        "distillery-serve --models-dir models --port 8000",
-        "distillery-serve --host 0.0.0.0 --grpc-port 8001 --default-model teacher",
-        "DISTILLERY_API_KEY=secret distillery-serve --api-servers 4 --max-in-flight 256",
+    examples = (
+        "distillery-serve",
+        "distillery-serve --models-dir models-notebook --port 8080 --grpc-port 8081",
+        "distillery-serve --host 0.0.0.0 --api-servers 2 --default-model teacher",
     )
 
     def run(self) -> None:

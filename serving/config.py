@@ -1,98 +1,79 @@
-"""The settings of the service. `serving.__main__` is the command that takes them."""
+"""Settings of the service; the command that takes them is in `serving.__main__`."""
 
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal
+from typing import Literal
 
-from pydantic import Field, SecretStr
+from pydantic import Field, PositiveInt, SecretStr
 
 from distillery import Command
 from distillery.machine import usable_cores
 
-Positive = Annotated[int, Field(gt=0)]
 
+class ListenSettings(Command):
+    """Addresses and processes."""
 
-class ModelOptions(Command):
-    """What is served, and how one run of a model is made."""
+    group = "server"
 
-    group: ClassVar[str] = "model"
-
-    models_dir: Annotated[Path, Field(description="model repository, as `make export` writes it")] = Path(
-        "models"
+    host: str = Field("127.0.0.1", description="address to listen on; 0.0.0.0: all interfaces")
+    port: int = Field(8000, ge=0, le=65535, description="HTTP port; 0: any free one")
+    grpc_port: int | None = Field(
+        None,
+        ge=0,
+        le=65535,
+        description="also serve gRPC on this port; 0: any free one; needs the extra grpc",
     )
-    default_model: Annotated[
-        str | None,
-        Field(description="model of POST /predict (default: student-int8, else student, else the first one)"),
-    ] = None
-    device: Annotated[
-        Literal["cpu", "cuda"], Field(description="device of the models; cuda needs onnxruntime-gpu")
-    ] = "cpu"
-    threads: Annotated[Positive, Field(description="threads of one run of a model")] = 1
-    max_batch: Annotated[Positive, Field(description="maximum images per run, from several requests")] = 64
-
-
-class NetworkOptions(Command):
-    """Where the service listens, and to whom it answers."""
-
-    group: ClassVar[str] = "network"
-
-    host: Annotated[str, Field(description="address to listen on; 0.0.0.0 for all of the machine's")] = (
-        "127.0.0.1"
+    api_servers: PositiveInt = Field(
+        default_factory=usable_cores, description="API processes; default: one per core"
     )
-    port: Annotated[int, Field(ge=0, le=65535, description="port of HTTP; 0 selects a free one")] = 8000
-    grpc_port: Annotated[
-        int | None,
-        Field(
-            ge=0, le=65535, description="port of gRPC, off by default; 0 selects a free one; needs '.[grpc]'"
-        ),
-    ] = None
-    api_key: Annotated[
-        SecretStr | None,
-        Field(
-            description="key that requests must send as X-API-Key; DISTILLERY_API_KEY keeps it out of the process list"
-        ),
-    ] = None
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "warning", description="least severe messages to log"
+    )
 
 
-class LimitOptions(Command):
-    """What one request, and all of a process together, may take."""
+class InferenceSettings(Command):
+    """Where and how models run."""
 
-    group: ClassVar[str] = "limit"
+    group = "inference"
 
-    max_images: Annotated[Positive, Field(description="maximum images per request")] = 256
-    max_pixels: Annotated[
-        Positive, Field(description="maximum pixels of all PNG and JPEG files in a request together")
-    ] = 4_000_000
-    max_body_bytes: Annotated[
-        Positive, Field(description="maximum bytes of a request's body, also after decompression")
-    ] = 4 * 1024 * 1024
-    max_in_flight: Annotated[
-        Positive, Field(description="maximum requests in flight per API process; more get status 503")
-    ] = 1024
-    request_timeout: Annotated[
-        float,
-        Field(gt=0, le=3600, description="time limit of a request, from its headers to its response"),
-    ] = 5.0
+    executor: Literal["inprocess", "workers"] = Field(
+        "inprocess", description="run models in the API processes, or in LitServe's worker processes"
+    )
+    workers_per_model: PositiveInt = Field(
+        1, description="worker processes per model, with --executor workers"
+    )
+    device: Literal["cpu", "cuda"] = Field(
+        "cpu", description="device to run models on; cuda needs onnxruntime-gpu"
+    )
+    threads: PositiveInt = Field(1, description="CPU threads per inference run")
+    max_batch: PositiveInt = Field(64, description="maximum images per batch")
 
 
-class ProcessOptions(Command):
-    """Which processes the service consists of."""
+class LimitSettings(Command):
+    """What a client may send."""
 
-    group: ClassVar[str] = "process"
+    group = "limit"
 
-    api_servers: Annotated[
-        Positive, Field(default_factory=usable_cores, description="API processes (default: one per core)")
-    ]
-    executor: Annotated[
-        Literal["inprocess", "workers"],
-        Field(description="where models run: in the API processes, or in LitServe's workers"),
-    ] = "inprocess"
-    workers_per_model: Annotated[
-        Positive, Field(description="workers of each model, with --executor workers")
-    ] = 1
-    log_level: Annotated[
-        Literal["debug", "info", "warning", "error"], Field(description="least severity that is logged")
-    ] = "warning"
+    api_key: SecretStr | None = Field(
+        None,
+        description="key that prediction requests must send in the header X-API-Key; set DISTILLERY_API_KEY rather "
+        "than this option, which other users of the machine can see",
+    )
+    max_body_bytes: PositiveInt = Field(4 * 1024 * 1024, description="maximum size of a request body")
+    max_images: PositiveInt = Field(256, description="maximum images per request")
+    max_pixels: PositiveInt = Field(4_000_000, description="maximum pixels of all images in a request")
+    max_in_flight: PositiveInt = Field(
+        1024, description="maximum requests in flight per API process; further ones get status 503"
+    )
+    request_timeout: float = Field(
+        5.0, gt=0, le=3600, description="maximum time to receive a body, and to compute a response"
+    )
 
 
-class ServiceSettings(ModelOptions, NetworkOptions, LimitOptions, ProcessOptions):
+class ServiceSettings(ListenSettings, InferenceSettings, LimitSettings):
     """All settings of the service."""
+
+    models_dir: Path = Field(Path("models"), description="model repository, as distillery-export writes it")
+    default_model: str | None = Field(
+        None,
+        description="model that answers POST /predict; default: student-int8, else student, else the first",
+    )
