@@ -41,7 +41,7 @@ def test_evaluation_counts_the_errors_of_every_checkpoint(trained_run: SmallRun)
             assert int(predicted[digit["index"]]) == digit["prediction"]
         assert model["recipe"]["model"]["epochs"] == 4
         assert model["tools"]["torch"] == version("torch")
-    assert evaluation["teacher"]["accuracy"] > 0.5  # chance is 0.1
+    assert evaluation["teacher"]["accuracy"] > 0.4  # 0.1 by chance
 
 
 def test_figures_are_drawn_after_training_and_evaluation(trained_run: SmallRun) -> None:
