@@ -89,15 +89,11 @@ class Sweep(RecipeSettings):
     def _check(self, recipe: Recipe) -> None:
         """Raise `DistilleryError` for a model that cannot be searched, and without Optuna."""
         students = [name for name, model in recipe.models.items() if model.distillation]
+        if self.model not in recipe.models:
+            raise DistilleryError(f"--model: {unknown('student', self.model, students)}")
         if self.model not in students:
-            problem = (
-                "it has no distillation, as a student has"
-                if self.model in recipe.models
-                else unknown("student", self.model, students)
-            )
             raise DistilleryError(
-                f"--model {self.model}: {problem}; students of the recipe {recipe.name}: "
-                f"{', '.join(students) or 'none'}"
+                f"--model {self.model}: must be a model with a distillation: {', '.join(students) or 'there is none'}"
             )
         try:
             importlib.import_module("optuna")
