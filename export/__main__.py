@@ -32,7 +32,6 @@ class Export(distillery.Command):
         distillery-export --checkpoint my.safetensors --name mine --int8 mine
     """
 
-    config: Path | None = Field(None, description="TOML file with these settings")
     run_dir: Path = Field(Path("runs/quick"), description="training run to export")
     checkpoint: Path | None = Field(None, description="export this one checkpoint instead of a run")
     name: str = Field("model", description="with --checkpoint: name of the model in the repository")

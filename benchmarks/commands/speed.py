@@ -45,7 +45,6 @@ class SpeedBench(Command):
     file under --results-dir.
     """
 
-    config: Path | None = Field(None, description="TOML file with these settings")
     networks: list[Network] = Field(list(NETWORKS), min_length=1, description="what is trained")
     compile: list[Network] = Field(
         ["student", "faster"], description="networks that are compiled as well, which takes some 20 s each"

@@ -61,7 +61,7 @@ def test_a_recipe_is_a_list_of_models_each_with_its_control(file: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (("hidden = [64]", "hiden = [64]"), r"cnn\.hiden: Extra inputs are not permitted \(found \[64\]\)"),
+        (("hidden = [64]", "hiden = [64]"), r"cnn\.hiden: unknown setting; did you mean hidden\?"),
         (
             ("temperature = 4", "temperature = 0"),
             r"student\.distillation\.temperature: .* greater than 0 \(found 0\)",
