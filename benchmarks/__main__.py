@@ -8,12 +8,12 @@ from benchmarks.commands.evidence import EvidenceBench
 from benchmarks.commands.footprint import FootprintBench
 from benchmarks.commands.http import Http
 from benchmarks.commands.pareto import ParetoBench
-from benchmarks.commands.peers import PeersBench
-from benchmarks.commands.perf_analyzer import PerfAnalyzerBench
+from benchmarks.commands.peers import Peers
+from benchmarks.commands.perf_analyzer import PerfAnalyzer
 from benchmarks.commands.profile import ProfileBench
 from benchmarks.commands.render import RenderBench
 from benchmarks.commands.reproduction import ReproductionBench
-from benchmarks.commands.scenarios import ScenariosBench
+from benchmarks.commands.scenarios import Scenarios
 from benchmarks.commands.session import Session
 from benchmarks.commands.speed import SpeedBench
 from benchmarks.commands.training import TrainingBench
@@ -23,9 +23,9 @@ COMMANDS: dict[str, type[Command]] = {
     "demo": Demo,
     "session": Session,
     "http": Http,
-    "peers": PeersBench,
-    "scenarios": ScenariosBench,
-    "perf-analyzer": PerfAnalyzerBench,
+    "peers": Peers,
+    "scenarios": Scenarios,
+    "perf-analyzer": PerfAnalyzer,
     "profile": ProfileBench,
     "footprint": FootprintBench,
     "training": TrainingBench,

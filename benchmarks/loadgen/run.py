@@ -6,14 +6,13 @@ LoadGen draws schedule and samples, takes the times, applies early stopping and 
 
 import gc
 import json
+import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from types import ModuleType
 from typing import Any, Literal, Protocol
 
 from benchmarks.errors import BenchmarkError
@@ -87,8 +86,9 @@ class Outcome:
 
 
 def run_loadgen(system: System, scenario: Scenario, settings: dict[str, Any], *, seed: int) -> Outcome:
-    """Run one scenario with LoadGen's `settings` (fields of `TestSettings`).
+    """Run one scenario with LoadGen's `settings` (fields of `TestSettings`), from the main thread.
 
+    LoadGen crashes when runs of one process are started by threads that end in between.
     Raises `BenchmarkError` when LoadGen is not installed or a query ends with an error.
     """
     loadgen = load_loadgen()
@@ -101,20 +101,17 @@ def run_loadgen(system: System, scenario: Scenario, settings: dict[str, Any], *,
     run = Run()
     with TemporaryDirectory(prefix="distillery-loadgen-") as folder, system.open(scenario, run) as issue:
         started, cpu = time.perf_counter(), time.process_time()
-        # LoadGen has a thread of its own, so that Ctrl-C is not raised inside of its callbacks.
-        with _garbage_collection_off(), ThreadPoolExecutor(1) as executor:
-            try:
-                executor.submit(_start, loadgen, test, _guarded(issue, run), folder).result()
-            except KeyboardInterrupt as error:
-                run.error = error  # ends all queries that follow
-                raise
+        with _garbage_collection_off(), _interrupt_as_error(run):
+            _start(loadgen, test, _guarded(issue, run), folder)
         cpu = (time.process_time() - cpu) / (time.perf_counter() - started)
+        if isinstance(run.error, KeyboardInterrupt):
+            raise run.error
         if run.error:
             raise BenchmarkError(f"{system.name}, {system.model}, {scenario}: {run.error}") from run.error
         return _outcome(_read_log(Path(folder)), run, cpu)
 
 
-def load_loadgen() -> ModuleType:
+def load_loadgen() -> Any:
     """Import LoadGen's bindings. Raises `BenchmarkError` where they are not installed."""
     try:
         import mlperf_loadgen  # noqa: PLC0415 - an optional extra
@@ -140,7 +137,7 @@ def _guarded(issue: Issue, run: Run) -> Callable[[Any], None]:
     return issue_samples
 
 
-def _start(loadgen: ModuleType, test: Any, issue: Callable[[Any], None], folder: str) -> None:
+def _start(loadgen: Any, test: Any, issue: Callable[[Any], None], folder: str) -> None:
     log = loadgen.LogSettings()
     log.enable_trace = False
     log.log_output = loadgen.LogOutputSettings()
@@ -177,9 +174,22 @@ def _outcome(log: dict[str, Any], run: Run, cpu: float) -> Outcome:
 
 
 @contextmanager
+def _interrupt_as_error(run: Run) -> Iterator[None]:
+    """Make Ctrl-C end the queries instead of raising an exception inside of LoadGen's callbacks."""
+
+    def interrupt(*_: object) -> None:
+        run.error = KeyboardInterrupt()
+
+    before = signal.signal(signal.SIGINT, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+@contextmanager
 def _garbage_collection_off() -> Iterator[None]:
-    """Avoid pauses of 50 ms and more, which a collection takes with many modules loaded."""
-    gc.collect()
+    """Avoid the pauses of 50 ms and more that a collection takes with many modules loaded."""
     gc.disable()
     try:
         yield

@@ -16,7 +16,7 @@ Runs last seconds instead of MLPerf's ten minutes and the sample library has 100
 results.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from itertools import count
 from math import sqrt
@@ -141,7 +141,6 @@ class _Runner:
         return self._run("Offline", {"offline_expected_qps": samples / self._rules.seconds})
 
     def _server(self) -> Round:
-        rules = self._rules
         trace: list[dict[str, Any]] = []
         outcomes: dict[float, Outcome] = {}
 
@@ -251,8 +250,14 @@ def _row(
         "figure": median(figures) if figures else None,
         "ratio": ratio,
         "queries": sum(outcome.queries for outcome in outcomes),
-        **{name: median(getattr(outcome, name) for outcome in outcomes) for name in ("p50_ms", "p90_ms", "p99_ms")},
-        "rounds": {"figure": [one.figure for one in rounds], "valid": [outcome.valid for outcome in outcomes]},
+        **{
+            name: median(getattr(outcome, name) for outcome in outcomes)
+            for name in ("p50_ms", "p90_ms", "p99_ms")
+        },
+        "rounds": {
+            "figure": [one.figure for one in rounds],
+            "valid": [outcome.valid for outcome in outcomes],
+        },
     }
     if scenario == "Server":
         generator = any(one.limited_by == "generator" for one in rounds)

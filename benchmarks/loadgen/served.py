@@ -96,7 +96,9 @@ class _Multiplexer:
     def _issue(self, queries: Sequence[Query]) -> None:
         samples = self._workload.images_per_request
         with self._lock:
-            self._waiting.extend(queries[start : start + samples] for start in range(0, len(queries), samples))
+            self._waiting.extend(
+                queries[start : start + samples] for start in range(0, len(queries), samples)
+            )
             self._send()
 
     def _send(self) -> None:
