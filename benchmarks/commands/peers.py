@@ -1,6 +1,5 @@
 """`distillery-bench peers`: our service and the systems of `benchmarks/peers`, with the same model."""
 
-import os
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -24,6 +23,7 @@ from benchmarks.systems.peer import Peer, load_peer, peer_names
 from benchmarks.systems.peer_environments import ENVIRONMENTS, peer_environment, versions_in
 from benchmarks.systems.processes import ServerProcess
 from benchmarks.systems.servers import Executor, running_peer, service_process
+from distillery.machine import usable_cores
 from serving.model.repository import ModelEntry
 
 OURS = {"inprocess": "Distillery", "workers": "Distillery, --executor workers"}
@@ -110,7 +110,7 @@ class Peers(Bench):
 
     @property
     def _processes(self) -> int:
-        return self.processes or len(os.sched_getaffinity(0))
+        return self.processes or usable_cores()
 
     def _start_ours(self, stack: ExitStack, executor: Executor, model: ModelEntry) -> "_Entrant":
         flags = ["--executor", executor, "--api-servers", str(self._processes)]

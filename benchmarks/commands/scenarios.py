@@ -1,6 +1,5 @@
 """`distillery-bench scenarios`: MLPerf LoadGen's four scenarios, in a bare session and over HTTP."""
 
-import os
 from collections.abc import Iterator
 from contextlib import ExitStack
 from typing import Any, ClassVar, Literal
@@ -11,7 +10,6 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from benchmarks.commands.bench import Bench, ServiceSettings
-from benchmarks.load.sessions import open_session
 from benchmarks.load.workloads import BodyKind, service_workload
 from benchmarks.loadgen.run import Scenario, System, load_loadgen
 from benchmarks.loadgen.scenarios import METRICS, Row, Rules, run_scenario
@@ -21,9 +19,11 @@ from benchmarks.report.scenarios import figure_of
 from benchmarks.results.models import model_facts
 from benchmarks.results.ratio import LEGEND, Ratio
 from benchmarks.systems.servers import running_service
+from distillery.machine import usable_cores
 from serving.model.repository import ModelEntry
+from serving.model.session import open_session
 
-CORES = len(os.sched_getaffinity(0))
+CORES = usable_cores()
 RULES = ("single", "several", "connections", "threads", "bound_ms", "seconds", "rounds", "samples", "seed")
 """Settings that decide what the figures mean; kept with them."""
 
