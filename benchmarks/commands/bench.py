@@ -69,14 +69,19 @@ class RepositorySettings(Command):
         return select_models(self.models_dir, self.models)
 
 
-class ServiceSettings(RepositorySettings):
-    """The service to measure: one that is running, or one started here per executor."""
+class UrlSettings(Command):
+    """The service to measure."""
 
     url: str | None = Field(
         None,
         pattern=r"^http://[^/@\s]+/?$",
         description="a running service, such as http://127.0.0.1:8000; started here by default",
     )
+
+
+class ServiceSettings(UrlSettings, RepositorySettings):
+    """The service to measure: one that is running, or one started here per executor."""
+
     executor: list[Executor] = Field(
         ["inprocess", "workers"], description="executors to start the service with"
     )
