@@ -1,6 +1,7 @@
 """Fixtures shared by the tests: small networks trained on real digits, exported for real."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from shutil import copytree
 
@@ -10,6 +11,7 @@ import torch
 from export.pipeline import Digits, Source, export_checkpoint
 from tests.support.networks import card
 from tests.support.samples import sample_test, sample_training
+from tests.support.service import API_KEY, Service, running_service
 from training.model.checkpoint import save_checkpoint
 from training.model.network import build, normalise
 from training.recipe.schema import Architecture
@@ -84,6 +86,30 @@ def one_model(model_repository: Path, tmp_path_factory: pytest.TempPathFactory) 
 def two_models(model_repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A repository of student and teacher: every model of a service with workers costs a process."""
     return _some_of(model_repository, tmp_path_factory, "student", "teacher")
+
+
+@pytest.fixture(scope="session")
+def service(model_repository: Path) -> Iterator[Service]:
+    """A service of all four models, over HTTP and gRPC, for every test that leaves no trace but in the counts."""
+    flags = ("--api-servers", "2", "--max-images", "200", "--grpc-port", "0")
+    with running_service(model_repository, *flags) as service:
+        yield service
+
+
+@pytest.fixture(scope="session")
+def strict_service(model_repository: Path) -> Iterator[Service]:
+    """A service with an API key, and with limits so low that a test can reach them."""
+    flags = ("--api-servers", "1", "--api-key", API_KEY, "--request-timeout", "0.6", "--max-in-flight", "2")
+    with running_service(model_repository, *flags, "--max-body-bytes", "20000") as service:
+        yield service
+
+
+@pytest.fixture(scope="session")
+def workers_service(two_models: Path) -> Iterator[Service]:
+    """A service whose two models run in LitServe's workers."""
+    flags = ("--api-servers", "2", "--max-images", "200", "--executor", "workers")
+    with running_service(two_models, *flags) as service:
+        yield service
 
 
 def _some_of(repository: Path, folders: pytest.TempPathFactory, *names: str) -> Path:

@@ -13,7 +13,6 @@ import uvicorn
 import uvloop
 from starlette.types import Receive, Scope, Send
 
-from benchmarks.systems.servers import free_port
 from serving.codecs.bodies import Limits
 from serving.codecs.predict import Predict
 from serving.engine.admission import Admission, Bounds
@@ -25,6 +24,7 @@ from serving.http.fast_path import DirectProtocol
 from serving.model.repository import load_repository
 from tests.support.connections import Connection
 from tests.support.samples import sample_test
+from tests.support.service import free_port
 
 DIGITS = sample_test().images.numpy()
 KEEP_ALIVE_S = 1

@@ -20,14 +20,14 @@ from torch import Tensor
 import distillery
 from training.data.mnist import Digits
 from training.loop.device import Device
-from training.loop.trainer import predict
+from training.loop.trainer import Observer, predict
 from training.model.checkpoint import load_checkpoint
 from training.model.files import write_atomically
 from training.model.network import CLASSES
 from training.paper.transfer_sets import TRANSFER_SETS, correct, find_offsets, over_seeds
 from training.recipe.schema import ALONE, Recipe
 from training.runs.folder import ModelRun
-from training.runs.pipeline import DataSet, RunObserver, train_recipe
+from training.runs.pipeline import DataSet, train_recipe
 
 REPRODUCTION = "reproduction.json"
 NARROW = "narrow"
@@ -73,7 +73,7 @@ def reproduce(
     temperatures: Sequence[float],
     device: Device,
     root: Path,
-    observer: RunObserver,
+    observer: Observer,
 ) -> dict[str, Any]:
     """Train everything into `root`, evaluate it, write `reproduction.json`, return it.
 

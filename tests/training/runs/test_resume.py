@@ -102,7 +102,7 @@ def test_a_killed_process_goes_on_to_the_same_weights(uninterrupted: Path, tmp_p
         assert process.returncode == -signal.SIGKILL
         assert not (tmp_path / model).exists()
     done = subprocess.run(command, check=True, capture_output=True, text=True)
-    assert "student: going on after epoch 1" in done.stdout
+    assert "student: resumed after epoch 1" in done.stdout
     assert weights(tmp_path) == weights(uninterrupted)
     assert soft_targets_kept(tmp_path) == soft_targets_kept(uninterrupted) == VIEWS
 
