@@ -12,7 +12,7 @@ from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from benchmarks.results.files import RESULTS, warn_if_busy, write_result
-from benchmarks.results.models import select_models
+from benchmarks.results.models import model_facts, select_models, speed_models
 from benchmarks.systems.servers import Executor, running_service
 from distillery import Command
 from serving.model.repository import ModelEntry
@@ -62,11 +62,18 @@ class RepositorySettings(Command):
     """The models to measure."""
 
     models_dir: Path = Field(Path("models"), description="model repository")
-    models: list[str] = Field([], description="models to measure; all of them by default")
+    models: list[str] = Field(
+        [], description="models to measure; by default one of each architecture and precision"
+    )
 
     def entries(self) -> dict[str, ModelEntry]:
-        """Return the models by name. Raises `BenchmarkError` for an unknown name."""
+        """Return the models by name, all of them by default. Raises `BenchmarkError` for an unknown name."""
         return select_models(self.models_dir, self.models)
+
+    def measured(self, entries: dict[str, ModelEntry]) -> dict[str, ModelEntry]:
+        """Return the models to measure: those named, or one of each architecture and precision."""
+        chosen = self.models or dict.fromkeys(speed_models(model_facts(entries)).values())
+        return {name: entries[name] for name in chosen}
 
 
 class UrlSettings(Command):

@@ -40,9 +40,7 @@ class Footprint(Bench, RepositorySettings):
         for index in interleave(len(self.executor), self.starts):
             with service_process(self.models_dir, "--executor", self.executor[index]) as server:
                 starts[index].append(server.seconds_to_start)
-        rows = [
-            self._row(executor, seconds) for executor, seconds in zip(self.executor, starts, strict=True)
-        ]
+        rows = [self._row(executor, seconds) for executor, seconds in zip(self.executor, starts, strict=True)]
         return {"models": model_facts(self.entries()), "idle_seconds": self.idle_seconds, "rows": rows}
 
     def _row(self, executor: Executor, starts: list[float]) -> dict[str, Any]:
@@ -62,7 +60,9 @@ class Footprint(Bench, RepositorySettings):
         }
 
     def tables(self, data: dict[str, Any]) -> Iterator[Table]:
-        table = Table("executor", "start to ready", "API process", "all processes", "idle CPU", box=SIMPLE_HEAD)
+        table = Table(
+            "executor", "start to ready", "API process", "all processes", "idle CPU", box=SIMPLE_HEAD
+        )
         for row in data["rows"]:
             table.add_row(
                 row["executor"],

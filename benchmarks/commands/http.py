@@ -21,6 +21,7 @@ from benchmarks.results.ratio import LEGEND, Ratio
 from benchmarks.systems.peer import load_peer, peer_names
 from benchmarks.systems.peer_environments import peer_environment
 from benchmarks.systems.servers import running_peer
+from distillery import unknown
 from serving.model.repository import ModelEntry
 
 LIMITATIONS = (
@@ -60,14 +61,14 @@ class Http(Bench, ServiceSettings):
         entries = self.entries()
         if self.against and self.against_model not in entries:
             raise BenchmarkError(
-                f"--against-model {self.against_model}: the models measured are {sorted(entries)}"
+                f"--against-model: {unknown('model', self.against_model, entries)}"
             )
         with ExitStack() as stack:
             services = self.start_services(stack)
             workloads = [
                 service_workload(url, model, body, server=server)
                 for server, url in services.items()
-                for model in entries
+                for model in self.measured(entries)
                 for body in self.body
             ]
             workloads += self._start_peers(stack, entries)

@@ -49,7 +49,12 @@ class Profile(Bench, RepositorySettings):
                 for index in interleave(len(workloads), self.rounds):
                     measured[index].append(profile(server, workloads[index], connections, self.seconds))
             for workload, rounds in zip(workloads, measured, strict=True):
-                row = {"case": case, "model": workload.model, "body": workload.body, "connections": connections}
+                row = {
+                    "case": case,
+                    "model": workload.model,
+                    "body": workload.body,
+                    "connections": connections,
+                }
                 rows.append(row | median_profile(rounds) | {"rounds": rounds})
         return {"models": model_facts(entries), "stages": STAGES, "rows": rows}
 

@@ -1,7 +1,7 @@
 """`distillery-bench record`: keep the report of a training run as a result file, so that the docs can show it.
 
-    distillery-train reproduce && distillery-bench record --recipe paper
-    distillery-train report --recipe best && distillery-bench record --recipe best
+distillery-train reproduce && distillery-bench record --recipe paper
+distillery-train report --recipe best && distillery-bench record --recipe best
 """
 
 import json

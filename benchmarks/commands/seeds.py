@@ -84,4 +84,6 @@ def run_stage(*command: str) -> None:
     if status == INTERRUPTED:
         raise KeyboardInterrupt
     if status:
-        raise BenchmarkError(f"python -m {' '.join(command)} failed with status {status}; see its output above")
+        raise BenchmarkError(
+            f"python -m {' '.join(command)} failed with status {status}; see its output above"
+        )

@@ -15,7 +15,7 @@ from rich.table import Table
 from benchmarks.commands.bench import Bench
 from benchmarks.load.interleave import interleave
 from benchmarks.results.ratio import Ratio
-from benchmarks.training.observer import print_progress
+from benchmarks.training.progress import print_progress
 from benchmarks.training.speed_cases import NETWORKS, Case, Network, cases_of
 from training.loop.device import DeviceName, choose_device
 

@@ -5,8 +5,8 @@ process and one load generator on two cores hardly anything interrupts it, so th
 rest of the process's CPU time is spent on sockets, the event loop, parsing and admitting a request, counting it, and
 writing the response.
 
-A sampling profiler (`py-spy top --pid …` on an API process) shows hot spots but no costs: with two cores it is scheduled
-when the load generator waits, and finds the process in the model far too often.
+A sampling profiler (`py-spy top --pid …` on an API process) shows hot spots but no costs: with two cores it is
+scheduled when the load generator waits, and finds the process in the model far too often.
 """
 
 import json
