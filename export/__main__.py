@@ -32,7 +32,6 @@ class Export(distillery.Command):
         distillery-export --checkpoint my.safetensors --name mine --int8 mine
     """
 
-    config: Path | None = Field(None, description="TOML file with these settings")
     run_dir: Path = Field(Path("runs/quick"), description="training run to export")
     checkpoint: Path | None = Field(None, description="export this one checkpoint instead of a run")
     name: str = Field("model", description="with --checkpoint: name of the model in the repository")
@@ -110,16 +109,10 @@ def _digits_lost(entries: list[ModelEntry]) -> Iterator[str]:
     for name, int8 in by_name.items():
         fp32 = by_name.get(name.removesuffix("-int8"))
         if int8.precision == "int8" and fp32 and int8.test_errors - fp32.test_errors > MOST_DIGITS_LOST:
-            made = int8.quantisation or {}
             yield (
                 f"{name} errs on {int8.test_errors - fp32.test_errors} test digits more than {fp32.name} "
-                f"(at most {MOST_DIGITS_LOST} were expected): "
-                + (
-                    f"of the ways tried, {made} was the best on validation; a model "
-                    f'`quantised_from = "{fp32.name}"` is trained as int8 computes it'
-                    if "percentile" in made
-                    else "it was trained as int8 computes it; try a smaller learning rate, and its start as its teacher"
-                )
+                f"(at most {MOST_DIGITS_LOST} were expected); best quantisation on the validation digits: "
+                f"{int8.quantisation}"
             )
 
 

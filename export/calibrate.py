@@ -3,15 +3,13 @@
 The test set has no say here; what a choice costs on it is only reported.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import onnx
 
-from export.errors import ExportError
 from export.parity import Images, answer, open_session
 from export.quantise import hidden_activations, quantise, read_layers
 
@@ -20,23 +18,22 @@ CALIBRATION_DIGITS = 1000
 
 @dataclass(frozen=True)
 class Quantisation:
-    """One way to quantise, and what it did on the validation digits; no percentile where training has chosen it."""
+    """One way to quantise, and what it did on the validation digits."""
 
-    percentile: float | None
+    percentile: float
     weight_bits: int
     validation_errors: int
     validation_agreement: float
     model: onnx.ModelProto
 
     def describe(self) -> dict[str, float]:
-        facts: dict[str, float] = {
+        return {
             "weight_bits": self.weight_bits,
             "validation_errors": self.validation_errors,
             "validation_agreement": round(self.validation_agreement, 5),
+            "percentile": self.percentile,
+            "calibration_digits": CALIBRATION_DIGITS,
         }
-        if self.percentile is not None:
-            facts |= {"percentile": self.percentile, "calibration_digits": CALIBRATION_DIGITS}
-        return facts
 
 
 def choose_quantisation(
@@ -44,23 +41,17 @@ def choose_quantisation(
     calibration: Images,
     validation: Images,
     validation_labels: npt.NDArray[np.int64],
-    *,
-    trained: Mapping[str, Any] | None = None,
 ) -> Quantisation:
     """Quantise `fp32` in several ways and return the one with the fewest validation errors.
 
     Ties go to the higher agreement with the fp32 graph. The ways differ in the percentile of each layer's
     activations that saturates, and in the bits of a weight: 7 are there for x86 processors without VNNI,
-    where 8 overflow. Of a network trained as int8 computes it (`training.model.quantisation`), `trained` is the card's
-    entry, and the only way. Raises `ExportError` where that is of another network.
+    where 8 overflow.
     """
     layers = read_layers(fp32)
     reference = answer(open_session(fp32.SerializeToString()), validation).argmax(1)
 
-    def ways() -> Iterator[tuple[float | None, int, list[float]]]:
-        if trained:
-            yield None, trained["weight_bits"], trained["ceilings"]
-            return
+    def ways() -> Iterator[tuple[float, int, list[float]]]:
         activations = hidden_activations(fp32, calibration[:CALIBRATION_DIGITS])
         for weight_bits in (8, 7):
             for percentile in (100.0, 99.99, 99.9):
@@ -69,8 +60,6 @@ def choose_quantisation(
 
     def candidates() -> Iterator[Quantisation]:
         for percentile, weight_bits, ceilings in ways():
-            if len(ceilings) != len(layers) - 1:
-                raise ExportError(f"the card has {len(ceilings)} ceilings for {len(layers) - 1} activations")
             model = quantise(layers, ceilings, weight_bits=weight_bits)
             digits = answer(open_session(model.SerializeToString()), validation).argmax(1)
             yield Quantisation(

@@ -126,11 +126,7 @@ def export_checkpoint(
         entries = [load_model(publish(models_dir, manifest, graph, reports))]
         if int8:
             chosen = choose_quantisation(
-                fp32,
-                digits.calibration,
-                digits.validation,
-                digits.validation_labels,
-                trained=checkpoint.card.get("quantisation"),
+                fp32, digits.calibration, digits.validation, digits.validation_labels
             )
             onnx.checker.check_model(chosen.model, full_check=True)
             facts = _write(chosen.model, graph, digits) | {

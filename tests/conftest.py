@@ -18,21 +18,23 @@ from training.recipe.schema import Architecture
 
 os.environ["PYTHONPATH"] = str(Path(__file__).parents[1])  # scripts that tests start import tests.support too
 
+THREADS = int(os.environ.get("DISTILLERY_TEST_THREADS", "1"))
+"""CPU threads of torch: networks this small gain nothing from a second one. `make test-portable` sets it."""
 NETWORKS = {"teacher": [96, 96], "student": [48, 48], "student-alone": [48, 48]}
 EPOCHS = 25
 
 
 @pytest.fixture(autouse=True)
-def one_thread() -> None:
-    """Networks so small only lose time to a second thread, and how many there are decides the last bits of a sum."""
-    torch.set_num_threads(1)
+def fixed_threads() -> None:
+    """Reset torch's threads, which a command under test may have set: their number decides the last bits of a sum."""
+    torch.set_num_threads(THREADS)
 
 
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Checkpoints of small networks that have learnt the 500 sample digits, by name."""
     folder = tmp_path_factory.mktemp("trained")
-    torch.set_num_threads(1)  # networks so small only lose time to a second one
+    torch.set_num_threads(THREADS)
     digits, _ = sample_training()
     inputs = normalise(digits.images)
     paths = {}

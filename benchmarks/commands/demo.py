@@ -43,7 +43,6 @@ class Demo(Command):
     About five minutes on two cores; a second run reuses what has not changed.
     """
 
-    config: Path | None = Field(None, description="TOML file with these settings")
     data_dir: Path | None = Field(
         None, description="folder with the MNIST files, if not to be found or fetched"
     )

@@ -55,7 +55,6 @@ class ScenariosBench(Command):
     of JSON; keeps everything in a file under --results-dir.
     """
 
-    config: Path | None = Field(None, description="TOML file with these settings")
     models_dir: Path = Field(Path("models"), description="the model repository")
     models: list[str] = Field(["teacher", "student", "student-int8"], description="models to measure")
     scenarios: list[Scenario] = Field(list(METRICS), description="which of the four")
