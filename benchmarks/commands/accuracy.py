@@ -6,7 +6,7 @@ Each seed is trained, evaluated and exported by the commands of the stages; fini
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
@@ -20,7 +20,7 @@ from training.recipe.schema import ALONE
 class Accuracy(SeedsBench):
     """Count the test errors of a recipe's teachers, students, controls and int8 exports over seeds."""
 
-    examples: ClassVar[tuple[str, ...]] = (
+    examples = (
         "distillery-bench accuracy",
         "distillery-bench accuracy --recipe notebook --seeds 0",
     )

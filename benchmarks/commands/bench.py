@@ -21,6 +21,7 @@ from serving.model.repository import ModelEntry
 class Bench(Command):
     """A benchmark. A derived class measures and lays out its result; the rest is here."""
 
+    group = "result"
     limitations: ClassVar[Sequence[str]] = ()
     """What the figures do not show; kept with them and printed."""
 
@@ -57,8 +58,20 @@ class Bench(Command):
         print(json.dumps({"result": str(path), **self.summary(data)}))
 
 
+class DataSettings(Command):
+    """Where MNIST is."""
+
+    group = "data"
+
+    data_dir: Path | None = Field(
+        None, description="folder with the MNIST files; found or downloaded by default"
+    )
+
+
 class RepositorySettings(Command):
     """The models to measure."""
+
+    group = "models"
 
     models_dir: Path = Field(Path("models"), description="model repository")
     models: list[str] = Field(
@@ -78,6 +91,8 @@ class RepositorySettings(Command):
 class UrlSettings(Command):
     """The service to measure."""
 
+    group = "service"
+
     url: str | None = Field(
         None,
         pattern=r"^http://[^/@\s]+/?$",
@@ -87,6 +102,8 @@ class UrlSettings(Command):
 
 class ServiceSettings(UrlSettings, RepositorySettings):
     """The service to measure: one that is running, or one started here per executor."""
+
+    group = "service"
 
     executor: list[Executor] = Field(
         ["inprocess", "workers"], description="executors to start the service with"

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Iterator
 from statistics import median
-from typing import Any, ClassVar
+from typing import Any
 
 from pydantic import Field, PositiveFloat, PositiveInt
 from rich.box import SIMPLE_HEAD
@@ -27,7 +27,7 @@ class Footprint(Bench, RepositorySettings):
     table and, last, one line of JSON; keeps the result in a file under --results-dir.
     """
 
-    examples: ClassVar[tuple[str, ...]] = ("distillery-bench footprint --executor inprocess --starts 1",)
+    examples = ("distillery-bench footprint --executor inprocess --starts 1",)
 
     executor: list[Executor] = Field(
         ["inprocess", "workers"], description="executors to start the service with"

@@ -4,7 +4,7 @@ import os
 from collections.abc import Iterator
 from contextlib import ExitStack
 from itertools import groupby
-from typing import Any, ClassVar
+from typing import Any
 
 from pydantic import Field, PositiveFloat, PositiveInt
 from rich.box import SIMPLE_HEAD
@@ -39,7 +39,7 @@ class Http(Bench, ServiceSettings):
     """
 
     limitations = LIMITATIONS
-    examples: ClassVar[tuple[str, ...]] = (
+    examples = (
         "distillery-bench http --executor inprocess,workers --against litserve-first-example",
         "distillery-bench http --url http://127.0.0.1:8000 --body json,png --connections 1",
     )
@@ -60,9 +60,7 @@ class Http(Bench, ServiceSettings):
         tool = choose_tool(self.tool)
         entries = self.entries()
         if self.against and self.against_model not in entries:
-            raise BenchmarkError(
-                f"--against-model: {unknown('model', self.against_model, entries)}"
-            )
+            raise BenchmarkError(f"--against-model: {unknown('model', self.against_model, entries)}")
         with ExitStack() as stack:
             services = self.start_services(stack)
             workloads = [

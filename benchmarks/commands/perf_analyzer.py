@@ -9,7 +9,7 @@ from contextlib import nullcontext
 from dataclasses import asdict
 from itertools import product
 from statistics import median
-from typing import Any, ClassVar
+from typing import Any
 
 from pydantic import Field, PositiveInt
 from rich.console import RenderableType
@@ -41,7 +41,7 @@ class PerfAnalyzer(Bench, UrlSettings, RepositorySettings):
         "perf_analyzer sends random pixels; the responses are checked before, with digits",
         "the server's counts are up to 0.1 s older than the client's",
     )
-    examples: ClassVar[tuple[str, ...]] = (
+    examples = (
         "distillery-bench perf-analyzer --models teacher,student-int8 --batch 1,64 --concurrency 1,16",
     )
 

@@ -1,7 +1,7 @@
 """`distillery-bench profile`: CPU time of a request by stage, from socket to socket."""
 
 from collections.abc import Iterator
-from typing import Any, ClassVar
+from typing import Any
 
 from pydantic import Field, PositiveFloat, PositiveInt
 from rich.box import SIMPLE_HEAD
@@ -28,7 +28,7 @@ class Profile(Bench, RepositorySettings):
         "stages are measured on the wall clock, the total in CPU time: an interrupted stage reduces the rest",
         "at one connection the rest is mostly what the kernel takes to wake a sleeping process",
     )
-    examples: ClassVar[tuple[str, ...]] = ("distillery-bench profile --models teacher,student --body json",)
+    examples = ("distillery-bench profile --models teacher,student --body json",)
 
     models: list[str] = Field(["student", "student-int8"], description="models to measure")
     body: list[BodyKind] = Field(["json", "binary"], description="request bodies: one image")

@@ -7,7 +7,7 @@ distillery-train report --recipe best && distillery-bench record --recipe best
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 from pydantic import Field
 from rich.console import RenderableType
@@ -29,7 +29,7 @@ class Record(Bench):
     result of the kind evidence.
     """
 
-    examples: ClassVar[tuple[str, ...]] = (
+    examples = (
         "distillery-train reproduce && distillery-bench record --recipe paper",
         "distillery-train report --recipe best && distillery-bench record --recipe best",
     )

@@ -11,7 +11,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from benchmarks.commands.bench import Bench
+from benchmarks.commands.bench import Bench, DataSettings
 from benchmarks.errors import BenchmarkError
 from serving.model.repository import Manifest, load_repository
 from training.recipe.files import read_recipe
@@ -39,7 +39,7 @@ class SeedRun:
         return wrong
 
 
-class SeedsBench(Bench):
+class SeedsBench(Bench, DataSettings):
     """A benchmark of a recipe that is trained with several seeds."""
 
     recipe: str = Field("quick", description="quick, another recipe, or a TOML file")
@@ -49,9 +49,6 @@ class SeedsBench(Bench):
     )
     out: Path = Field(Path("runs"), description="folder for runs")
     models_dir: Path = Field(Path("models-of-seeds"), description="folder for one model repository per seed")
-    data_dir: Path | None = Field(
-        None, description="folder with the MNIST files; found or downloaded by default"
-    )
 
     def run_seed(self, seed: int) -> SeedRun:
         """Train, evaluate and export the recipe with `seed`; raises `BenchmarkError` when a stage fails.

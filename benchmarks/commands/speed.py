@@ -4,7 +4,7 @@ import os
 from collections.abc import Iterator, Sequence
 from statistics import median
 from time import perf_counter
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any
 
 import torch
 from pydantic import Field, PositiveFloat, PositiveInt
@@ -39,7 +39,7 @@ class Speed(Bench):
     table and, last, one line of JSON; keeps the result in a file under --results-dir.
     """
 
-    examples: ClassVar[tuple[str, ...]] = ("distillery-bench speed --networks student,faster --seconds 30",)
+    examples = ("distillery-bench speed --networks student,faster --seconds 30",)
 
     networks: list[Network] = Field(list(NETWORKS), min_length=1, description="networks to train")
     compile: list[Network] = Field(

@@ -3,7 +3,7 @@
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from pydantic import Field, PositiveInt
@@ -12,7 +12,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import RenderableType
 from rich.table import Table
 
-from benchmarks.commands.bench import Bench
+from benchmarks.commands.bench import Bench, DataSettings
 from benchmarks.results.ratio import Ratio
 from benchmarks.training.epochs import EPOCH, compare_epochs
 from benchmarks.training.notebook_loop import unpack_for_torchvision
@@ -22,7 +22,7 @@ from training.loop.device import DeviceName, choose_device
 from training.recipe.schema import Distillation, Model, Recipe
 
 
-class Training(Bench):
+class Training(Bench, DataSettings):
     """Measure training against the notebook's own loop: seconds per epoch, and the time to accuracy.
 
     An epoch is one pass over the 55,000 training digits at the notebook's batch size without validation, measured on a
@@ -34,7 +34,7 @@ class Training(Bench):
     model_config = SettingsConfigDict(
         nested_model_default_partial_update=True
     )  # one flag changes one setting
-    examples: ClassVar[tuple[str, ...]] = (
+    examples = (
         "distillery-bench training",
         "distillery-bench training --no-target",
     )
@@ -49,9 +49,6 @@ class Training(Bench):
     student: Model = Field(
         Model(hidden=[800, 800], epochs=6, distillation=Distillation(temperature=4, alpha=0.5)),
         description="student for the time to accuracy",
-    )
-    data_dir: Path | None = Field(
-        None, description="folder with the MNIST files; found or downloaded by default"
     )
     device: DeviceName = Field("cpu", description="device of our loop; the notebook's runs on the CPU")
     threads: PositiveInt | None = Field(

@@ -12,8 +12,8 @@ from typing import Any, Self
 
 CONFIDENCE = 0.9
 LEGEND = (
-    "× = improvement over the teacher, taken within each round: median (90 % interval by the sign test; the range of "
-    "fewer than five rounds); ≈ = undecided: the interval includes 1"
+    "× = improvement over the teacher, taken within each round: median (90 % interval by the sign test; with fewer "
+    "than five rounds their range); ≈ = undecided: the interval includes 1"
 )
 
 
