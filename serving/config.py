@@ -11,13 +11,9 @@ from typing import Annotated, Literal
 from pydantic import Field, SecretStr
 
 from distillery import Command
+from distillery.machine import usable_cores
 
 Positive = Annotated[int, Field(gt=0)]
-
-
-def usable_cores() -> int:
-    """Cores this process may use, which in a container are fewer than the machine has."""
-    return len(os.sched_getaffinity(0))
 
 
 class Serve(Command):

@@ -248,6 +248,9 @@ Options:
   --seeds N,...             seeds to train (default: 0,1)
   --device {cpu,cuda}       where to train (default: cpu)
 
+Output options:
+  --out DIR                 folder of the runs (default: runs)
+
 Stage options, for STAGE in teacher, student:
   --STAGE.epochs N          passes over the training digits (default: 16)
   --STAGE.learning-rate N   peak of the schedule (default: 0.003)
@@ -258,9 +261,6 @@ Values that differ from these defaults:
   teacher
   student: epochs=2 channels=[[16],[32,32]]
 
-Output options:
-  --out DIR                 folder of the runs (default: runs)
-
 General options:
   --config FILE             TOML file with values for any of these options
   -h, --help                print this help
@@ -268,8 +268,8 @@ General options:
 Examples:
   tool --teacher.epochs 4
 
-Every option is also an environment variable (DISTILLERY_OUT=runs) and a key of
-the --config file. An option overrides the variable, the variable overrides the
+Every option is also an environment variable (--out: DISTILLERY_OUT) and a key
+of the --config file (out). Options override variables, variables override the
 file.
 """
 

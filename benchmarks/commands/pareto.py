@@ -19,7 +19,6 @@ from benchmarks.commands.seeds import SeedRun, SeedsBench
 from benchmarks.load.sessions import REFERENCE, measure_sessions
 from benchmarks.results.models import speed_models
 from benchmarks.results.ratio import LEGEND, Ratio
-from export.fold import fold
 from export.graph import to_onnx
 from training.evaluation.significance import mean_interval, paired_over_seeds
 from training.model.network import build
@@ -144,8 +143,7 @@ def _latency(timed: Mapping[tuple[str, int], Mapping[str, Any]], name: str) -> d
 def _write_floor(folder: Path) -> Path:
     """Write the smallest network, 784-10, as a graph and return its path."""
     architecture, path = Architecture(), folder / "floor.onnx"
-    graph = to_onnx(fold(build(architecture).eval()), architecture)
-    path.write_bytes(graph.SerializeToString())
+    path.write_bytes(to_onnx(build(architecture).eval(), architecture).content)
     return path
 
 

@@ -7,7 +7,6 @@ What of LoadGen's rules is kept stands in `benchmarks/loadgen/scenarios.py`.
 """
 
 import json
-import os
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -18,7 +17,6 @@ from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-from benchmarks.load.sessions import open_session
 from benchmarks.load.workloads import BodyKind, service_workload
 from benchmarks.loadgen.scenarios import METRICS, Row, Rules, Scenario, run_scenario
 from benchmarks.loadgen.served_system import OFFLINE_CONNECTIONS, ServedSystem
@@ -30,9 +28,11 @@ from benchmarks.results.files import RESULTS, warn_if_busy, write_result
 from benchmarks.results.models import model_facts, select_models
 from benchmarks.systems.servers import Executor, running_service
 from distillery import Command
+from distillery.machine import usable_cores
 from serving.model.repository import ModelEntry
+from serving.model.session import open_session
 
-CORES = len(os.sched_getaffinity(0))
+CORES = usable_cores()
 LIMITATIONS = (
     "not MLPerf results: LoadGen's scenarios and method, with runs of seconds instead of ten minutes",
     "the load generator runs on the same machine and shares its cores with the service",

@@ -1,6 +1,5 @@
 """`distillery-bench speed`: training throughput of each network, by precision, compiler and cores."""
 
-import os
 from collections.abc import Iterator, Sequence
 from statistics import median
 from time import perf_counter
@@ -17,6 +16,7 @@ from benchmarks.load.interleave import interleave
 from benchmarks.results.ratio import Ratio
 from benchmarks.training.progress import print_progress
 from benchmarks.training.speed_cases import NETWORKS, Case, Network, cases_of
+from distillery.machine import usable_cores
 from training.loop.device import DeviceName, choose_device
 
 SPEEDUPS = {
@@ -72,7 +72,7 @@ class Speed(Bench):
         return {
             "device": device.type,
             "precision": precision,
-            "cores": len(os.sched_getaffinity(0)),
+            "cores": usable_cores(),
             "batch_size": self.batch_size,
             "rounds": self.rounds,
             "seconds": self.seconds,
