@@ -38,7 +38,8 @@ def peers_section(sources: Sources, figure: str) -> str:
     note = (
         f"One image as JSON, the same file of `{model}`, {data['processes']} processes where a system has such a "
         "setting. rounds: slowest and fastest. Distillery's requests/s: as a multiple of the system's, taken within "
-        "each round, median of the rounds; ≈ = undecided. memory: PSS of all processes after the load."
+        "each round: median (90 % interval by the sign test); ≈ = undecided. memory: PSS of all processes, after the "
+        "load."
     )
     versions = {f"{name} {version}" for fact in data["servers"] for name, version in fact["versions"].items()}
     return "\n\n".join(
@@ -57,7 +58,7 @@ def _ours_by(row: Row, rows: list[Row], ours: str) -> str:
     if row["server"] == ours:
         return ""
     reference = next(other for other in rows if other["server"] == ours)
-    return Ratio.within_rounds(reference["rounds"]["requests_per_s"], row["rounds"]["requests_per_s"]).short
+    return str(Ratio.within_rounds(reference["rounds"]["requests_per_s"], row["rounds"]["requests_per_s"]))
 
 
 def rows_by_connections(data: dict[str, Any]) -> tuple[list[Row], dict[str, Row]]:

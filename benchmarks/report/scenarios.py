@@ -1,9 +1,9 @@
 """A result of `distillery-bench scenarios` as a section of the documentation."""
 
 from benchmarks.loadgen.scenarios import METRICS, Row
-from benchmarks.report.markdown import limits, measured, table
+from benchmarks.report.markdown import limits, measured, table, with_ratio
 from benchmarks.report.sections import Sources
-from benchmarks.results.ratio import Ratio
+from benchmarks.results.ratio import LEGEND, Ratio
 
 BODIES = {"json": "JSON", "png": "PNG", "binary": "binary tensors"}
 
@@ -21,7 +21,7 @@ def scenarios_section(sources: Sources, _: str) -> str:
         figures = [cells.get((scenario, system, model), "") for model in models]
         lines.append([scenario, metrics[scenario, system], system, *figures])
     note = (
-        "× = improvement over the teacher; ≈ = undecided; ≥ = limited by the load generator, not by the system. "
+        f"{LEGEND}; ≥ = limited by the load generator, not by the system. "
         "Scenarios of MLPerf LoadGen: SingleStream, 1 image per query, and MultiStream, 8, send the next query after "
         "the answer to the last; Server sends single images at Poisson arrivals, and its figure is the highest rate "
         f"with p99, counted from the scheduled time, within {rules['bound_ms']:g} ms; Offline issues all images at "
@@ -43,8 +43,5 @@ def _cell(row: Row) -> str:
     unit = " ms" if row["unit"] == "ms" and row["figure"] is not None else ""
     ratio = row["ratio"]
     if isinstance(ratio, float):  # of a result without rounds
-        times = f"{ratio:.{0 if ratio >= 10 else 1}f}×" if ratio != 1 else ""
-    else:
-        compared = Ratio.from_json(ratio)
-        times = compared.short if compared else ""
-    return figure_of(row) + unit + (f" ({times})" if times else "")
+        return with_ratio(figure_of(row) + unit, None if ratio == 1 else ratio)
+    return with_ratio(figure_of(row) + unit, Ratio.from_json(ratio))

@@ -79,4 +79,7 @@ def test_the_section_marks_undecided_ratios_and_rates_limited_by_the_generator()
         "data": {"rows": rows, "rules": rules, "rounds": 5, "limitations": []},
     }
     lines = scenarios_section({"scenarios": Source(document, "link")}, "").splitlines()
-    assert lines[2] == "| Server | rate | session | none | 1,234 (≈ 1.10×) | ≥ 1,234 (1.10×) | 1,234 (12×) |"
+    assert (
+        lines[2]
+        == "| Server | rate | session | none | 1,234, ≈ 1.10× (0.90–1.20) | ≥ 1,234, 1.10× (1.05–1.20) | 1,234, 12.3× |"
+    )
