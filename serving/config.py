@@ -60,6 +60,9 @@ class Serve(Command):
     request_timeout: Annotated[
         float, Field(gt=0, le=3600, description="seconds for a body to arrive, and for its answer")
     ] = 5.0
+    fast_path: Annotated[
+        bool, Field(description="serve repeated requests of a connection without uvicorn's parser")
+    ] = True
     api_key: Annotated[
         SecretStr | None,
         Field(description="what X-API-Key must say; better set as DISTILLERY_API_KEY than as a flag"),
