@@ -1,3 +1,6 @@
-"""The evidence: what each model costs in a session, over HTTP, and in training."""
+"""Measurements: models in a session, over HTTP and against other systems; training; and their tables and figures."""
 
-import distillery  # noqa: F401 - before onnxruntime, which it forbids to report its use
+import os
+
+# Before onnxruntime, as in `distillery`; importing that would slow the start of every load generator.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")

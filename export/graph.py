@@ -8,7 +8,7 @@ import torch
 from export.errors import ExportError
 from export.fold import Folded
 from serving.model.repository import INPUTS, OUTPUTS
-from training.recipe.recipe import Architecture
+from training.recipe.schema import Architecture
 
 OPSET = 20
 

@@ -32,7 +32,7 @@ from serving.model.repository import (
 from training.data.mnist import find_mnist, load_test, load_training
 from training.evaluation.calibration import fit_temperature
 from training.model.checkpoint import Checkpoint, load_checkpoint
-from training.recipe.recipe import Architecture
+from training.recipe.schema import Architecture
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from tests.support.networks import card
 from tests.support.samples import sample_test, sample_training
 from training.model.checkpoint import save_checkpoint
 from training.model.network import build, normalise
-from training.recipe.recipe import Architecture
+from training.recipe.schema import Architecture
 
 os.environ["PYTHONPATH"] = str(Path(__file__).parents[1])  # scripts that tests start import tests.support too
 

@@ -18,7 +18,7 @@ from benchmarks.commands.seeds import SeedsBench
 from benchmarks.results.files import write_result
 from benchmarks.results.models import models_of
 from training.evaluation.significance import mean_interval
-from training.recipe.recipe import ALONE
+from training.recipe.schema import ALONE
 
 
 class AccuracyBench(SeedsBench):

@@ -20,7 +20,7 @@ from rich.progress import Progress, track
 from rich.table import Table
 
 from benchmarks.errors import BenchmarkError
-from benchmarks.load.interleave import measure_in_turns, order
+from benchmarks.load.http import cases_of, measure_http
 from benchmarks.load.sessions import REFERENCE, measure_sessions, open_session
 from benchmarks.load.workloads import service_workload
 from benchmarks.results.files import write_result
@@ -70,10 +70,10 @@ class Demo(Command):
             sessions = measure_sessions(
                 {name: entry.path for name, entry in entries.items()}, batches=[1], seconds=4
             )
-            cases = order([service_workload(url, name) for name in entries], [1, 16])
+            cases = cases_of([service_workload(url, name) for name in entries], [1, 16])
             with Progress(console=console) as bar:
                 task = bar.add_task("requests at 1 and 16 connections", total=len(cases))
-                rows = measure_in_turns(
+                rows = measure_http(
                     cases, rounds=1, seconds=self.seconds, progress=lambda _: bar.advance(task)
                 )
         data_kept = {"models": model_facts(entries), "sessions": sessions, "http": rows}
@@ -85,7 +85,7 @@ class Demo(Command):
             "test digits as its own session does.\n\n"
             "keep it running   make serve   then http://127.0.0.1:8000/docs\n"
             f"networks          {run_dir}/*/model.safetensors\n"
-            f"pictures          {run_dir}/pictures\n"
+            f"figures           {run_dir}/figures\n"
             f"model repository  {self.models_dir}\n"
             f"these figures     {result}"
         )

@@ -16,7 +16,7 @@ from pydantic import Field
 from benchmarks.commands.seeds import run_stage
 from benchmarks.results.files import RESULTS, write_result
 from distillery import Command
-from training.recipe.recipe import find_recipe, read_recipe
+from training.recipe.files import find_recipe, read_recipe
 from training.report.report import REPORT
 from training.runs.pipeline import jobs
 

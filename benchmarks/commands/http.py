@@ -1,169 +1,142 @@
-"""`distillery-bench http`: measure the service over HTTP, against itself and against others.
+"""`distillery-bench http`: the service over HTTP, compared by executor, model, body, and with other systems."""
 
-distillery-bench http --executor inprocess,workers --against litserve-first-example
-distillery-bench http --url http://127.0.0.1:8000 --body json,png --connections 1
-"""
-
-import json
 import os
 from collections.abc import Iterator
 from contextlib import ExitStack
 from itertools import groupby
-from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from pydantic import Field, PositiveFloat, PositiveInt
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from benchmarks.commands.bench import Bench, ServiceSettings, progress_bar
 from benchmarks.errors import BenchmarkError
-from benchmarks.load.interleave import measure_in_turns, order
+from benchmarks.load.http import cases_of, measure_http
 from benchmarks.load.run import Tool, choose_tool, describe_tool
+from benchmarks.load.service_cpu import ServiceCpu
 from benchmarks.load.workloads import BodyKind, Workload, check_answers, service_workload
-from benchmarks.results.files import RESULTS, warn_if_busy, write_result
-from benchmarks.results.models import model_facts, select_models
+from benchmarks.results.models import model_facts
+from benchmarks.results.ratio import LEGEND, Ratio
 from benchmarks.systems.peer import load_peer, peer_names
 from benchmarks.systems.peer_environments import peer_environment
-from benchmarks.systems.servers import Executor, running_peer, running_service
-from distillery import Command
+from benchmarks.systems.servers import running_peer
 from serving.model.repository import ModelEntry
 
 LIMITATIONS = (
     "the load generator runs on the same machine and shares its cores with the server",
-    "closed loop: a slow answer delays the next request, so latencies at 16 connections are those of saturation",
+    "closed loop: a slow response delays the next request, so latencies at 16 connections are those of saturation",
     "loopback interface: no network between client and server",
 )
 
 
-class HttpBench(Command):
-    """Measure the service over HTTP: server by model by body by connections, in turns.
+class Http(Bench, ServiceSettings):
+    """Measure the service over HTTP: server by model by body by connections, interleaved.
 
-    Starts the service itself, once per executor, unless --url names one that runs. Before anything is timed,
-    every request's answer is compared with that of an onnxruntime session. Prints a table and, last, one line
-    of JSON; keeps everything in a file under --results-dir.
+    Before anything is timed, the response to every request is compared with an onnxruntime session. Prints tables and,
+    last, one line of JSON; keeps the result in a file under --results-dir.
     """
 
-    config: Path | None = Field(None, description="TOML file with these settings")
-    models_dir: Path = Field(Path("models"), description="the model repository that is served")
-    models: list[str] = Field([], description="models to measure, all of them by default")
-    url: str | None = Field(
-        None,
-        pattern=r"^http://[^/@\s]+/?$",
-        description="a service that runs already, such as http://127.0.0.1:8000",
+    limitations = LIMITATIONS
+    examples: ClassVar[tuple[str, ...]] = (
+        "distillery-bench http --executor inprocess,workers --against litserve-first-example",
+        "distillery-bench http --url http://127.0.0.1:8000 --body json,png --connections 1",
     )
-    executor: list[Executor] = Field(
-        ["inprocess", "workers"], description="executors to start the service with"
-    )
-    api_servers: PositiveInt | None = Field(
-        None, description="API processes; the service's default is the cores"
-    )
-    body: list[BodyKind] = Field(
-        ["json", "png", "binary-64"], description="one image, one image, 64 images a request"
-    )
-    connections: list[PositiveInt] = Field([1, 16], description="requests under way at any moment")
-    against: list[str] = Field(
-        [], description=f"other systems, measured in the same run: {', '.join(peer_names())}"
-    )
-    against_model: str = Field("student", description="the model that the other servers are given")
-    seconds: PositiveFloat = Field(1.0, description="length of a turn; whole seconds with wrk")
-    rounds: PositiveInt = Field(5, description="how often each case has its turn")
-    tool: Tool = Field("auto", description="load generator: wrk where it is installed, or our own in Python")
-    results_dir: Path = Field(RESULTS, description="where the result is kept")
 
-    def run(self) -> None:
-        warn_if_busy()
+    body: list[BodyKind] = Field(
+        ["json", "png", "binary-64"], description="request bodies: one image, one image, 64 images"
+    )
+    connections: list[PositiveInt] = Field([1, 16], description="concurrent requests")
+    against: list[str] = Field(
+        [], description=f"other systems to measure in the same rounds: {', '.join(peer_names())}"
+    )
+    against_model: str = Field("student", description="model that the other systems serve")
+    seconds: PositiveFloat = Field(1.0, description="seconds per case and round; whole seconds with wrk")
+    rounds: PositiveInt = Field(5, description="rounds; each measures every case once")
+    tool: Tool = Field("auto", description="load generator; auto is wrk where it is installed, else python")
+
+    def measure(self) -> dict[str, Any]:
         tool = choose_tool(self.tool)
-        entries = select_models(self.models_dir, self.models)
+        entries = self.entries()
         if self.against and self.against_model not in entries:
-            raise BenchmarkError(f"--against-model {self.against_model}: measured are {sorted(entries)}")
-        with ExitStack() as servers:
-            workloads = self._start(servers, entries)
+            raise BenchmarkError(
+                f"--against-model {self.against_model}: the models measured are {sorted(entries)}"
+            )
+        with ExitStack() as stack:
+            services = self.start_services(stack)
+            workloads = [
+                service_workload(url, model, body, server=server)
+                for server, url in services.items()
+                for model in entries
+                for body in self.body
+            ]
+            workloads += self._start_peers(stack, entries)
             for workload in workloads:
                 check_answers(workload, entries[workload.model].path)
-            cases = order(workloads, self.connections)
-            with progress_bar() as progress:
-                task = progress.add_task("measuring", total=len(cases) * self.rounds)
-                rows = measure_in_turns(
-                    cases,
-                    rounds=self.rounds,
-                    seconds=self.seconds,
-                    tool=tool,
-                    progress=lambda case: progress.update(task, advance=1, description=case.workload.model),
-                )
-        data = {
+            cases = cases_of(workloads, self.connections)
+            progress = stack.enter_context(progress_bar())
+            task = progress.add_task("measuring", total=len(cases) * self.rounds)
+            rows = measure_http(
+                cases,
+                rounds=self.rounds,
+                seconds=self.seconds,
+                tool=tool,
+                cpu={server: ServiceCpu(url) for server, url in services.items()},
+                progress=lambda case: progress.update(task, advance=1, description=case.workload.model),
+            )
+        return {
             "models": model_facts(entries),
             "generator": describe_tool(tool),
             "rounds": self.rounds,
-            "limitations": LIMITATIONS,
             "rows": rows,
         }
-        path = write_result("http", data, folder=self.results_dir)
-        Console().print(
-            f"over HTTP, load by {tool}, medians of {self.rounds} rounds in turns", *http_tables(rows)
-        )
-        for limitation in LIMITATIONS:
-            print(f"- {limitation}")
-        kept = [name for name in rows[0] if name not in ("rounds", "histogram")]
-        print(json.dumps({"result": str(path), "rows": [{name: row[name] for name in kept} for row in rows]}))
 
-    def _start(self, servers: ExitStack, entries: dict[str, ModelEntry]) -> list[Workload]:
-        """Start the servers and prepare what each is sent."""
-        flags = ["--api-servers", str(self.api_servers)] if self.api_servers else []
-        services = {"service": self.url} if self.url else {}
-        for executor in [] if self.url else self.executor:
-            service = running_service(self.models_dir, "--executor", executor, *flags)
-            services[executor] = servers.enter_context(service)
-        workloads = [
-            service_workload(url, model, body, server=server)
-            for server, url in services.items()
-            for model in entries
-            for body in self.body
-        ]
+    def _start_peers(self, stack: ExitStack, entries: dict[str, ModelEntry]) -> Iterator[Workload]:
         for peer in map(load_peer, self.against):
-            other = running_peer(
+            server = running_peer(
                 peer,
                 entries[self.against_model].path,
                 peer_environment(peer),
                 processes=self.api_servers or len(os.sched_getaffinity(0)),
             )
-            workloads.append(peer.workload(servers.enter_context(other).url, self.against_model))
-        return workloads
+            yield peer.workload(stack.enter_context(server).url, self.against_model)
+
+    def tables(self, data: dict[str, Any]) -> Iterator[Table | str]:
+        yield f"over HTTP, load by {data['generator']}, medians of {data['rounds']} interleaved rounds"
+        kinds = groupby(data["rows"], key=lambda row: (row["body"], row["connections"]))
+        for (body, connections), group in kinds:
+            yield _table(body, connections, list(group))
+        yield LEGEND
 
 
-def http_tables(rows: list[dict[str, Any]]) -> Iterator[Table]:
-    """Lay out the rows of `measure_in_turns`: a table for each kind of body and number of connections."""
-    for (body, connections), group in groupby(rows, key=lambda row: (row["body"], row["connections"])):
-        kind = list(group)
-        images = kind[0]["images_per_request"]
-        rate = "requests_per_s" if images == 1 else "images_per_s"
-        title = f"{body}: {images} image(s) a request, {connections} connection(s)"
-        table = Table(
-            title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False
-        )
-        left = ("server", "model")
-        for name in (*left, "req/s" if images == 1 else "images/s", "±", "p50", "p99", "speedup"):
-            table.add_column(name, justify="left" if name in left else "right", no_wrap=True)
-        for row in kind:
-            rates = row["rounds"]["requests_per_s"]
-            table.add_row(
-                *(row[name] for name in left),
-                f"{row[rate]:,.0f}",
-                f"{(max(rates) - min(rates)) / 2 / row['requests_per_s']:.0%}",
-                f"{row['p50_ms']:.2f}",
-                f"{row['p99_ms']:.2f}",
-                f"{row['speedup']:.2f}" if row["speedup"] else "",
-            )
-        yield table
-
-
-def progress_bar() -> Progress:
-    """Return a bar that shows what is measured, how far it is and for how much longer."""
-    return Progress(
-        TextColumn("{task.description:<16}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        transient=True,
+def _table(body: str, connections: int, rows: list[dict[str, Any]]) -> Table:
+    images = rows[0]["images_per_request"]
+    rate = "requests_per_s" if images == 1 else "images_per_s"
+    table = Table(
+        title=f"{body}: images per request {images}, connections {connections}",
+        title_justify="left",
+        box=SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+        pad_edge=False,
     )
+    for name in (
+        "server",
+        "model",
+        "req/s" if images == 1 else "images/s",
+        "p50 ms",
+        "p99 ms",
+        "CPU µs",
+        "× teacher",
+    ):
+        table.add_column(name, justify="left" if name in {"server", "model"} else "right", no_wrap=True)
+    for row in rows:
+        table.add_row(
+            row["server"],
+            row["model"],
+            f"{row[rate]:,.0f}",
+            f"{row['p50_ms']:.2f}",
+            f"{row['p99_ms']:.2f}",
+            "" if row["cpu_us"] is None else f"{row['cpu_us']:.0f}",
+            str(Ratio.from_json(row["speedup"]) or ""),
+        )
+    return table

@@ -26,7 +26,8 @@ from export.fold import fold
 from export.graph import to_onnx
 from training.evaluation.significance import mean_interval, paired_over_seeds
 from training.model.network import build
-from training.recipe.recipe import ALONE, Architecture, read_recipe
+from training.recipe.files import read_recipe
+from training.recipe.schema import ALONE, Architecture
 
 FLOOR = "floor"
 

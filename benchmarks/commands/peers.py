@@ -16,8 +16,9 @@ from typing import Any
 from pydantic import Field, PositiveFloat, PositiveInt
 from rich.console import Console
 
-from benchmarks.commands.http import LIMITATIONS, progress_bar
-from benchmarks.load.interleave import measure_in_turns, order
+from benchmarks.commands.bench import progress_bar
+from benchmarks.commands.http import LIMITATIONS
+from benchmarks.load.http import cases_of, measure_http
 from benchmarks.load.run import Tool, choose_tool, describe_tool
 from benchmarks.load.workloads import Workload, check_answers, service_workload
 from benchmarks.report.peers_tables import compare_with_ours, peers_tables
@@ -93,15 +94,15 @@ class PeersBench(Command):
                 # All rounds of one number of connections before the next: BentoML batches by what it saw in the
                 # last seconds, and one connection right after 16 would wait several times as long.
                 for connections in self.connections:
-                    rows += measure_in_turns(
-                        order([entrant.workload for entrant in entrants], [connections]),
+                    rows += measure_http(
+                        cases_of([entrant.workload for entrant in entrants], [connections]),
                         rounds=self.rounds,
                         seconds=self.seconds,
                         tool=tool,
                         progress=lambda case: progress.update(
                             task, advance=1, description=case.workload.server
                         ),
-                        turn=lambda case: _turn_of(servers[case.workload.server]),
+                        during=lambda case: _turn_of(servers[case.workload.server]),
                     )
             facts = [entrant.facts() for entrant in entrants]
         data: dict[str, Any] = {

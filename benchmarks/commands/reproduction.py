@@ -15,7 +15,7 @@ from benchmarks.commands.seeds import run_stage
 from benchmarks.results.files import RESULTS, write_result
 from distillery import Command
 from training.paper.reproduce import REPRODUCTION
-from training.recipe.recipe import find_recipe
+from training.recipe.files import find_recipe
 
 
 class ReproductionBench(Command):

@@ -18,7 +18,7 @@ from benchmarks.errors import BenchmarkError
 from benchmarks.results.files import RESULTS
 from distillery import Command
 from serving.model.repository import Manifest, load_repository
-from training.recipe.recipe import read_recipe
+from training.recipe.files import read_recipe
 from training.runs.pipeline import jobs
 
 

@@ -1,38 +1,31 @@
-"""`distillery-bench session`: measure the models of a repository in onnxruntime alone, print and keep it."""
+"""`distillery-bench session`: models in onnxruntime alone, by threads and batch."""
 
-import json
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Any
 
 from pydantic import Field, PositiveFloat, PositiveInt
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
 from rich.table import Table
 
+from benchmarks.commands.bench import Bench, RepositorySettings
 from benchmarks.load.sessions import measure_sessions
-from benchmarks.results.files import RESULTS, warn_if_busy, write_result
-from benchmarks.results.models import model_facts, select_models
-from distillery import Command
+from benchmarks.results.models import model_facts
+from benchmarks.results.ratio import LEGEND, Ratio
 
 
-class SessionBench(Command):
-    """Measure the models by themselves: onnxruntime, model by threads by batch.
+class Session(Bench, RepositorySettings):
+    """Measure models in onnxruntime alone: latency by model, threads and batch.
 
-    Prints a table and, last, one line of JSON; keeps everything in a file under --results-dir.
+    Prints a table and, last, one line of JSON; keeps the result in a file under --results-dir.
     """
 
-    config: Path | None = Field(None, description="TOML file with these settings")
-    models_dir: Path = Field(Path("models"), description="the model repository")
-    models: list[str] = Field([], description="models to measure, all of them by default")
     threads: list[PositiveInt] = Field([1], description="intra-op threads of a session")
-    batches: list[PositiveInt] = Field([1, 64], description="images in a run")
-    rounds: PositiveInt = Field(5, description="how often each model has its turn")
-    seconds: PositiveFloat = Field(20.0, description="time for all of it")
-    results_dir: Path = Field(RESULTS, description="where the result is kept")
+    batches: list[PositiveInt] = Field([1, 64], description="images per run")
+    rounds: PositiveInt = Field(9, description="rounds; each measures every case once")
+    seconds: PositiveFloat = Field(20.0, description="seconds in total")
 
-    def run(self) -> None:
-        warn_if_busy()
-        entries = select_models(self.models_dir, self.models)
+    def measure(self) -> dict[str, Any]:
+        entries = self.entries()
         data = measure_sessions(
             {name: entry.path for name, entry in entries.items()},
             threads=self.threads,
@@ -40,27 +33,26 @@ class SessionBench(Command):
             rounds=self.rounds,
             seconds=self.seconds,
         )
-        path = write_result("session", {"models": model_facts(entries), **data}, folder=self.results_dir)
-        Console().print(session_table(data))
-        kept = ("model", "threads", "batch", "p50_us", "p90_us", "p99_us", "images_per_s", "speedup")
-        rows = [{key: row[key] for key in kept} for row in data["rows"]]
-        print(json.dumps({"result": str(path), "rows": rows}))
+        return {"models": model_facts(entries), **data}
 
-
-def session_table(data: dict[str, Any]) -> Table:
-    """Lay out what `measure_sessions` returned."""
-    table = Table(
-        title=f"onnxruntime alone, {data['rounds']} rounds in turns", box=SIMPLE_HEAD, title_justify="left"
-    )
-    for name in ("model", "threads", "batch", "p50 µs", "p90 µs", "p99 µs", "images/s", "speedup"):
-        table.add_column(name, justify="left" if name == "model" else "right", no_wrap=True)
-    for row in data["rows"]:
-        table.add_row(
-            row["model"],
-            str(row["threads"]),
-            str(row["batch"]),
-            *(f"{row[key]:,.1f}" for key in ("p50_us", "p90_us", "p99_us")),
-            f"{row['images_per_s']:,}",
-            f"{row['speedup']:.2f}" if row["speedup"] else "",
+    def tables(self, data: dict[str, Any]) -> Iterator[Table]:
+        table = Table(
+            title=f"onnxruntime alone, {data['rounds']} interleaved rounds; times in µs",
+            caption=LEGEND,
+            box=SIMPLE_HEAD,
+            title_justify="left",
+            caption_justify="left",
+            padding=(0, 1, 0, 0),
         )
-    return table
+        for name in ("model", "threads", "batch", "p50", "p90", "p99", "images/s", "× teacher"):
+            table.add_column(name, justify="left" if name == "model" else "right", no_wrap=True)
+        for row in data["rows"]:
+            table.add_row(
+                row["model"],
+                str(row["threads"]),
+                str(row["batch"]),
+                *(f"{row[key]:,.1f}" for key in ("p50_us", "p90_us", "p99_us")),
+                f"{row['images_per_s']:,}",
+                str(Ratio.from_json(row["speedup"]) or ""),
+            )
+        yield table

@@ -24,7 +24,6 @@ from benchmarks.training.notebook_loop import NotebookLoop, notebook_digits
 from benchmarks.training.time_to_accuracy import (
     NOTEBOOK,
     NOTEBOOK_ACCURACY,
-    Nobody,
     compare_ways,
     say,
     teacher_and_student,
@@ -40,9 +39,9 @@ from training.data.mnist import (
 from training.data.views import PLAIN
 from training.loop.device import Device, DeviceName, choose_device
 from training.loop.soft_targets import SoftTargets
-from training.loop.trainer import Training
+from training.loop.trainer import Observer, Training
 from training.model.network import build
-from training.recipe.recipe import Distillation, Model, Recipe
+from training.recipe.schema import Distillation, Model, Recipe
 
 EPOCH = 55_000
 
@@ -137,7 +136,7 @@ def compare_epochs(
         for turn in range(1 + rounds):
             say(f"{job.name}: turn {turn} of {rounds}, {count:,} digits each")
             places = torch.randperm(len(digits))[:count].tolist()
-            ours.train_epoch(Nobody())
+            ours.train_epoch(Observer())
             seconds = {"ours_s": ours.history[-1]["seconds"], "notebook_s": notebook.train(places)}
             for side in sides if turn else ():  # the first turn warms up
                 sides[side].append(seconds[side] * EPOCH / count)

@@ -1,27 +1,27 @@
-"""What a model costs by itself: onnxruntime alone, model by threads by batch.
+"""Models in onnxruntime alone: latency by model, threads and batch.
 
     distillery-bench session --models-dir models --threads 1 --batches 1,64
 
-The models run in turns, a slice of time each, round after round, so that whatever else the machine does
-meets all of them; ratios are taken within a round. The first runs of every slice are not counted: they bring
-the weights back into the caches.
+Models are interleaved: a slice of time each, round after round, and ratios are taken within a round. The first runs of
+every slice are not counted: they bring the weights back into the caches.
 """
 
 import time
 from collections.abc import Mapping, Sequence
 from itertools import cycle, product
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import numpy as np
 import onnxruntime as ort
 
 from benchmarks.load.digits import Images, load_digits
+from benchmarks.load.interleave import interleave
 from benchmarks.load.latency import Latencies
+from benchmarks.results.ratio import Ratio
 
 WARM_UP_RUNS = 5
-LEAST_RUNS = 10
+MIN_RUNS = 10
 REFERENCE = "teacher"
 """The model that the others are compared with, where it is among them."""
 
@@ -31,26 +31,27 @@ def measure_sessions(
     *,
     threads: Sequence[int] = (1,),
     batches: Sequence[int] = (1, 64),
-    rounds: int = 5,
+    rounds: int = 9,
     seconds: float = 10.0,
     images: Images | None = None,
 ) -> dict[str, Any]:
-    """Time `session.run` of every model (name to ONNX file) for about `seconds` in all.
+    """Time `session.run` of every model (name to ONNX file) for about `seconds` in total.
 
-    Returns `{"threads", "batches", "rounds", "seconds", "rows"}`; a row has `model`, `threads`, `batch`,
-    `runs`, `p50_us`, `p90_us`, `p99_us` over all runs, `images_per_s`, the p50 of every round, the histogram,
-    and `speedup`: the reference's p50 by this one's, the median of the rounds (None without a reference).
+    Returns `{"threads", "batches", "rounds", "seconds", "rows"}`; a row has `model`, `threads`, `batch`, `runs`,
+    `p50_us`, `p90_us`, `p99_us` over all runs, `images_per_s`, `rounds_p50_us`, the histogram, and `speedup`: the
+    p50's improvement over the reference (`Ratio.as_json`), None for the reference and without one.
     """
     digits = load_digits() if images is None else images
     cases = list(product(threads, batches, models))
     sessions = {(t, name): open_session(path, t) for t, (name, path) in product(threads, models.items())}
     samples: dict[tuple[int, int, str], list[Latencies]] = {case: [] for case in cases}
-    for _, (t, batch, name) in product(range(rounds), cases):
-        slice_s = seconds / (rounds * len(cases))
+    slice_s = seconds / (rounds * len(cases))
+    for index in interleave(len(cases), rounds):
+        t, batch, name = cases[index]
         samples[t, batch, name].append(_time_runs(sessions[t, name], _batches_of(digits, batch), slice_s))
     rows = []
     for (t, batch, name), parts in samples.items():
-        reference = samples.get((t, batch, REFERENCE))
+        reference = samples.get((t, batch, REFERENCE)) if name != REFERENCE else None
         rows.append({"model": name, "threads": t, "batch": batch, **_summary(parts, batch, reference)})
     return {
         "threads": list(threads),
@@ -62,7 +63,7 @@ def measure_sessions(
 
 
 def open_session(path: Path, threads: int = 1) -> ort.InferenceSession:
-    """Open a graph as the service does: explicit threads, no spinning."""
+    """Open a graph with the service's options: a fixed number of threads, no spinning."""
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
@@ -71,7 +72,7 @@ def open_session(path: Path, threads: int = 1) -> ort.InferenceSession:
 
 
 def _batches_of(digits: Images, batch: int) -> list[Images]:
-    """A few different batches: all digits in order, again from the first where they do not suffice."""
+    """Return at least four different batches, repeating the digits where there are too few."""
     return list(np.resize(digits, (max(4, len(digits) // batch), batch, 28, 28)))
 
 
@@ -82,7 +83,7 @@ def _time_runs(session: ort.InferenceSession, batches: list[Images], seconds: fl
     durations: list[int] = []
     deadline = time.perf_counter_ns() + round(seconds * 1e9)
     before = time.perf_counter_ns()
-    while before < deadline or len(durations) < LEAST_RUNS:
+    while before < deadline or len(durations) < MIN_RUNS:
         feed = {"image": next(endless)}
         before = time.perf_counter_ns()
         session.run(["probabilities"], feed)
@@ -95,8 +96,8 @@ def _summary(parts: list[Latencies], batch: int, reference: list[Latencies] | No
     medians = [part.quantile(0.5) for part in parts]
     speedup = None
     if reference:
-        pairs = zip(reference, medians, strict=True)
-        speedup = round(median(theirs.quantile(0.5) / ours for theirs, ours in pairs), 3)
+        theirs = [part.quantile(0.5) for part in reference]
+        speedup = Ratio.within_rounds(medians, theirs, lower_is_better=True).as_json()
     return {
         "runs": pooled.total,
         **pooled.quantiles("us"),

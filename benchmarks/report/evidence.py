@@ -7,7 +7,7 @@ from benchmarks.report.comparison import Row
 from benchmarks.report.figures import save, style
 from benchmarks.report.markdown import measured, table
 from benchmarks.report.sections import Sources
-from training.report.report_pictures import robustness_figure
+from training.report.figures import robustness_figure
 
 
 def evidence_section(sources: Sources, picture: str) -> str:

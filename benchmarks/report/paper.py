@@ -6,7 +6,7 @@ from typing import Any
 from benchmarks.report.figures import save, style
 from benchmarks.report.markdown import table
 from benchmarks.report.sections import Source, Sources
-from training.report.reproduction_picture import temperatures_figure
+from training.paper.figure import temperatures_figure
 
 Row = dict[str, Any]
 

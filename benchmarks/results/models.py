@@ -6,7 +6,7 @@ from typing import Any
 
 from benchmarks.errors import BenchmarkError
 from serving.model.repository import ModelEntry, load_repository
-from training.recipe.recipe import read_recipe
+from training.recipe.files import read_recipe
 from training.runs.pipeline import jobs
 
 INT8 = "-int8"

@@ -16,13 +16,12 @@ from torch._dynamo.exc import TorchDynamoException
 from torch._inductor.exc import InductorError
 
 from benchmarks.load.digits import load_digits
-from benchmarks.training.time_to_accuracy import Nobody
 from training.data.mnist import Digits
 from training.loop.device import Device
 from training.loop.stack import Stack, stackable
-from training.loop.trainer import Job, Record, Training
+from training.loop.trainer import Job, Observer, Record, Training
 from training.model.network import CLASSES, PIXELS, SIDE
-from training.recipe.recipe import Model
+from training.recipe.schema import Model
 
 Network = Literal["cnn", "teacher", "student", "fast", "faster", "tiny"]
 NETWORKS: dict[Network, Model] = {
@@ -98,7 +97,7 @@ def epoch_of(training: Training) -> Callable[[], float]:
     """Time `training`, an epoch at a time."""
 
     def run() -> float:
-        training.train_epoch(Nobody())
+        training.train_epoch(Observer())
         return training.history[-1]["seconds"]
 
     return run
@@ -115,7 +114,7 @@ def at_once(trainings: Sequence[Training]) -> Callable[[], float]:
     stack = Stack(trainings)
 
     def run() -> float:
-        stack.train_epoch(Nobody())
+        stack.train_epoch(Observer())
         return sum(training.history[-1]["seconds"] for training in trainings)
 
     return run
@@ -173,7 +172,7 @@ def compiled(training: Training) -> str:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of torch about itself
             training.network.compile(dynamic=False)
-            training.train_epoch(Nobody())
+            training.train_epoch(Observer())
     except (TorchDynamoException, InductorError) as error:
         return str(error).strip().splitlines()[0]
     return ""

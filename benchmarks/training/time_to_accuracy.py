@@ -11,12 +11,13 @@ from rich.console import Console
 from benchmarks.errors import BenchmarkError
 from benchmarks.training.notebook_loop import NotebookLoop, notebook_digits
 from training.data.mnist import held_out_places, load_test, load_training
-from training.evaluation.evaluation import evaluate
+from training.evaluation.evaluate import evaluate
 from training.loop.device import Device
 from training.loop.soft_targets import SoftTargets
-from training.loop.trainer import Job, Record, Training, validate
+from training.loop.trainer import Job, Observer, Training, validate
 from training.model.network import Network
-from training.recipe.recipe import Recipe, read_recipe
+from training.recipe.files import read_recipe
+from training.recipe.schema import Recipe
 from training.runs.pipeline import jobs
 
 NOTEBOOK_ACCURACY = 0.9818
@@ -72,7 +73,7 @@ def reach_target_our_way(recipe: Recipe, folder: Path, device: Device) -> dict[s
     teach, distil = teacher_and_student(recipe)
     teacher = Training(teach, training, validation, device=device)
     while not teacher.done:
-        teacher.train_epoch(Nobody())
+        teacher.train_epoch(Observer())
     asked = SoftTargets(teacher.network, device)
     student = Training(distil, training, validation, device=device, teacher=asked)
     while not student.history or student.history[-1]["validation_accuracy"] < NOTEBOOK_ACCURACY:
@@ -80,7 +81,7 @@ def reach_target_our_way(recipe: Recipe, folder: Path, device: Device) -> dict[s
             raise BenchmarkError(
                 f"our student errs on {student.kept_record['validation_errors']} digits of 5,000"
             )
-        student.train_epoch(Nobody())
+        student.train_epoch(Observer())
     return {
         "seconds": round(time.perf_counter() - start, 2),
         "teacher_epochs": len(teacher.history),
@@ -126,14 +127,6 @@ def teacher_and_student(recipe: Recipe) -> tuple[Job, Job]:
     """Return the two jobs that a good student takes; its control is not needed."""
     by_name = {job.name: job for job in jobs(recipe)}
     return by_name["teacher"], by_name["student"]
-
-
-class Nobody:
-    """An observer of trainings that are measured, not watched."""
-
-    def started(self, job: Job, *, epochs_done: int) -> None: ...
-    def advanced(self, job: Job, *, progress: float, figures: Record) -> None: ...
-    def finished_epoch(self, job: Job, record: Record) -> None: ...
 
 
 def say(text: str) -> None:

@@ -26,7 +26,7 @@ from tests.support.networks import used
 from training.evaluation.calibration import fit_temperature
 from training.model.checkpoint import load_checkpoint
 from training.model.network import Classifier, normalise
-from training.recipe.recipe import Architecture
+from training.recipe.schema import Architecture
 from training.report.report import CARD, REPORT
 
 STUDENT = Architecture(hidden=[48, 48])

@@ -17,7 +17,7 @@ from export.pipeline import Digits, Source, export_checkpoint
 from export.quantise import Layer, hidden_activations, quantise, read_layers
 from tests.support.networks import card, used
 from training.model.checkpoint import load_checkpoint, save_checkpoint
-from training.recipe.recipe import Architecture
+from training.recipe.schema import Architecture
 
 STUDENT = Architecture(hidden=[48, 48])
 

@@ -3,7 +3,7 @@
 import torch
 
 from training.model.network import Network, build
-from training.recipe.recipe import Architecture
+from training.recipe.schema import Architecture
 
 
 def card(name: str, architecture: Architecture) -> dict[str, object]:

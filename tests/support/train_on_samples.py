@@ -10,8 +10,8 @@ import sys
 from pathlib import Path
 
 import distillery
-from training.__main__ import Train
 from training.commands.sweep import Sweep
+from training.commands.train import Train
 from training.data import mnist as data
 from training.model.files import sha256
 

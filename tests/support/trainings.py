@@ -6,9 +6,9 @@ from torch import Tensor
 from tests.support.samples import sample_training
 from training.loop.device import Device
 from training.loop.soft_targets import SoftTargets
-from training.loop.trainer import Job, Record, Training
+from training.loop.trainer import Job, Observer, Record, Training
 from training.model.network import Network
-from training.recipe.recipe import Augmentation, Distillation, Model
+from training.recipe.schema import Augmentation, Distillation, Model
 
 CPU = Device("cpu", bfloat16=False)
 DIGITS = sample_training()
@@ -22,20 +22,14 @@ BOUNDED = SMALL.model_copy(update={"max_norm": 0.5, "weight_decay": 0.1})
 FALLING = SMALL.model_copy(update={"schedule": "plateau", "patience": 0, "learning_rate": 0.3, "epochs": 8})
 
 
-class Silence:
-    """An observer that keeps what it is told."""
+class Recorder(Observer):
+    """Keeps the figures of every `advanced`."""
 
     def __init__(self) -> None:
-        self.told: list[Record] = []
-
-    def started(self, job: Job, *, epochs_done: int) -> None:
-        pass
+        self.figures: list[Record] = []
 
     def advanced(self, job: Job, *, progress: float, figures: Record) -> None:  # noqa: ARG002
-        self.told.append(figures | {"progress": progress})
-
-    def finished_epoch(self, job: Job, record: Record) -> None:
-        pass
+        self.figures.append(figures | {"progress": progress})
 
 
 def taught(model: Model, distillation: Distillation | None = None) -> Model:
@@ -52,7 +46,7 @@ def new(model: Model, *, name: str = "student", seed: int = 0, teacher: Network 
 def train(training: Training, *, epochs: int = 99) -> Training:
     """Train until the end, or for so many epochs."""
     while not training.done and len(training.history) < epochs:
-        training.train_epoch(Silence())
+        training.train_epoch(Observer())
     return training
 
 

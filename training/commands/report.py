@@ -12,14 +12,13 @@ from rich.table import Table
 
 import distillery
 from training.data.mnist import find_mnist, load_test
-from training.evaluation.examination import EVIDENCE, Examination
+from training.evaluation.evaluate import EVIDENCE, Examination
 from training.loop.device import DeviceName, Precision, choose_device
 from training.model.files import older_than
-from training.recipe.recipe import find_recipe, read_recipe
+from training.recipe.files import find_recipe, read_recipe
 from training.report.card_results import interval, listed
-from training.report.figures import draw_confusion, draw_mistakes
+from training.report.figures import FIGURES, draw_confusion, draw_mistakes, draw_reliability, draw_robustness
 from training.report.report import report_run
-from training.report.report_pictures import draw_reliability, draw_robustness
 from training.runs.pipeline import DataSet, jobs
 
 
@@ -75,7 +74,7 @@ class Report(distillery.Command):
     def _draw(self, root: Path, evidence: Mapping[str, Mapping[str, Any]], examination: Examination) -> None:
         names = ("mistakes", "confusion", "reliability", "robustness")
         mistakes, confusion, reliability, robustness = made = [
-            root / "pictures" / f"{name}.png" for name in names
+            root / FIGURES / f"{name}.png" for name in names
         ]
         sources = [path for name in evidence for path in (root / name, root / name / EVIDENCE)]
         if any(older_than(source, *made) for source in sources):

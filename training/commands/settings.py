@@ -8,10 +8,10 @@ from pydantic import Field, create_model
 
 import distillery
 from training.loop.device import DeviceName, Precision
-from training.recipe.recipe import Model, Recipe, find_recipe, read_recipe
-
-PICTURES, SWEEP = "pictures", "sweep"
-"""Folders of a run beside its models: what is drawn of them, and what was searched."""
+from training.recipe.files import find_recipe, read_recipe
+from training.recipe.schema import Model, Recipe
+from training.report.figures import FIGURES
+from training.sweep.search import SWEEP
 
 
 class RecipeCommand(distillery.Command):
@@ -46,7 +46,7 @@ class RecipeCommand(distillery.Command):
         name = cls.named_file(arguments) or ""
         fields: dict[str, Any] = {}
         for section, model in read_recipe(name).models.items():
-            if section in (PICTURES, SWEEP) or section in cls.model_fields or hasattr(cls, section):
+            if section in (FIGURES, SWEEP) or section in cls.model_fields or hasattr(cls, section):
                 raise distillery.DistilleryError(
                     f"--recipe {name}: [{section}] is taken; give the model another name"
                 )

@@ -9,15 +9,14 @@ from rich.console import Console
 from rich.table import Table
 
 from distillery import DistilleryError
-from training.commands.progress import TrainingProgress
-from training.commands.settings import SWEEP, RecipeCommand
-from training.commands.sweep_progress import SweepProgress
+from training.commands.progress import SweepProgress, TrainingProgress
+from training.commands.settings import RecipeCommand
 from training.loop.device import choose_device
-from training.recipe.recipe import Recipe
+from training.recipe.schema import Recipe
 from training.runs.folder import only_one
 from training.runs.pipeline import DataSet, train_recipe
 from training.sweep.results import importances, write_results
-from training.sweep.search import Result, Search, front, open_study, storage_errors
+from training.sweep.search import SWEEP, Result, Search, front, open_study, storage_errors
 from training.sweep.space import Space
 
 
@@ -58,14 +57,18 @@ class Sweep(RecipeCommand):
             with only_one(root / SWEEP, wait=True), TrainingProgress() as progress:
                 study = open_study(url, search.name)
                 runs = train_recipe(search.teachers, data, device=device, root=root, observer=progress)
-            with SweepProgress(self.trials, done=len(search.results(study))) as shown:
-                search.run(
+            with SweepProgress() as progress:
+                progress.counted("trials", len(search.results(study)), self.trials)
+                finished = search.run(
                     study,
                     teacher=runs[search.soft.teacher],
                     trials=self.trials,
                     seconds=self.timeout,
-                    observer=shown,
+                    observer=progress,
                 )
+                for result, done in finished:
+                    progress.print(_line(result))
+                    progress.counted("trials", done, self.trials)
             results, weights = search.results(study), importances(study)
         folder = root / SWEEP / self.model
         kept = write_results(folder, study.study_name, results, weights, space)
@@ -101,6 +104,11 @@ class Sweep(RecipeCommand):
         flags = {places.get(name, "") + name.replace("_", "-"): value for name, value in settings.items()}
         given = [f"--{self.model}.{name} {value}" for name, value in flags.items() if value != ""]
         return " ".join(["distillery-train --recipe", self.recipe, *given])
+
+
+def _line(result: Result) -> str:
+    settings = "  ".join(f"{name.replace('_', ' ')} {value}" for name, value in result.settings.items())
+    return f"trial {result.number:>3}  {result.errors:>4} errors  {result.multiply_adds:>9,} multiply-adds  {settings}"
 
 
 def _importances(weights: dict[str, float], trials: int) -> Table:

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from training.model.network import SIDE
-from training.recipe.recipe import Augmentation
+from training.recipe.schema import Augmentation
 
 CHUNK = 500
 """Digits moved at once: their pictures and grids stay in a core's cache."""

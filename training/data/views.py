@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from training.data.augmentation import jitter
-from training.recipe.recipe import Augmentation, Model
+from training.recipe.schema import Augmentation, Model
 
 PLAIN = 0
 """The number of the view that shows the digits as they are."""

@@ -28,7 +28,7 @@ from training.loop.device import Device
 from training.loop.soft_targets import BATCH, SoftTargets
 from training.loop.trainer import Job, Observer, Record, Training
 from training.model.network import CLASSES, normalise
-from training.recipe.recipe import Augmentation
+from training.recipe.schema import Augmentation
 
 PATIENCE = timedelta(days=7)
 """The others wait while the first waits for another process's training."""
@@ -63,7 +63,7 @@ def follow(device: Device) -> None:
                 case "restore", tensors, facts:
                     training.restore(tensors, facts)
                 case ("train_epoch",):
-                    training.train_epoch(_Nobody())
+                    training.train_epoch(Observer())
                 case ("stop",):
                     return
 
@@ -153,19 +153,6 @@ class SharedTargets(SoftTargets):
         if rank() == 0:
             self._keep(view, logits)
         return logits
-
-
-class _Nobody:
-    """An observer for those who show nothing."""
-
-    def started(self, job: Job, *, epochs_done: int) -> None:
-        pass
-
-    def advanced(self, job: Job, *, progress: float, figures: Record) -> None:
-        pass
-
-    def finished_epoch(self, job: Job, record: Record) -> None:
-        pass
 
 
 @contextmanager

@@ -6,13 +6,13 @@ the teacher's, q and p their softmax at temperature T, N the digits of a batch a
 """
 
 from collections.abc import Callable
-from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-LossName = Literal["kl", "mse", "dkd", "lskd", "dist"]
+from training.recipe.schema import LossName
+
 SoftLoss = Callable[[Tensor, Tensor, Tensor, float, float], Tensor]
 """Student's and teacher's logits `float [N, C]`, labels `int64 [N]`, temperature, beta: a scalar, the mean over
 digits. A parameter with an underscore is one that this loss has no use for."""

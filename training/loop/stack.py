@@ -17,7 +17,7 @@ from torch.nn import functional
 
 from training.loop.trainer import REPORT_EVERY_S, Observer, Training
 from training.model.network import CLASSES, PIXELS, normalise
-from training.recipe.recipe import Model
+from training.recipe.schema import Model
 
 LARGEST = 250_000
 """Weights of a network: one with more is busy multiplying, and gains nothing."""

@@ -7,7 +7,7 @@ learning rate is a function of the epochs so far. So the state between two epoch
 import math
 import time
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,7 +20,7 @@ from training.loop.losses import distillation_loss
 from training.loop.schedule import one_cycle, plateau
 from training.loop.soft_targets import SoftTargets
 from training.model.network import CLASSES, HiddenLayer, Network, build, normalise
-from training.recipe.recipe import ALONE, Distillation, Model
+from training.recipe.schema import ALONE, Distillation, Model
 
 REPORT_EVERY_S = 0.1
 EVALUATION_BATCH = 2_500
@@ -54,12 +54,23 @@ class Job:
         return draw_seed(self.seed, self.role, epoch)
 
 
-class Observer(Protocol):
-    """Who is told how a training goes."""
+class Observer:
+    """Receives the progress of trainings. This one ignores it; override the methods to show it."""
 
-    def started(self, job: Job, *, epochs_done: int) -> None: ...
-    def advanced(self, job: Job, *, progress: float, figures: Record) -> None: ...
-    def finished_epoch(self, job: Job, record: Record) -> None: ...
+    def started(self, job: Job, *, epochs_done: int) -> None:
+        """Training begins, or resumes after `epochs_done` epochs."""
+
+    def advanced(self, job: Job, *, progress: float, figures: Record) -> None:
+        """`progress` epochs are trained (a fraction); `figures` are those of the current epoch so far."""
+
+    def finished_epoch(self, job: Job, record: Record) -> None:
+        """An epoch is trained and validated."""
+
+    def reused(self, job: Job, metadata: dict[str, Any]) -> None:
+        """The model was trained before: `metadata` of its checkpoint."""
+
+    def finished(self, job: Job, metadata: dict[str, Any]) -> None:
+        """The model is trained and saved: `metadata` of its checkpoint."""
 
 
 class Training:

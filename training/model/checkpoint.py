@@ -22,7 +22,7 @@ from torch import Tensor
 from distillery import DistilleryError
 from training.model.files import write_atomically
 from training.model.network import Network, build
-from training.recipe.recipe import Architecture
+from training.recipe.schema import Architecture
 
 METADATA = "distillery"
 CURE = "delete it and train again"

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from training.recipe.recipe import Architecture
+from training.recipe.schema import Architecture
 
 SIDE = 28
 PIXELS = SIDE * SIDE

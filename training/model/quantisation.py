@@ -27,7 +27,7 @@ from training.model.network import (
     Network,
     normalise,
 )
-from training.recipe.recipe import Architecture
+from training.recipe.schema import Architecture
 
 CALIBRATION_DIGITS = 1_000
 PERCENTILE = 99.99

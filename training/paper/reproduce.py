@@ -11,30 +11,23 @@ but for one way to correct biases, `test`: the paper's own, which says how well 
 
 import json
 from collections.abc import Callable, Iterable, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import Field, PositiveFloat
-from rich.console import Console
-from rich.table import Table
 from torch import Tensor
 
 import distillery
-from training.commands.progress import TrainingProgress
-from training.commands.settings import PICTURES
-from training.data.mnist import Digits, find_mnist, load_test
-from training.loop.device import Device, DeviceName, Precision, choose_device
-from training.loop.trainer import predict
+from training.data.mnist import Digits
+from training.loop.device import Device
+from training.loop.trainer import Observer, predict
 from training.model.checkpoint import load_checkpoint
-from training.model.files import older_than, write_atomically
+from training.model.files import write_atomically
 from training.model.network import CLASSES
 from training.paper.transfer_sets import TRANSFER_SETS, correct, find_offsets, over_seeds
-from training.recipe.recipe import ALONE, Recipe, Units, read_recipe
-from training.report.reproduction_picture import draw_temperatures
+from training.recipe.schema import ALONE, Recipe
 from training.runs.folder import ModelRun
-from training.runs.pipeline import DataSet, RunObserver, train_recipe
+from training.runs.pipeline import DataSet, train_recipe
 
 REPRODUCTION = "reproduction.json"
 NARROW = "narrow"
@@ -80,7 +73,7 @@ def reproduce(
     temperatures: Sequence[float],
     device: Device,
     root: Path,
-    observer: RunObserver,
+    observer: Observer,
 ) -> dict[str, Any]:
     """Train everything into `root`, evaluate it, write `reproduction.json`, return it.
 
@@ -141,65 +134,3 @@ def _answers(runs: dict[str, ModelRun], images: Tensor, names: Iterable[str]) ->
 
 def _errors(name: str, logits: Sequence[dict[str, Tensor]], labels: Tensor) -> dict[str, Any]:
     return over_seeds([int((of[name].argmax(dim=1) != labels).sum()) for of in logits])
-
-
-class Reproduce(distillery.Command):
-    """Reproduce the MNIST section of the paper: 67, 146 and 74 errors, temperatures, transfer sets without a class.
-
-    What has been trained before is used again, and the test digits are read once, when everything is trained.
-
-        distillery-train reproduce
-        distillery-train reproduce --seeds 0 --units 30 --temperatures 1,4,20
-    """
-
-    config: Path | None = Field(None, description="TOML file with these settings")
-    recipe: str = Field("paper", description="a recipe with a teacher and a student")
-    seeds: list[int] = Field([0, 1, 2, 3, 4], min_length=1, description="one training of everything each")
-    units: list[Units] = Field([30, 300], description="of each hidden layer of the narrower students")
-    temperatures: list[PositiveFloat] = Field([1, 2.5, 4, 8, 20], description="that these are distilled at")
-    data_dir: Path | None = Field(
-        None, description="folder with the MNIST files, if not to be found or fetched"
-    )
-    out: Path = Field(Path("runs"), description="folder for runs")
-    device: DeviceName = Field("auto", description="auto takes CUDA where there is one")
-    precision: Precision = Field(
-        "auto", description="of matrix products; auto takes bfloat16 where it is quick"
-    )
-    threads: int | None = Field(None, gt=0, description="CPU threads; all usable cores if not given")
-
-    def run(self) -> None:
-        recipe = read_recipe(self.recipe)
-        folder, root = find_mnist(self.data_dir), self.out / recipe.name
-        with TrainingProgress() as progress:
-            result = reproduce(
-                recipe,
-                DataSet.of_mnist(folder),
-                partial(load_test, folder),
-                seeds=self.seeds,
-                units=self.units,
-                temperatures=self.temperatures,
-                device=choose_device(self.device, self.precision, threads=self.threads),
-                root=root,
-                observer=progress,
-            )
-        picture = root / PICTURES / "temperatures.png"
-        if result["temperatures"] and older_than(root / REPRODUCTION, picture):
-            draw_temperatures(picture, result)
-        Console().print(_table(result))
-
-
-def _table(result: dict[str, Any]) -> Table:
-    rows = dict(result["models"])
-    for row in result["temperatures"]:
-        rows[f"2 x {row['units']}, " + (f"T = {row['temperature']:g}" if row["temperature"] else "alone")] = (
-            row
-        )
-    for name, transfer in result["transfer_sets"].items():
-        rows |= {f"{name}, bias: {way}": row["errors"] for way, row in transfer["corrections"].items()}
-    table = Table(
-        "model", "each seed", "mean", "95 %", title=f"errors on {result['test_digits']:,} test digits"
-    )
-    for name, row in rows.items():
-        interval = "" if row["interval_95"] is None else f"± {row['interval_95']:.1f}"
-        table.add_row(name, ", ".join(map(str, row["values"])), f"{row['mean']:.1f}", interval)
-    return table

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from statistics import mean
 from typing import Any
 
-from training.recipe.recipe import ALONE
+from training.recipe.schema import ALONE
 
 Report = dict[str, Any]
 CHANCE = 0.05

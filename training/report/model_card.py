@@ -6,7 +6,7 @@ Every number in it is taken from the report it is made from, `report.json` besid
 import json
 from statistics import mean
 
-from training.recipe.recipe import ALONE
+from training.recipe.schema import ALONE
 from training.report.card_results import Report, interval, listed, results
 
 

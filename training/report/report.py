@@ -15,13 +15,12 @@ from typing import Any
 import torch
 
 from training.evaluation.corruptions import CORRUPTIONS
-from training.evaluation.evaluation import CARD_FIELDS
-from training.evaluation.examination import Examination
+from training.evaluation.evaluate import CARD_FIELDS, Examination
 from training.evaluation.significance import mean_interval, paired_over_seeds
 from training.model.checkpoint import load_checkpoint
 from training.model.files import write_atomically
-from training.recipe.recipe import ALONE
-from training.recipe.toml import as_toml
+from training.recipe.files import as_toml
+from training.recipe.schema import ALONE
 from training.report.model_card import model_card
 from training.runs.trained import Trained, current_model, over_seeds
 

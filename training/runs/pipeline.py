@@ -9,7 +9,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import torch
 
@@ -22,7 +22,7 @@ from training.loop.stack import Stack, stackable
 from training.loop.trainer import Job, Observer, Training
 from training.model.checkpoint import load_checkpoint
 from training.model.quantisation import QuantisedClassifier, quantised
-from training.recipe.recipe import ALONE, Recipe
+from training.recipe.schema import ALONE, Recipe
 from training.runs.folder import ModelRun, fingerprint, only_one
 
 REVISION = 2
@@ -57,20 +57,13 @@ class DataSet:
         return cls(*load_training(find_mnist(data_dir)), SHA256)
 
 
-class RunObserver(Observer, Protocol):
-    """Who is told how a recipe goes."""
-
-    def reused(self, job: Job, card: dict[str, Any]) -> None: ...
-    def finished(self, job: Job, card: dict[str, Any]) -> None: ...
-
-
 def train_recipe(
     recipe: Recipe,
     data: DataSet,
     *,
     device: Device,
     root: Path,
-    observer: RunObserver,
+    observer: Observer,
     seeds: Sequence[int] = (),
 ) -> dict[str, ModelRun]:
     """Train the models of `recipe` into `root` and return them by name; raises `DistilleryError`.
@@ -140,7 +133,7 @@ def train_model(
     device: Device,
     teacher: ModelRun | None,
     start: ModelRun | None = None,
-    observer: RunObserver,
+    observer: Observer,
 ) -> dict[str, Any]:
     """Train one model if it is not trained yet, and return its card; no link names it yet."""
     with only_one(run.folder, wait=True):  # a sweep may be at the same one
@@ -176,7 +169,7 @@ def _begin(
 
 
 def _train(
-    job: Job, run: ModelRun, data: DataSet, training: Training, *, observer: RunObserver
+    job: Job, run: ModelRun, data: DataSet, training: Training, *, observer: Observer
 ) -> dict[str, Any]:
     run.resume(training)
     observer.started(job, epochs_done=len(training.history))
@@ -188,7 +181,7 @@ def _train(
     return card
 
 
-def _train_stack(works: Sequence[_Work], data: DataSet, *, device: Device, observer: RunObserver) -> None:
+def _train_stack(works: Sequence[_Work], data: DataSet, *, device: Device, observer: Observer) -> None:
     """Train one model with several seeds at once."""
     with ExitStack() as locks:
         for work in works:

@@ -12,7 +12,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from training.recipe.recipe import Model
+from training.recipe.schema import Model
 from training.runs.folder import RunError
 
 

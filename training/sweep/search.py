@@ -13,22 +13,23 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from distillery import DistilleryError
-from training.commands.settings import SWEEP
 from training.data.views import draw_seed
 from training.loop.device import Device
-from training.loop.trainer import Job
-from training.recipe.recipe import Distillation, Model, Recipe
+from training.loop.trainer import Job, Observer
+from training.recipe.schema import Distillation, Model, Recipe
 from training.runs.folder import ModelRun, at_work, fingerprint, only_one
-from training.runs.pipeline import REVISION, DataSet, RunObserver, model_run, train_model
+from training.runs.pipeline import REVISION, DataSet, model_run, train_model
 from training.sweep.space import Space, multiply_adds, rounded, tried
 
 if TYPE_CHECKING:  # an extra: at run time it is imported where it is used
     from optuna import Study
     from optuna.trial import FrozenTrial
 
+SWEEP = "sweep"
+"""Folder of a run."""
 LOCK_WAIT_S = 60
 """How long a process waits for others to be done with an SQLite file."""
 BEGINNING = timedelta(minutes=1)
@@ -43,12 +44,6 @@ class Result:
     settings: dict[str, Any]
     errors: int
     multiply_adds: int
-
-
-class SearchObserver(RunObserver, Protocol):
-    """Who is told how a search goes."""
-
-    def tried(self, result: Result, *, done: int) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -110,9 +105,12 @@ class Search:
         teacher: ModelRun,
         trials: int,
         seconds: float | None,
-        observer: SearchObserver,
-    ) -> None:
-        """Work on `study` until it has so many finished `trials`; after so many `seconds` none is begun."""
+        observer: Observer,
+    ) -> Iterator[tuple[Result, int]]:
+        """Run trials until `study` has `trials` finished ones; after `seconds` none is begun.
+
+        Yields every trial finished here, and the number of finished trials in the study.
+        """
         from optuna.exceptions import UpdateFinishedTrialError  # noqa: PLC0415
 
         deadline = time.monotonic() + (seconds or float("inf"))
@@ -130,7 +128,7 @@ class Search:
             result = Result(trial.number, rounded(trial.params), errors, cost)
             with suppress(UpdateFinishedTrialError):  # in this very instant
                 study.tell(trial.number, (errors, cost), skip_if_finished=True)
-            observer.tried(result, done=1 + len(done))
+            yield result, 1 + len(done)
 
     def results(self, study: "Study") -> list[Result]:
         """Return the finished trials in the order they began."""

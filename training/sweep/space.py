@@ -7,9 +7,8 @@ import torch
 from pydantic import AfterValidator, Field
 from torch.utils.flop_counter import FlopCounterMode
 
-from training.loop.losses import LossName
 from training.model.network import PIXELS, build
-from training.recipe.recipe import Architecture, Distillation, Model, Section
+from training.recipe.schema import Architecture, Distillation, LossName, Model, Section
 
 if TYPE_CHECKING:  # an extra: at run time it is imported where it is used
     from optuna.distributions import BaseDistribution

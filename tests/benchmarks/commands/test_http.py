@@ -9,7 +9,9 @@ import pytest
 
 from benchmarks.__main__ import COMMANDS
 from benchmarks.errors import BenchmarkError
-from benchmarks.load.interleave import measure_in_turns, order
+from benchmarks.load.http import Case, cases_of, measure_http
+from benchmarks.load.interleave import interleave
+from benchmarks.load.service_cpu import ServiceCpu
 from benchmarks.load.workloads import TOLERANCE, BodyKind, check_answers, service_workload
 from benchmarks.results.models import select_models
 from benchmarks.systems.servers import free_port, running_service
@@ -43,28 +45,40 @@ def test_an_answer_other_than_200_is_noticed(service: str, model_repository: Pat
 
 
 @pytest.mark.slow
-def test_cases_run_in_turns_and_are_compared_with_the_teacher(service: str) -> None:
+def test_cases_are_interleaved_and_compared_with_the_teacher_of_the_same_server(service: str) -> None:
     workloads = [service_workload(service, model) for model in ("student", "teacher")]
-    cases = order([*workloads, replace(workloads[0], server="another")], [2, 1])
+    cases = cases_of([*workloads, replace(workloads[0], server="another")], [2, 1])
     assert [(case.connections, case.workload.model, case.workload.server) for case in cases] == [
         (connections, model, server)
         for connections in (1, 2)
         for model, server in (("teacher", "service"), ("student", "service"), ("student", "another"))
     ]
-    seen = []
-    rows = measure_in_turns(cases, rounds=2, seconds=0.05, tool="python", progress=seen.append)
-    assert seen == [*cases, *reversed(cases)]
+    measured: list[Case] = []
+    cpu = {"service": ServiceCpu(service)}
+    rows = measure_http(cases, rounds=2, seconds=0.05, tool="python", cpu=cpu, progress=measured.append)
+    assert measured == [cases[index] for index in interleave(len(cases), 2)]
     for row in rows:
         assert row["requests"] == sum(row["histogram"]["counts"]) > 0
-        assert [len(values) for values in row["rounds"].values()] == [2, 2, 2]
+        assert [len(row["rounds"][figure]) for figure in ("requests_per_s", "p50_ms", "p99_ms")] == [2, 2, 2]
         assert 0 < row["p50_ms"] <= row["p90_ms"] <= row["p99_ms"]
-        assert (row["speedup"] is None) == (row["server"] == "another")
-    assert {row["speedup"] for row in rows if row["model"] == "teacher"} == {1.0}
+        assert (row["speedup"] is not None) == (row["server"] == "service" and row["model"] == "student")
+        assert (row["cpu_us"] is None) == (row["server"] == "another")
+        assert row["cpu_us"] is None or row["cpu_us"] > 0
+
+
+def test_a_service_without_a_cpu_counter_is_an_error(service: str) -> None:
+    with pytest.raises(BenchmarkError, match=r"health/live/metrics: no response: .*404"):
+        ServiceCpu(f"{service}/health/live").per_prediction("student", lambda: None)
+
+
+def test_no_prediction_under_load_is_an_error(service: str) -> None:
+    with pytest.raises(BenchmarkError, match="student made no prediction under load"):
+        ServiceCpu(service).per_prediction("student", lambda: None)
 
 
 def test_images_are_counted_and_not_only_requests(service: str) -> None:
-    cases = order([service_workload(service, "student-int8", "json-64")], [2])
-    (row,) = measure_in_turns(cases, rounds=1, seconds=0.1, tool="python")
+    cases = cases_of([service_workload(service, "student-int8", "json-64")], [2])
+    (row,) = measure_http(cases, rounds=1, seconds=0.1, tool="python")
     assert row["images_per_s"] == pytest.approx(64 * row["requests_per_s"], rel=1e-3)
 
 

@@ -13,9 +13,10 @@ from distillery import main
 from export.pipeline import Digits, Source, export_checkpoint
 from serving.model.repository import load_repository
 from tests.support.samples import sample_test, sample_training
-from tests.support.trainings import CPU, Silence
-from training.evaluation.evaluation import evaluate_run
-from training.recipe.recipe import read_recipe
+from tests.support.trainings import CPU
+from training.evaluation.evaluate import evaluate_run
+from training.loop.trainer import Observer
+from training.recipe.files import read_recipe
 from training.runs.pipeline import DataSet, jobs, train_recipe
 
 pytestmark = pytest.mark.slow
@@ -34,11 +35,6 @@ distillation = { temperature = 3, alpha = 1 }
 """
 
 
-class Quiet(Silence):
-    def reused(self, *_: object) -> None: ...
-    def finished(self, *_: object) -> None: ...
-
-
 @pytest.fixture(scope="module")
 def recipe(tmp_path_factory: pytest.TempPathFactory) -> str:
     path = tmp_path_factory.mktemp("recipe") / "pareto.toml"
@@ -53,7 +49,7 @@ def runs(recipe: str, export_digits: Digits, tmp_path_factory: pytest.TempPathFa
     for seed in (0, 1):
         settled = read_recipe(recipe).model_copy(update={"seed": seed, "teacher_seed": 0})
         trained = train_recipe(
-            settled, DataSet(*sample_training(), {}), device=CPU, root=root, observer=Quiet()
+            settled, DataSet(*sample_training(), {}), device=CPU, root=root, observer=Observer()
         )
         evaluation = evaluate_run(root, [job.name for job in jobs(settled)], sample_test)
         models_dir = tmp_path_factory.mktemp("models")

@@ -12,7 +12,7 @@ from tests.support.samples import sample_test, sample_training
 from training.commands.progress import TrainingProgress
 from training.loop.device import Device
 from training.paper.reproduce import reproduce
-from training.recipe.recipe import Distillation, Model, Recipe
+from training.recipe.schema import Distillation, Model, Recipe
 from training.runs.pipeline import DataSet
 
 RECIPE = Recipe(

@@ -8,9 +8,9 @@ import pytest
 import distillery
 from benchmarks.commands.speed import SpeedBench, in_turns
 from benchmarks.training.speed_cases import NETWORKS, Case, cases_of, compiled, products, training_of
-from tests.support.trainings import Silence
 from training.loop.device import Device
-from training.recipe.recipe import Model
+from training.loop.trainer import Observer
+from training.recipe.schema import Model
 from training.sweep.search import multiply_adds
 
 CPU = Device("cpu", bfloat16=False)
@@ -76,5 +76,5 @@ def test_without_a_compiler_it_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path
 def test_a_compiled_network_trains() -> None:
     training = training_of(Model(hidden=[8], batch_size=20), CPU, steps=2)
     assert compiled(training) == ""
-    training.train_epoch(Silence())
+    training.train_epoch(Observer())
     assert training.history[1]["loss"] < training.history[0]["loss"]

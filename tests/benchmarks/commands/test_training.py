@@ -14,7 +14,7 @@ from benchmarks.training.notebook_loop import NotebookLoop, notebook_digits
 from tests.support.samples import sample_training, write_as_mnist
 from training.data import mnist as data
 from training.loop.trainer import Job, validate
-from training.recipe.recipe import Distillation, Model
+from training.recipe.schema import Distillation, Model
 
 SMALL = Model(hidden=[32], batch_size=50, learning_rate=1e-2)
 

@@ -37,11 +37,10 @@ def test_every_model_is_measured_with_every_batch_and_thread(model_repository: P
         assert 0 < row["p50_us"] <= row["p90_us"] <= row["p99_us"]
         assert len(row["rounds_p50_us"]) == 2
         assert row["images_per_s"] <= row["batch"] * 1e6 * row["runs"] / (row["p50_us"] * row["runs"] / 2)
-    assert {row["speedup"] for row in data["rows"] if row["model"] == "teacher"} == {1.0}
-    batched = {
-        row["model"]: row["speedup"] for row in data["rows"] if (row["threads"], row["batch"]) == (1, 150)
-    }
-    assert batched["student"] > 1  # half as wide
+        assert (row["speedup"] is None) == (row["model"] == "teacher")
+        if row["model"] != "teacher":
+            assert row["speedup"]["rounds"] == 2
+            assert not row["speedup"]["decided"]  # two rounds are too few
 
 
 def test_without_a_teacher_there_is_no_speedup(model_repository: Path) -> None:
@@ -64,7 +63,7 @@ def test_the_command_prints_a_table_and_last_one_line_of_json(
     ]  # fmt: skip
     assert kept["data"]["models"] == model_facts(select_models(model_repository, ["teacher", "student"]))
     assert kept["data"]["rows"][0]["histogram"]["counts"]
-    assert "speedup" in printed
+    assert "× teacher" in printed
 
 
 def test_a_recipes_models_are_found_in_its_order_each_with_its_int8(model_repository: Path) -> None:

@@ -6,7 +6,7 @@ import torch
 from tests.support.trainings import DIGITS, IN_TURN, JITTERED, SMALL, new, taught, train
 from training.data.views import PLAIN, Views
 from training.model.network import build
-from training.recipe.recipe import Augmentation, Model
+from training.recipe.schema import Augmentation, Model
 
 IMAGES = DIGITS[0].images
 MOVED = Augmentation(shift=2, rotation=10, scale=0.1, shear=5, elastic=0.5)

@@ -24,9 +24,9 @@ from training.loop.collective import part_of
 from training.loop.device import Device
 from training.loop.distributed import follow, lead, new_training
 from training.loop.soft_targets import SoftTargets
-from training.loop.trainer import Job, Training
+from training.loop.trainer import Job, Observer, Training
 from training.model.checkpoint import load_tensors, save_tensors
-from training.recipe.recipe import Augmentation, Distillation, Model
+from training.recipe.schema import Augmentation, Distillation, Model
 from training.runs.folder import read_history
 
 torch.set_num_threads(1)  # of the reference, and of each process under test
@@ -55,12 +55,6 @@ pytestmark = [
 SCRIPT = Path(__file__).parents[2] / "support" / "train_on_samples.py"
 
 
-class Nobody:
-    def started(self, *_: object, **__: object) -> None: ...
-    def advanced(self, *_: object, **__: object) -> None: ...
-    def finished_epoch(self, *_: object, **__: object) -> None: ...
-
-
 def odd_digits() -> tuple[Digits, Digits]:
     """Digits that two cannot share evenly, and those to validate with."""
     digits, validation = sample_training()
@@ -74,7 +68,7 @@ def trained(name: str, folder: Path) -> Training:
     targets = SoftTargets(teacher, CPU, folder) if model.distillation else None
     training = new_training(Job(name, model, 0), digits, validation, device=CPU, teacher=targets)
     while not training.done:
-        training.train_epoch(Nobody())
+        training.train_epoch(Observer())
     return training
 
 
@@ -215,7 +209,7 @@ def test_a_killed_command_goes_on_to_the_same_weights(
     assert process.returncode == 1
     again = subprocess.run(command, capture_output=True, text=True, check=False)
     assert again.returncode == 0, again.stderr
-    assert "teacher: going on after epoch" in again.stdout
+    assert "teacher: resumed after epoch" in again.stdout
     expected = weights(tmp_path / "whole" / "small")
     for name, tensors in weights(root).items():
         assert all(torch.equal(tensors[key], expected[name][key]) for key in tensors)

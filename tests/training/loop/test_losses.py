@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from training.loop.losses import SOFT_LOSSES, LossName, distillation_loss
+from training.loop.losses import SOFT_LOSSES, distillation_loss
+from training.recipe.schema import LossName
 
 Logits = tuple[Tensor, Tensor, Tensor]
 LOSSES = get_args(LossName)

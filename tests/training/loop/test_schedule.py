@@ -9,7 +9,7 @@ from torch import Tensor
 from tests.support.samples import sample_test
 from training.data.augmentation import draw_transforms, jitter
 from training.loop.schedule import WARM_UP, one_cycle, plateau
-from training.recipe.recipe import Augmentation
+from training.recipe.schema import Augmentation
 
 
 def test_one_cycle_rises_once_and_falls_to_nothing() -> None:

@@ -11,7 +11,7 @@ from training.loop.soft_targets import SoftTargets
 from training.loop.trainer import Job, Training, predict
 from training.model.checkpoint import save_tensors
 from training.model.network import Classifier, Network, build
-from training.recipe.recipe import Augmentation, Distillation, Model, Recipe
+from training.recipe.schema import Augmentation, Distillation, Model, Recipe
 from training.runs.pipeline import DataSet, train_recipe
 
 IMAGES = DIGITS[0].images

@@ -9,14 +9,14 @@ import pytest
 import torch
 
 from tests.support.samples import sample_training
-from tests.support.trainings import CPU, SMALL, Silence, taught, train
+from tests.support.trainings import CPU, SMALL, taught, train
 from training.commands.progress import TrainingProgress
 from training.loop.soft_targets import SoftTargets
 from training.loop.stack import Stack, stackable
-from training.loop.trainer import Job, Training
+from training.loop.trainer import Job, Observer, Training
 from training.model.checkpoint import load_tensors, save_tensors
 from training.model.network import Classifier
-from training.recipe.recipe import Augmentation, Distillation, Model, Recipe
+from training.recipe.schema import Augmentation, Distillation, Model, Recipe
 from training.runs.folder import ModelRun
 from training.runs.pipeline import DataSet, train_recipe
 
@@ -40,7 +40,7 @@ def trainings(model: Model) -> list[Training]:
 def train_stack(members: list[Training], *, epochs: int = 99) -> list[Training]:
     stack = Stack(members)
     while not members[0].done and len(members[0].history) < epochs:
-        stack.train_epoch(Silence())
+        stack.train_epoch(Observer())
     return members
 
 
@@ -131,7 +131,7 @@ def test_a_crash_between_the_files_of_an_epoch_does_no_harm(
         with pytest.raises(Crash):
             train_seeds(tmp_path / "crashed", 0, 1, 2)
     again = train_seeds(tmp_path / "crashed", 0, 1, 2)
-    assert "student: going on after epoch 2" in capsys.readouterr().out
+    assert "student: resumed after epoch 2" in capsys.readouterr().out
     expected = train_seeds(tmp_path / "whole", 0, 1, 2)
     tensors, _ = load_tensors(expected["student"])
     # This seed was the one that had been saved; the others' second epoch was done anew, each by itself.

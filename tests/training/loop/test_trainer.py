@@ -15,7 +15,7 @@ from tests.support.trainings import (
     IN_TURN,
     JITTERED,
     SMALL,
-    Silence,
+    Recorder,
     facts,
     new,
     same,
@@ -23,11 +23,10 @@ from tests.support.trainings import (
     train,
 )
 from training.loop.device import Device
-from training.loop.losses import LossName
-from training.loop.trainer import Job, Training, limit_norms, predict
+from training.loop.trainer import Job, Observer, Training, limit_norms, predict
 from training.model.checkpoint import load_tensors, save_tensors
 from training.model.network import Classifier, Ensemble, Network, build
-from training.recipe.recipe import Distillation, Model
+from training.recipe.schema import Distillation, LossName, Model
 
 
 @pytest.fixture(scope="module")
@@ -158,7 +157,7 @@ def test_a_plateau_lowers_the_rate_and_goes_back_to_the_best_weights() -> None:
     rates = []
     went_back = False
     while not training.done:
-        training.train_epoch(Silence())
+        training.train_epoch(Observer())
         rates.append(training.history[-1]["learning_rate"])
         losses = [record["validation_loss"] for record in training.history]
         if losses[-1] > min(losses):
@@ -171,10 +170,10 @@ def test_a_plateau_lowers_the_rate_and_goes_back_to_the_best_weights() -> None:
 
 @pytest.mark.parametrize("model", [SMALL, ENSEMBLE])
 def test_what_is_told_covers_every_digit_once(model: Model) -> None:
-    training, observer = new(model), Silence()
+    training, observer = new(model), Recorder()
     training.train_epoch(observer)
-    assert observer.told[-1]["progress"] == 1
-    assert observer.told[-1]["loss"] == training.history[0]["loss"]
+    assert observer.figures[-1]["progress"] == 1
+    assert observer.figures[-1]["loss"] == training.history[0]["loss"]
     assert round(training.history[0]["accuracy"] * 500 * model.members, 6) % 1 == 0
 
 

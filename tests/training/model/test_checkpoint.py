@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from training.model.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 from training.model.files import write_atomically
 from training.model.network import build
-from training.recipe.recipe import Architecture
+from training.recipe.schema import Architecture
 
 SHAPE = Architecture(hidden=[12, 8])
 CARD: dict[str, Any] = {

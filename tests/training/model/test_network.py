@@ -9,7 +9,7 @@ from tests.support.samples import sample_test
 from tests.support.trainings import SMALL
 from training.loop.trainer import predict
 from training.model.network import BLACK, Classifier, Ensemble, build, normalise
-from training.recipe.recipe import Architecture, Model
+from training.recipe.schema import Architecture, Model
 
 
 @pytest.mark.parametrize(

@@ -11,12 +11,12 @@ from export.parity import answer, open_session
 from export.pipeline import Digits, Source, export_checkpoint
 from tests.support.networks import used
 from tests.support.samples import sample_test, sample_training
-from tests.support.trainings import CONVOLUTIONAL, CPU, SMALL, Silence, same, train
-from training.loop.trainer import Job, Training, predict
+from tests.support.trainings import CONVOLUTIONAL, CPU, SMALL, same, train
+from training.loop.trainer import Job, Observer, Training, predict
 from training.model.checkpoint import load_checkpoint
 from training.model.network import Classifier
 from training.model.quantisation import QuantisedClassifier, quantised
-from training.recipe.recipe import Architecture, Distillation, Model, Recipe
+from training.recipe.schema import Architecture, Distillation, Model, Recipe
 from training.runs.folder import ModelRun
 from training.runs.pipeline import DataSet, train_recipe
 from training.runs.trained import current_model, over_seeds
@@ -33,15 +33,7 @@ MODELS = {
 
 def trained(root: Path, seed: int = 0) -> dict[str, ModelRun]:
     recipe = Recipe(name="sample", seed=seed, models=MODELS)
-    return train_recipe(recipe, DATA, device=CPU, root=root, observer=Quiet())
-
-
-class Quiet(Silence):
-    def reused(self, *_: object) -> None:
-        pass
-
-    def finished(self, *_: object) -> None:
-        pass
+    return train_recipe(recipe, DATA, device=CPU, root=root, observer=Observer())
 
 
 @pytest.fixture(scope="module")

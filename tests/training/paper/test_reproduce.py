@@ -13,13 +13,15 @@ from torch import Tensor
 import distillery
 from tests.support.samples import sample_test, sample_training, write_as_mnist
 from training.commands.progress import TrainingProgress
+from training.commands.reproduce import Reproduce
 from training.data import mnist as data
 from training.data.mnist import Digits
 from training.loop.device import Device
 from training.paper.class_bias import fewest_errors, match_prior
-from training.paper.reproduce import Reproduce, plan, reproduce
+from training.paper.reproduce import plan, reproduce
 from training.paper.transfer_sets import TRANSFER_SETS, find_offsets
-from training.recipe.recipe import Distillation, Model, Recipe, read_recipe
+from training.recipe.files import read_recipe
+from training.recipe.schema import Distillation, Model, Recipe
 from training.runs.pipeline import DataSet
 
 SHORT = {"norm": False, "epochs": 8, "batch_size": 50, "learning_rate": 0.01}
@@ -223,7 +225,7 @@ def test_the_command_trains_evaluates_and_draws(
     said = capsys.readouterr().out
     assert "2 x 8, T = 2.5" in said
     assert "threeless, bias: prior of all" in said
-    with Image.open(tmp_path / "mine" / "pictures" / "temperatures.png") as picture:
+    with Image.open(tmp_path / "mine" / "figures" / "temperatures.png") as picture:
         assert len(set(picture.convert("L").tobytes())) > 50
 
 

@@ -6,7 +6,8 @@ import pytest
 from pydantic import ValidationError
 
 from distillery import DistilleryError
-from training.recipe.recipe import RECIPES, Architecture, Augmentation, Model, Recipe, read_recipe
+from training.recipe.files import RECIPES, read_recipe
+from training.recipe.schema import Architecture, Augmentation, Model, Recipe
 from training.runs.pipeline import jobs
 
 WHOLE = """

@@ -18,8 +18,8 @@ from benchmarks.__main__ import COMMANDS
 from benchmarks.commands.evidence import evidence_of
 from benchmarks.results.files import write_result
 from tests.support.samples import sample_test, write_as_mnist
-from training.__main__ import Train
 from training.commands.report import Report
+from training.commands.train import Train
 from training.data import mnist as data
 from training.evaluation.corruptions import corrupt
 from training.evaluation.significance import mean_interval
@@ -189,7 +189,7 @@ def test_the_recipe_in_a_card_trains_the_very_same_network(run: Path, folder: Pa
 
 def test_pictures_show_every_model(run: Path) -> None:
     for name in ("mistakes", "confusion", "reliability", "robustness"):
-        darkest, lightest = Image.open(run / "pictures" / f"{name}.png").convert("L").getextrema()
+        darkest, lightest = Image.open(run / "figures" / f"{name}.png").convert("L").getextrema()
         assert darkest < 64
         assert lightest > 192
 

@@ -20,7 +20,7 @@ from tests.support.trainings import CPU
 from training.commands.progress import TrainingProgress
 from training.model import checkpoint, files
 from training.model.checkpoint import load_checkpoint
-from training.recipe.recipe import Augmentation, Distillation, Model, Recipe
+from training.recipe.schema import Augmentation, Distillation, Model, Recipe
 from training.runs import folder as runs
 from training.runs.folder import RunError, only_one, read_history
 from training.runs.pipeline import DataSet, jobs, train_recipe
@@ -102,7 +102,7 @@ def test_a_killed_process_goes_on_to_the_same_weights(uninterrupted: Path, tmp_p
         assert process.returncode == -signal.SIGKILL
         assert not (tmp_path / model).exists()
     done = subprocess.run(command, check=True, capture_output=True, text=True)
-    assert "student: going on after epoch 1" in done.stdout
+    assert "student: resumed after epoch 1" in done.stdout
     assert weights(tmp_path) == weights(uninterrupted)
     assert soft_targets_kept(tmp_path) == soft_targets_kept(uninterrupted) == VIEWS
 

@@ -15,11 +15,11 @@ from PIL import Image
 
 import distillery
 from tests.support.samples import write_as_mnist
-from training.__main__ import Train
 from training.commands.sweep import Sweep
+from training.commands.train import Train
 from training.data import mnist as data
 from training.model.checkpoint import load_checkpoint
-from training.recipe.recipe import Architecture, Distillation, Model
+from training.recipe.schema import Architecture, Distillation, Model
 from training.sweep.search import Result, front, open_study
 from training.sweep.space import Space, multiply_adds
 
@@ -145,7 +145,7 @@ def test_an_interrupted_trial_is_finished_first(mnist: Path, tmp_path: Path, end
         assert process.returncode == 130
         assert "interrupted; the same command goes on from here" in error
     output, _ = start(mnist, *long).communicate()
-    assert re.search(r"student: going on after epoch \d+\ntrial   0 ", output)
+    assert re.search(r"student: resumed after epoch \d+\ntrial   0 ", output)
     assert [row["trial"] for row in rows(tmp_path / "runs")] == ["0", "1"]
     assert sweep(*long, f"--out={tmp_path / 'uninterrupted'}") == 0
     assert rows(tmp_path / "uninterrupted") == rows(tmp_path / "runs")

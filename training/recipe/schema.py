@@ -8,25 +8,20 @@ its own section gives: see training/model/quantisation.py.
 """
 
 import re
-from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
     PositiveInt,
-    TypeAdapter,
-    ValidationError,
     field_validator,
     model_validator,
 )
 
-from distillery import DistilleryError, mistakes, read_toml
-from training.loop.losses import LossName
-
+LossName = Literal["kl", "mse", "dkd", "lskd", "dist"]
+"""Losses on soft targets: training/loop/losses.py."""
 Units = Annotated[int, Field(gt=0, le=65_536)]
-RECIPES = Path(__file__).parent
 ALONE = "-alone"
 NAME = re.compile("[a-z][a-z0-9]*")
 """Names of sections: they become flags, and the names of served models."""
@@ -190,27 +185,3 @@ class Recipe(Section):
                 )
             above.append(name)
         return self
-
-
-def find_recipe(name: str) -> Path:
-    """Turn `quick`, another file of `training/recipe`, or the path of a TOML file into a path."""
-    return Path(name) if name.endswith(".toml") else RECIPES / f"{name}.toml"
-
-
-def sections(content: dict[str, Any]) -> dict[str, Any]:
-    """Return the models of a recipe's TOML content; what is no table is a setting of `distillery-train`."""
-    return {name: value for name, value in content.items() if isinstance(value, dict)}
-
-
-def read_recipe(name: str) -> Recipe:
-    """Return the recipe `quick`, `notebook`, ..., or of a TOML file, without flags and environment.
-
-    Raises `DistilleryError` for a file that is not there, is no TOML, or describes no models.
-    """
-    path = find_recipe(name)
-    content = read_toml(path, f"--recipe {name}")
-    try:
-        models = TypeAdapter(dict[str, Model]).validate_python(sections(content))
-        return Recipe(name=path.stem, models=models)
-    except ValidationError as error:
-        raise DistilleryError("\n".join(f"--recipe {name}: {line}" for line in mistakes(error))) from None

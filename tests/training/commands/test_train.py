@@ -10,7 +10,8 @@ from PIL import Image
 
 import distillery
 from tests.support.samples import sample_test, write_as_mnist
-from training.__main__ import Evaluate, Train
+from training.commands.evaluate import Evaluate
+from training.commands.train import Train
 from training.data import mnist as data
 from training.model.checkpoint import load_checkpoint
 
@@ -78,9 +79,7 @@ def test_train_then_evaluate(tmp_path: Path, capsys: pytest.CaptureFixture[str])
         assert model["recipe"]["model"]["epochs"] == 4
         assert model["tools"]["torch"] == version("torch")
     assert evaluation["teacher"]["accuracy"] > 0.7
-    pictures = {
-        path.stem: Image.open(path).convert("L").getextrema() for path in (run / "pictures").iterdir()
-    }
+    pictures = {path.stem: Image.open(path).convert("L").getextrema() for path in (run / "figures").iterdir()}
     assert pictures.keys() == {"digits", "soft_targets", "curves", "mistakes", "confusion"}
     assert all(darkest < 64 and lightest > 192 for darkest, lightest in pictures.values())
 
@@ -93,13 +92,13 @@ def test_nothing_is_evaluated_or_drawn_twice(tmp_path: Path, monkeypatch: pytest
     assert call("evaluate") == 0
     first = (run / "evaluation.json").read_bytes()
     with monkeypatch.context() as patch:
-        patch.delattr("training.__main__.load_test")  # whoever reads them again fails
+        patch.delattr("training.commands.evaluate.load_test")  # whoever reads them again fails
         assert call("evaluate") == 0
     assert (run / "evaluation.json").read_bytes() == first
-    (run / "pictures" / "mistakes.png").unlink()
+    (run / "figures" / "mistakes.png").unlink()
     assert call("evaluate") == 0
-    assert (run / "pictures" / "mistakes.png").exists()
-    curves = run / "pictures" / "curves.png"
+    assert (run / "figures" / "mistakes.png").exists()
+    curves = run / "figures" / "curves.png"
     drawn = curves.stat().st_mtime_ns
     assert call(*SMALL) == 0
     assert curves.stat().st_mtime_ns == drawn  # nothing new to draw
@@ -248,7 +247,7 @@ def test_mistakes_are_told_in_a_line(
     assert message in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("name", ["seed", "recipe", "threads", "run", "settled", "pictures"])
+@pytest.mark.parametrize("name", ["seed", "recipe", "threads", "run", "settled", "figures"])
 def test_a_model_cannot_have_the_name_of_a_setting(
     name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
