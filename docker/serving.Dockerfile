@@ -15,7 +15,8 @@ print(*project['dependencies'], *project['optional-dependencies']['serving'], se
     && python -m venv --without-pip /opt/venv \
     && python -m pip --python /opt/venv/bin/python install --no-cache-dir -r requirements.txt -c constraints.txt
 # The version of the service is that of the installed package. The other packages are left out.
-COPY README.md LICENSE distillery.py ./
+COPY README.md LICENSE ./
+COPY distillery distillery
 COPY serving serving
 RUN python -m pip --python /opt/venv/bin/python install --no-cache-dir --no-deps .
 

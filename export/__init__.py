@@ -1,3 +1,7 @@
-"""The only bridge from a torch checkpoint to the ONNX model repository that `serving` reads."""
+"""Export torch checkpoints to the ONNX model repository that `serving` reads; the only bridge between the two."""
 
-import distillery  # noqa: F401 - before onnxruntime, which it forbids to report its use
+import distillery
+
+
+class ExportError(distillery.DistilleryError):
+    """A checkpoint that cannot be exported, or a graph that does not compute what its network computes."""

@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 from rich.box import SIMPLE_HEAD
@@ -11,77 +11,78 @@ from rich.console import Console
 from rich.table import Table
 
 import distillery
-from export.errors import ExportError
-from export.pipeline import Digits, Source, current, export_checkpoint, published_names
+from distillery import Metavar
+from export import ExportError
+from export.pipeline import Source, export_checkpoint, find_current
+from export.splits import Splits
 from serving.model.repository import ModelEntry
 
-MOST_DIGITS_LOST = 2
-"""int8 may err on this many test digits more than fp32 before the export says why."""
+MAX_EXTRA_ERRORS = 2
+"""Test errors of int8 above those of fp32 that need no warning."""
 
 
 class Export(distillery.Command):
-    """Export trained networks to ONNX, verify that they answer alike, and publish them for serving.
+    """Export trained networks to ONNX, verify parity, and publish them for serving.
 
-    Without further settings every network of the run is exported, and the distilled student once more in int8.
-    A model whose file in the repository already comes from the same checkpoint and report is left as it is. What
+    Every network of a run is exported in fp32, and those named by --int8 also in int8. A model that was published
+    from the same checkpoint and report, with the same versions, is left as it is. The report that
     `distillery-train report` wrote beside a checkpoint is published with it.
-
-        distillery-export                                              the run `runs/quick`
-        distillery-export --run-dir runs/notebook --models-dir models-notebook
-        distillery-export --run-dir runs/best --int8 student,fast,tiny
-        distillery-export --checkpoint my.safetensors --name mine --int8 mine
     """
 
-    config: Path | None = Field(None, description="TOML file with these settings")
-    run_dir: Path = Field(Path("runs/quick"), description="training run to export")
-    checkpoint: Path | None = Field(None, description="export this one checkpoint instead of a run")
-    name: str = Field("model", description="with --checkpoint: name of the model in the repository")
-    int8: list[str] = Field(
-        ["student"], description="models to publish as NAME-int8 too, such as student,fast"
+    examples = (
+        "distillery-export",
+        "distillery-export --run-dir runs/notebook --models-dir models-notebook",
+        "distillery-export --run-dir runs/best --int8 student,fast,tiny",
+        "distillery-export --checkpoint my.safetensors --name mine --int8 mine",
     )
+
+    run_dir: Path = Field(Path("runs/quick"), description="training run to export")
+    checkpoint: Annotated[Path | None, Metavar("FILE")] = Field(
+        None, description="export this checkpoint instead of a run"
+    )
+    name: str = Field("model", description="with --checkpoint: name of the model")
+    int8: list[str] = Field(["student"], description="models that are also published as NAME-int8")
     models_dir: Path = Field(Path("models"), description="model repository to write")
     model_version: int = Field(1, ge=1, description="version folder to write")
     data_dir: Path | None = Field(
-        None, description="folder with the MNIST files, if not to be found or fetched"
+        None, description="folder with the MNIST files; default: the cache, else download"
     )
-    force: bool = Field(False, description="export again what has not changed")
+    force: bool = Field(False, description="export unchanged models again")
 
     def run(self) -> None:
         sources = [Source(self.name, self.checkpoint)] if self.checkpoint else Source.of_run(self.run_dir)
         self._require_known(sources)
         console = Console()
-        digits: Digits | None = None  # read when the first model needs them
+        splits: Splits | None = None  # read when the first model needs them
         entries: list[ModelEntry] = []
         for source in sources:
-            names = published_names(source, self.int8)
-            kept = [current(self.models_dir, name, self.model_version, source.path) for name in names]
-            unchanged = [entry for entry in kept if entry]
-            if len(unchanged) == len(names) and not self.force:
+            names = source.published_names(self.int8)
+            found = [find_current(self.models_dir, name, self.model_version, source.path) for name in names]
+            current = [entry for entry in found if entry]
+            if len(current) == len(names) and not self.force:
                 console.print(f"unchanged  {', '.join(names)}")
-                entries += unchanged
+                entries += current
                 continue
             with console.status(f"exporting {', '.join(names)}"):
-                digits = digits or Digits.read(self.data_dir)
+                splits = splits or Splits.read(self.data_dir)
                 entries += export_checkpoint(
                     source,
-                    digits,
+                    splits,
                     models_dir=self.models_dir,
                     version=self.model_version,
                     int8=source.name in self.int8,
                 )
             console.print(f"exported   {', '.join(names)}")
         console.print(_table(entries))
-        for warning in _digits_lost(entries):
+        for warning in _int8_losses(entries):
             console.print(warning)
 
     def _require_known(self, sources: list[Source]) -> None:
-        """Raise `ExportError` for a name that was asked for in int8 and is not there."""
+        """Raise `ExportError` if `--int8` names a model that is not exported."""
         names = [source.name for source in sources]
-        unknown = [name for name in self.int8 if name not in names]
-        if unknown and "int8" in self.model_fields_set:  # the default says only what is usual
-            raise ExportError(
-                f"--int8 {unknown[0]}: there is no such model; those to export: {', '.join(names)}"
-            )
+        missing = [name for name in self.int8 if name not in names]
+        if missing and "int8" in self.model_fields_set:  # the default need not apply
+            raise ExportError(f"--int8: {distillery.unknown('model', missing[0], names)}")
 
 
 def _table(entries: list[ModelEntry]) -> Table:
@@ -90,42 +91,40 @@ def _table(entries: list[ModelEntry]) -> Table:
         justify: Literal["left", "right"] = "left" if heading in {"model", "layers"} else "right"
         table.add_column(heading, justify=justify, no_wrap=heading != "layers")
     for entry in entries:
-        m = entry.manifest
+        manifest = entry.manifest
         table.add_row(
-            m.name,
-            m.architecture,
-            f"{m.size_bytes / 1e3:,.1f} kB",
-            str(m.test_errors),
-            str(m.parity.disagreements),
-            f"{m.parity.largest_difference:.1e}",
+            manifest.name,
+            manifest.architecture,
+            f"{manifest.size_bytes / 1e3:,.1f} kB",
+            str(manifest.test_errors),
+            str(manifest.parity.disagreements),
+            f"{manifest.parity.largest_difference:.1e}",
         )
     digits = entries[0].manifest.parity.images
-    table.caption = f"{digits:,} test digits; flipped and Δ logit: against the network as trained"
+    table.caption = f"{digits:,} test digits; flipped and Δ logit: against the PyTorch network"
     return table
 
 
-def _digits_lost(entries: list[ModelEntry]) -> Iterator[str]:
-    """Say why, where int8 costs more test digits than it should."""
-    by_name = {entry.name: entry.manifest for entry in entries}
-    for name, int8 in by_name.items():
-        fp32 = by_name.get(name.removesuffix("-int8"))
-        if int8.precision == "int8" and fp32 and int8.test_errors - fp32.test_errors > MOST_DIGITS_LOST:
-            made = int8.quantisation or {}
+def _int8_losses(entries: list[ModelEntry]) -> Iterator[str]:
+    """Yield a warning for each int8 model with more than `MAX_EXTRA_ERRORS` extra test errors."""
+    manifests = {entry.name: entry.manifest for entry in entries}
+    for name, int8 in manifests.items():
+        fp32 = manifests.get(name.removesuffix("-int8"))
+        if int8.precision == "int8" and fp32 and int8.test_errors - fp32.test_errors > MAX_EXTRA_ERRORS:
+            parameters = int8.quantisation or {}
             yield (
-                f"{name} errs on {int8.test_errors - fp32.test_errors} test digits more than {fp32.name} "
-                f"(at most {MOST_DIGITS_LOST} were expected): "
-                + (
-                    f"of the ways tried, {made} was the best on validation; a model "
-                    f'`quantised_from = "{fp32.name}"` is trained as int8 computes it'
-                    if "percentile" in made
-                    else "it was trained as int8 computes it; try a smaller learning rate, and its start as its teacher"
-                )
+                f"{name} has {int8.test_errors - fp32.test_errors} test errors more than {fp32.name} "
+                f"(up to {MAX_EXTRA_ERRORS} are usual); best of the quantisations tried on validation digits: "
+                f"{parameters['weight_bits']:.0f}-bit weights, percentile {parameters['percentile']:g}"
             )
+
+
+COMMANDS: dict[str, type[distillery.Command]] = {"export": Export}
 
 
 def run() -> None:
     """Entry point of `distillery-export`."""
-    sys.exit(distillery.main("distillery-export", {"export": Export}, default="export"))
+    sys.exit(distillery.main("distillery-export", COMMANDS, default="export"))
 
 
 if __name__ == "__main__":

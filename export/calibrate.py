@@ -1,84 +1,68 @@
-"""Choose how the int8 graph is quantised: calibrated on training digits, chosen on validation digits.
+"""Choose the parameters of the int8 graph: calibrated on training digits, chosen on validation digits.
 
-The test set has no say here; what a choice costs on it is only reported.
+The test set takes no part; the test errors of the chosen graph are only reported.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from itertools import product
 
 import numpy as np
-import numpy.typing as npt
-import onnx
 
-from export.errors import ExportError
-from export.parity import Images, answer, open_session
+from export.graph import Graph
 from export.quantise import hidden_activations, quantise, read_layers
+from export.splits import Splits
 
 CALIBRATION_DIGITS = 1000
+WEIGHT_BITS = (8, 7)
+"""7 for x86 processors without VNNI, where the sums of 8 bits saturate."""
+PERCENTILES = (100.0, 99.99, 99.9)
+"""Share of a layer's activations that stays below its ceiling; the others saturate."""
 
 
 @dataclass(frozen=True)
 class Quantisation:
-    """One way to quantise, and what it did on the validation digits; no percentile where training has chosen it."""
+    """An int8 graph, its parameters, and its results on the validation digits."""
 
-    percentile: float | None
+    graph: Graph
+    percentile: float
     weight_bits: int
     validation_errors: int
     validation_agreement: float
-    model: onnx.ModelProto
 
     def describe(self) -> dict[str, float]:
-        facts: dict[str, float] = {
+        """Return the `quantisation` entry of the manifest."""
+        return {
             "weight_bits": self.weight_bits,
             "validation_errors": self.validation_errors,
             "validation_agreement": round(self.validation_agreement, 5),
+            "percentile": self.percentile,
+            "calibration_digits": CALIBRATION_DIGITS,
         }
-        if self.percentile is not None:
-            facts |= {"percentile": self.percentile, "calibration_digits": CALIBRATION_DIGITS}
-        return facts
 
 
-def choose_quantisation(
-    fp32: onnx.ModelProto,
-    calibration: Images,
-    validation: Images,
-    validation_labels: npt.NDArray[np.int64],
-    *,
-    trained: Mapping[str, Any] | None = None,
-) -> Quantisation:
-    """Quantise `fp32` in several ways and return the one with the fewest validation errors.
+def choose_quantisation(fp32: Graph, splits: Splits) -> Quantisation:
+    """Quantise `fp32` with each combination of parameters and return the one with the fewest validation errors.
 
-    Ties go to the higher agreement with the fp32 graph. The ways differ in the percentile of each layer's
-    activations that saturates, and in the bits of a weight: 7 are there for x86 processors without VNNI,
-    where 8 overflow. Of a network trained as int8 computes it (`training.model.quantisation`), `trained` is the card's
-    entry, and the only way. Raises `ExportError` where that is of another network.
+    Of equal ones, the one that agrees most often with the fp32 graph.
     """
-    layers = read_layers(fp32)
-    reference = answer(open_session(fp32.SerializeToString()), validation).argmax(1)
+    candidates = _candidates(fp32, splits)
+    return min(candidates, key=lambda each: (each.validation_errors, -each.validation_agreement))
 
-    def ways() -> Iterator[tuple[float | None, int, list[float]]]:
-        if trained:
-            yield None, trained["weight_bits"], trained["ceilings"]
-            return
-        activations = hidden_activations(fp32, calibration[:CALIBRATION_DIGITS])
-        for weight_bits in (8, 7):
-            for percentile in (100.0, 99.99, 99.9):
-                ceilings = [float(np.percentile(activation, percentile)) for activation in activations]
-                yield percentile, weight_bits, ceilings
 
-    def candidates() -> Iterator[Quantisation]:
-        for percentile, weight_bits, ceilings in ways():
-            if len(ceilings) != len(layers) - 1:
-                raise ExportError(f"the card has {len(ceilings)} ceilings for {len(layers) - 1} activations")
-            model = quantise(layers, ceilings, weight_bits=weight_bits)
-            digits = answer(open_session(model.SerializeToString()), validation).argmax(1)
-            yield Quantisation(
-                percentile=percentile,
-                weight_bits=weight_bits,
-                validation_errors=int((digits != validation_labels).sum()),
-                validation_agreement=float((digits == reference).mean()),
-                model=model,
-            )
-
-    return min(candidates(), key=lambda way: (way.validation_errors, -way.validation_agreement))
+def _candidates(fp32: Graph, splits: Splits) -> Iterator[Quantisation]:
+    layers = read_layers(fp32.model)
+    activations = hidden_activations(fp32, splits.training.images[:CALIBRATION_DIGITS].numpy())
+    images, labels = splits.validation.images.numpy(), splits.validation.labels.numpy()
+    reference = fp32.logits(images).argmax(1)
+    for weight_bits, percentile in product(WEIGHT_BITS, PERCENTILES):
+        ceilings = [float(np.percentile(activation, percentile)) for activation in activations]
+        graph = quantise(layers, ceilings, weight_bits=weight_bits)
+        digits = graph.logits(images).argmax(1)
+        yield Quantisation(
+            graph=graph,
+            percentile=percentile,
+            weight_bits=weight_bits,
+            validation_errors=int((digits != labels).sum()),
+            validation_agreement=float((digits == reference).mean()),
+        )

@@ -1,4 +1,4 @@
-"""From a trained network to the plain affine layers it amounts to when it answers: what becomes the graph."""
+"""Fold a trained network into the plain affine layers it amounts to at inference; these become the graph."""
 
 from collections.abc import Iterable
 from typing import cast
@@ -12,7 +12,7 @@ from training.model.network import PIXELS, SIDE, Classifier, Convolution, Ensemb
 
 
 class FoldedClassifier(nn.Module):
-    """`uint8 [N, 28, 28]` ink to `float32 [N, 10]` logits and probabilities."""
+    """`uint8 [N, 28, 28]` pixels to `float32 [N, 10]` logits and probabilities."""
 
     def __init__(self, network: Classifier) -> None:
         super().__init__()
@@ -21,7 +21,7 @@ class FoldedClassifier(nn.Module):
         weight, bias = fold_pixels(affine[0].weight, cast("Tensor", affine[0].bias))
         affine[0].load_state_dict({"weight": weight, "bias": bias})
         if isinstance(affine[0], nn.Conv2d):
-            affine[0].padding = (1, 1)  # the frame is black paper, and black is 0 now
+            affine[0].padding = (1, 1)  # the network pads with normalised black, which is now 0
         stages = cast("Iterable[Convolution]", plain.convolutions)
         self.pools = [stage.pool for stage in stages]
         self.convolutions = nn.ModuleList(affine[: len(self.pools)])
@@ -29,11 +29,11 @@ class FoldedClassifier(nn.Module):
         self.float()
 
     def pixels(self, image: Tensor) -> Tensor:
-        """Return `image` as the first layer reads it."""
+        """Return `image` as `float32` in the shape of the first layer's input."""
         return image.float().reshape(-1, *((1, SIDE, SIDE) if self.pools else (PIXELS,)))
 
     def logits(self, x: Tensor) -> Tensor:
-        """Return the logits for what `pixels` returned."""
+        """Return the logits of what `pixels` returned."""
         for convolution, pool in zip(self.convolutions, self.pools, strict=True):
             x = torch.relu(convolution(x))
             x = functional.max_pool2d(x, 2) if pool else x
@@ -50,7 +50,7 @@ class FoldedClassifier(nn.Module):
 
 
 class FoldedEnsemble(nn.Module):
-    """The members in one graph; `logits` are the means of their log-probabilities, as `Ensemble` answers."""
+    """All members in one graph; as in `Ensemble`, `logits` is the mean of their log-probabilities."""
 
     def __init__(self, members: Iterable[FoldedClassifier]) -> None:
         super().__init__()
@@ -68,7 +68,7 @@ Folded = FoldedClassifier | FoldedEnsemble
 
 
 def fold(network: Network) -> Folded:
-    """Fold normalisation and BatchNorm of `network` into its affine layers, exactly (in float64)."""
+    """Fold pixel normalisation and BatchNorm of `network` into its affine layers, in float64."""
     if isinstance(network, Ensemble):
         members = cast("Iterable[Classifier]", network.members)
         return FoldedEnsemble([FoldedClassifier(member) for member in members]).eval()

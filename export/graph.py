@@ -1,27 +1,68 @@
-"""From the folded network to an ONNX graph that holds exactly the nodes we mean, and nothing else."""
+"""The ONNX graph of a network: written by torch's exporter, stripped, and checked node by node."""
 
 import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
 
+import numpy as np
+import numpy.typing as npt
 import onnx
+import onnxruntime
 import torch
 
-from export.errors import ExportError
-from export.fold import Folded
+from export import ExportError
+from export.fold import fold
 from serving.model.repository import INPUTS, OUTPUTS
+from serving.model.session import Images, open_session
+from training.model.network import Network
 from training.recipe.schema import Architecture
 
 OPSET = 20
+BATCH = 256
+"""Images per run where many are computed; what a convolutional network needs per image is 100 kB and more."""
+
+Logits = npt.NDArray[np.float32]
 
 
-def to_onnx(folded: Folded, architecture: Architecture) -> onnx.ModelProto:
-    """Export `folded` with a free batch dimension.
+@dataclass(frozen=True, eq=False)
+class Graph:
+    """An ONNX graph in memory; its bytes and its onnxruntime session are made once, when first used."""
 
-    Raises `ExportError` when the graph is not the one expected of `architecture`.
+    model: onnx.ModelProto
+
+    @cached_property
+    def content(self) -> bytes:
+        """The file."""
+        return self.model.SerializeToString()
+
+    @cached_property
+    def session(self) -> onnxruntime.InferenceSession:
+        """A CPU session of `content`, with as many threads as torch uses."""
+        return open_session(self.content, threads=torch.get_num_threads())
+
+    def logits(self, images: Images) -> Logits:
+        """Compute the logits `float32 [N, 10]` of images `uint8 [N, 28, 28]`."""
+        batches = [images[i : i + BATCH] for i in range(0, len(images), BATCH)]
+        return np.concatenate([self.session.run(["logits"], {"image": batch})[0] for batch in batches])
+
+    def with_metadata(self, values: Mapping[str, str]) -> "Graph":
+        """Return a copy with `values` as the file's metadata, which onnxruntime reads back."""
+        model = onnx.ModelProto()
+        model.CopyFrom(self.model)
+        onnx.helper.set_model_props(model, dict(values))
+        return Graph(model)
+
+
+def to_onnx(network: Network, architecture: Architecture) -> Graph:
+    """Fold and export `network` with a free batch dimension.
+
+    Raises `ExportError` if the nodes, inputs or outputs are not those expected of `architecture`.
     """
-    with warnings.catch_warnings():  # the exporter's own deprecation chatter
+    with warnings.catch_warnings():  # the exporter's own deprecation warnings
         warnings.simplefilter("ignore")
         program = torch.onnx.export(
-            folded,
+            fold(network),
             (torch.zeros(2, 28, 28, dtype=torch.uint8),),  # 2: a batch of 1 would be taken for a constant
             input_names=[tensor.name for tensor in INPUTS],
             output_names=[tensor.name for tensor in OUTPUTS],
@@ -35,12 +76,12 @@ def to_onnx(folded: Folded, architecture: Architecture) -> onnx.ModelProto:
         raise ExportError("torch.onnx.export returned no program")
     model = program.model_proto
     _strip(model)
-    check(model, expected_nodes(architecture))
-    return model
+    _check(model, expected_nodes(architecture))
+    return Graph(model)
 
 
 def expected_nodes(architecture: Architecture) -> list[str]:
-    """Operator types of an fp32 graph, in order."""
+    """Return the operator types of an fp32 graph, in order."""
     stages = [node for stage in architecture.stages for node in (*["Conv", "Relu"] * len(stage), "MaxPool")]
     flat = ["Reshape"] if stages else []
     member = [*stages, *flat, *["Gemm", "Relu"] * len(architecture.hidden), "Gemm"]
@@ -51,12 +92,12 @@ def expected_nodes(architecture: Architecture) -> list[str]:
     return ["Cast", "Reshape", *member * count, *mean, "Softmax"]
 
 
-def check(model: onnx.ModelProto, nodes: list[str]) -> None:
+def _check(model: onnx.ModelProto, nodes: list[str]) -> None:
     """Validate `model`, its operators, inputs and outputs. Raises `ExportError` naming what was found."""
     onnx.checker.check_model(model, full_check=True)
     found = [node.op_type for node in model.graph.node]
     if found != nodes:
-        raise ExportError(f"the graph has nodes {found}, expected {nodes}")
+        raise ExportError(f"the graph has the nodes {found}, expected {nodes}")
     for specs, values in ((INPUTS, model.graph.input), (OUTPUTS, model.graph.output)):
         for spec, value in zip(specs, values, strict=True):
             dims = value.type.tensor_type.shape.dim
@@ -66,16 +107,9 @@ def check(model: onnx.ModelProto, nodes: list[str]) -> None:
 
 
 def _strip(model: onnx.ModelProto) -> None:
-    """Remove what the exporter tells of the machine it ran on: stack traces, paths, doc strings."""
+    """Remove the exporter's stack traces, paths and doc strings, which describe the machine it ran on."""
     graph = model.graph
-    for part in (
-        model,
-        graph,
-        *graph.node,
-        *graph.input,
-        *graph.output,
-        *graph.value_info,
-        *graph.initializer,
-    ):
+    parts = (*graph.node, *graph.input, *graph.output, *graph.value_info, *graph.initializer)
+    for part in (model, graph, *parts):
         part.ClearField("doc_string")
         part.ClearField("metadata_props")

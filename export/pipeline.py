@@ -1,7 +1,6 @@
 """From checkpoints to a verified model repository, one model at a time."""
 
-import tempfile
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from dataclasses import dataclass
 from importlib.metadata import version as version_of
 from pathlib import Path
@@ -12,13 +11,12 @@ import numpy.typing as npt
 import onnx
 import torch
 
+from export import ExportError
 from export.calibrate import choose_quantisation
-from export.documents import documents, headline, is_published
-from export.errors import ExportError
-from export.fold import fold
-from export.graph import OPSET, to_onnx
-from export.parity import answer, measure_parity, open_session, require_parity
-from export.publish import publish
+from export.graph import OPSET, Graph, to_onnx
+from export.parity import measure_parity, network_logits, require_parity, require_parity_on_extremes
+from export.publish import documents_match, headline, publish
+from export.splits import Splits
 from serving.model.repository import (
     INPUTS,
     NAME,
@@ -29,15 +27,15 @@ from serving.model.repository import (
     file_sha256,
     load_model,
 )
-from training.data.mnist import find_mnist, load_test, load_training
 from training.evaluation.calibration import fit_temperature
-from training.model.checkpoint import Checkpoint, load_checkpoint
+from training.model.checkpoint import load_checkpoint
+from training.model.files import sha256
 from training.recipe.schema import Architecture
 
 
 @dataclass(frozen=True)
 class Source:
-    """A checkpoint and the name its model gets in the repository."""
+    """A checkpoint and the name of its model in the repository."""
 
     name: str
     path: Path
@@ -50,135 +48,98 @@ class Source:
 
     @classmethod
     def of_run(cls, run_dir: Path) -> list[Self]:
-        """The current networks of a training run. Raises `ExportError` where there is none."""
-        # The current ones are symbolic links; the folders they lead to carry fingerprints.
+        """Return the current networks of a training run. Raises `ExportError` if there are none."""
+        # Those are symbolic links; the folders they point to carry a hash in their names.
         found = sorted(path for path in run_dir.glob("*/model.safetensors") if path.parent.is_symlink())
         if not found:
             raise ExportError(f"there is no trained network in {run_dir}; `make train` trains one")
-        # Followed once: whoever trains other settings meanwhile moves the links.
+        # Resolved once: a training with other settings may move the links meanwhile.
         return [cls(path.parent.name, path.resolve()) for path in found]
 
-
-@dataclass(frozen=True)
-class Digits:
-    """What an export looks at: images `uint8 [N, 28, 28]`, labels `int64 [N]`."""
-
-    calibration: npt.NDArray[np.uint8]
-    validation: npt.NDArray[np.uint8]
-    validation_labels: npt.NDArray[np.int64]
-    test: npt.NDArray[np.uint8]
-    test_labels: npt.NDArray[np.int64]
-
-    @classmethod
-    def read(cls, data_dir: Path | None) -> Self:
-        """Find, verify and read MNIST. Raises `training.data.mnist.DatasetError`."""
-        folder = find_mnist(data_dir)
-        training, validation = load_training(folder)
-        test = load_test(folder)
-        return cls(
-            calibration=training.images.numpy(),
-            validation=validation.images.numpy(),
-            validation_labels=validation.labels.numpy(),
-            test=test.images.numpy(),
-            test_labels=test.labels.numpy(),
-        )
+    def published_names(self, int8: Collection[str]) -> list[str]:
+        """Return the names of its models in the repository; `int8` names the sources that are quantised, too."""
+        return [self.name, f"{self.name}-int8"] if self.name in int8 else [self.name]
 
 
-def published_names(source: Source, int8: Collection[str]) -> list[str]:
-    """The names in the repository that come from `source`."""
-    return [source.name, f"{source.name}-int8"] if source.name in int8 else [source.name]
-
-
-def current(models_dir: Path, name: str, version: int, checkpoint: Path) -> ModelEntry | None:
-    """The published model, if it comes from this very checkpoint and report and was made by these very tools."""
+def find_current(models_dir: Path, name: str, version: int, checkpoint: Path) -> ModelEntry | None:
+    """Return the published model if it was made from this checkpoint and report, with these versions."""
     folder = models_dir / name / str(version)
     try:
         entry = load_model(folder)
     except RepositoryError:
         return None
-    same = (entry.manifest.checkpoint_sha256, entry.manifest.tools) == (file_sha256(checkpoint), _tools())
-    return entry if same and is_published(checkpoint, folder) else None
+    same = (entry.manifest.checkpoint_sha256, entry.manifest.tools) == (file_sha256(checkpoint), _versions())
+    return entry if same and documents_match(checkpoint, folder) else None
 
 
 def export_checkpoint(
-    source: Source, digits: Digits, *, models_dir: Path, version: int = 1, int8: bool = False
+    source: Source, splits: Splits, *, models_dir: Path, version: int = 1, int8: bool = False
 ) -> list[ModelEntry]:
-    """Export one checkpoint in fp32, and in int8 if asked; publish each once it is verified.
+    """Export one checkpoint in fp32, and in int8 if requested; publish each file once it is verified.
 
-    Raises `ExportError` when the fp32 graph does not answer as the network, or an ensemble is asked for in int8,
-    and then publishes nothing.
+    Raises `ExportError`, and publishes nothing, if the fp32 graph does not compute what the network computes, or if
+    int8 is requested of an ensemble.
     """
-    models_dir.mkdir(parents=True, exist_ok=True)
     checkpoint = load_checkpoint(source.path)
-    architecture = Architecture(**checkpoint.card["architecture"])
+    network, card = checkpoint.network, checkpoint.card
+    architecture = Architecture(**card["architecture"])
     if int8 and architecture.members > 1:
         raise ExportError(
             f"{source.name} is an ensemble, {architecture}, and only single networks are quantised: "
             "name one of those with --int8"
         )
-    reports = documents(source.path)
-    with tempfile.TemporaryDirectory(prefix=".export-", dir=models_dir) as folder:
-        graph = Path(folder) / "model.onnx"
-        fp32 = to_onnx(fold(checkpoint.network), architecture)
-        facts = _write(fp32, graph, digits)
-        parity = require_parity(checkpoint.network, graph, digits.test)
-        manifest = _manifest(source, version, checkpoint, facts | {"parity": parity})
-        entries = [load_model(publish(models_dir, manifest, graph, reports))]
-        if int8:
-            chosen = choose_quantisation(
-                fp32,
-                digits.calibration,
-                digits.validation,
-                digits.validation_labels,
-                trained=checkpoint.card.get("quantisation"),
-            )
-            onnx.checker.check_model(chosen.model, full_check=True)
-            facts = _write(chosen.model, graph, digits) | {
-                "name": f"{source.name}-int8",
-                "precision": "int8",
-                "quantisation": chosen.describe(),
-                "parity": measure_parity(checkpoint.network, graph, digits.test),
-            }
-            manifest = manifest.model_copy(update=facts)
-            entries.append(load_model(publish(models_dir, manifest, graph, reports)))
-    return entries
-
-
-def _write(model: onnx.ModelProto, graph: Path, digits: Digits) -> dict[str, Any]:
-    """Write `model` to `graph`, its calibration temperature with it; return what a manifest says of the file."""
-    logits = torch.from_numpy(answer(open_session(model.SerializeToString()), digits.validation))
-    temperature = round(fit_temperature(logits, torch.from_numpy(digits.validation_labels)), 6)
-    onnx.helper.set_model_props(model, {"calibration_temperature": str(temperature)})
-    graph.write_bytes(model.SerializeToString())
-    errors = int((answer(open_session(graph), digits.test).argmax(1) != digits.test_labels).sum())
-    return {
-        "sha256": file_sha256(graph),
-        "size_bytes": graph.stat().st_size,
-        "test_errors": errors,
-        "test_accuracy": round(1 - errors / len(digits.test), 6),
-        "calibration_temperature": temperature,
-    }
-
-
-def _manifest(source: Source, version: int, checkpoint: Checkpoint, facts: Mapping[str, Any]) -> Manifest:
-    card = checkpoint.card
-    return Manifest(
+    exact = network_logits(network, splits.test.images.numpy())
+    fp32, facts = _finish(to_onnx(network, architecture), splits, exact)
+    require_parity_on_extremes(fp32, network)
+    require_parity(facts["parity"])
+    manifest = Manifest(
         name=source.name,
         version=str(version),
         inputs=INPUTS,
         outputs=OUTPUTS,
         opset=OPSET,
         precision="fp32",
-        architecture=str(Architecture(**card["architecture"])),
-        parameters=sum(weights.numel() for weights in checkpoint.network.parameters()),
+        architecture=str(architecture),
+        parameters=sum(weights.numel() for weights in network.parameters()),
         headline=headline(source.path),
         checkpoint_sha256=file_sha256(source.path),
         recipe=card["recipe"],
         dataset=card["dataset"],
-        tools=_tools(),
+        tools=_versions(),
         **facts,
     )
+    entries = [publish(models_dir, manifest, fp32.content, source.path)]
+    if int8:
+        chosen = choose_quantisation(fp32, splits)
+        onnx.checker.check_model(chosen.graph.model, full_check=True)
+        quantised, facts = _finish(chosen.graph, splits, exact)
+        manifest = manifest.model_copy(
+            update=facts
+            | {"name": f"{source.name}-int8", "precision": "int8", "quantisation": chosen.describe()}
+        )
+        entries.append(publish(models_dir, manifest, quantised.content, source.path))
+    return entries
 
 
-def _tools() -> dict[str, str]:
+def _finish(graph: Graph, splits: Splits, exact: npt.NDArray[np.float64]) -> tuple[Graph, dict[str, Any]]:
+    """Fit the calibration temperature, and return the graph with it and the manifest's entries on that file.
+
+    `exact` holds the network's logits for the test digits.
+    """
+    validation = torch.from_numpy(graph.logits(splits.validation.images.numpy()))
+    temperature = round(fit_temperature(validation, splits.validation.labels), 6)
+    graph = graph.with_metadata({"calibration_temperature": str(temperature)})
+    found = graph.logits(splits.test.images.numpy())
+    errors = int((found.argmax(1) != splits.test.labels.numpy()).sum())
+    return graph, {
+        "sha256": sha256(graph.content),
+        "size_bytes": len(graph.content),
+        "test_errors": errors,
+        "test_accuracy": round(1 - errors / len(splits.test), 6),
+        "calibration_temperature": temperature,
+        "parity": measure_parity(found, exact),
+    }
+
+
+def _versions() -> dict[str, str]:
     return {tool: version_of(tool) for tool in ("distillery", "onnx", "onnxruntime", "onnxscript", "torch")}

@@ -1,44 +1,74 @@
-"""Write a model into the repository: whole or not at all."""
+"""Write a model into the repository, whole or not at all, with the report that lies beside its checkpoint."""
 
+import json
 import shutil
 import tempfile
-from collections.abc import Iterable
+from filecmp import cmp
 from pathlib import Path
 
-from serving.model.repository import MANIFEST_FILE, MODEL_FILE, Manifest, load_model
+from pydantic import TypeAdapter
+
+from export import ExportError
+from serving.model.repository import MANIFEST_FILE, MODEL_FILE, Manifest, ModelEntry, load_model
+from training.report.report import CARD, REPORT
 
 TRITON_TYPES = {"UINT8": "TYPE_UINT8", "FP32": "TYPE_FP32"}
+DOCUMENTS = (CARD, REPORT)
+"""Written beside a checkpoint by `distillery-train report`; both, or neither."""
+HEADLINE = TypeAdapter(dict[str, float])
 
 
-def publish(root: Path, manifest: Manifest, graph: Path, documents: Iterable[Path] = ()) -> Path:
-    """Copy `graph` and `documents`, and write the manifest, to `root/<name>/<version>/`; return that folder.
+def publish(root: Path, manifest: Manifest, content: bytes, checkpoint: Path) -> ModelEntry:
+    """Write `<name>/<version>/` below `root`: the graph, the manifest and the documents beside `checkpoint`.
 
-    The folder is made beside its place and renamed into it, so a reader never sees half a model.
+    The folder is written beside its place and renamed into it, so a reader never finds an incomplete model.
     """
+    root.mkdir(parents=True, exist_ok=True)
     staging = Path(tempfile.mkdtemp(prefix=".publish-", dir=root))
     try:
-        model = staging / manifest.name
-        version = model / manifest.version
+        version = staging / manifest.name / manifest.version
         version.mkdir(parents=True)
-        shutil.copyfile(graph, version / MODEL_FILE)
-        for document in documents:
+        (version / MODEL_FILE).write_bytes(content)
+        for document in _documents(checkpoint):
             shutil.copyfile(document, version / document.name)
         (version / MANIFEST_FILE).write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
-        load_model(version)  # what would be refused at the service's start is refused here
+        load_model(version)  # what the service would reject at its start is rejected here
         target = root / manifest.name
         target.mkdir(exist_ok=True)
-        (model / "config.pbtxt").write_text(triton_config(manifest), encoding="utf-8")
-        (model / "config.pbtxt").replace(target / "config.pbtxt")
+        (staging / "config.pbtxt").write_text(triton_config(manifest), encoding="utf-8")
+        (staging / "config.pbtxt").replace(target / "config.pbtxt")
         if (target / manifest.version).exists():
             (target / manifest.version).rename(staging / "replaced")
         version.rename(target / manifest.version)
-        return target / manifest.version
+        return load_model(target / manifest.version)
     finally:
         shutil.rmtree(staging)
 
 
+def documents_match(checkpoint: Path, folder: Path) -> bool:
+    """Return whether `folder` of a model repository has the documents beside `checkpoint` as they are now."""
+    for name in DOCUMENTS:
+        source, copy = checkpoint.with_name(name), folder / name
+        if source.is_file() != copy.is_file() or (source.is_file() and not cmp(source, copy, shallow=False)):
+            return False
+    return True
+
+
+def headline(checkpoint: Path) -> dict[str, float] | None:
+    """Return the main figures of the report beside `checkpoint`, None without one. Raises `ExportError`."""
+    path = checkpoint.with_name(REPORT)
+    if not path.is_file():
+        return None
+    try:
+        return HEADLINE.validate_python(json.loads(path.read_bytes())["headline"])
+    except (ValueError, KeyError, TypeError):
+        raise ExportError(
+            f"{path} has no headline of names and numbers; write it again with distillery-train report"
+        ) from None
+
+
 def triton_config(manifest: Manifest) -> str:
-    """`config.pbtxt` for NVIDIA Triton's onnxruntime backend: the same folder serves there as it is."""
+    """Return the `config.pbtxt` for NVIDIA Triton's onnxruntime backend, which serves the same folder."""
     lines = [
         f'name: "{manifest.name}"',
         'backend: "onnxruntime"',
@@ -53,3 +83,7 @@ def triton_config(manifest: Manifest) -> str:
                 f'{field} {{ name: "{spec.name}" data_type: {TRITON_TYPES[spec.datatype]} dims: [ {dims} ] }}'
             )
     return "\n".join(lines) + "\n"
+
+
+def _documents(checkpoint: Path) -> list[Path]:
+    return [path for name in DOCUMENTS if (path := checkpoint.with_name(name)).is_file()]

@@ -1,11 +1,11 @@
 """Static int8 quantisation: the fp32 graph rewritten with QuantizeLinear and DequantizeLinear around each layer.
 
 onnxruntime fuses every `DequantizeLinear, Conv or Gemm, Relu, QuantizeLinear` into one integer kernel. Activations
-are uint8, weights int8 with one scale per output unit, biases int32. Two things are special to these graphs: the raw
-image is already quantised (scale 1, zero point 0), so no Cast and no QuantizeLinear stand before the first layer; and
-every activation is a ReLU's, so its zero point is 0 and only its upper end is calibrated. Max-pooling and reshaping
-work on the integers. Names are short and equal constants stored once: in a small convolutional network they would
-weigh as much as the weights.
+are uint8, weights int8 with one scale per output unit, biases int32. Two properties of these graphs save nodes: the
+raw image is already quantised (scale 1, zero point 0), so the first layer needs neither Cast nor QuantizeLinear; and
+every activation follows a ReLU, so its zero point is 0 and only its upper end is calibrated. Max-pooling and reshaping
+operate on the integers. Names are short and equal constants are stored once: in a small convolutional network they
+would take as much space as the weights.
 """
 
 from collections.abc import Sequence
@@ -15,18 +15,17 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 import onnx
-import onnxruntime
 from onnx import helper, numpy_helper
 
-from export.graph import OPSET
+from export.graph import OPSET, Graph
 from serving.model.repository import INPUTS, OUTPUTS
+from serving.model.session import Images
 
 Float = npt.NDArray[np.float32]
-Images = npt.NDArray[np.uint8]
 
 
 class Layer(NamedTuple):
-    """Weight `[out, in]`, of a convolution `[out, in, 3, 3]`; bias `[out]`; whether 2x2 max-pooling follows."""
+    """Weight `[out, in]`, in a convolution `[out, in, 3, 3]`; bias `[out]`; whether 2x2 max-pooling follows."""
 
     weight: Float
     bias: Float
@@ -34,13 +33,13 @@ class Layer(NamedTuple):
 
 
 def read_layers(model: onnx.ModelProto) -> list[Layer]:
-    """The layers of an fp32 graph as `export.graph` writes it, in order."""
+    """Return the layers of an fp32 graph written by `export.graph`, in order."""
     values = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
     layers: list[Layer] = []
     for node in model.graph.node:
         if node.op_type in {"Conv", "Gemm"}:
             weight = values[node.input[1]]
-            # The exporter leaves a bias of zeros away.
+            # The exporter omits a bias of zeros.
             bias = values[node.input[2]] if len(node.input) > 2 else np.zeros(len(weight), np.float32)
             layers.append(Layer(weight, bias))
         elif node.op_type == "MaxPool":
@@ -48,25 +47,24 @@ def read_layers(model: onnx.ModelProto) -> list[Layer]:
     return layers
 
 
-def hidden_activations(model: onnx.ModelProto, images: Images) -> list[Float]:
-    """What each ReLU of the fp32 graph answers to `images`: `float32 [N, units]` or `[N, channels, height, width]`."""
-    watched = onnx.ModelProto()
-    watched.CopyFrom(model)
+def hidden_activations(fp32: Graph, images: Images) -> list[Float]:
+    """Compute the output of each ReLU for `images`: `float32 [N, units]` or `[N, channels, height, width]`."""
+    model = onnx.ModelProto()
+    model.CopyFrom(fp32.model)
     names = [node.output[0] for node in model.graph.node if node.op_type == "Relu"]
     for name in names:
-        watched.graph.output.append(helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None))
-    session = onnxruntime.InferenceSession(watched.SerializeToString(), providers=["CPUExecutionProvider"])
-    answers: list[Float] = session.run(names, {"image": images})
-    return answers
+        model.graph.output.append(helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None))
+    activations: list[Float] = Graph(model).session.run(names, {"image": images})
+    return activations
 
 
-def quantise(layers: Sequence[Layer], ceilings: Sequence[float], *, weight_bits: int = 8) -> onnx.ModelProto:
+def quantise(layers: Sequence[Layer], ceilings: Sequence[float], *, weight_bits: int = 8) -> Graph:
     """Build the int8 graph.
 
     `ceilings` holds, for each layer but the last, the activation that becomes 255; larger ones saturate.
-    `weight_bits` of 7 leaves headroom for x86 processors without VNNI, whose 16-bit sums would saturate.
+    7 weight bits leave headroom for x86 processors without VNNI, whose 16-bit sums would saturate with 8.
     """
-    graph, limit = _Graph(), 2 ** (weight_bits - 1) - 1
+    graph, limit = _Nodes(), 2 ** (weight_bits - 1) - 1
     scale, zero = np.float32(1), np.uint8(0)
     shape = [-1, 1, 28, 28] if layers[0].weight.ndim == 4 else [-1, 784]
     values = graph.node("Reshape", "image", np.array(shape))
@@ -95,11 +93,11 @@ def quantise(layers: Sequence[Layer], ceilings: Sequence[float], *, weight_bits:
         if pool:
             values = graph.node("MaxPool", values, kernel_shape=[2, 2], strides=[2, 2])
     graph.node("Softmax", "logits", output="probabilities", axis=1)
-    return graph.model()
+    return Graph(graph.model())
 
 
-class _Graph:
-    """Nodes and constants, named as they come."""
+class _Nodes:
+    """The nodes and constants of a graph under construction, with generated names."""
 
     def __init__(self) -> None:
         self._names = count()
@@ -113,14 +111,14 @@ class _Graph:
         output: str = "",
         **attributes: Any,
     ) -> str:
-        """Add a node and return its output; an input that is no name is a constant."""
+        """Add a node and return the name of its output; an input that is not a name becomes a constant."""
         names = [each if isinstance(each, str) else self._constant(np.asarray(each)) for each in inputs]
         output = output or self._name()
         self._nodes.append(helper.make_node(kind, names, [output], **attributes))
         return output
 
     def dequantised(self, values: npt.NDArray[np.signedinteger], scales: Float) -> str:
-        """Rows of integers with a scale each; onnxruntime fuses only where the zero points are spelt out."""
+        """Dequantise rows of integers, one scale each; onnxruntime fuses only if zero points are explicit."""
         return self.node("DequantizeLinear", values, scales, np.zeros(len(values), values.dtype), axis=0)
 
     def model(self) -> onnx.ModelProto:

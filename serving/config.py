@@ -26,7 +26,6 @@ class Serve(Command):
     Small models run inside the API processes; --executor workers runs them in processes of their own.
     """
 
-    config: Annotated[str | None, Field(description="a TOML file with any of these settings")] = None
     models_dir: Annotated[Path, Field(description="the model repository that `make export` writes")] = Path(
         "models"
     )

@@ -1,36 +1,41 @@
 """Fixtures shared by the tests: small networks trained on real digits, exported for real."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from shutil import copytree
 
 import pytest
 import torch
 
-from export.pipeline import Digits, Source, export_checkpoint
+from export.pipeline import Source, export_checkpoint
+from export.splits import Splits
 from tests.support.networks import card
 from tests.support.samples import sample_test, sample_training
+from tests.support.service import API_KEY, Service, running_service
 from training.model.checkpoint import save_checkpoint
 from training.model.network import build, normalise
 from training.recipe.schema import Architecture
 
 os.environ["PYTHONPATH"] = str(Path(__file__).parents[1])  # scripts that tests start import tests.support too
 
+THREADS = int(os.environ.get("DISTILLERY_TEST_THREADS", "1"))
+"""CPU threads of torch: networks this small gain nothing from a second one. `make test-portable` sets it."""
 NETWORKS = {"teacher": [96, 96], "student": [48, 48], "student-alone": [48, 48]}
 EPOCHS = 25
 
 
 @pytest.fixture(autouse=True)
-def one_thread() -> None:
-    """Networks so small only lose time to a second thread, and how many there are decides the last bits of a sum."""
-    torch.set_num_threads(1)
+def fixed_threads() -> None:
+    """Reset torch's threads, which a command under test may have set: their number decides the last bits of a sum."""
+    torch.set_num_threads(THREADS)
 
 
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Checkpoints of small networks that have learnt the 500 sample digits, by name."""
     folder = tmp_path_factory.mktemp("trained")
-    torch.set_num_threads(1)  # networks so small only lose time to a second one
+    torch.set_num_threads(THREADS)
     digits, _ = sample_training()
     inputs = normalise(digits.images)
     paths = {}
@@ -50,27 +55,19 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 @pytest.fixture(scope="session")
-def export_digits() -> Digits:
-    """The sample digits as an export wants them."""
-    training, validation = sample_training()
-    test = sample_test()
-    return Digits(
-        calibration=training.images.numpy(),
-        validation=validation.images.numpy(),
-        validation_labels=validation.labels.numpy(),
-        test=test.images.numpy(),
-        test_labels=test.labels.numpy(),
-    )
+def splits() -> Splits:
+    """The sample digits as an export reads them."""
+    return Splits(*sample_training(), sample_test())
 
 
 @pytest.fixture(scope="session")
 def model_repository(
-    trained: dict[str, Path], export_digits: Digits, tmp_path_factory: pytest.TempPathFactory
+    trained: dict[str, Path], splits: Splits, tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
     """A model repository with teacher, student, student-int8 and student-alone; not to be written to."""
     root = tmp_path_factory.mktemp("models")
     for name, path in trained.items():
-        export_checkpoint(Source(name, path), export_digits, models_dir=root, int8=name == "student")
+        export_checkpoint(Source(name, path), splits, models_dir=root, int8=name == "student")
     return root
 
 
@@ -84,6 +81,30 @@ def one_model(model_repository: Path, tmp_path_factory: pytest.TempPathFactory) 
 def two_models(model_repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A repository of student and teacher: every model of a service with workers costs a process."""
     return _some_of(model_repository, tmp_path_factory, "student", "teacher")
+
+
+@pytest.fixture(scope="session")
+def service(model_repository: Path) -> Iterator[Service]:
+    """A service of all four models, over HTTP and gRPC, for every test that leaves no trace but in the counts."""
+    flags = ("--api-servers", "2", "--max-images", "200", "--grpc-port", "0")
+    with running_service(model_repository, *flags) as service:
+        yield service
+
+
+@pytest.fixture(scope="session")
+def strict_service(model_repository: Path) -> Iterator[Service]:
+    """A service with an API key, and with limits so low that a test can reach them."""
+    flags = ("--api-servers", "1", "--api-key", API_KEY, "--request-timeout", "0.6", "--max-in-flight", "2")
+    with running_service(model_repository, *flags, "--max-body-bytes", "20000") as service:
+        yield service
+
+
+@pytest.fixture(scope="session")
+def workers_service(two_models: Path) -> Iterator[Service]:
+    """A service whose two models run in LitServe's workers."""
+    flags = ("--api-servers", "2", "--max-images", "200", "--executor", "workers")
+    with running_service(two_models, *flags) as service:
+        yield service
 
 
 def _some_of(repository: Path, folders: pytest.TempPathFactory, *names: str) -> Path:

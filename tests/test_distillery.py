@@ -1,38 +1,59 @@
-"""Settings come from flags, environment, file and defaults, in that order, and a mistake is told in one line."""
+"""Sources of settings and their precedence, `--help`, error messages and exit statuses of every command."""
 
 import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal
 
 import pytest
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PositiveInt,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
-from distillery import Command, DistilleryError, main
+from distillery import Command, DistilleryError, Metavar, errors, main, plain, unknown
 
 
 class Stage(BaseModel):
     model_config = ConfigDict(extra="forbid")
     epochs: int = Field(16, gt=0, description="passes over the training digits")
-    learning_rate: float = 3e-3
+    learning_rate: float = Field(3e-3, description="peak of the schedule")
+    channels: list[list[int]] = Field([], description="channels of each stage")
 
     @field_validator("epochs")
     @classmethod
-    def _not_unlucky(cls, epochs: int) -> int:
+    def _reject_13(cls, epochs: int) -> int:
         if epochs == 13:
-            raise ValueError("epochs are not 13, but 12 or 14")
+            raise ValueError("epochs must be 12 or 14, not 13")
         return epochs
 
 
-class Train(Command):
+class OutputSettings(Command):
+    group = "output"
+    out: Annotated[Path, Metavar("DIR")] = Field(Path("runs"), description="folder of the runs")
+
+
+class Train(OutputSettings):
     """Train something.
 
-    Two paragraphs of help.
+    Two paragraphs
+    of help.
     """
 
-    config: Path | None = None
-    fast: bool = False
+    examples = ("tool --teacher.epochs 4",)
+
+    fast: bool = Field(False, description="train less")
+    threads: PositiveInt | None = Field(None, description="CPU threads; default: all cores")
+    seeds: list[int] = Field([0, 1], description="seeds to train")
+    device: Literal["cpu", "cuda"] = Field("cpu", description="where to train")
     teacher: Stage = Stage()
+    student: Stage = Stage(epochs=2, channels=[[16], [32, 32]])
 
     @model_validator(mode="after")
     def _fast_is_short(self) -> "Train":
@@ -45,9 +66,9 @@ class Train(Command):
 
 
 class Fail(Command):
-    """Fail in a way the person can mend."""
+    """Fail with an error the user can fix."""
 
-    how: str = "mistake"
+    how: str = Field("error", description="how to fail")
 
     def run(self) -> None:
         raise KeyboardInterrupt if self.how == "interrupt" else DistilleryError("3 is too many; use 2")
@@ -64,12 +85,15 @@ def file(tmp_path: Path) -> Path:
     return path
 
 
-def test_defaults(capsys: pytest.CaptureFixture[str]) -> None:
+# Sources
+
+
+def test_defaults_of_the_class_apply_without_any_source(capsys: pytest.CaptureFixture[str]) -> None:
     assert call() == 0
     assert capsys.readouterr().out == "16 0.003 False\n"
 
 
-def test_each_source_goes_before_the_next(
+def test_options_override_environment_overrides_file(
     file: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DISTILLERY_TEACHER__EPOCHS", "3")
@@ -78,7 +102,7 @@ def test_each_source_goes_before_the_next(
     assert capsys.readouterr().out == "4 0.25 True\n"
 
 
-def test_the_file_can_be_named_by_the_environment(
+def test_the_environment_can_name_the_file(
     file: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DISTILLERY_CONFIG", str(file))
@@ -86,96 +110,214 @@ def test_the_file_can_be_named_by_the_environment(
     assert capsys.readouterr().out == "2 0.5 False\n"
 
 
+def test_a_preset_is_below_the_file_and_above_the_defaults(
+    file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Preset(Train):
+        """Train with a preset."""
+
+        preset: ClassVar[dict[str, Any]] = {"fast": False, "teacher": {"epochs": 5, "learning_rate": 1}}
+
+    file.write_text("[teacher]\nepochs = 2\n")
+    assert main("tool", {"p": Preset}, arguments=["p", "--config", str(file), "--fast"]) == 0
+    assert capsys.readouterr().out == "2 1.0 True\n"
+
+
 @pytest.mark.parametrize(
-    ("arguments", "words"),
+    ("arguments", "value"),
     [
-        (["--teacher.epochs", "0"], ["teacher.epochs", "greater than 0", "found '0'"]),
-        (["--teacher.learning-rate", "fast"], ["teacher.learning_rate", "valid number", "fast"]),
+        ([], "from-environment"),
+        (["--out", "a"], "a"),
+        (["--out=a", "--fast", "--unheard-of", "3"], "a"),
+        (["--out=a", "--out", "b"], "b"),
+        (["--out-of=a"], "from-environment"),
     ],
 )
-def test_a_wrong_value_is_named(
-    arguments: list[str], words: list[str], capsys: pytest.CaptureFixture[str]
+def test_one_setting_can_be_read_before_the_others(
+    arguments: list[str], value: str, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file.write_text('out = "from-file"\nunheard_of = 3')
+    assert Train.peek("out", ["--fast"]) == Path("runs")
+    assert Train.peek("out", ["--config", str(file)]) == Path("from-file")
+    monkeypatch.setenv("DISTILLERY_OUT", "from-environment")
+    assert Train.peek("out", arguments) == Path(value)
+
+
+# Errors
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--teacher.epochs", "0"], "tool: teacher.epochs: Input should be greater than 0 (found '0')"),
+        (["--teacher.learning-rate", "fast"], "tool: teacher.learning_rate: Input should be a valid number"),
+        (["--seeds", "1,x"], "tool: seeds.1: Input should be a valid integer"),
+        (["--device", "gpu"], "tool: device: Input should be 'cpu' or 'cuda' (found 'gpu')"),
+        (
+            ["--teacher.epoch", "3"],
+            "tool: there is no option --teacher.epoch; did you mean --teacher.epochs?",
+        ),
+        (["--sedes=3"], "tool: there is no option --sedes; did you mean --seeds?"),
+        (["--fast", "train"], "tool: unexpected argument 'train'"),
+        (["--config"], "tool: argument --config: expected one argument"),
+        (["tarin"], "tool: there is no command 'tarin'; known: train, fail; did you mean train?"),
+        (["fail", "--who", "me"], "tool fail: there is no option --who; did you mean --how?"),
+    ],
+)
+def test_an_invalid_argument_ends_with_status_2_and_names_the_nearest(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert call(*arguments) == 2
-    message = capsys.readouterr().err
-    assert all(word in message for word in words), message
+    first, *_, last = capsys.readouterr().err.splitlines()
+    assert first.startswith(message)
+    assert last == f"See tool{' fail' if arguments[0] == 'fail' else ''} --help"
 
 
-def test_a_validator_of_ours_has_the_last_word(capsys: pytest.CaptureFixture[str]) -> None:
-    """What it was given may be the whole of the settings: it names what matters."""
+def test_a_validator_of_a_command_words_its_own_error(capsys: pytest.CaptureFixture[str]) -> None:
+    """It may be given all settings, and alone knows which of them to name."""
     assert call("--teacher.epochs=13") == 2
-    assert capsys.readouterr().err.startswith("tool: teacher.epochs: epochs are not 13, but 12 or 14\n")
+    assert capsys.readouterr().err.startswith("tool: teacher.epochs: epochs must be 12 or 14, not 13\n")
     assert call("--teacher.epochs=101", "--fast") == 2
     assert capsys.readouterr().err.startswith("tool: 101 epochs are not fast\n")
 
 
 @pytest.mark.parametrize(
-    ("arguments", "named"),
+    ("content", "message"),
     [
-        ([], "from-environment"),
-        (["--config", "a"], "a"),
-        (["--config=a", "--fast"], "a"),
-        (["--config=a", "--config", "b"], "b"),
-        (["--config-of=a"], "from-environment"),
+        ("[teacher]\nepoch = 3\n", "teacher.epoch: unknown setting; did you mean epochs?"),
+        ("fsat = true\n", "fsat: unknown setting; did you mean fast?"),
+        ("[zzz]\na = 1\n", "zzz: unknown setting\n"),
+        ("fast = [1, 2]\n", "fast: Input should be a valid boolean (found 1,2)"),
+        ("device = { a = 1 }\n", "device: Input should be 'cpu' or 'cuda' (found {\"a\": 1})"),
     ],
 )
-def test_the_file_is_known_before_anything_is_read(
-    arguments: list[str], named: str, monkeypatch: pytest.MonkeyPatch
+def test_an_invalid_setting_in_the_file_is_named(
+    content: str, message: str, file: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert Train.named_file(["--fast"]) is None
-    monkeypatch.setenv("DISTILLERY_CONFIG", "from-environment")
-    assert Train.named_file(arguments) == named
+    file.write_text(content)
+    assert call("--config", str(file)) == 2
+    assert message in capsys.readouterr().err
 
 
-def test_an_unknown_field_in_the_file_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    path = tmp_path / "settings.toml"
-    path.write_text("[teacher]\nepoch = 3\n")
-    assert call("--config", str(path)) == 2
-    assert "teacher.epoch: Extra inputs are not permitted (found 3)" in capsys.readouterr().err
-
-
-def test_a_missing_or_broken_file_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert call("--config", str(tmp_path / "none.toml")) == 1
+def test_a_missing_or_malformed_file_is_named(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call("--config", f"{file}.none") == 1
     assert "there is no file" in capsys.readouterr().err
-    broken = tmp_path / "broken.toml"
-    broken.write_text("epochs =")
-    assert call("--config", str(broken)) == 1
+    file.write_text("epochs =")
+    assert call("--config", str(file)) == 1
     assert "is not valid TOML" in capsys.readouterr().err
 
 
-def test_an_unknown_flag_ends_with_status_2(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit, match="2"):
-        call("--bogus")
-    assert "unrecognized arguments: --bogus" in capsys.readouterr().err
-
-
-def test_help_teaches(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit, match="0"):
-        call("--help")
-    text = capsys.readouterr().out
-    for words in (
-        "Two paragraphs of help.",
-        "--teacher.epochs",
-        "passes over the training digits",
-        "(default: 16)",
-    ):
-        assert words in text
-
-
-def test_mistakes_and_interruptions_have_their_status(capsys: pytest.CaptureFixture[str]) -> None:
+def test_errors_and_interruptions_have_their_status(capsys: pytest.CaptureFixture[str]) -> None:
     assert call("fail") == 1
     assert capsys.readouterr().err == "tool fail: 3 is too many; use 2\n"
     assert call("fail", "--how", "interrupt") == 130
-    assert "interrupted; the same command goes on from here" in capsys.readouterr().err
+    assert "interrupted; run the same command to continue" in capsys.readouterr().err
 
 
-def test_without_a_default_the_commands_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main("tool", {"train": Train, "fail": Fail}, arguments=[]) == 2
-    assert "fail         Fail in a way the person can mend." in capsys.readouterr().out
+def test_an_unknown_name_lists_the_known_ones_and_suggests_the_nearest() -> None:
+    message = "there is no recipe 'quik'; known: best, quick; did you mean quick?"
+    assert unknown("recipe", "quik", ["best", "quick"]) == message
+    assert unknown("model", "zzz", {"teacher": 1}) == "there is no model 'zzz'; known: teacher"
+    assert unknown("model", "zzz", []) == "there is no model 'zzz'; known: none"
 
 
-def test_nothing_is_reported_to_anybody(tmp_path: Path) -> None:
-    """onnxruntime keeps its reports below the home folder; a session of ours leaves none there."""
+def test_unknown_settings_in_a_mapping_of_models_are_named() -> None:
+    from pydantic import TypeAdapter  # noqa: PLC0415
+
+    with pytest.raises(ValidationError) as caught:
+        TypeAdapter(dict[str, Stage]).validate_python({"small": {"epoch": 1}})
+    assert errors(caught.value, dict[str, Stage]) == ["small.epoch: unknown setting; did you mean epochs?"]
+
+
+# Help
+
+HELP = """\
+Train something.
+
+Usage: tool [OPTIONS]
+       tool COMMAND [OPTIONS]
+
+Two paragraphs of help.
+
+Commands:
+  fail  Fail with an error the user can fix.
+
+Options:
+  --[no-]fast               train less
+  --threads N               CPU threads; default: all cores
+  --seeds N,...             seeds to train (default: 0,1)
+  --device {cpu,cuda}       where to train (default: cpu)
+
+Output options:
+  --out DIR                 folder of the runs (default: runs)
+
+Stage options, for STAGE in teacher, student:
+  --STAGE.epochs N          passes over the training digits (default: 16)
+  --STAGE.learning-rate N   peak of the schedule (default: 0.003)
+  --STAGE.channels [[N,...],...]
+                            channels of each stage
+
+Values that differ from these defaults:
+  teacher
+  student: epochs=2 channels=[[16],[32,32]]
+
+General options:
+  --config FILE             TOML file with values for any of these options
+  -h, --help                print this help
+
+Examples:
+  tool --teacher.epochs 4
+
+Every option is also an environment variable (--out: DISTILLERY_OUT) and a key
+of the --config file (out). Options override variables, variables override the
+file.
+"""
+
+
+@pytest.mark.parametrize("flag", ["-h", "--help"])
+def test_help_shows_groups_placeholders_defaults_and_examples(
+    flag: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call(flag) == 0
+    assert capsys.readouterr().out == HELP
+
+
+def test_a_nested_model_that_occurs_once_shows_its_own_name(capsys: pytest.CaptureFixture[str]) -> None:
+    class Search(Command):
+        """Search."""
+
+        space: Stage | None = None
+
+        def run(self) -> None: ...
+
+    assert main("tool", {"search": Search}, arguments=["search", "-h"]) == 0
+    assert "\nSpace options:\n  --space.epochs N " in capsys.readouterr().out
+
+
+def test_a_program_without_a_default_command_lists_its_commands(capsys: pytest.CaptureFixture[str]) -> None:
+    for arguments, status in ([], 2), (["--help"], 0), (["-h"], 0):
+        assert main("tool", {"train": Train, "fail": Fail}, arguments=arguments) == status
+        listed = capsys.readouterr().out
+        assert "\n  train  Train something.\n  fail   Fail with an error the user can fix.\n" in listed
+
+
+def test_shown_values_are_valid_arguments() -> None:
+    for value, shown in (
+        (True, "true"),
+        (20.0, "20"),
+        (0.003, "0.003"),
+        ([1, 16], "1,16"),
+        ([[16], [32, 32]], "[[16],[32,32]]"),
+        (Path("a/b"), "a/b"),
+    ):
+        assert plain(value) == shown
+    command = Train.parse(["--student.channels", "[[16],[32,32]]", "--seeds", "1,16"])
+    assert isinstance(command, Train)
+    assert (command.student.channels, command.seeds) == ([[16], [32, 32]], [1, 16])
+
+
+def test_onnxruntime_sends_no_usage_data(tmp_path: Path) -> None:
+    """It keeps its reports in the home folder; a session leaves none there."""
     home = {"HOME": str(tmp_path), "PATH": os.environ["PATH"]}
     code = "import export.parity, onnxruntime; onnxruntime.get_available_providers(); onnxruntime.SessionOptions()"
     subprocess.run([sys.executable, "-c", code], env=home, cwd=Path(__file__).parent.parent, check=True)

@@ -24,7 +24,6 @@ class Bench(Command):
     limitations: ClassVar[Sequence[str]] = ()
     """What the figures do not show; kept with them and printed."""
 
-    config: Path | None = Field(None, description="TOML file with these settings")
     results_dir: Path = Field(RESULTS, description="folder of the result files")
 
     @property

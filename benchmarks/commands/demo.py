@@ -21,7 +21,7 @@ from rich.table import Table
 
 from benchmarks.errors import BenchmarkError
 from benchmarks.load.http import cases_of, measure_http
-from benchmarks.load.sessions import REFERENCE, measure_sessions, open_session
+from benchmarks.load.sessions import REFERENCE, measure_sessions
 from benchmarks.load.workloads import service_workload
 from benchmarks.results.files import write_result
 from benchmarks.results.models import model_facts, models_of, select_models
@@ -29,6 +29,7 @@ from benchmarks.systems.servers import running_service
 from distillery import Command
 from serving.client import Client
 from serving.model.repository import ModelEntry
+from serving.model.session import open_session
 from training.data.mnist import Digits, find_mnist, load_test
 
 RECIPE = "quick"
@@ -43,7 +44,6 @@ class Demo(Command):
     About five minutes on two cores; a second run reuses what has not changed.
     """
 
-    config: Path | None = Field(None, description="TOML file with these settings")
     data_dir: Path | None = Field(
         None, description="folder with the MNIST files, if not to be found or fetched"
     )

@@ -24,7 +24,6 @@ from training.runs.pipeline import jobs
 class EvidenceBench(Command):
     """Keep what `distillery-train report` finds of a run: calibration, fidelity, robustness, errors by digit."""
 
-    config: Path | None = Field(None, description="TOML file with these settings")
     recipe: str = Field("best", description="the run, as it was given to distillery-train")
     out: Path = Field(Path("runs"), description="folder of the runs")
     threads: int | None = Field(None, gt=0, description="CPU threads; all usable cores if not given")

@@ -26,7 +26,6 @@ class FootprintBench(Command):
     of JSON; keeps everything in a file under --results-dir.
     """
 
-    config: Path | None = Field(None, description="TOML file with these settings")
     models_dir: Path = Field(Path("models"), description="the model repository that is served")
     executor: list[Executor] = Field(["inprocess", "workers"], description="executors to start it with")
     starts: PositiveInt = Field(5, description="how often it is started")

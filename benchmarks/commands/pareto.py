@@ -22,7 +22,6 @@ from rich.table import Table
 from benchmarks.commands.seeds import SeedRun, SeedsBench
 from benchmarks.load.sessions import REFERENCE, measure_sessions
 from benchmarks.results.files import warn_if_busy, write_result
-from export.fold import fold
 from export.graph import to_onnx
 from training.evaluation.significance import mean_interval, paired_over_seeds
 from training.model.network import build
@@ -114,8 +113,7 @@ def _times(timed: Mapping[tuple[str, int], Mapping[str, Any]], name: str) -> dic
 def _write_floor(folder: Path) -> Path:
     """Write the smallest graph that answers at all, 784-10, and return its path."""
     architecture, path = Architecture(), folder / "floor.onnx"
-    graph = to_onnx(fold(build(architecture).eval()), architecture)
-    path.write_bytes(graph.SerializeToString())
+    path.write_bytes(to_onnx(build(architecture).eval(), architecture).content)
     return path
 
 

@@ -55,7 +55,6 @@ class PeersBench(Command):
     JSON; keeps everything in a file under --results-dir.
     """
 
-    config: Path | None = Field(None, description="TOML file with these settings")
     models_dir: Path = Field(Path("models"), description="the model repository")
     model: str = Field("student", description="the model that all of them are given")
     peers: list[str] = Field(

@@ -40,7 +40,6 @@ class PerfAnalyzerBench(Command):
     runs. Prints a table and, last, one line of JSON; keeps everything in a file under --results-dir.
     """
 
-    config: Path | None = Field(None, description="TOML file with these settings")
     models_dir: Path = Field(Path("models"), description="the model repository that is served")
     models: list[str] = Field(["teacher", "student", "student-int8"], description="models to measure")
     url: str | None = Field(

@@ -34,7 +34,6 @@ class ProfileBench(Command):
     Prints a table and, last, one line of JSON; keeps everything in a file under --results-dir.
     """
 
-    config: Path | None = Field(None, description="TOML file with these settings")
     models_dir: Path = Field(Path("models"), description="the model repository that is served")
     models: list[str] = Field(["student", "student-int8"], description="models to look at")
     body: list[BodyKind] = Field(["json", "binary"], description="what a request carries: one image")

@@ -19,7 +19,6 @@ from benchmarks.report.pareto import gains_section, pareto_section, write_pareto
 from benchmarks.report.peers import peers_section
 from benchmarks.report.peers_figure import draw_peers
 from benchmarks.report.perf_analyzer import perf_analyzer_section
-from benchmarks.report.quantised import quantised_section
 from benchmarks.report.scenarios import scenarios_section
 from benchmarks.report.sections import Section, Source
 from benchmarks.results.files import RESULTS, latest, read_result
@@ -62,7 +61,6 @@ SECTIONS = (
         picture="robustness.png",
         draw=draw_evidence,
     ),
-    Section(name="quantised", kinds=("accuracy_quantised",), to_markdown=quantised_section),
     Section(name="scenarios", kinds=("scenarios",), to_markdown=scenarios_section),
     Section(name="profile", kinds=("profile",), to_markdown=profile_section),
     Section(name="footprint", kinds=("footprint",), to_markdown=footprint_section),

@@ -21,7 +21,6 @@ from training.recipe.files import find_recipe
 class ReproductionBench(Command):
     """Keep what `distillery-train reproduce` finds beside the paper's figures, for docs/paper.md."""
 
-    config: Path | None = Field(None, description="TOML file with these settings")
     recipe: str = Field("paper", description="paper, or a TOML file with a teacher and a student")
     seeds: list[int] = Field([0, 1, 2, 3, 4], min_length=1, description="one training of everything each")
     out: Path = Field(Path("runs"), description="folder for runs")

@@ -18,7 +18,6 @@ from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-from benchmarks.load.sessions import open_session
 from benchmarks.load.workloads import BodyKind, service_workload
 from benchmarks.loadgen.scenarios import METRICS, Row, Rules, Scenario, run_scenario
 from benchmarks.loadgen.served_system import OFFLINE_CONNECTIONS, ServedSystem
@@ -31,6 +30,7 @@ from benchmarks.results.models import model_facts, select_models
 from benchmarks.systems.servers import Executor, running_service
 from distillery import Command
 from serving.model.repository import ModelEntry
+from serving.model.session import open_session
 
 CORES = len(os.sched_getaffinity(0))
 LIMITATIONS = (
@@ -55,7 +55,6 @@ class ScenariosBench(Command):
     of JSON; keeps everything in a file under --results-dir.
     """
 
-    config: Path | None = Field(None, description="TOML file with these settings")
     models_dir: Path = Field(Path("models"), description="the model repository")
     models: list[str] = Field(["teacher", "student", "student-int8"], description="models to measure")
     scenarios: list[Scenario] = Field(list(METRICS), description="which of the four")

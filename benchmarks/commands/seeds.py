@@ -44,7 +44,6 @@ class SeedRun:
 class SeedsBench(Command):
     """A benchmark of a recipe that is trained with several seeds."""
 
-    config: Path | None = Field(None, description="TOML file with these settings")
     recipe: str = Field("quick", description="quick, another recipe, or a TOML file")
     seeds: list[int] = Field([0, 1, 2], min_length=1, description="one training of all each")
     teacher_seed: int | None = Field(

@@ -32,7 +32,6 @@ SPEEDUPS = {
     "bfloat16": ("bfloat16", "float32"),
     "compiled": ("compiled", "as it is"),
     "all cores": ("all cores", "as it is"),
-    "seeds at once": ("seeds at once", "seeds in turn"),
 }
 """What is compared with what; `as it is` has a precision, too."""
 
@@ -40,19 +39,16 @@ SPEEDUPS = {
 class SpeedBench(Command):
     """Measure training: images a second of each network, against the bare products, and in other ways.
 
-    One thread, in the precision that training takes here; then the other precision, all cores, several seeds at once
-    against one after the other, and torch.compile. Prints a table and, last, one line of JSON; keeps everything in a
-    file under --results-dir.
+    One thread, in the precision that training takes here; then the other precision, all cores, and torch.compile.
+    Prints a table and, last, one line of JSON; keeps everything in a file under --results-dir.
     """
 
-    config: Path | None = Field(None, description="TOML file with these settings")
     networks: list[Network] = Field(list(NETWORKS), min_length=1, description="what is trained")
     compile: list[Network] = Field(
         ["student", "faster"], description="networks that are compiled as well, which takes some 20 s each"
     )
     batch_size: Annotated[int, Field(gt=1)] = Field(256, description="digits in a step")
     steps: PositiveInt = Field(8, description="steps of an epoch here")
-    seeds: Annotated[int, Field(gt=1)] = Field(5, description="seeds at once, and one after the other")
     rounds: PositiveInt = Field(5, description="how often everything has its turn")
     seconds: PositiveFloat = Field(120, description="time for all turns")
     device: DeviceName = Field("cpu", description="where to train")
@@ -70,7 +66,6 @@ class SpeedBench(Command):
                 device=device,
                 batch_size=self.batch_size,
                 steps=self.steps,
-                seeds=self.seeds,
                 compile_it=network in self.compile,
             )
             cases += more
@@ -83,7 +78,6 @@ class SpeedBench(Command):
             "precision": precision,
             "cores": len(os.sched_getaffinity(0)),
             "batch_size": self.batch_size,
-            "seeds": self.seeds,
             "rounds": self.rounds,
             "seconds": self.seconds,
             "skipped": skipped,
@@ -93,7 +87,7 @@ class SpeedBench(Command):
         console = Console()
         console.print(speed_table(data))
         console.print(
-            "Times as fast: bfloat16 as float32, compiled as eager, all cores as one, seeds at once as in turn.\n"
+            "Times as fast: bfloat16 as float32, compiled as eager, all cores as one.\n"
             "The floor is the time of the bare products of all layers, forward and backward.",
             soft_wrap=True,
         )
@@ -148,7 +142,6 @@ def speed_table(data: dict[str, Any]) -> Table:
         "bfloat16": "bfloat16",
         "compiled": "compiled",
         "all cores": f"{data['cores']} cores",
-        "seeds at once": f"{data['seeds']} seeds",
     }
     for heading in ("network", "images/s", "of the floor", *headings.values()):
         table.add_column(heading, justify="left" if heading == "network" else "right")

@@ -57,7 +57,6 @@ class TrainingBench(Command):
 
     model_config = SettingsConfigDict(nested_model_default_partial_update=True)  # one flag, one change
 
-    config: Path | None = Field(None, description="TOML file with these settings")
     digits: PositiveInt = Field(11_000, le=EPOCH, description="digits in a turn of the epochs' comparison")
     rounds: PositiveInt = Field(3, description="turns of each side, after one that does not count")
     target: bool = Field(True, description="measure the time to a good student too")

@@ -19,6 +19,7 @@ from benchmarks.load.digits import Images, load_digits
 from benchmarks.load.interleave import interleave
 from benchmarks.load.latency import Latencies
 from benchmarks.results.ratio import Ratio
+from serving.model.session import open_session
 
 WARM_UP_RUNS = 5
 MIN_RUNS = 10
@@ -43,7 +44,9 @@ def measure_sessions(
     """
     digits = load_digits() if images is None else images
     cases = list(product(threads, batches, models))
-    sessions = {(t, name): open_session(path, t) for t, (name, path) in product(threads, models.items())}
+    sessions = {
+        (t, name): open_session(path, threads=t) for t, (name, path) in product(threads, models.items())
+    }
     samples: dict[tuple[int, int, str], list[Latencies]] = {case: [] for case in cases}
     slice_s = seconds / (rounds * len(cases))
     for index in interleave(len(cases), rounds):
@@ -60,15 +63,6 @@ def measure_sessions(
         "seconds": seconds,
         "rows": rows,
     }
-
-
-def open_session(path: Path, threads: int = 1) -> ort.InferenceSession:
-    """Open a graph with the service's options: a fixed number of threads, no spinning."""
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    return ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
 
 def _batches_of(digits: Images, batch: int) -> list[Images]:

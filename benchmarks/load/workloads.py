@@ -20,8 +20,8 @@ from PIL import Image
 
 from benchmarks.errors import BenchmarkError
 from benchmarks.load.digits import Images, load_digits
-from benchmarks.load.sessions import open_session
 from benchmarks.load.v2_tensors import pack, unpack
+from serving.model.session import open_session
 
 BodyKind = Literal["json", "png", "json-8", "json-64", "binary", "binary-8", "binary-64"]
 """What the images are sent as, and how many a request (one where it is not said)."""

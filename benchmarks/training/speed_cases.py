@@ -4,7 +4,7 @@ import os
 import shutil
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal
@@ -18,7 +18,6 @@ from torch._inductor.exc import InductorError
 from benchmarks.load.digits import load_digits
 from training.data.mnist import Digits
 from training.loop.device import Device
-from training.loop.stack import Stack, stackable
 from training.loop.trainer import Job, Observer, Record, Training
 from training.model.network import CLASSES, PIXELS, SIDE
 from training.recipe.schema import Model
@@ -50,17 +49,17 @@ class Case:
 
 
 def cases_of(
-    network: Network, *, device: Device, batch_size: int, steps: int, seeds: int, compile_it: bool
+    network: Network, *, device: Device, batch_size: int, steps: int, compile_it: bool
 ) -> tuple[list[Case], dict[str, str]]:
     """Return the ways to train `network`, each tried once, and why others are missing."""
     model = NETWORKS[network].model_copy(update={"batch_size": batch_size})
     other, cores = Device(device.type, not device.bfloat16), len(os.sched_getaffinity(0))
 
-    def new(where: Device = device, seed: int = 0) -> Training:
-        return training_of(model, where, steps=steps, seed=seed)
+    def new(where: Device = device) -> Training:
+        return training_of(model, where, steps=steps)
 
-    def case(way: str, run: Callable[[], float], *, threads: int = 1, times: int = 1) -> Case:
-        return Case(network, way, threads, times * steps * batch_size, run)
+    def case(way: str, run: Callable[[], float], *, threads: int = 1) -> Case:
+        return Case(network, way, threads, steps * batch_size, run)
 
     cases = [
         case("as it is", epoch_of(new())),
@@ -72,9 +71,6 @@ def cases_of(
         cases.append(case("all cores", epoch_of(new()), threads=cores))
     else:
         skipped["all cores"] = "there is one core" if device.type == "cpu" else "a GPU does the work"
-    if stackable(model) or network == "student":  # of the larger one, to see where it ends
-        cases.append(case("seeds in turn", in_turn([new(seed=seed) for seed in range(seeds)]), times=seeds))
-        cases.append(case("seeds at once", at_once([new(seed=seed) for seed in range(seeds)]), times=seeds))
     for each in cases:
         each.run()
     if compile_it:
@@ -99,23 +95,6 @@ def epoch_of(training: Training) -> Callable[[], float]:
     def run() -> float:
         training.train_epoch(Observer())
         return training.history[-1]["seconds"]
-
-    return run
-
-
-def in_turn(trainings: Sequence[Training]) -> Callable[[], float]:
-    """Time an epoch of several seeds, one after the other."""
-    each = [epoch_of(training) for training in trainings]
-    return lambda: sum(run() for run in each)
-
-
-def at_once(trainings: Sequence[Training]) -> Callable[[], float]:
-    """Time an epoch of several seeds in a stack."""
-    stack = Stack(trainings)
-
-    def run() -> float:
-        stack.train_epoch(Observer())
-        return sum(training.history[-1]["seconds"] for training in trainings)
 
     return run
 
@@ -178,11 +157,11 @@ def compiled(training: Training) -> str:
     return ""
 
 
-def training_of(model: Model, device: Device, *, steps: int, seed: int = 0) -> Training:
+def training_of(model: Model, device: Device, *, steps: int) -> Training:
     """Return a training with `steps` steps an epoch, on real digits over and over."""
     count = steps * model.batch_size
     images = torch.from_numpy(np.resize(load_digits(), (count, SIDE, SIDE)))
     labels: Tensor = torch.arange(count) % CLASSES  # the digits come in turns
     digits, few = Digits(images, labels), Digits(images[:1], labels[:1])
     endless = model.model_copy(update={"epochs": ENDLESS})
-    return Timed(Job("speed", endless, seed), digits, few, device=device)
+    return Timed(Job("speed", endless, 0), digits, few, device=device)

@@ -29,6 +29,21 @@ def check_device(device: Device) -> None:
         )
 
 
+def open_session(
+    model: Path | bytes, *, threads: int = 1, device: Device = "cpu"
+) -> onnxruntime.InferenceSession:
+    """Open a graph, from a file or from its bytes, with `threads` threads for a run.
+
+    onnxruntime's defaults count the host's cores, not the container's, and its idle threads spin.
+    """
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.log_severity_level = 3
+    return onnxruntime.InferenceSession(model, options, providers=[_PROVIDERS[device]])
+
+
 class Session:
     """One model, ready to run.
 
@@ -37,13 +52,7 @@ class Session:
     """
 
     def __init__(self, path: Path, *, threads: int = 1, device: Device = "cpu") -> None:
-        options = onnxruntime.SessionOptions()
-        # The defaults count the host's cores, not the container's, and their idle threads spin.
-        options.intra_op_num_threads = threads
-        options.inter_op_num_threads = 1
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        options.log_severity_level = 3
-        self._session = onnxruntime.InferenceSession(path, options, providers=[_PROVIDERS[device]])
+        self._session = open_session(path, threads=threads, device=device)
         one, many = self._measure(1), self._measure(64)
         self.image_seconds = max(many - one, 0.0) / 63
         self.run_seconds = max(one - self.image_seconds, 0.0)

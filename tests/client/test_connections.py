@@ -16,15 +16,14 @@ from urllib.parse import urlsplit
 import numpy as np
 import pytest
 
-from benchmarks.systems.servers import free_port, running_service
 from serving.client import AsyncClient, Client
 from serving.client.errors import InvalidImagesError, SlowServiceError, UnreachableError
 from serving.client.wire import Predictions
 from serving.model.repository import load_repository
 from serving.model.session import Session
 from tests.support.clients import BOTH, Kind, png, predict
-from tests.support.processes import service as started
 from tests.support.samples import sample_test
+from tests.support.service import Service, free_port, starting_service
 
 DIGITS = sample_test().images.numpy()
 
@@ -80,10 +79,9 @@ class Proxy:
             thread.join(5)
 
 
-@pytest.fixture(scope="module")
-def url(two_models: Path) -> Iterator[str]:
-    with running_service(two_models, "--api-servers", "2", "--max-images", "100") as url:
-        yield url
+@pytest.fixture
+def url(service: Service) -> str:
+    return service.url
 
 
 @pytest.fixture
@@ -94,9 +92,11 @@ def proxy(url: str) -> Iterator[Proxy]:
 
 
 @pytest.fixture(scope="module")
-def expected(two_models: Path) -> dict[str, Any]:
+def expected(model_repository: Path) -> dict[str, Any]:
     """The probabilities of every digit, by model, as onnxruntime alone gives them."""
-    return {name: Session(entry.path).run(DIGITS)[1] for name, entry in load_repository(two_models).items()}
+    return {
+        name: Session(entry.path).run(DIGITS)[1] for name, entry in load_repository(model_repository).items()
+    }
 
 
 def test_every_task_and_every_thread_gets_its_own_answer(proxy: Proxy, expected: dict[str, Any]) -> None:
@@ -136,11 +136,11 @@ def test_a_service_that_restarts_is_not_noticed(kind: Kind, two_models: Path) ->
     url = f"http://127.0.0.1:{port}"
 
     def batches(stack: contextlib.ExitStack) -> Iterator[Any]:
-        first = stack.enter_context(started(two_models, "--api-servers", "1", port=port))
+        first = stack.enter_context(starting_service(two_models, "--api-servers", "1", port=port))
         first.wait_until_ready()
         yield DIGITS[0]
         first.end()
-        stack.enter_context(started(two_models, "--api-servers", "1", port=port))
+        stack.enter_context(starting_service(two_models, "--api-servers", "1", port=port))
         yield DIGITS[0]  # the kept connection is dead, and nobody listens yet
 
     with contextlib.ExitStack() as stack:
@@ -149,7 +149,7 @@ def test_a_service_that_restarts_is_not_noticed(kind: Kind, two_models: Path) ->
 
 @BOTH
 def test_a_service_that_hangs_is_not_waited_for(kind: Kind, two_models: Path) -> None:
-    with started(two_models, "--api-servers", "1") as running:
+    with starting_service(two_models, "--api-servers", "1") as running:
         url = running.wait_until_ready()
         predict(kind, url, [DIGITS[0]])
         for process in running.children():

@@ -4,9 +4,7 @@ import asyncio
 import socket
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -16,7 +14,6 @@ import numpy as np
 import prometheus_client
 import pytest
 
-from benchmarks.systems.servers import ROOT, free_port, running_service
 from serving.client import AsyncClient, Client
 from serving.client.errors import ClientError, FailedError, MalformedAnswerError, RefusedError
 from serving.client.wire import Predictions
@@ -24,27 +21,27 @@ from serving.model.repository import load_repository
 from serving.model.session import Session
 from tests.support.clients import BOTH, Kind, png, predict
 from tests.support.samples import sample_test
+from tests.support.service import API_KEY, ROOT, Service, free_port, let_it_read
 
 DIGITS = sample_test().images.numpy()
-KEY = "correct horse"
+
+
+@pytest.fixture
+def url(service: Service) -> str:
+    return service.url
+
+
+@pytest.fixture
+def strict_url(strict_service: Service) -> str:
+    return strict_service.url
 
 
 @pytest.fixture(scope="module")
-def url(two_models: Path) -> Iterator[str]:
-    with running_service(two_models, "--api-servers", "2", "--max-images", "100") as url:
-        yield url
-
-
-@pytest.fixture(scope="module")
-def strict_url(two_models: Path) -> Iterator[str]:
-    with running_service(two_models, "--api-servers", "1", "--max-in-flight", "1", "--api-key", KEY) as url:
-        yield url
-
-
-@pytest.fixture(scope="module")
-def expected(two_models: Path) -> dict[str, Any]:
+def expected(model_repository: Path) -> dict[str, Any]:
     """The probabilities of every digit, by model, as onnxruntime alone gives them."""
-    return {name: Session(entry.path).run(DIGITS)[1] for name, entry in load_repository(two_models).items()}
+    return {
+        name: Session(entry.path).run(DIGITS)[1] for name, entry in load_repository(model_repository).items()
+    }
 
 
 @BOTH
@@ -52,14 +49,14 @@ def test_answers_are_those_of_the_session_in_several_requests_if_need_be(
     kind: Kind, url: str, expected: dict[str, Any]
 ) -> None:
     for model, scores in expected.items():
-        for images in (64, 100):
+        for images in (64, 200):
             (answer,) = predict(kind, url, [DIGITS], model, max_images=images)
             assert np.abs(answer.probabilities - scores).max() < 1e-5
             assert answer.digits.tolist() == scores.argmax(axis=1).tolist()
             assert (answer.model, answer.version, len(answer)) == (model, "1", len(DIGITS))
             assert 0 < answer.timing.inference_ms < answer.timing.total_ms
     (one,) = predict(kind, url, [DIGITS[0]])
-    assert one.model == "student"  # the service's default
+    assert one.model == "student-int8"  # the service's default
     assert one.probabilities.shape == (1, 10)
 
 
@@ -75,11 +72,11 @@ def test_pictures_get_the_answers_of_their_pixels(url: str, expected: dict[str, 
         for answer in answers:
             assert np.abs(answer.probabilities - expected["teacher"][:5]).max() < 1e-5
             assert answer.model == "teacher"
-        assert client.predict_pictures(files[:1]).model == "student"
+        assert client.predict_pictures(files[:1]).model == "student-int8"
 
 
-def test_models_and_readiness(url: str, two_models: Path) -> None:
-    manifests = {name: entry.manifest for name, entry in load_repository(two_models).items()}
+def test_models_and_readiness(url: str, model_repository: Path) -> None:
+    manifests = {name: entry.manifest for name, entry in load_repository(model_repository).items()}
     nowhere = f"http://127.0.0.1:{free_port()}"
 
     async def ask() -> tuple[Any, bool, bool]:
@@ -91,7 +88,12 @@ def test_models_and_readiness(url: str, two_models: Path) -> None:
             (client.models(), client.ready(), lost.ready()),
             asyncio.run(ask()),
         ]:
-            assert list(models) == ["student", "teacher"]  # the default first
+            assert list(models) == [
+                "student-int8",
+                "student",
+                "student-alone",
+                "teacher",
+            ]  # the default first
             assert models == {name: one.model_dump(mode="json") for name, one in manifests.items()}
             assert (ready, lost_ready) == (True, False)
 
@@ -109,8 +111,8 @@ def test_a_refusal_is_not_tried_again(kind: Kind, url: str) -> None:
         return sum(float(line.split()[-1]) for line in lines if line.startswith(label))
 
     before = refused()
-    with pytest.raises(RefusedError, match="one request may carry 100 images") as caught:
-        predict(kind, url, [DIGITS], "teacher")
+    with pytest.raises(RefusedError, match="one request may carry 200 images") as caught:
+        predict(kind, url, [np.concatenate([DIGITS, DIGITS[:1]])], "teacher")
     assert caught.value.status == 400
     assert refused() - before == 1
     with pytest.raises(RefusedError, match="there is no model 'no/body'") as caught:
@@ -120,17 +122,17 @@ def test_a_refusal_is_not_tried_again(kind: Kind, url: str) -> None:
 
 @BOTH
 def test_a_busy_service_is_asked_again_when_it_says(kind: Kind, strict_url: str) -> None:
-    head = f"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nX-API-Key: {KEY}\r\n"
+    head = f"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nX-API-Key: {API_KEY}\r\n"
     address = (urlsplit(strict_url).hostname, urlsplit(strict_url).port)
-    with socket.create_connection(address) as holder:  # the one request that there is room for
-        holder.sendall(f"{head}Content-Length: 100\r\n\r\n{{".encode())
-        time.sleep(0.2)  # nothing tells a client that its headers were read
-        with pytest.raises(FailedError, match="1 requests are under way") as caught:
-            predict(kind, strict_url, [DIGITS[0]], "student", api_key=KEY, retries=0)
+    with socket.create_connection(address) as first, socket.create_connection(address) as second:
+        for holder in (first, second):  # the two requests that there is room for, until their bodies are late
+            holder.sendall(f"{head}Content-Length: 100\r\n\r\n{{".encode())
+        let_it_read(strict_url)
+        with pytest.raises(FailedError, match="2 requests are under way") as caught:
+            predict(kind, strict_url, [DIGITS[0]], "student", api_key=API_KEY, retries=0)
         assert caught.value.status == 503
-        threading.Timer(0.5, holder.shutdown, [socket.SHUT_RDWR]).start()
         before = time.monotonic()
-        predict(kind, strict_url, [DIGITS[0]], "student", api_key=KEY)
+        predict(kind, strict_url, [DIGITS[0]], "student", api_key=API_KEY)
         assert 1 <= time.monotonic() - before < 3
 
 

@@ -69,7 +69,7 @@ def test_the_service_is_built_from_what_is_copied_alone(tmp_path: Path) -> None:
     subprocess.run(wheel, cwd=tmp_path, check=True)
     (built,) = tmp_path.glob("*.whl")
     packed = {Path(name).parts[0] for name in zipfile.ZipFile(built).namelist()}
-    assert {name for name in packed if not name.endswith(".dist-info")} == {"serving", "distillery.py"}
+    assert {name for name in packed if not name.endswith(".dist-info")} == {"serving", "distillery"}
     modules = {path.relative_to(ROOT).as_posix() for path in (ROOT / "serving").rglob("*.py")}
     assert modules <= set(zipfile.ZipFile(built).namelist())
 

@@ -23,8 +23,8 @@ import httpx
 import pytest
 import yaml
 
-from benchmarks.systems.servers import free_port, running_service
 from tests.support.samples import sample_test
+from tests.support.service import free_port, running_service
 
 pytestmark = [
     pytest.mark.timeout(300),  # trains and exports small models first, and waits for a real clock
@@ -139,9 +139,9 @@ def monitored(model_repository: Path, tmp_path_factory: pytest.TempPathFactory) 
     """Two API processes under load until the last rule has its first value (or patience ends), then at rest."""
     with (
         running_service(model_repository, "--api-servers", "2") as service,
-        running_prometheus(service, tmp_path_factory.mktemp("prometheus")) as prometheus,
+        running_prometheus(service.url, tmp_path_factory.mktemp("prometheus")) as prometheus,
     ):
-        monitored = Monitored(service, prometheus, Load(service))
+        monitored = Monitored(service.url, prometheus, Load(service.url))
         thread = threading.Thread(target=monitored.load.run)
         thread.start()
         try:

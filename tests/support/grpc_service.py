@@ -1,7 +1,7 @@
 """A service that answers over gRPC, and questions for it in the messages of Triton's own client."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,7 +13,7 @@ import tritonclient.grpc as triton
 from prometheus_client.parser import text_string_to_metric_families
 from tritonclient.grpc import service_pb2 as theirs
 
-from benchmarks.systems.servers import free_port, running_service
+from tests.support.service import running_service
 
 INFER = "/inference.GRPCInferenceService/ModelInfer"
 KEY = "correct horse"
@@ -32,9 +32,8 @@ class Addresses(NamedTuple):
 @contextmanager
 def running_grpc(models_dir: Path, *flags: str) -> Iterator[Addresses]:
     """Run a service that answers over gRPC too."""
-    port = free_port()
-    with running_service(models_dir, *flags, "--grpc-port", str(port)) as url:
-        yield Addresses(url, f"127.0.0.1:{port}")
+    with running_service(models_dir, *flags, "--grpc-port", "0") as service:
+        yield Addresses(service.url, service.grpc)
 
 
 def image_input(images: Any, name: str = "image") -> Any:
@@ -76,10 +75,3 @@ def settled_counts(url: str) -> dict[tuple[str, str], float]:
     while found != (found := counts(url)):
         time.sleep(1)
     return found
-
-
-def eventually(condition: Callable[[], object], seconds: float = 5) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "not in time"
-        time.sleep(0.02)

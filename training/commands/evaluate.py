@@ -29,7 +29,6 @@ class Evaluate(distillery.Command):
         distillery-train evaluate --recipe notebook
     """
 
-    config: Path | None = Field(None, description="TOML file with these settings")
     recipe: str = Field("quick", description="the run to evaluate, as it was given to distillery-train")
     data_dir: Path | None = Field(
         None, description="folder with the MNIST files, if not to be found or fetched"

@@ -33,7 +33,6 @@ class Report(distillery.Command):
         distillery-train report --recipe best --seeds 0,1,2 --robustness-digits 2000
     """
 
-    config: Path | None = Field(None, description="TOML file with these settings")
     recipe: str = Field("quick", description="the run to report, as it was given to distillery-train")
     seeds: list[int] | None = Field(
         None, min_length=1, description="trainings whose errors count; all there are if not given"

@@ -30,7 +30,6 @@ class Reproduce(distillery.Command):
         distillery-train reproduce --seeds 0 --units 30 --temperatures 1,4,20
     """
 
-    config: Path | None = Field(None, description="TOML file with these settings")
     recipe: str = Field("paper", description="a recipe with a teacher and a student")
     seeds: list[int] = Field([0, 1, 2, 3, 4], min_length=1, description="one training of everything each")
     units: list[Units] = Field([30, 300], description="of each hidden layer of the narrower students")

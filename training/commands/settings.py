@@ -7,6 +7,7 @@ from typing import Any, Self
 from pydantic import Field, create_model
 
 import distillery
+from distillery import read_toml
 from training.loop.device import DeviceName, Precision
 from training.recipe.files import find_recipe, read_recipe
 from training.recipe.schema import Model, Recipe
@@ -16,8 +17,6 @@ from training.sweep.search import SWEEP
 
 class RecipeCommand(distillery.Command):
     """A command that trains models of a recipe."""
-
-    file_setting = "recipe"
 
     recipe: str = Field("quick", description="quick, notebook, paper, best, or a TOML file with models")
     seed: int = Field(0, ge=0, description="decides initial weights, order of digits, views and dropout")
@@ -37,13 +36,9 @@ class RecipeCommand(distillery.Command):
     threads: int | None = Field(None, gt=0, description="CPU threads; all usable cores if not given")
 
     @classmethod
-    def find_file(cls, name: str) -> Path:
-        return find_recipe(name)
-
-    @classmethod
     def for_arguments(cls, arguments: Sequence[str]) -> type[Self]:
         """Return this command with a setting for each model of the recipe that `arguments` name."""
-        name = cls.named_file(arguments) or ""
+        name = cls.peek("recipe", arguments)
         fields: dict[str, Any] = {}
         for section, model in read_recipe(name).models.items():
             if section in (FIGURES, SWEEP) or section in cls.model_fields or hasattr(cls, section):
@@ -51,7 +46,9 @@ class RecipeCommand(distillery.Command):
                     f"--recipe {name}: [{section}] is taken; give the model another name"
                 )
             fields[section] = (Model, model)
-        return create_model(cls.__name__, __base__=cls, __doc__=cls.__doc__, **fields)
+        command = create_model(cls.__name__, __base__=cls, __doc__=cls.__doc__, **fields)
+        command.preset = read_toml(find_recipe(name), f"--recipe {name}")
+        return command
 
     def settled(self) -> Recipe:
         """The recipe with all flags, variables and the file taken into account. Raises `ValidationError`."""

@@ -85,7 +85,7 @@ class Sweep(RecipeCommand):
     def _check(self, recipe: Recipe) -> None:
         """Refuse what cannot be searched. Raises `DistilleryError`."""
         models = recipe.models.items()
-        students = [name for name, model in models if model.distillation and not model.quantised_from]
+        students = [name for name, model in models if model.distillation]
         if self.model not in students:
             found = "learns from no other model" if self.model in recipe.models else "is no model of it"
             raise DistilleryError(

@@ -31,13 +31,13 @@ class Train(RecipeCommand):
         distillery-train --recipe notebook --seed 1
         distillery-train --recipe best --help
         distillery-train --student.hidden 256,128 --student.distillation.temperature 4 --out runs-small
-        distillery-train --recipe best --seeds 1,2          and two seeds more, small models of all at once
+        distillery-train --recipe best --seeds 1,2          and two more seeds
         distillery-train --recipe my.toml --sanity-check    first see whether each network can learn one batch
     """
 
     seeds: list[Annotated[int, Field(ge=0)]] = Field(
         [],
-        description="train these as well: small models of several seeds at once; --seed stays the current one",
+        description="train these seeds too, one after another; --seed stays the current one",
     )
     sanity_check: bool = Field(
         False, description="overfit one batch with every network, and train nothing else"

@@ -18,8 +18,6 @@ def overfit_one_batch(jobs: list[Job], digits: Digits, *, device: Device, observ
     batch = Digits(digits.images[:BATCH], digits.labels[:BATCH])
     learnt: dict[str, SoftTargets] = {}
     for job in jobs:
-        if job.model.quantised_from:  # has nothing to start from before that model is trained
-            continue
         short = job.model.model_copy(update={"epochs": STEPS, "batch_size": BATCH, "leave_out": []})
         shortened = Job(job.name, short, job.seed)
         teacher = learnt[job.distillation.teacher] if job.distillation else None

@@ -84,13 +84,9 @@ class Training:
         *,
         device: Device,
         teacher: SoftTargets | None = None,
-        network: Network | None = None,
     ) -> None:
-        """Start with `network`, or with new weights."""
         if (teacher is None) != (job.distillation is None):
             raise ValueError(f"{job.name}: a distillation needs a teacher, and only a distillation does")
-        if (network is None) != (job.model.quantised_from is None):
-            raise ValueError(f"{job.name}: what is quantised goes on with a network, and only that does")
         self.job, self.device, self.teacher = job, device, teacher
         self.digits = device.move(without(digits, job.model.leave_out))
         self.validation = device.move(validation)
@@ -98,7 +94,7 @@ class Training:
             self.digits.images, job.model, job.seed if job.view_seed is None else job.view_seed
         )
         torch.manual_seed(job.draw_seed(0))
-        self.network = (network or build(job.model, dropout=job.model.dropout)).to(device.type)
+        self.network = build(job.model, dropout=job.model.dropout).to(device.type)
         self.optimizer = torch.optim.AdamW(
             self.network.parameters(), weight_decay=job.model.weight_decay, fused=True
         )

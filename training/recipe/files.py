@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from distillery import DistilleryError, mistakes, read_toml
+from distillery import DistilleryError, errors, read_toml
 from training.recipe.schema import Model, Recipe
 
 RECIPES = Path(__file__).parent
@@ -33,7 +33,8 @@ def read_recipe(name: str) -> Recipe:
         models = TypeAdapter(dict[str, Model]).validate_python(sections(content))
         return Recipe(name=path.stem, models=models)
     except ValidationError as error:
-        raise DistilleryError("\n".join(f"--recipe {name}: {line}" for line in mistakes(error))) from None
+        lines = errors(error, dict[str, Model])
+        raise DistilleryError("\n".join(f"--recipe {name}: {line}" for line in lines)) from None
 
 
 def as_toml(models: Mapping[str, Model]) -> str:

@@ -3,8 +3,6 @@
 A recipe is a TOML file (`training/recipe/quick.toml`, or one of yours). Every section is a model, trained in the
 order of the file; one with a `distillation` learns from a model above it. Such a student is trained twice, with the
 same initial weights, views and order of digits: once distilled, and as its own control, NAME-alone, from the labels.
-One that is `quantised_from` a model above goes on with that model's weights, and with all its settings but those that
-its own section gives: see training/model/quantisation.py.
 """
 
 import re
@@ -107,9 +105,6 @@ class Model(Architecture):
     )
     distillation: Distillation | None = Field(None, description="learn from another model, too")
     alone: bool = Field(True, description="of a student: train its control, without the teacher, as well")
-    quantised_from: str | None = Field(
-        None, description="go on with this model as int8 computes it; what is not said here is as it is there"
-    )
 
     @model_validator(mode="after")
     def _a_plateau_goes_back_to_its_best(self) -> "Model":
@@ -141,27 +136,6 @@ class Recipe(Section):
             if not NAME.fullmatch(name):
                 raise ValueError(f"a model's name is lower-case letters and digits, not {name!r}")
         return models
-
-    @field_validator("models")
-    @classmethod
-    def _inherit(cls, models: dict[str, Model]) -> dict[str, Model]:
-        """Give a model that is quantised from another what its own section does not say."""
-        settled: dict[str, Model] = {}
-        for name, model in models.items():
-            settled[name] = model
-            if model.quantised_from is None:
-                continue
-            start = settled.get(model.quantised_from)
-            if start is None or start is model or start.members > 1:
-                raise ValueError(
-                    f"{name} is quantised from {model.quantised_from!r}, which is no single network above it"
-                )
-            own = {field: getattr(model, field) for field in model.model_fields_set}
-            fixed = {"norm": False, "dropout": 0.0, "max_norm": 0.0, "alone": False}
-            settled[name] = start.model_copy(update=own | fixed)
-            if (settled[name].stages, settled[name].hidden) != (start.stages, start.hidden):
-                raise ValueError(f"{name} is quantised from {model.quantised_from}: leave its shape away")
-        return settled
 
     @model_validator(mode="after")
     def _mixtures_have_no_label(self) -> "Recipe":

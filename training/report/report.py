@@ -134,8 +134,7 @@ def _headline(
 def _chain(one: Trained) -> dict[str, Any]:
     """The sections of a recipe that trains this model and those it comes from, and no control."""
     chain: dict[str, Any] = {}
-    for other in (one.teacher, one.start):
-        chain |= _chain(other) if other else {}
-    if one.teacher:
+    if teacher := one.teacher:
+        chain |= _chain(teacher)
         return chain | {one.name: one.model.model_copy(update={"alone": False})}
     return chain | {one.name.removesuffix(ALONE): one.model}  # a control is its student without a teacher

@@ -5,11 +5,10 @@ What is trained already is used again; what was interrupted goes on.
 
 import platform
 from collections.abc import Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 
@@ -18,10 +17,8 @@ from training.loop.collective import size
 from training.loop.device import Device
 from training.loop.distributed import SharedTraining, new_training
 from training.loop.soft_targets import SoftTargets
-from training.loop.stack import Stack, stackable
 from training.loop.trainer import Job, Observer, Training
 from training.model.checkpoint import load_checkpoint
-from training.model.quantisation import QuantisedClassifier, quantised
 from training.recipe.schema import ALONE, Recipe
 from training.runs.folder import ModelRun, fingerprint, only_one
 
@@ -68,43 +65,27 @@ def train_recipe(
 ) -> dict[str, ModelRun]:
     """Train the models of `recipe` into `root` and return them by name; raises `DistilleryError`.
 
-    The models are trained with all other `seeds`, too: where they are small, with all of them at once.
+    The models are trained with all other `seeds` too, one seed after another; links name those of the recipe's own.
     """
-    recipes = [recipe.model_copy(update={"seed": seed}) for seed in dict.fromkeys([recipe.seed, *seeds])]
-    every = [_runs(of_seed, data, device=device, root=root) for of_seed in recipes]
-    current = every[0]
     with only_one(root):
+        current = _runs(recipe, data, device=device, root=root)
         for run in current.values():
             run.drop_stale_link()
-        for alike in zip(*map(jobs, recipes), strict=True):
-            left = {
-                runs[job.name].folder: _Work(job, runs[job.name], _teacher(job, runs), _start(job, runs))
-                for job, runs in zip(alike, every, strict=True)
-            }
-            fresh = [work for work in left.values() if not work.run.finished]
-            if len(fresh) > 1 and stackable(fresh[0].job.model) and size() == 1:
-                _train_stack(fresh, data, device=device, observer=observer)
-                left = {folder: work for folder, work in left.items() if work not in fresh}
-            for job, run, teacher, start in left.values():
-                train_model(job, run, data, device=device, teacher=teacher, start=start, observer=observer)
-            current[alike[0].name].make_current()
+        for seed in dict.fromkeys([recipe.seed, *seeds]):
+            of_seed = recipe.model_copy(update={"seed": seed})
+            runs = _runs(of_seed, data, device=device, root=root)
+            for job in jobs(of_seed):
+                run, teacher = runs[job.name], _teacher(job, runs)
+                train_model(job, run, data, device=device, teacher=teacher, observer=observer)
+                if seed == recipe.seed:
+                    run.make_current()
     return current
-
-
-class _Work(NamedTuple):
-    """A model to train, where, and the models it needs for it."""
-
-    job: Job
-    run: ModelRun
-    teacher: ModelRun | None
-    start: ModelRun | None
 
 
 def _runs(recipe: Recipe, data: DataSet, *, device: Device, root: Path) -> dict[str, ModelRun]:
     runs: dict[str, ModelRun] = {}
     for job in jobs(recipe):
-        teacher, start = _teacher(job, runs), _start(job, runs)
-        runs[job.name] = model_run(job, data, device=device, root=root, teacher=teacher, start=start)
+        runs[job.name] = model_run(job, data, device=device, root=root, teacher=_teacher(job, runs))
     return runs
 
 
@@ -115,11 +96,9 @@ def model_run(
     device: Device,
     root: Path,
     teacher: ModelRun | None,
-    start: ModelRun | None = None,
 ) -> ModelRun:
-    """Return where `job` is trained, or has been; `start` is the model it is quantised from."""
+    """Return where `job` is trained, or has been."""
     decisive = _decisive(job, data, device, teacher.fingerprint if teacher else None)
-    decisive |= {"start": start.fingerprint} if start else {}
     # A setting left at its default is as if it were not there: a new one changes no older model's identity.
     chosen = job.model.model_dump(exclude={"alone"}, exclude_defaults=True)
     return ModelRun(root, job.name, decisive, identity=fingerprint(decisive | {"model": chosen}))
@@ -132,7 +111,6 @@ def train_model(
     *,
     device: Device,
     teacher: ModelRun | None,
-    start: ModelRun | None = None,
     observer: Observer,
 ) -> dict[str, Any]:
     """Train one model if it is not trained yet, and return its card; no link names it yet."""
@@ -141,7 +119,7 @@ def train_model(
             card = load_checkpoint(run.checkpoint).card
             observer.reused(job, card)
         else:
-            training = _begin(job, data, device=device, teacher=teacher, start=start)
+            training = _begin(job, data, device=device, teacher=teacher)
             card = _train(job, run, data, training, observer=observer)
             observer.finished(job, card)
         run.drop_state()
@@ -152,20 +130,9 @@ def _teacher(job: Job, runs: dict[str, ModelRun]) -> ModelRun | None:
     return runs[job.distillation.teacher] if job.distillation else None
 
 
-def _start(job: Job, runs: dict[str, ModelRun]) -> ModelRun | None:
-    return runs[job.model.quantised_from] if job.model.quantised_from else None
-
-
-def _begin(
-    job: Job, data: DataSet, *, device: Device, teacher: ModelRun | None, start: ModelRun | None
-) -> Training:
+def _begin(job: Job, data: DataSet, *, device: Device, teacher: ModelRun | None) -> Training:
     targets = _soft_targets(job, teacher, device) if teacher else None
-    if start is None:
-        return new_training(job, data.training, data.validation, device=device, teacher=targets)
-    trained = load_checkpoint(start.checkpoint).network
-    network = quantised(trained, job.model.architecture, data.training.images)
-    # A few epochs only: where several processes share the others, this one does them by itself.
-    return Training(job, data.training, data.validation, device=device, teacher=targets, network=network)
+    return new_training(job, data.training, data.validation, device=device, teacher=targets)
 
 
 def _train(
@@ -179,35 +146,6 @@ def _train(
     card = _card(job, run, training, data)
     run.finish(training, card)
     return card
-
-
-def _train_stack(works: Sequence[_Work], data: DataSet, *, device: Device, observer: Observer) -> None:
-    """Train one model with several seeds at once."""
-    with ExitStack() as locks:
-        for work in works:
-            locks.enter_context(only_one(work.run.folder, wait=True))
-        trainings = [
-            _begin(work.job, data, device=device, teacher=work.teacher, start=None) for work in works
-        ]
-        pairs = [(work.run, training) for work, training in zip(works, trainings, strict=True)]
-        for run, training in pairs:
-            run.resume(training)
-        furthest = max(len(training.history) for training in trainings)
-        observer.started(works[0].job, epochs_done=furthest)
-        for run, training in pairs:
-            while len(training.history) < furthest:  # interrupted while the others were being saved
-                training.train_epoch(observer)
-                run.save(training)
-        stack = Stack(trainings)
-        while not trainings[0].done:
-            stack.train_epoch(observer)
-            for run, training in pairs:
-                run.save(training)
-        for run, training in pairs:
-            card = _card(training.job, run, training, data)
-            run.finish(training, card)
-            observer.finished(training.job, card)
-            run.drop_state()
 
 
 def _soft_targets(job: Job, teacher: ModelRun, device: Device) -> SoftTargets:
@@ -253,4 +191,4 @@ def _card(job: Job, run: ModelRun, training: Training, data: DataSet) -> dict[st
         "validation_errors": int(kept["validation_errors"]),
         "parameters": sum(weight.numel() for weight in training.network.parameters()),
         "seconds": round(sum(record["seconds"] for record in training.history), 3),
-    } | (training.network.card if isinstance(training.network, QuantisedClassifier) else {})
+    }

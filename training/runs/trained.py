@@ -45,22 +45,12 @@ class Trained:
         return read_trained(self.folder.with_name(folder))
 
     @property
-    def start(self) -> "Trained | None":
-        """From which model it was quantised. Raises `RunError` when that model is gone."""
-        if self.model.quantised_from is None:
-            return None
-        return read_trained(
-            self.folder.with_name(f"{self.model.quantised_from}-{self.decisive['start'][:8]}")
-        )
-
-    @property
     def kind(self) -> dict[str, Any]:
-        """Everything that decided its weights but the seed. Raises `RunError` as `teacher` and `start` do."""
-        teacher, start = self.teacher, self.start
+        """Everything that decided its weights but the seed. Raises `RunError` as `teacher` does."""
+        teacher = self.teacher
         return {name: value for name, value in self.decisive.items() if name != "seed"} | {
             "model": self.model.model_dump(),  # with settings that are younger than it, at their defaults
             "teacher": teacher.kind if teacher else None,
-            "start": start.kind if start else None,
         }
 
 

@@ -10,7 +10,8 @@ from benchmarks.commands.pareto import distilled_against_alone, pareto_rows
 from benchmarks.commands.seeds import SeedRun
 from benchmarks.results.files import write_result
 from distillery import main
-from export.pipeline import Digits, Source, export_checkpoint
+from export.pipeline import Source, export_checkpoint
+from export.splits import Splits
 from serving.model.repository import load_repository
 from tests.support.samples import sample_test, sample_training
 from tests.support.trainings import CPU
@@ -43,7 +44,7 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.fixture(scope="module")
-def runs(recipe: str, export_digits: Digits, tmp_path_factory: pytest.TempPathFactory) -> list[SeedRun]:
+def runs(recipe: str, splits: Splits, tmp_path_factory: pytest.TempPathFactory) -> list[SeedRun]:
     """Two seeds whose students share the first seed's teacher."""
     root, found = tmp_path_factory.mktemp("runs"), []
     for seed in (0, 1):
@@ -54,7 +55,7 @@ def runs(recipe: str, export_digits: Digits, tmp_path_factory: pytest.TempPathFa
         evaluation = evaluate_run(root, [job.name for job in jobs(settled)], sample_test)
         models_dir = tmp_path_factory.mktemp("models")
         for name, run in trained.items():
-            export_checkpoint(Source(name, run.checkpoint), export_digits, models_dir=models_dir, int8=True)
+            export_checkpoint(Source(name, run.checkpoint), splits, models_dir=models_dir, int8=True)
         manifests = {name: entry.manifest for name, entry in load_repository(models_dir).items()}
         found.append(SeedRun(seed, models_dir, evaluation, manifests))
     return found

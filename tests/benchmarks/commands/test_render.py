@@ -210,28 +210,3 @@ def test_the_accuracy_of_each_recipe_is_shown_where_the_markers_are(tmp_path: Pa
     text = readme.read_text()
     assert "| 0, 1, 2 | 82.0 ± 5.0 (80, 82, 84) | 142.0 ± 5.0 (140, 142, 144) |" in text
     assert "| 51.0 ± 2.5 (50, 52, 51) |" in text
-
-
-def test_what_training_for_int8_brings_stands_beside_calibration(tmp_path: Path) -> None:
-    results, page = tmp_path / "results", tmp_path / "page.md"
-    names = (
-        "faster",
-        "faster-int8",
-        "fasterq",
-        "fasterq-int8",
-        "labels",
-        "labels-int8",
-        "labelsq",
-        "labelsq-int8",
-    )
-    errors = {name: _summary([70 + n, 72 + n]) for n, name in enumerate(names)}
-    page.write_text("<!-- quantised:begin --><!-- quantised:end -->", encoding="utf-8")
-    arguments = ["render", f"--documents={page}", f"--pictures={tmp_path}", f"--results-dir={results}"]
-    results.mkdir()
-    assert main("distillery-bench", COMMANDS, arguments=arguments) == 1
-    data = {"recipe": "quantised", "seeds": [{"seed": 0}, {"seed": 1}], "test_errors": errors}
-    write_result(accuracy_kind("quantised"), data, folder=results)
-    assert main("distillery-bench", COMMANDS, arguments=arguments) == 0
-    text = page.read_text(encoding="utf-8")
-    assert "| distilled | 71.0 ± 12.7 (70, 72) | 72.0 ± 12.7 (71, 73) | 74.0 ± 12.7 (73, 75) |" in text
-    assert "| from the labels | 75.0 ± 12.7 (74, 76) | 76.0 ± 12.7 (75, 77) | 78.0 ± 12.7 (77, 79) |" in text

@@ -12,10 +12,11 @@ from PIL import Image
 from benchmarks.__main__ import COMMANDS
 from benchmarks.errors import BenchmarkError
 from benchmarks.load.digits import load_digits
-from benchmarks.load.sessions import measure_sessions, open_session
+from benchmarks.load.sessions import measure_sessions
 from benchmarks.load.workloads import service_workload
 from benchmarks.results.models import model_facts, models_of, select_models
 from distillery import main
+from serving.model.session import open_session
 
 
 def test_the_digits_are_real_and_in_the_order_of_their_classes(model_repository: Path) -> None:

@@ -1,8 +1,9 @@
-"""/metrics adds up what all processes count, and no client's words become a label."""
+"""/metrics adds up what all processes count; no text of a client becomes a label."""
 
+import ssl
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 
@@ -10,101 +11,116 @@ import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from benchmarks.systems.servers import running_service
 from serving.engine.metrics import IN_FLIGHT, PROCESS_CPU_SECONDS, SECONDS
 from serving.engine.recorder import CpuMetrics, RequestMetrics, RunMetrics
 from serving.model.repository import load_repository
 from serving.model.session import Session
 from tests.support.samples import sample_test
+from tests.support.service import Service, eventually
 
 DIGITS = sample_test().images.tolist()
+TLS = (
+    ssl.create_default_context()
+)  # is not needed, but making one for each client takes longer than a request
 Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
 
 
-@pytest.fixture(scope="module", params=["inprocess", "workers"])
-def service(request: pytest.FixtureRequest, two_models: Path) -> Iterator[str]:
-    with running_service(two_models, "--api-servers", "2", "--executor", request.param) as url:
-        yield url
+@pytest.fixture(params=["service", "workers_service"])
+def client(request: pytest.FixtureRequest) -> Iterator[httpx.Client]:
+    service: Service = request.getfixturevalue(request.param)
+    with httpx.Client(base_url=service.url, timeout=10) as client:
+        yield client
 
 
-def scrape(url: str) -> Samples:
-    text = httpx.get(f"{url}/metrics").text
+def scrape(client: httpx.Client) -> Samples:
     return {
         (sample.name, tuple(sorted(sample.labels.items()))): sample.value
-        for family in text_string_to_metric_families(text)
+        for family in text_string_to_metric_families(client.get("/metrics").text)
         for sample in family.samples
     }
 
 
-def value(samples: Samples, name: str, **labels: str) -> float | None:
-    return samples.get((name, tuple(sorted(labels.items()))))
+def settled(client: httpx.Client) -> Samples:
+    """What is counted once every process has published what earlier tests asked of it."""
+    found, before = scrape(client), {}
+    while without_cpu(found) != without_cpu(before):
+        time.sleep(0.25)
+        found, before = scrape(client), found
+    return found
 
 
-def eventually(condition: Callable[[], object], seconds: float = 5) -> None:
-    """Processes publish what they counted a few times a second."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "not in time"
-        time.sleep(0.05)
+def without_cpu(samples: Samples) -> Samples:
+    return {key: value for key, value in samples.items() if "cpu_seconds" not in key[0]}
 
 
-def test_counts_of_all_processes_add_up(service: str) -> None:
+def value(samples: Samples, name: str, **labels: str) -> float:
+    return samples.get((f"distillery_{name}", tuple(sorted(labels.items()))), 0.0)
+
+
+def test_counts_of_all_processes_add_up(client: httpx.Client) -> None:
     requests, threads = 20, 4
+    before = settled(client)
 
-    def ask() -> None:
+    def send() -> None:
         for number in range(requests):
-            with httpx.Client(base_url=service) as client:  # connections anew, so both processes get some
-                client.post("/predict/teacher", json={"images": DIGITS[number : number + 3]})
-                client.post("/predict/teacher", json={"image": "nonsense"})
-                client.post("/predict/nobody-{number}", json={})
+            # A new connection each time, so that both API processes get some.
+            with httpx.Client(base_url=client.base_url, verify=TLS) as one:
+                one.post("/predict/teacher", json={"images": DIGITS[number : number + 3]})
+                one.post("/predict/teacher", json={"image": "nonsense"})
+                one.post(f"/predict/nobody-{number}", json={})
 
-    askers = [threading.Thread(target=ask) for _ in range(threads)]
-    for asker in askers:
-        asker.start()
-    for asker in askers:
-        asker.join()
+    senders = [threading.Thread(target=send) for _ in range(threads)]
+    for sender in senders:
+        sender.start()
+    for sender in senders:
+        sender.join()
     total = requests * threads
-    answers = {"teacher": ("200", "422"), "": ("404",)}
+    answers = (("teacher", "200"), ("teacher", "422"), ("", "404"))
+    found: Samples = {}
 
-    def counts() -> set[float]:
-        found, labels = scrape(service), {"protocol": "rest"}
-        return {
-            value(found, "distillery_requests_total", model=model, status=status, **labels)
-            for model, statuses in answers.items()
-            for status in statuses
+    def growth(name: str, **labels: str) -> float:
+        return value(found, name, **labels) - value(before, name, **labels)
+
+    def all_are_counted() -> bool:
+        nonlocal found
+        found = scrape(client)
+        counts = {
+            growth("requests_total", model=model, protocol="rest", status=status) for model, status in answers
         }
+        return counts == {total}
 
-    eventually(lambda: counts() == {total})
-    found = scrape(service)
-    assert value(found, "distillery_requests_in_flight", model="teacher") == 0
-    assert value(found, "distillery_images_total", model="teacher") == 3 * total
-    digits = [value(found, "distillery_predictions_total", model="teacher", digit=str(n)) for n in range(10)]
+    eventually(all_are_counted)
+    assert value(found, "requests_in_flight", model="teacher") == 0
+    assert growth("images_total", model="teacher") == 3 * total
+    digits = [growth("predictions_total", model="teacher", digit=str(n)) for n in range(10)]
     assert sum(digits) == 3 * total
-    assert value(found, "distillery_request_duration_seconds_count", model="teacher") == 2 * total
-    assert value(found, "distillery_queue_wait_seconds_count", model="teacher") == total
-    assert value(found, "distillery_batch_size_images_sum", model="teacher") == 3 * total
-    runs = value(found, "distillery_batch_size_images_count", model="teacher")
-    assert runs == value(found, "distillery_inference_duration_seconds_count", model="teacher")
-    assert runs
-    assert runs <= total
+    assert growth("request_duration_seconds_count", model="teacher") == 2 * total
+    assert growth("queue_wait_seconds_count", model="teacher") == total
+    assert growth("batch_size_images_sum", model="teacher") == 3 * total
+    runs = growth("batch_size_images_count", model="teacher")
+    assert runs == growth("inference_duration_seconds_count", model="teacher")
+    assert 0 < runs <= total
     for name in ("request_duration", "queue_wait", "inference_duration"):
-        seconds = value(found, f"distillery_{name}_seconds_sum", model="teacher")
-        assert seconds
-        assert 0 < seconds < 60
-    models = {label for _, labels in found for key, label in labels if key == "model"}
-    assert models == {"", "student", "teacher"}
+        assert 0 < growth(f"{name}_seconds_sum", model="teacher") < 60
 
 
-def test_both_executors_answer_what_the_session_says(service: str, two_models: Path) -> None:
+def test_no_text_of_a_client_becomes_a_label(client: httpx.Client) -> None:
+    assert client.post("/predict/nobody", json={}).status_code == 404
+    models = {manifest["name"] for manifest in client.get("/models").json()["models"]}
+    labels = {label for _, pairs in settled(client) for key, label in pairs if key == "model"}
+    assert labels == {"", *models}
+
+
+def test_both_executors_give_the_digits_of_the_session(client: httpx.Client, two_models: Path) -> None:
     images = sample_test().images.numpy()
     for name, entry in load_repository(two_models).items():
-        answer = httpx.post(f"{service}/predict/{name}", json={"images": images.tolist()}).json()
+        answer = client.post(f"/predict/{name}", json={"images": images.tolist()}).json()
         expected = Session(entry.path).run(images)[1].argmax(axis=1).tolist()
         assert [one["digit"] for one in answer["predictions"]] == expected
 
 
-def test_models_are_described_by_their_manifests(service: str, two_models: Path) -> None:
-    found = scrape(service)
+def test_models_are_described_by_their_manifests(client: httpx.Client, two_models: Path) -> None:
+    found = scrape(client)
     for name, entry in load_repository(two_models).items():
         manifest = entry.manifest
         labels = {
@@ -112,27 +128,26 @@ def test_models_are_described_by_their_manifests(service: str, two_models: Path)
             "precision": manifest.precision,
             "architecture": manifest.architecture,
         }
-        assert value(found, "distillery_model_info", model=name, **labels) == 1
-        assert value(found, "distillery_model_test_accuracy_ratio", model=name) == manifest.test_accuracy
-        assert value(found, "distillery_model_size_bytes", model=name) == manifest.size_bytes
-        assert value(found, "distillery_model_parameters", model=name) == manifest.parameters
+        assert value(found, "model_info", model=name, **labels) == 1
+        assert value(found, "model_test_accuracy_ratio", model=name) == manifest.test_accuracy
+        assert value(found, "model_size_bytes", model=name) == manifest.size_bytes
+        assert value(found, "model_parameters", model=name) == manifest.parameters
 
 
 def test_cpu_time_of_all_processes_grows_with_predictions(
-    service: str, request: pytest.FixtureRequest
+    client: httpx.Client, request: pytest.FixtureRequest
 ) -> None:
-    executor = request.node.callspec.params["service"]
-    processes = ("api", "worker") if executor == "workers" else ("api",)
+    executor = request.node.callspec.params["client"]
+    processes = ("api", "worker") if executor == "workers_service" else ("api",)
 
     def cpu_seconds() -> list[float]:
-        found = scrape(service)
-        return [value(found, "distillery_process_cpu_seconds_total", process=name) or 0 for name in processes]
+        found = scrape(client)
+        return [value(found, "process_cpu_seconds_total", process=process) for process in processes]
 
     before = cpu_seconds()
     assert all(before)
-    with httpx.Client(base_url=service) as client:
-        for _ in range(20):
-            client.post("/predict/teacher", json={"images": DIGITS})
+    for _ in range(20):
+        client.post("/predict/teacher", json={"images": DIGITS})
     eventually(lambda: all(now > then + 0.001 for now, then in zip(cpu_seconds(), before, strict=True)))
 
 
@@ -145,27 +160,29 @@ def test_cpu_time_is_that_of_the_process() -> None:
     assert started <= counter._value.get() - before <= time.process_time()
 
 
-def test_a_request_that_waits_is_in_flight(service: str) -> None:
-    with httpx.Client(base_url=service) as client:
-        held = threading.Event()
+def test_a_request_whose_body_is_incomplete_is_in_flight(client: httpx.Client) -> None:
+    def in_flight() -> float:
+        return value(scrape(client), "requests_in_flight", model="student")
 
-        def slow_body() -> Iterator[bytes]:
-            yield b'{"image": '
-            held.wait(10)
-            yield b"0}"
+    complete = threading.Event()
 
-        asker = threading.Thread(
-            target=client.post,
-            args=("/predict/student",),
-            kwargs={"content": slow_body(), "headers": {"Content-Type": "application/json"}},
-        )
-        asker.start()
-        try:
-            eventually(lambda: value(scrape(service), "distillery_requests_in_flight", model="student") == 1)
-        finally:
-            held.set()
-            asker.join()
-    eventually(lambda: value(scrape(service), "distillery_requests_in_flight", model="student") == 0)
+    def slow_body() -> Iterator[bytes]:
+        yield b'{"image": '
+        complete.wait(10)
+        yield b"0}"
+
+    sender = threading.Thread(
+        target=httpx.post,
+        args=(f"{client.base_url}/predict/student",),
+        kwargs={"content": slow_body(), "headers": {"Content-Type": "application/json"}},
+    )
+    sender.start()
+    try:
+        eventually(lambda: in_flight() == 1)
+    finally:
+        complete.set()
+        sender.join()
+    eventually(lambda: in_flight() == 0)
 
 
 def test_buckets_resolve_from_20_microseconds_to_5_seconds() -> None:
@@ -173,11 +190,11 @@ def test_buckets_resolve_from_20_microseconds_to_5_seconds() -> None:
     assert all(1 < upper / lower <= 1.7 for lower, upper in pairwise(SECONDS))
 
 
-def test_what_is_noted_of_a_request_costs_a_twentieth_of_the_cheapest_one() -> None:
+def test_recording_a_request_costs_a_twentieth_of_the_cheapest_one() -> None:
     requests, runs = RequestMetrics("noted"), RunMetrics("noted")
     cheapest_us, rounds = 74, 2000  # student-int8, batched: docs/serving.md, "CPU time of a request"
 
-    def note() -> float:
+    def record() -> float:
         began = time.process_time()
         for number in range(rounds):
             runs.ran(1, 1e-5, number * 1e-6, 1e-5)
@@ -185,10 +202,10 @@ def test_what_is_noted_of_a_request_costs_a_twentieth_of_the_cheapest_one() -> N
             requests.answered("rest", 200, seconds=number * 1e-6)
         return (time.process_time() - began) * 1e6 / rounds
 
-    assert min(note() for _ in range(5)) < cheapest_us / 20
+    assert min(record() for _ in range(5)) < cheapest_us / 20
 
 
-def test_an_idle_process_publishes_nothing() -> None:
+def test_an_idle_process_publishes_no_requests() -> None:
     requests = RequestMetrics("idle")
     requests.in_flight = 1
     requests.publish()

@@ -16,7 +16,6 @@ import tritonclient.grpc as triton
 import tritonclient.grpc.aio as triton_aio
 from tritonclient.grpc import service_pb2 as theirs
 
-from benchmarks.systems.servers import free_port
 from serving.model.repository import load_repository
 from serving.model.session import Session
 from tests.support.grpc_service import (
@@ -26,16 +25,16 @@ from tests.support.grpc_service import (
     STRICT_FLAGS,
     Addresses,
     counts,
-    eventually,
     image_input,
     message,
     refusal,
     running_grpc,
     settled_counts,
 )
-from tests.support.processes import failing
-from tests.support.processes import service as started
 from tests.support.samples import sample_test
+from tests.support.service import eventually, free_port
+from tests.support.service import failed_start as failing
+from tests.support.service import starting_service as started
 
 DIGITS = sample_test().images.numpy()
 
@@ -202,7 +201,7 @@ def test_a_cancelled_call_is_never_computed_and_the_end_waits_for_the_others(one
         time.sleep(0.3)
         os.kill(worker, signal.SIGCONT)
         assert last.result(timeout=10).model_name == "student"
-        assert running.process.communicate(timeout=20) == ("", "")
+        assert running.wait() == ("", "")
         assert running.process.returncode == 0
 
 

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from tritonclient.grpc import service_pb2 as theirs
 
-from benchmarks.systems.servers import ROOT
 from serving.codecs.open_inference import open_inference_pb2 as ours
+from tests.support.service import ROOT
 
 
 def test_the_messages_are_those_of_the_protocol() -> None:

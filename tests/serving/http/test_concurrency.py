@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from benchmarks.systems.servers import Executor, running_service
 from serving.model.repository import load_repository
 from serving.model.session import Session
 from tests.support.connections import Connection
 from tests.support.samples import sample_test
+from tests.support.service import Service
 
-MODELS = ("teacher", "student", "student-int8")
+MODELS = ("teacher", "student")
 CLIENTS, REQUESTS = 16, 60
 BAD = '{"image": [[256]]}'
 
@@ -53,8 +53,11 @@ def probabilities(answer: dict[str, Any]) -> Any:
     return np.reshape(output["data"], output["shape"])
 
 
-@pytest.mark.parametrize("executor", ["inprocess", pytest.param("workers", marks=pytest.mark.slow)])
-def test_every_answer_belongs_to_its_request(model_repository: Path, executor: Executor) -> None:
+@pytest.mark.parametrize("executor", ["service", pytest.param("workers_service", marks=pytest.mark.slow)])
+def test_every_answer_belongs_to_its_request(
+    model_repository: Path, request: pytest.FixtureRequest, executor: str
+) -> None:
+    service: Service = request.getfixturevalue(executor)
     entries = load_repository(model_repository)
     sessions = {name: Session(entries[name].path) for name in MODELS}
     images = distinct_digits(CLIENTS * REQUESTS * 4)
@@ -80,5 +83,4 @@ def test_every_answer_belongs_to_its_request(model_repository: Path, executor: E
     async def clients(url: str) -> int:
         return sum(await asyncio.gather(*(client(url, number) for number in range(CLIENTS))))
 
-    with running_service(model_repository, "--executor", executor, "--api-servers", "2") as url:
-        assert asyncio.run(clients(url)) > CLIENTS * REQUESTS
+    assert asyncio.run(clients(service.url)) > CLIENTS * REQUESTS

@@ -17,27 +17,21 @@ import openapi_spec_validator
 import pytest
 from PIL import Image
 
-from benchmarks.systems.servers import ROOT, running_service
 from serving.codecs.schemas import ManyImages, ModelList, OneImage, PredictAnswer
 from serving.model.repository import load_repository
 from serving.model.session import Session
 from tests.support.connections import connect, raw_request
 from tests.support.samples import sample_test
+from tests.support.service import ROOT, Service
 
 DIGITS = sample_test().images.numpy()
 ONE = {"image": DIGITS[0].tolist()}
 MODELS = ("student", "student-alone", "student-int8", "teacher")
 
 
-@pytest.fixture(scope="module")
-def service(model_repository: Path) -> Iterator[str]:
-    with running_service(model_repository, "--api-servers", "2", "--max-images", "200") as url:
-        yield url
-
-
 @pytest.fixture
-def client(service: str) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=service, timeout=10) as client:
+def client(service: Service) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=service.url, timeout=10) as client:
         yield client
 
 
@@ -93,8 +87,8 @@ def test_the_answer_says_which_model_and_where_the_time_went(client: httpx.Clien
     assert header == {name.removesuffix("_ms"): f"{value:g}" for name, value in timing.model_dump().items()}
 
 
-def test_head_and_body_of_an_answer_come_in_one_piece(service: str) -> None:
-    with connect(service) as connection:
+def test_head_and_body_of_an_answer_come_in_one_piece(service: Service) -> None:
+    with connect(service.url) as connection:
         connection.sendall(raw_request(json.dumps(ONE).encode()))
         # A connection's first request is answered by uvicorn, maybe in two pieces.
         first = HTTPResponse(connection)
@@ -106,12 +100,12 @@ def test_head_and_body_of_an_answer_come_in_one_piece(service: str) -> None:
         assert json.loads(body)["model"] == "student-int8"
 
 
-def test_clients_at_once_all_get_their_own_answers_whatever_others_send(service: str) -> None:
+def test_clients_at_once_all_get_their_own_answers_whatever_others_send(service: Service) -> None:
     good = [{"image": digit.tolist()} for digit in DIGITS[:40]]
     bad: list[Any] = [{"image": [[256] * 28] * 28}, {"image": "nonsense"}, [1], {"images": []}]
 
     async def ask() -> tuple[list[httpx.Response], list[httpx.Response]]:
-        async with httpx.AsyncClient(base_url=service, timeout=20) as client:
+        async with httpx.AsyncClient(base_url=service.url, timeout=20) as client:
             answers = await asyncio.gather(
                 *(
                     client.post("/predict/teacher", json=document)
@@ -122,7 +116,7 @@ def test_clients_at_once_all_get_their_own_answers_whatever_others_send(service:
             return answers[::2], answers[1::2]
 
     right, wrong = asyncio.run(ask())
-    with httpx.Client(base_url=service) as client:
+    with httpx.Client(base_url=service.url) as client:
         expected = client.post("/predict/teacher", json={"images": DIGITS[:40].tolist()}).json()[
             "predictions"
         ]

@@ -7,40 +7,24 @@ import struct
 import time
 import zlib
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
-from benchmarks.systems.servers import running_service
 from serving.codecs.schemas import ErrorAnswer
 from tests.support.connections import connect, raw_request
 from tests.support.samples import sample_test
+from tests.support.service import API_KEY, Service, let_it_read
 
 ONE = {"image": sample_test().images[0].tolist()}
 MODELS = ("student", "student-alone", "student-int8", "teacher")
-KEY = "correct horse"
-AUTHORISED = f"X-API-Key: {KEY}\r\n"
-
-
-@pytest.fixture(scope="module")
-def service(model_repository: Path) -> Iterator[str]:
-    with running_service(model_repository, "--api-servers", "2", "--max-images", "200") as url:
-        yield url
-
-
-@pytest.fixture(scope="module")
-def strict_service(model_repository: Path) -> Iterator[str]:
-    """A service with a key, and so impatient that its limits can be met in a test."""
-    flags = ("--api-servers", "1", "--api-key", KEY, "--request-timeout", "0.6", "--max-in-flight", "2")
-    with running_service(model_repository, *flags, "--max-body-bytes", "20000") as url:
-        yield url
+AUTHORISED = f"X-API-Key: {API_KEY}\r\n"
 
 
 @pytest.fixture
-def client(service: str) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=service, timeout=10) as client:
+def client(service: Service) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=service.url, timeout=10) as client:
         yield client
 
 
@@ -109,8 +93,8 @@ def test_a_picture_of_too_many_pixels_is_refused_at_once(client: httpx.Client) -
     assert time.monotonic() - started < 1
 
 
-def test_without_the_key_nothing_is_told_but_health_and_metrics(strict_service: str) -> None:
-    with httpx.Client(base_url=strict_service) as client:
+def test_without_the_key_nothing_is_told_but_health_and_metrics(strict_service: Service) -> None:
+    with httpx.Client(base_url=strict_service.url) as client:
         for headers in ({}, {"X-API-Key": b"wrong"}, {"X-API-Key": b"\xe9"}):
             refused = [
                 client.post("/predict", json=ONE, headers=headers),
@@ -124,15 +108,15 @@ def test_without_the_key_nothing_is_told_but_health_and_metrics(strict_service: 
             ] * 5
         for path in ("/health/live", "/health/ready", "/metrics", "/docs", "/openapi.json"):
             assert client.get(path).status_code == 200
-        headers = {"X-API-Key": KEY}
+        headers = {"X-API-Key": API_KEY}
         assert client.post("/predict", json=ONE, headers=headers).status_code == 200
         assert client.get("/models/teacher", headers=headers).json()["name"] == "teacher"
         operation = client.get("/openapi.json").json()["paths"]["/predict"]["post"]
         assert operation["security"] == [{"APIKeyHeader": []}]
 
 
-def test_a_body_over_the_limit_is_refused_before_it_is_read(strict_service: str) -> None:
-    with connect(strict_service) as connection:
+def test_a_body_over_the_limit_is_refused_before_it_is_read(strict_service: Service) -> None:
+    with connect(strict_service.url) as connection:
         connection.sendall(raw_request(b"", AUTHORISED, length=20_001))
         status, _, document = read_answer(connection)
         assert (status, document["error"]["code"]) == (413, "body_too_large")
@@ -141,14 +125,14 @@ def test_a_body_over_the_limit_is_refused_before_it_is_read(strict_service: str)
         f"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n{AUTHORISED}"
         "Transfer-Encoding: chunked\r\n\r\n"
     ).encode()
-    with connect(strict_service) as connection:
+    with connect(strict_service.url) as connection:
         connection.sendall(chunked + b"8000\r\n" + b" " * 0x8000 + b"\r\n")
         assert read_answer(connection)[0] == 413
 
 
-def test_a_body_that_does_not_come_is_not_waited_for(strict_service: str) -> None:
+def test_a_body_that_does_not_come_is_not_waited_for(strict_service: Service) -> None:
     for sent in (b"", b'{"image": ['):
-        with connect(strict_service) as connection:
+        with connect(strict_service.url) as connection:
             started = time.monotonic()
             connection.sendall(raw_request(sent, AUTHORISED, length=1000))
             status, headers, document = read_answer(connection)
@@ -156,26 +140,26 @@ def test_a_body_that_does_not_come_is_not_waited_for(strict_service: str) -> Non
             assert 0.5 < time.monotonic() - started < 3
 
 
-def test_more_requests_than_the_service_holds_are_sent_away(strict_service: str) -> None:
+def test_more_requests_than_the_service_holds_are_sent_away(strict_service: Service) -> None:
     with (
-        connect(strict_service) as first,
-        connect(strict_service) as second,
-        connect(strict_service) as third,
+        connect(strict_service.url) as first,
+        connect(strict_service.url) as second,
+        connect(strict_service.url) as third,
     ):
         for unfinished in (first, second):
             unfinished.sendall(raw_request(b"{", AUTHORISED, length=1000))
-        time.sleep(0.1)  # nothing tells a client that its headers were read
+        let_it_read(strict_service.url)
         third.sendall(raw_request(json.dumps(ONE).encode(), AUTHORISED))
         status, headers, document = read_answer(third)
         assert (status, document["error"]["code"], headers["retry-after"]) == (503, "overloaded", "1")
         assert read_answer(first)[0] == read_answer(second)[0] == 408
-    with httpx.Client(base_url=strict_service) as client:
-        assert client.post("/predict", json=ONE, headers={"X-API-Key": KEY}).status_code == 200
+    with httpx.Client(base_url=strict_service.url) as client:
+        assert client.post("/predict", json=ONE, headers={"X-API-Key": API_KEY}).status_code == 200
 
 
-def test_clients_that_hang_up_leave_nothing_behind(strict_service: str) -> None:
+def test_clients_that_hang_up_leave_nothing_behind(strict_service: Service) -> None:
     for _ in range(10):
-        with connect(strict_service) as connection:
+        with connect(strict_service.url) as connection:
             connection.sendall(raw_request(b"{", AUTHORISED, length=1000))
-    with httpx.Client(base_url=strict_service) as client:
-        assert client.post("/predict", json=ONE, headers={"X-API-Key": KEY}).status_code == 200
+    with httpx.Client(base_url=strict_service.url) as client:
+        assert client.post("/predict", json=ONE, headers={"X-API-Key": API_KEY}).status_code == 200

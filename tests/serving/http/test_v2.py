@@ -11,26 +11,18 @@ import httpx
 import numpy as np
 import pytest
 
-from benchmarks.systems.servers import running_service
 from serving.model.repository import load_repository
 from serving.model.session import Session
 from tests.support.samples import sample_test
+from tests.support.service import Service
 from tests.support.tensors import INFER, LENGTH, binary, split, tensor
 
 DIGITS = sample_test().images.numpy()
-KEY = "correct horse"
-
-
-@pytest.fixture(scope="module")
-def service(model_repository: Path) -> Iterator[str]:
-    flags = ("--api-servers", "1", "--max-images", "200", "--api-key", KEY)
-    with running_service(model_repository, *flags) as url:
-        yield url
 
 
 @pytest.fixture
-def client(service: str) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=service, timeout=10, headers={"X-API-Key": KEY}) as client:
+def client(service: Service) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=service.url, timeout=10) as client:
         yield client
 
 

@@ -13,9 +13,8 @@ from shutil import copytree
 import httpx
 import pytest
 
-from benchmarks.systems.servers import free_port
-from tests.support.processes import alive, eventually, failing, service
 from tests.support.samples import sample_test
+from tests.support.service import eventually, failed_start, free_port, is_alive, starting_service
 
 DIGITS = sample_test().images.tolist()
 ONE = {"image": DIGITS[0]}
@@ -38,7 +37,7 @@ def metrics_folders() -> set[Path]:
 def test_a_signal_ends_it_cleanly_with_open_requests_answered(
     one_model: Path, executor: str, number: int
 ) -> None:
-    with service(one_model, "--executor", executor, "--api-servers", "2") as running:
+    with starting_service(one_model, "--executor", executor, "--api-servers", "2") as running:
         url = running.wait_until_ready()
         children = running.children()
         assert len(children) == (2 if executor == "inprocess" else 3)
@@ -61,20 +60,19 @@ def test_a_signal_ends_it_cleanly_with_open_requests_answered(
         answer = httpx.post(f"{url}/predict", content=body(), headers={"Content-Type": "application/json"})
         assert ended.is_set()
         assert answer.status_code == 200
-        output, errors = running.process.communicate(timeout=20)
+        output, errors = running.wait()
         assert (running.process.returncode, output, errors) == (0, "", "")
-        eventually(lambda: not any(map(alive, children)))
+        eventually(lambda: not any(map(is_alive, children)))
     assert not metrics_folders()
 
 
 def test_an_api_process_that_dies_is_replaced(one_model: Path) -> None:
-    with service(one_model, "--api-servers", "2") as running:
+    with starting_service(one_model, "--api-servers", "2") as running:
         url = running.wait_until_ready()
         first, second = running.children()
         time.sleep(1.1)  # one that dies younger ends the service: it would only die again
         os.kill(first, signal.SIGKILL)
-        assert running.process.stdout
-        assert "ended with status -9; starting it again" in running.process.stdout.readline()
+        assert "ended with status -9; starting it again" in running.read_line()
         for _ in range(20):  # its socket waited, so nobody is refused
             assert httpx.post(f"{url}/predict", json=ONE, timeout=10).status_code == 200
         left = {file.name for folder in metrics_folders() for file in folder.glob(f"*_{first}.db")}
@@ -88,33 +86,33 @@ def test_an_api_process_that_dies_is_replaced(one_model: Path) -> None:
 
 @pytest.mark.slow
 def test_a_worker_that_dies_ends_the_service_with_a_message(one_model: Path) -> None:
-    with service(one_model, "--executor", "workers", "--api-servers", "1") as running:
+    with starting_service(one_model, "--executor", "workers", "--api-servers", "1") as running:
         running.wait_until_ready()
         children = running.children()
         worker = children[0]  # started before the API processes
         os.kill(worker, signal.SIGKILL)
-        _, errors = running.process.communicate(timeout=20)
+        _, errors = running.wait()
         assert running.process.returncode == 1
         assert errors == (
             "distillery-serve: the worker of student ended with status -9: the service ends too\n"
         )
-        eventually(lambda: not any(map(alive, children)))
+        eventually(lambda: not any(map(is_alive, children)))
 
 
 @pytest.mark.parametrize("executor", ["inprocess", "workers"])
 @pytest.mark.slow
 def test_children_do_not_outlive_a_killed_parent(one_model: Path, executor: str) -> None:
-    with service(one_model, "--executor", executor, "--api-servers", "2") as running:
+    with starting_service(one_model, "--executor", executor, "--api-servers", "2") as running:
         running.wait_until_ready()
         children = running.children()
         running.end(signal.SIGKILL)
-        eventually(lambda: not any(map(alive, children)))
+        eventually(lambda: not any(map(is_alive, children)))
 
 
 @pytest.mark.slow
 def test_a_worker_that_hangs_costs_its_clients_a_time_out_and_no_more(one_model: Path) -> None:
     flags = ("--executor", "workers", "--api-servers", "1", "--request-timeout", "0.5")
-    with service(one_model, *flags) as running:
+    with starting_service(one_model, *flags) as running:
         url = running.wait_until_ready()
         worker = running.children()[0]
         os.kill(worker, signal.SIGSTOP)
@@ -132,23 +130,23 @@ def test_a_worker_that_hangs_costs_its_clients_a_time_out_and_no_more(one_model:
 def test_a_port_that_is_taken_is_one_clear_line(one_model: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        assert f"cannot listen on 127.0.0.1 port {port}: Address already in use" in failing(
+        assert f"cannot listen on 127.0.0.1 port {port}: Address already in use" in failed_start(
             one_model, port=port
         )
     port = free_port()
-    with service(one_model, port=port) as first:
+    with starting_service(one_model, port=port) as first:
         first.wait_until_ready()
-        assert "Address already in use" in failing(one_model, port=port)
+        assert "Address already in use" in failed_start(one_model, port=port)
 
 
 @pytest.mark.slow
 def test_what_cannot_be_served_is_one_clear_line(one_model: Path, tmp_path: Path) -> None:
-    assert "there is no model repository at" in failing(tmp_path / "nowhere")
-    assert "--default-model nobody: the repository has student" in failing(
+    assert "there is no model repository at" in failed_start(tmp_path / "nowhere")
+    assert "--default-model nobody: the repository has student" in failed_start(
         one_model, "--default-model", "nobody"
     )
-    assert "--host 256.0.0.1 is not an address" in failing(one_model, "--host", "256.0.0.1")
-    assert "has no CUDAExecutionProvider; use --device cpu" in failing(one_model, "--device", "cuda")
+    assert "--host 256.0.0.1 is not an address" in failed_start(one_model, "--host", "256.0.0.1")
+    assert "has no CUDAExecutionProvider; use --device cpu" in failed_start(one_model, "--device", "cuda")
     broken = copytree(one_model, tmp_path / "models")
     (broken / "student/1/model.onnx").write_bytes(b"no graph")
-    assert "export the model again" in failing(broken)
+    assert "export the model again" in failed_start(broken)

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor
 
 from tests.support.trainings import (
     BOUNDED,
@@ -23,7 +24,7 @@ from tests.support.trainings import (
     train,
 )
 from training.loop.device import Device
-from training.loop.trainer import Job, Observer, Training, limit_norms, predict
+from training.loop.trainer import Job, Training, limit_norms, predict
 from training.model.checkpoint import load_tensors, save_tensors
 from training.model.network import Classifier, Ensemble, Network, build
 from training.recipe.schema import Distillation, LossName, Model
@@ -130,42 +131,50 @@ def test_the_members_of_an_ensemble_learn_as_each_would_alone(
         assert len(set(values)) > 1
 
 
-def test_the_best_weights_are_kept_not_the_last() -> None:
-    training = train(new(SMALL.model_copy(update={"epochs": 3})), epochs=2)
-    best = {name: value.clone() for name, value in training.kept.items()}
-    errors = training.kept_record["validation_errors"]
-    with torch.no_grad():
-        for weight in training.network.parameters():
-            weight.normal_(0, 10)  # from here one epoch does not find back
-    train(training)
-    assert training.history[-1]["validation_errors"] > errors
-    assert same(training.kept, best)
+def validate_as(training: Training, losses: list[float], errors: list[int] | None = None) -> None:
+    """Give `training` these validation losses and errors, whatever its network has learned by then."""
+    figures = zip(losses, errors or [round(100 * loss) for loss in losses], strict=True)
+    records = [{"validation_loss": loss, "validation_errors": count} for loss, count in figures]
+    training.validate = lambda: records[len(training.history)]  # type: ignore[method-assign]
 
 
-def test_the_last_weights_are_kept_where_these_are_wanted() -> None:
-    training = train(new(SMALL.model_copy(update={"epochs": 3, "keep": "last"})), epochs=2)
-    with torch.no_grad():
-        for weight in training.network.parameters():
-            weight.normal_(0, 10)
-    train(training)
-    assert training.kept_record is training.history[-1]
-    assert same(training.kept, training.network.state_dict())
-
-
-def test_a_plateau_lowers_the_rate_and_goes_back_to_the_best_weights() -> None:
-    training = new(FALLING)
-    rates = []
-    went_back = False
+def weights_after_each_epoch(training: Training) -> list[dict[str, Tensor]]:
+    found = []
     while not training.done:
-        training.train_epoch(Observer())
-        rates.append(training.history[-1]["learning_rate"])
-        losses = [record["validation_loss"] for record in training.history]
-        if losses[-1] > min(losses):
-            went_back = True
-            assert same(training.network.state_dict(), training.kept)
-    assert went_back
-    assert rates[0] == 0.3
-    assert rates[-1] < 0.31 * 0.1
+        train(training, epochs=len(training.history) + 1)
+        found.append({name: value.clone() for name, value in training.network.state_dict().items()})
+    return found
+
+
+@pytest.mark.parametrize(
+    ("keep", "losses", "errors", "selected"),
+    [
+        ("best", [0.5, 0.4, 0.6, 0.7], [9, 7, 8, 9], 2),
+        ("best", [0.5, 0.4, 0.3, 0.7], [9, 7, 7, 8], 3),  # equal errors: the lower loss
+        ("best", [0.5, 0.2, 0.3, 0.1], [6, 7, 7, 8], 1),  # errors decide before the loss
+        ("last", [0.5, 0.4, 0.6, 0.7], [9, 7, 8, 9], 4),
+    ],
+)
+def test_the_checkpoint_holds_the_weights_of_the_selected_epoch(
+    keep: str, losses: list[float], errors: list[int], selected: int
+) -> None:
+    training = new(SMALL.model_copy(update={"keep": keep}))
+    validate_as(training, losses, errors)
+    weights = weights_after_each_epoch(training)
+    assert training.kept_record["epoch"] == selected
+    assert [same(training.kept, each) for each in weights] == [n == selected for n in range(1, 5)]
+
+
+def test_a_plateau_lowers_the_rate_and_restores_the_best_weights() -> None:
+    training = new(FALLING.model_copy(update={"epochs": 6}))
+    validate_as(training, [0.5, 0.4, 0.45, 0.3, 0.35, 0.2])
+    weights = weights_after_each_epoch(training)
+    # The rate falls after each epoch that is no better than the best before it: the third and the fifth.
+    rates = [record["learning_rate"] for record in training.history]
+    assert rates == pytest.approx([0.3, 0.3, 0.3, 0.03, 0.03, 0.003])
+    assert same(weights[2], weights[1])
+    assert same(weights[4], weights[3])
+    assert same(training.kept, weights[5])
 
 
 @pytest.mark.parametrize("model", [SMALL, ENSEMBLE])

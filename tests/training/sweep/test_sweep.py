@@ -143,7 +143,7 @@ def test_an_interrupted_trial_is_finished_first(mnist: Path, tmp_path: Path, end
     _, error = process.communicate()
     if ending == signal.SIGINT:
         assert process.returncode == 130
-        assert "interrupted; the same command goes on from here" in error
+        assert "interrupted; run the same command to continue" in error
     output, _ = start(mnist, *long).communicate()
     assert re.search(r"student: resumed after epoch \d+\ntrial   0 ", output)
     assert [row["trial"] for row in rows(tmp_path / "runs")] == ["0", "1"]

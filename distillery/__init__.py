@@ -1,0 +1,76 @@
+"""Settings, `--help` and error reporting, shared by every command.
+
+A command is a subclass of `Command`: its fields are the settings, its docstring and `examples` are the help text, its
+`run` method does the work. Settings come from these sources, the first one that has a value wins:
+
+1. options                  `--student.epochs 20`
+2. environment variables    `DISTILLERY_STUDENT__EPOCHS=20`
+3. a TOML file              `[student]` / `epochs = 20` in the file that `--config` names
+4. the command's `preset`   the recipe, for commands that train
+5. the defaults             of the class
+"""
+
+import os
+import sys
+from collections.abc import Mapping, Sequence
+
+from pydantic import ValidationError
+from pydantic_settings import SettingsError
+
+from distillery.command import Command, Metavar
+from distillery.errors import DistilleryError, errors, plain, read_toml, unknown
+from distillery.help import command_help, program_help
+
+__all__ = ["Command", "DistilleryError", "Metavar", "errors", "main", "plain", "read_toml", "unknown"]
+
+# onnxruntime (from 1.29 on) sends usage data to its maker unless this is set before its import.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+
+
+def main(
+    program: str,
+    commands: Mapping[str, type[Command]],
+    *,
+    default: str | None = None,
+    arguments: Sequence[str] | None = None,
+) -> int:
+    """Run one of `commands` with `arguments` (default: those of the process) and return the exit status.
+
+    The first argument names the command; without one, `default` runs. Status 0: success; 1: a `DistilleryError`;
+    2: invalid settings; 130: interrupted.
+
+    Commands are dispatched here rather than with pydantic-settings' `CliSubCommand`, which nests the settings of a
+    command under its name in files and environment variables, and builds the parsers of all commands at every start.
+    """
+    rest = list(sys.argv[1:] if arguments is None else arguments)
+    title = program
+    try:
+        name = default
+        if rest and not rest[0].startswith("-"):
+            name = rest.pop(0)
+            if name not in commands:
+                raise SettingsError(unknown("command", name, commands))
+            title = program if name == default else f"{program} {name}"
+        help_wanted = "-h" in rest or "--help" in rest
+        if name is None:
+            print(program_help(program, commands))
+            return 0 if help_wanted else 2
+        command = commands[name]
+        command = command.for_arguments(rest)
+        if help_wanted:
+            others = {other: commands[other] for other in commands if name == default and other != name}
+            print(command_help(title, command, others))
+            return 0
+        command.parse(rest).run()
+    except (SettingsError, ValidationError) as error:
+        lines = errors(error, command) if isinstance(error, ValidationError) else [str(error)]
+        print(*(f"{title}: {line}" for line in lines), sep="\n", file=sys.stderr)
+        print(f"See {title} --help", file=sys.stderr)
+        return 2
+    except DistilleryError as error:
+        print(f"{title}: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print(f"\n{title}: interrupted; run the same command to continue", file=sys.stderr)
+        return 130
+    return 0

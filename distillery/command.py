@@ -1,0 +1,128 @@
+"""A command: its settings and the sources they come from."""
+
+from abc import abstractmethod
+from argparse import ArgumentParser, Namespace
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple, NoReturn, Self
+
+from pydantic import Field, create_model
+from pydantic.fields import FieldInfo
+from pydantic_settings import (
+    BaseSettings,
+    CliSettingsSource,
+    InitSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    SettingsError,
+)
+
+from distillery.errors import nearest, read_toml
+
+
+class Metavar(NamedTuple):
+    """Placeholder of an option's value in `--help`: `out: Annotated[Path, Metavar("DIR")]`."""
+
+    name: str
+
+
+class Command(BaseSettings):
+    """A command and its settings.
+
+    Settings that several commands share are declared in an abstract subclass with a `group` of its own.
+    """
+
+    model_config = SettingsConfigDict(
+        env_prefix="DISTILLERY_",
+        env_nested_delimiter="__",
+        extra="forbid",
+        frozen=True,
+        cli_kebab_case=True,
+        cli_implicit_flags=True,
+        cli_avoid_json=True,
+    )
+    group: ClassVar[str] = "general"
+    """Heading in `--help` of the options that the class declares; without one of its own: "options"."""
+    examples: ClassVar[Sequence[str]] = ()
+    """Lines at the end of `--help`."""
+    preset: ClassVar[Mapping[str, Any]] = {}
+    """Values of the lowest source, only above the defaults."""
+
+    config: Path | None = Field(None, description="TOML file with values for any of these options")
+
+    @abstractmethod
+    def run(self) -> None:
+        """Do the work; raise `DistilleryError` for an error the user can fix."""
+
+    @classmethod
+    def for_arguments(cls, arguments: Sequence[str]) -> "type[Command]":  # noqa: ARG003 - for subclasses
+        """Return the class to run: a subclass of this one where the settings depend on the arguments."""
+        return cls
+
+    @classmethod
+    def peek(cls, setting: str, arguments: Sequence[str]) -> Any:
+        """Return the value of one setting, from all sources but `preset`, before the others are known."""
+        field = cls.model_fields[setting]
+        fields: dict[str, Any] = {setting: (field.annotation, field)}
+        alone = create_model(cls.__name__, __base__=_OneSetting, **fields)
+        return getattr(alone.parse(arguments, ignore_unknown=True), setting)
+
+    @classmethod
+    def parse(cls, arguments: Sequence[str], *, ignore_unknown: bool = False) -> Self:
+        """Return the command with its settings. Raises `SettingsError` and `ValidationError`."""
+        source: CliSettingsSource[Any] = CliSettingsSource(
+            cls,
+            root_parser=_Parser(add_help=False, allow_abbrev=False),
+            parse_args_method=_parse_known if ignore_unknown else _parse,
+        )
+        return cls(_cli_settings_source=source(args=list(arguments)))
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - the signature is pydantic's
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        preset = InitSettingsSource(settings_cls, dict(cls.preset))
+        return init_settings, env_settings, _ConfigFile(settings_cls), preset
+
+
+class _OneSetting(Command):
+    model_config = SettingsConfigDict(extra="ignore")
+
+    def run(self) -> None:
+        raise NotImplementedError
+
+
+class _ConfigFile(PydanticBaseSettingsSource):
+    """The file named by `config`. pydantic-settings' own TOML source ignores a missing file."""
+
+    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:  # noqa: ARG002
+        return None, field_name, False  # __call__ reads the file as a whole
+
+    def __call__(self) -> dict[str, Any]:
+        path = self.current_state.get("config")
+        return read_toml(Path(path), f"--config {path}") if path else {}
+
+
+class _Parser(ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise SettingsError(message)
+
+
+def _parse(parser: ArgumentParser, arguments: list[str]) -> Namespace:
+    namespace, rest = parser.parse_known_args(arguments)
+    for argument in rest:
+        option = argument.partition("=")[0]
+        if option.startswith("-"):
+            known = parser._option_string_actions  # noqa: SLF001 - argparse has no other list of its options
+            raise SettingsError(f"there is no option {option}" + nearest(option, known))
+        raise SettingsError(f"unexpected argument {argument!r}")
+    return namespace
+
+
+def _parse_known(parser: ArgumentParser, arguments: list[str]) -> Namespace:
+    return parser.parse_known_args(arguments)[0]

@@ -1,0 +1,138 @@
+"""Run the service as its operator does: a process, the line it prints when ready, its children."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+
+ROOT = Path(__file__).parents[2]
+MODULE = ("-m", "serving")
+PATIENCE_S = 30
+API_KEY = "correct horse"
+"""Of the service that the fixture `strict_service` runs."""
+
+
+class Service:
+    """`python -m serving` on a free port; `program` runs something else in place of `-m serving`."""
+
+    url: str
+    grpc: str
+    """Address of gRPC; set by `wait_until_ready`, as `url` is, where `--grpc-port` is given."""
+
+    def __init__(self, models_dir: Path, *flags: str, port: int = 0, program: Sequence[str] = MODULE) -> None:
+        place = ("--models-dir", str(models_dir.resolve()), "--port", str(port))
+        self.process = subprocess.Popen(
+            [sys.executable, *program, *place, *flags],
+            cwd=ROOT,
+            env={name: value for name, value in os.environ.items() if not name.startswith("DISTILLERY_")},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+
+    def wait_until_ready(self) -> str:
+        """Return the URL that the ready line names."""
+        line = self.read_line()
+        assert "ready at" in line, line + self.wait()[1]
+        self.url = line.split()[3]
+        if (grpc := line.split(" · ")[1]).startswith("gRPC at "):
+            self.grpc = grpc.removeprefix("gRPC at ")
+        return self.url
+
+    def read_line(self) -> str:
+        """Return the next line of its output."""
+        assert self.process.stdout
+        return self.process.stdout.readline()
+
+    def end(self, number: int = signal.SIGTERM) -> tuple[str, str]:
+        """Send a signal and return the rest of its output and its errors."""
+        self.process.send_signal(number)
+        return self.wait()
+
+    def wait(self) -> tuple[str, str]:
+        """Wait until it ends and return the rest of its output and its errors."""
+        return self.process.communicate(timeout=PATIENCE_S)
+
+    def children(self) -> list[int]:
+        """Return the ids of workers and API processes, oldest first; Python's own helpers are not among them."""
+        command = ["ps", "-ww", "-o", "pid=,args=", "--ppid", str(self.process.pid)]  # -ww: whole lines
+        listing = subprocess.run(command, capture_output=True, text=True, check=False).stdout
+        return [
+            int(line.split()[0])
+            for line in listing.splitlines()
+            if "resource_tracker" not in line and "forkserver" not in line
+        ]
+
+
+@contextmanager
+def starting_service(
+    models_dir: Path, *flags: str, port: int = 0, program: Sequence[str] = MODULE
+) -> Iterator[Service]:
+    """Start a service and yield it at once; whatever is left of it at the end is killed."""
+    service = Service(models_dir, *flags, port=port, program=program)
+    try:
+        yield service
+    finally:
+        if service.process.poll() is None:
+            os.killpg(service.process.pid, signal.SIGKILL)  # a stopped worker too: it holds the pipes
+            service.wait()
+
+
+@contextmanager
+def running_service(models_dir: Path, *flags: str, program: Sequence[str] = MODULE) -> Iterator[Service]:
+    """Start a service, yield it when it is ready, and check that SIGTERM ends it with status 0."""
+    with starting_service(models_dir, *flags, program=program) as service:
+        service.wait_until_ready()
+        yield service
+        errors = service.end()[1]
+        assert service.process.returncode == 0, errors
+
+
+def failed_start(models_dir: Path, *flags: str, port: int = 0) -> str:
+    """Return the one line that a service prints which cannot start."""
+    with starting_service(models_dir, *flags, port=port) as service:
+        output, errors = service.wait()
+        assert (service.process.returncode, output) == (1, "")
+        assert errors.count("\n") == 1, errors
+        return errors
+
+
+def free_port() -> int:
+    """Return a port of the loopback interface that nobody listens on at this moment."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def is_alive(pid: int) -> bool:
+    """Return whether a process exists and is not a zombie."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def eventually(condition: Callable[[], object], seconds: float = 10) -> None:
+    """Wait until `condition` holds; fail after `seconds`."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"not within {seconds} s"
+        time.sleep(0.02)
+
+
+def let_it_read(url: str) -> None:
+    """Return when the API process, if there is one only, has read what other connections sent before.
+
+    Every turn of its event loop reads whatever has arrived; the second response takes another turn.
+    """
+    with httpx.Client(base_url=url) as client:
+        for _ in range(2):
+            client.get("/health/live")
