@@ -162,10 +162,10 @@ def build(settings: Serve, *, grpc_address: str | None = None) -> Service:
         workers_per_model=settings.workers_per_model if settings.executor == "workers" else 0,
         timeout=settings.request_timeout,
     )
-    _add_fastapi_routes(server.app, models, default, api_key, settings.max_images)
     app = PredictionRoutes(server.app, admission)
     service = Service(settings, models, default, admission, server, app, grpc_address)
     server.app.include_router(APIRouter(lifespan=service.lifespan))  # FastAPI runs it inside LitServe's
+    _add_fastapi_routes(server.app, models, default, api_key, settings.max_images)
     return service
 
 

@@ -65,7 +65,7 @@ def client(service: Addresses) -> Iterator[triton.InferenceServerClient]:
         ({"raw_input_contents": [bytes(784)] * 2}, INVALID, "one entry in raw_input_contents"),
         ({"raw_input_contents": []}, INVALID, "uint_contents has 0 values; expected 784"),
         ({"input": {"contents": {"uint_contents": [1]}}}, INVALID, "not both"),
-        ({"input": {"contents": {"int_contents": [1]}}, "raw_input_contents": []}, INVALID, "are in int_contents; expected uint_contents"),
+        ({"input": {"contents": {"int_contents": [1]}}, "raw_input_contents": []}, INVALID, "are in int_contents"),
         ({"input": {"contents": {"uint_contents": [256] * 784}}, "raw_input_contents": []}, INVALID, "has 256"),
         ({"outputs": [{"name": "digit"}]}, INVALID, "'digit'; the model has logits, probabilities"),
         ({"outputs": [{"name": "logits"}] * 2}, INVALID, "has 'logits' twice"),

@@ -92,13 +92,8 @@ def refused(answer: httpx.Response, status: int, message: str) -> None:
         (asking(shape=[1, 28.0, 28]), "inputs[0].shape is [1, 28.0, 28]"),
         (asking(shape=["1", 28, 28]), "inputs[0].shape is ['1', 28, 28]"),
         (asking(shape=[[1], 28, 28]), "inputs[0].shape is [[1], 28, 28]"),
-<<<<<<< HEAD
-        (asking(shape=[9, 28, 28]), "inputs[0].shape is [9, 28, 28]; the limit is 8 images"),
-        (asking(shape=[2**63, 28, 28]), "the limit is 8 images"),
-=======
-        (asking(shape=[201, 28, 28]), "inputs[0].shape is [201, 28, 28]; one request may carry 200 images"),
-        (asking(shape=[2**63, 28, 28]), "one request may carry 200 images"),
->>>>>>> main
+        (asking(shape=[201, 28, 28]), "inputs[0].shape is [201, 28, 28]; the limit is 200 images"),
+        (asking(shape=[2**63, 28, 28]), "the limit is 200 images"),
         (asking(shape=[10**30, 28, 28]), "inputs[0].shape is [1e+30, 28, 28]"),
         (asking(shape=[1] * 10_000), "inputs[0].shape is [1, 1, 1"),
         (asking(data=...), "inputs[0] has neither data nor parameters.binary_data_size"),
@@ -182,11 +177,7 @@ GOOD = announcing(784)
         (GOOD, bytes(784), "9" * 5000, f"{LENGTH} is '999"),
         (b"", bytes(783), 0, f"{LENGTH} is 0, so the body is pixels only: found 783 bytes, expected N times 784"),
         (b"", b"", 0, "found 0 bytes"),
-<<<<<<< HEAD
-        (b"", bytes(784 * 9), 0, "the body has 9 images; the limit is 8"),
-=======
-        (b"", bytes(784 * 201), 0, "the body holds 201 images; one request may carry 200"),
->>>>>>> main
+        (b"", bytes(784 * 201), 0, "the body has 201 images; the limit is 200"),
     ],
 )  # fmt: skip
 def test_lengths_that_do_not_fit_together_are_named(
@@ -201,7 +192,7 @@ def test_lengths_that_do_not_fit_together_are_named(
     [
         (b"", "the body is not JSON up to byte 0"),
         (b"{", "the body is not JSON"),
-        (GOOD + bytes(784), f"before a binary tensor, {LENGTH} says how long the JSON is"),
+        (GOOD + bytes(784), f"with a binary tensor, {LENGTH} is the length of the JSON"),
         (b'{"id": "\xff"}', "the body is not JSON"),
         (b'{"id": NaN}', "the body is not JSON"),
         (b"[" * 50_000, "the body is not JSON"),
@@ -219,17 +210,17 @@ PACKED = gzip.compress(json.dumps(asking()).encode(), mtime=0)
 @pytest.mark.parametrize(
     ("encoding", "content", "status", "message"),
     [
-        ("gzip", b"{}", 400, "Content-Encoding says gzip, but the body is not"),
+        ("gzip", b"{}", 400, "the body is not valid gzip"),
         ("gzip", PACKED[:-9], 400, "the gzip body is truncated"),
         ("gzip", b"", 400, "the gzip body is truncated"),
-        ("gzip", PACKED[:40] + b"\xff" * 5 + PACKED[45:], 400, "Content-Encoding says gzip, but the body is not"),
+        ("gzip", PACKED[:40] + b"\xff" * 5 + PACKED[45:], 400, "the body is not valid gzip"),
         ("gzip", PACKED + b"more", 400, "the gzip body is followed by 4 more bytes"),
         ("gzip", PACKED + PACKED, 400, f"the gzip body is followed by {len(PACKED):,} more bytes"),
         ("gzip", gzip.compress(PACKED, mtime=0), 400, "the body is not JSON"),
-        ("gzip", gzip.compress(bytes(MAX_BODY + 1), mtime=0), 413, f"decompresses to more than the limit of {MAX_BODY:,} bytes"),
-        ("gzip", gzip.compress(bytes(10_000_000), mtime=0), 413, f"decompresses to more than the limit of {MAX_BODY:,} bytes"),
-        ("deflate", PACKED, 400, "Content-Encoding says deflate, but the body is not"),
-        ("deflate", zlib.compress(bytes(10_000_000)), 413, f"decompresses to more than the limit of {MAX_BODY:,} bytes"),
+        ("gzip", gzip.compress(bytes(MAX_BODY + 1), mtime=0), 413, f"more than the limit of {MAX_BODY:,} bytes"),
+        ("gzip", gzip.compress(bytes(10_000_000), mtime=0), 413, f"more than the limit of {MAX_BODY:,} bytes"),
+        ("deflate", PACKED, 400, "the body is not valid deflate"),
+        ("deflate", zlib.compress(bytes(10_000_000)), 413, f"more than the limit of {MAX_BODY:,} bytes"),
         ("br", b"", 415, "Content-Encoding is br; expected gzip or deflate"),
         ("gzip, gzip", gzip.compress(PACKED, mtime=0), 415, "Content-Encoding is gzip, gzip"),
     ],
@@ -247,11 +238,7 @@ def test_a_bomb_is_never_unpacked() -> None:
     bomb = zlib.compress(bytes(30_000_000))
     tracemalloc.start()
     with pytest.raises(errors.BodyTooLarge):
-<<<<<<< HEAD
-        decompress(b"deflate", bomb, MAX_BODY)
-=======
-        unpack(b"deflate", bomb, 100_000)
->>>>>>> main
+        decompress(b"deflate", bomb, 100_000)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 2_000_000
@@ -265,7 +252,7 @@ def test_a_bomb_is_never_unpacked() -> None:
         ("POST", "/v2/models/student/versions/2/infer", 404, "'2' of model 'student'; expected the highest, 1"),
         ("POST", "/v2/models/student/versions/01/infer", 404, "no version '01'"),
         ("POST", "/v2/models/student/versions/1/x/infer", 404, "no version '1/x'"),
-        ("GET", "/v2/models/student/infer", 405, "found GET; predictions are asked for with POST"),
+        ("GET", "/v2/models/student/infer", 405, "found GET; expected POST"),
         ("GET", "/v2/models/nobody", 404, "there is no model 'nobody'"),
         ("GET", "/v2/models/nobody/ready", 404, "there is no model 'nobody'"),
         ("GET", "/v2/models/student/versions/2/config", 404, "no version '2'"),
