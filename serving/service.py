@@ -24,9 +24,9 @@ from typing import Any, Protocol
 from fastapi import APIRouter, FastAPI
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from distillery import DistilleryError
+from distillery import DistilleryError, unknown
 from serving.codecs.base import BodyLimits
-from serving.config import Serve
+from serving.config import ServiceSettings
 from serving.engine.admission import Admission, AdmissionLimits
 from serving.engine.executors import Executor, InProcess, Workers
 from serving.engine.lit_api import DigitAPI, ModelSettings
@@ -57,7 +57,7 @@ class UnknownDefaultError(DistilleryError):
 class Service:
     """A service over the models of one repository."""
 
-    settings: Serve
+    settings: ServiceSettings
     models: Mapping[str, ModelEntry]
     default: str
     admission: Admission
@@ -133,7 +133,7 @@ class Service:
         print(f"distillery-serve: ready at {url}{grpc} · {names} · {processes}", flush=True)
 
 
-def serve(settings: Serve) -> None:
+def serve(settings: ServiceSettings) -> None:
     """Build the service and run it. Raises `DistilleryError` if it cannot start."""
     logging.basicConfig(level=settings.log_level.upper(), format="%(levelname)s %(name)s: %(message)s")
     logging.getLogger("python_multipart").setLevel(logging.ERROR)  # clients' errors belong in their responses
@@ -141,7 +141,7 @@ def serve(settings: Serve) -> None:
         build(settings, grpc_address=address).run()
 
 
-def build(settings: Serve, *, grpc_address: str | None = None) -> Service:
+def build(settings: ServiceSettings, *, grpc_address: str | None = None) -> Service:
     """Load and verify the repository, and assemble the service. Raises `DistilleryError`."""
     check_device(settings.device)
     models = load_repository(settings.models_dir)
@@ -175,7 +175,7 @@ def choose_default(models: Iterable[str], wanted: str | None) -> str:
     if wanted is None:
         return next((name for name in _PREFERRED if name in names), names[0])
     if wanted not in names:
-        raise UnknownDefaultError(f"--default-model {wanted}: the repository has {', '.join(names)}")
+        raise UnknownDefaultError(f"--default-model: {unknown('model', wanted, names)}")
     return wanted
 
 

@@ -1,6 +1,5 @@
 """`distillery-bench http`: the service over HTTP, compared by executor, model, body, and with other systems."""
 
-import os
 from collections.abc import Iterator
 from contextlib import ExitStack
 from itertools import groupby
@@ -21,6 +20,7 @@ from benchmarks.results.ratio import LEGEND, Ratio
 from benchmarks.systems.peer import load_peer, peer_names
 from benchmarks.systems.peer_environments import peer_environment
 from benchmarks.systems.servers import running_peer
+from distillery.machine import usable_cores
 from serving.model.repository import ModelEntry
 
 LIMITATIONS = (
@@ -97,7 +97,7 @@ class Http(Bench, ServiceSettings):
                 peer,
                 entries[self.against_model].path,
                 peer_environment(peer),
-                processes=self.api_servers or len(os.sched_getaffinity(0)),
+                processes=self.api_servers or usable_cores(),
             )
             yield peer.workload(stack.enter_context(server).url, self.against_model)
 

@@ -8,7 +8,6 @@ is a few epochs of which the best counts: whatever else the machine does only ma
 """
 
 import json
-import os
 from collections.abc import Sequence
 from itertools import product
 from pathlib import Path
@@ -26,6 +25,7 @@ from benchmarks.results.files import RESULTS, warn_if_busy, write_result
 from benchmarks.training.speed_cases import NETWORKS, Case, Network, cases_of
 from benchmarks.training.time_to_accuracy import say
 from distillery import Command
+from distillery.machine import usable_cores
 from training.loop.device import DeviceName, choose_device
 
 SPEEDUPS = {
@@ -76,7 +76,7 @@ class SpeedBench(Command):
         data: dict[str, Any] = {
             "device": device.type,
             "precision": precision,
-            "cores": len(os.sched_getaffinity(0)),
+            "cores": usable_cores(),
             "batch_size": self.batch_size,
             "rounds": self.rounds,
             "seconds": self.seconds,

@@ -16,6 +16,7 @@ from torch._dynamo.exc import TorchDynamoException
 from torch._inductor.exc import InductorError
 
 from benchmarks.load.digits import load_digits
+from distillery.machine import usable_cores
 from training.data.mnist import Digits
 from training.loop.device import Device
 from training.loop.trainer import Job, Observer, Record, Training
@@ -53,7 +54,7 @@ def cases_of(
 ) -> tuple[list[Case], dict[str, str]]:
     """Return the ways to train `network`, each tried once, and why others are missing."""
     model = NETWORKS[network].model_copy(update={"batch_size": batch_size})
-    other, cores = Device(device.type, not device.bfloat16), len(os.sched_getaffinity(0))
+    other, cores = Device(device.type, not device.bfloat16), usable_cores()
 
     def new(where: Device = device) -> Training:
         return training_of(model, where, steps=steps)

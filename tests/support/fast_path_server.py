@@ -12,7 +12,7 @@ import uvicorn
 import uvloop
 from starlette.types import Receive, Scope, Send
 
-from serving.config import Serve
+from serving.__main__ import Serve
 from serving.engine.request import Endpoint
 from serving.service import Service, build
 from tests.support.connections import Connection

@@ -175,7 +175,7 @@ GOOD = announcing(784)
         (GOOD, bytes(784), "12a", f"{LENGTH} is '12a'; expected a number of bytes"),
         (GOOD, bytes(784), "", f"{LENGTH} is ''; expected a number of bytes"),
         (GOOD, bytes(784), "9" * 5000, f"{LENGTH} is '999"),
-        (b"", bytes(783), 0, f"{LENGTH} is 0, so the body is pixels only: found 783 bytes, expected N times 784"),
+        (b"", bytes(783), 0, f"{LENGTH} is 0, so the body is pixels: found 783 bytes, expected N times 784"),
         (b"", b"", 0, "found 0 bytes"),
         (b"", bytes(784 * 201), 0, "the body has 201 images; the limit is 200"),
     ],
