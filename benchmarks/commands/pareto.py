@@ -31,7 +31,7 @@ BATCHES = (1, 64)
 
 
 class Pareto(SeedsBench):
-    """Measure errors against session latency and file size: widths × precision × with and without distillation.
+    """Measure test errors against latency and file size, over network widths.
 
     Prints a table and, last, one line of JSON; keeps the result in a file under --results-dir. The recipe `best` with
     five seeds takes hours on 2 cores.

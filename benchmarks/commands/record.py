@@ -23,7 +23,7 @@ FIGURES = ("errors", "errors_by_class", "confusion", "calibration", "fidelity", 
 
 
 class Record(Bench):
-    """Keep the report of a training run in a file under --results-dir, for the tables of the docs.
+    """Keep the report of a training run as a result file, for the docs.
 
     A run of `distillery-train reproduce` becomes a result of the kind reproduction, one of `distillery-train report` a
     result of the kind evidence.
