@@ -63,9 +63,7 @@ def rows(out: Path) -> list[dict[str, Any]]:
         return list(csv.DictReader(file))
 
 
-def test_a_sweep_keeps_its_trials_and_continues(
-    mnist: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_sweep_resumes_its_trials(mnist: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert sweep("--trials=2") == 0
     output = capsys.readouterr().out
     summary = json.loads(output.splitlines()[-1])
