@@ -9,9 +9,7 @@ def comparison() -> list[Json]:
     """Panels of each student relative to the teacher, and of the durations behind the ratios."""
     speedup = "model:distillery_speedup_over_teacher:ratio"
     duration = "model:distillery_request_duration_seconds:quantile1m"
-    needs_both = (
-        " Needs traffic of the same kind on the teacher and the model within the same minute."
-    )
+    needs_both = " Needs traffic of the same kind on the teacher and the model within the same minute."
     return [
         tile(
             "Speedup: inference per image",
@@ -34,7 +32,7 @@ def comparison() -> list[Json]:
             ' - scalar(max(distillery_model_test_accuracy_ratio{model="teacher"}))',
             unit="percentunit",
             decimals=2,
-            about="Difference on the 10,000 test digits, in percentage points; negative: less accurate than the teacher.",
+            about="Difference on the 10,000 test digits, in percentage points; negative: less accurate.",
         ),
         tile(
             "Size reduction over the teacher",
@@ -50,7 +48,7 @@ def comparison() -> list[Json]:
             [query(f"{speedup}{{{STUDENTS}}}", "{{model}} · {{measure}}")],
             unit="suffix:×",
             log=True,
-            about="Inference per image is the speedup of the model itself; answer p50 and p99 are those of whole requests."
+            about="Inference per image is the speedup of the model itself, answer p50 and p99 those of whole requests."
             + needs_both,
         ),
         graph(
@@ -86,9 +84,7 @@ def response_times() -> Json:
         )
         for name, value in QUANTILES.items()
     ]
-    about = (
-        "From the body received to the response handed over, without the network, interpolated in a histogram."
-    )
+    about = "From the body received to the response handed over, without the network, interpolated in a histogram."
     made = graph("Response time · $model", queries, unit="s", about=about, width=24, log=True)
     return {**made, "repeat": "model", "repeatDirection": "h", "maxPerRow": 4}
 

@@ -35,8 +35,8 @@ def traffic() -> list[Json]:
             unit="s",
             width=24,
             log=True,
-            about="Means of successful requests: decode the body, wait in the queue, inference (the whole run that includes the "
-            "request), delivery (wait for the event loop after the run), encode the response.",
+            about="Means of successful requests: decode the body, wait in the queue, inference (the run that includes"
+            " the request), delivery (wait for the event loop after the run), encode the response.",
         ),
         graph(
             "Throughput: images",
@@ -128,7 +128,7 @@ def dashboard() -> Json:
     return {
         "uid": "distillery",
         "title": "Distillery: teacher and students",
-        "description": "Speed, size and accuracy of distilled models against their teacher, and the load on the service.",
+        "description": "Speed, size and accuracy of students against their teacher, and the load on the service.",
         "tags": ["distillery"],
         "editable": False,
         "schemaVersion": 42,

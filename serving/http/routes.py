@@ -1,6 +1,5 @@
 """The FastAPI routes: models, health and metrics. `serving.http.app` serves predictions."""
 
-import hmac
 from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Annotated, Any
@@ -12,25 +11,25 @@ from fastapi.security import APIKeyHeader
 from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4
 from starlette.exceptions import HTTPException
 
-from serving.codecs.errors import RequestError, Unauthorized, UnknownModel, error_body
+from serving.codecs.errors import RequestError, error_body, unknown_model
 from serving.codecs.open_inference.rest import PREFIX as V2
 from serving.codecs.open_inference.rest import error_body as v2_error_body
 from serving.codecs.open_inference.rest import error_status as v2_error_status
 from serving.codecs.schemas import ErrorAnswer, Health, ModelList
+from serving.engine.admission import Admission
 from serving.engine.metrics import exposition
 from serving.model.repository import Manifest, ModelEntry, read_card
 
 _api_key_header = APIKeyHeader(name="X-API-Key", auto_error=False)
 
 
-def key_guard(api_key: str | None) -> dict[str, Any]:
+def key_guard(admission: Admission) -> dict[str, Any]:
     """Return the arguments of a route that requires the API key, if the service has one."""
 
     async def authorise(key: Annotated[str | None, Depends(_api_key_header)]) -> None:
-        if api_key and not hmac.compare_digest((key or "").encode(), api_key.encode()):
-            raise Unauthorized("the header X-API-Key is missing or wrong")
+        admission.check_key((key or "").encode())
 
-    return {"dependencies": [Depends(authorise)]} if api_key else {}
+    return {"dependencies": [Depends(authorise)]} if admission.limits.api_key else {}
 
 
 def add_routes(
@@ -80,7 +79,7 @@ def _add_model_routes(
 
     def known(model: str) -> str:
         if model not in models:
-            raise UnknownModel(f"there is no model {model[:80]!r}; this service has {', '.join(models)}")
+            raise unknown_model(model, models)
         return model
 
     @app.get("/models", tags=["models"], summary="All models", responses=errors, **guard)
