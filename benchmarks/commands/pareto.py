@@ -152,5 +152,5 @@ def distilled_against_control(recipe: str, runs: Sequence[SeedRun]) -> dict[str,
     return {
         name: paired_over_seeds([(run.wrong(name + ALONE), run.wrong(name)) for run in runs])
         for name, model in read_recipe(recipe).models.items()
-        if model.distillation and model.alone
+        if model.distillation and model.control
     }
