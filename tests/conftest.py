@@ -10,7 +10,7 @@ import torch
 
 from export.pipeline import Source, export_checkpoint
 from export.splits import Splits
-from tests.support.networks import card
+from tests.support.networks import metadata
 from tests.support.samples import sample_test, sample_training
 from tests.support.service import API_KEY, Service, running_service
 from training.model.checkpoint import save_checkpoint
@@ -50,7 +50,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
                 torch.nn.functional.cross_entropy(network(inputs[batch]), digits.labels[batch]).backward()
                 optimizer.step()
         paths[name] = folder / f"{name}.safetensors"
-        save_checkpoint(paths[name], network.state_dict(), card(name, architecture))
+        save_checkpoint(paths[name], network.state_dict(), metadata(name, architecture))
     return paths
 
 

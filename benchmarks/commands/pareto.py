@@ -122,7 +122,7 @@ def distilled_against_alone(recipe: str, runs: Sequence[SeedRun]) -> dict[str, A
     return {
         name: paired_over_seeds([(run.wrong(name + ALONE), run.wrong(name)) for run in runs])
         for name, model in read_recipe(recipe).models.items()
-        if model.distillation and model.alone
+        if model.distillation and model.control
     }
 
 

@@ -11,9 +11,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+from filelock import FileLock
+
 from benchmarks.errors import BenchmarkError
 from benchmarks.systems.peer import Peer
-from training.runs.folder import only_one
 
 ENVIRONMENTS = Path(".cache/peers")
 MADE_FROM = "made-from.txt"
@@ -26,7 +27,8 @@ def peer_environment(peer: Peer, folder: Path = ENVIRONMENTS) -> Path:
     requirements = peer.folder / "requirements.txt"
     wanted = f"# python {platform.python_version()}\n{requirements.read_text(encoding='utf-8')}"
     made_from = home / MADE_FROM
-    with only_one(folder, wait=True):
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder / ".lock"):
         if made_from.is_file() and made_from.read_text(encoding="utf-8") == wanted:
             return python
         shutil.rmtree(home, ignore_errors=True)

@@ -79,7 +79,7 @@ def reach_target_our_way(recipe: Recipe, folder: Path, device: Device) -> dict[s
     while not student.history or student.history[-1]["validation_accuracy"] < NOTEBOOK_ACCURACY:
         if student.done:
             raise BenchmarkError(
-                f"our student errs on {student.kept_record['validation_errors']} digits of 5,000"
+                f"our student errs on {student.selected_record['validation_errors']} digits of 5,000"
             )
         student.train_epoch(Observer())
     return {

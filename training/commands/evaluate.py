@@ -10,7 +10,6 @@ from rich.table import Table
 import distillery
 from training.data.mnist import find_mnist, load_test
 from training.evaluation.evaluate import EVALUATION, evaluate_run
-from training.model.files import older_than
 from training.recipe.files import find_recipe, read_recipe
 from training.report.figures import (
     FIGURES,
@@ -18,6 +17,7 @@ from training.report.figures import (
     draw_mistakes,
 )
 from training.runs.pipeline import jobs
+from training.storage import is_outdated
 
 
 class Evaluate(distillery.Command):
@@ -41,7 +41,7 @@ class Evaluate(distillery.Command):
         names = [job.name for job in jobs(read_recipe(self.recipe))]
         evaluation = evaluate_run(root, names, read_test)
         mistakes, confusion = (root / FIGURES / f"{name}.png" for name in ("mistakes", "confusion"))
-        if older_than(root / EVALUATION, mistakes, confusion):
+        if is_outdated(root / EVALUATION, mistakes, confusion):
             draw_mistakes(mistakes, evaluation, read_test())
             draw_confusion(confusion, evaluation)
         count = sum(map(sum, evaluation[names[0]]["confusion"]))

@@ -14,12 +14,12 @@ import distillery
 from training.data.mnist import find_mnist, load_test
 from training.evaluation.evaluate import EVIDENCE, Examination
 from training.loop.device import DeviceName, Precision, choose_device
-from training.model.files import older_than
 from training.recipe.files import find_recipe, read_recipe
 from training.report.card_results import interval, listed
 from training.report.figures import FIGURES, draw_confusion, draw_mistakes, draw_reliability, draw_robustness
 from training.report.report import report_run
 from training.runs.pipeline import DataSet, jobs
+from training.storage import is_outdated
 
 
 class Report(distillery.Command):
@@ -76,7 +76,7 @@ class Report(distillery.Command):
             root / FIGURES / f"{name}.png" for name in names
         ]
         sources = [path for name in evidence for path in (root / name, root / name / EVIDENCE)]
-        if any(older_than(source, *made) for source in sources):
+        if any(is_outdated(source, *made) for source in sources):
             draw_mistakes(mistakes, evidence, examination.test)
             draw_confusion(confusion, evidence)
             draw_reliability(reliability, evidence)

@@ -12,13 +12,13 @@ import distillery
 from training.commands.progress import TrainingProgress
 from training.data.mnist import find_mnist, load_test
 from training.loop.device import DeviceName, Precision, choose_device
-from training.model.files import older_than
 from training.paper.figure import draw_temperatures
 from training.paper.reproduce import REPRODUCTION, reproduce
 from training.recipe.files import read_recipe
 from training.recipe.schema import Units
 from training.report.figures import FIGURES
 from training.runs.pipeline import DataSet
+from training.storage import is_outdated
 
 
 class Reproduce(distillery.Command):
@@ -60,7 +60,7 @@ class Reproduce(distillery.Command):
                 observer=progress,
             )
         picture = root / FIGURES / "temperatures.png"
-        if result["temperatures"] and older_than(root / REPRODUCTION, picture):
+        if result["temperatures"] and is_outdated(root / REPRODUCTION, picture):
             draw_temperatures(picture, result)
         Console().print(_table(result))
 

@@ -13,7 +13,7 @@ from training.commands.progress import SweepProgress, TrainingProgress
 from training.commands.settings import RecipeCommand
 from training.loop.device import choose_device
 from training.recipe.schema import Recipe
-from training.runs.folder import only_one
+from training.runs.folder import locked
 from training.runs.pipeline import DataSet, train_recipe
 from training.sweep.results import importances, write_results
 from training.sweep.search import SWEEP, Result, Search, front, open_study, storage_errors
@@ -54,7 +54,7 @@ class Sweep(RecipeCommand):
         search = Search(recipe, self.model, space, data, device, root)
         url = self.storage or f"sqlite:///{self.out / 'sweep.db'}"
         with storage_errors(url):
-            with only_one(root / SWEEP, wait=True), TrainingProgress() as progress:
+            with locked(root / SWEEP, wait=True), TrainingProgress() as progress:
                 study = open_study(url, search.name)
                 runs = train_recipe(search.teachers, data, device=device, root=root, observer=progress)
             with SweepProgress() as progress:

@@ -4,20 +4,20 @@ from pathlib import Path
 from typing import Annotated
 
 from pydantic import Field
+from rich.console import Console
 
 from training.commands.progress import TrainingProgress
 from training.commands.settings import RecipeCommand
 from training.data.views import Views
-from training.loop.collective import rank
+from training.distributed import on_rank_0, process_group, rank
 from training.loop.device import choose_device
-from training.loop.distributed import follow, lead
 from training.loop.sanity import overfit_one_batch
 from training.model.checkpoint import load_checkpoint
-from training.model.files import older_than
 from training.recipe.schema import Recipe
 from training.report.figures import FIGURES, draw_curves, draw_digits, draw_soft_targets
 from training.runs.folder import ModelRun, read_history
 from training.runs.pipeline import DataSet, jobs, train_recipe
+from training.storage import is_outdated
 
 
 class Train(RecipeCommand):
@@ -46,24 +46,23 @@ class Train(RecipeCommand):
     def run(self) -> None:
         recipe = self.settled()
         device = choose_device(self.device, self.precision, threads=self.threads)
-        if rank():  # of several processes the first leads; a sanity check it does alone
-            if not self.sanity_check:
-                follow(device)
-            return
-        data = DataSet.of_mnist(self.data_dir)
-        with TrainingProgress() as progress:
-            if self.sanity_check:
-                overfit_one_batch(jobs(recipe), data.training, device=device, observer=progress)
-                progress.console.print("every network learns one batch by heart")
-                return
-            root = self.out / recipe.name
-            with lead(device, data.training, data.validation):
+        root = self.out / recipe.name
+        with process_group(device.type):
+            quiet = rank() > 0
+            data = on_rank_0(lambda: DataSet.of_mnist(self.data_dir))
+            with TrainingProgress(Console(quiet=quiet)) as progress:
+                if self.sanity_check:
+                    overfit_one_batch(jobs(recipe), data.training, device=device, observer=progress)
+                    progress.print("every network can overfit one batch")
+                    return
                 runs = train_recipe(
                     recipe, data, device=device, root=root, observer=progress, seeds=self.seeds
                 )
+        if quiet:
+            return
         pictures = root / FIGURES
         names = [pictures / f"{name}.png" for name in ("digits", "soft_targets", "curves")]
-        if any(older_than(run.link, *names) for run in runs.values()):
+        if any(is_outdated(run.link, *names) for run in runs.values()):
             self._draw(recipe, data, runs, *names)
         progress.console.print(f"models in {root}, pictures in {pictures}", soft_wrap=True)
 

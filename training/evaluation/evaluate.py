@@ -19,11 +19,11 @@ from training.evaluation.metrics import Predict, collect_evidence, score
 from training.loop.device import Device
 from training.loop.trainer import predict
 from training.model.checkpoint import load_checkpoint
-from training.model.files import sha256, write_atomically
 from training.model.network import Network, normalise
 from training.runs.folder import RunError
 from training.runs.pipeline import DataSet
 from training.runs.trained import Trained
+from training.storage import sha256, write_atomically
 
 EVIDENCE = "evidence.json"
 REVISION = 1
@@ -145,7 +145,7 @@ CARD_FIELDS = (
     "recipe",
     "dataset",
     "tools",
-    "fingerprint",
+    "cache_key",
 )
 
 
@@ -174,7 +174,7 @@ def evaluate_run(
     evaluation, test = {}, read_test()
     for name, path in paths.items():
         checkpoint = load_checkpoint(path)
-        card = {field: checkpoint.card[field] for field in CARD_FIELDS if field in checkpoint.card}
+        card = {field: checkpoint.metadata[field] for field in CARD_FIELDS if field in checkpoint.metadata}
         evaluation[name] = evaluate(checkpoint.network, test) | card | {"sha256": hashes[name]}
     write_atomically(kept, (json.dumps(evaluation) + "\n").encode())
     return evaluation

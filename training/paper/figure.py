@@ -6,8 +6,8 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from training.model.files import write_atomically
 from training.report.figures import COLOURS
+from training.storage import write_atomically
 
 
 def temperatures_figure(reproduction: dict[str, Any]) -> Figure:

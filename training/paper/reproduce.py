@@ -22,12 +22,12 @@ from training.data.mnist import Digits
 from training.loop.device import Device
 from training.loop.trainer import Observer, predict
 from training.model.checkpoint import load_checkpoint
-from training.model.files import write_atomically
 from training.model.network import CLASSES
 from training.paper.transfer_sets import TRANSFER_SETS, correct, find_offsets, over_seeds
 from training.recipe.schema import ALONE, Recipe
 from training.runs.folder import ModelRun
 from training.runs.pipeline import DataSet, train_recipe
+from training.storage import write_atomically
 
 REPRODUCTION = "reproduction.json"
 NARROW = "narrow"
@@ -45,7 +45,7 @@ def plan(recipe: Recipe, seed: int, *, units: Sequence[int], temperatures: Seque
             f"the recipe {recipe.name} has no student with a distillation; paper and quick have one"
         )
     models = {name: model for name, model in recipe.models.items() if name != NARROW}
-    template = recipe.models.get(NARROW, student).model_copy(update={"alone": False})
+    template = recipe.models.get(NARROW, student).model_copy(update={"control": False})
     for width in units:
         narrow = template.model_copy(update={"hidden": [width] * len(template.hidden)})
         models[narrow_name(width)] = narrow.without_teacher
@@ -54,7 +54,7 @@ def plan(recipe: Recipe, seed: int, *, units: Sequence[int], temperatures: Seque
             model = narrow.model_copy(update={"distillation": distillation})
             models[narrow_name(width, temperature)] = model
     for name, transfer in TRANSFER_SETS.items():
-        models[name] = student.model_copy(update={"leave_out": transfer.leave_out, "alone": False})
+        models[name] = student.model_copy(update={"leave_out": transfer.leave_out, "control": False})
     return Recipe(name=recipe.name, seed=seed, models=models)
 
 
@@ -83,13 +83,13 @@ def reproduce(
     for seed in seeds:
         planned = plan(recipe, seed, units=units, temperatures=temperatures)
         trained[seed] = train_recipe(planned, data, device=device, root=root, observer=observer)
-    fingerprints = {
-        str(seed): {name: run.fingerprint for name, run in runs.items()} for seed, runs in trained.items()
+    cache_keys = {
+        str(seed): {name: run.cache_key for name, run in runs.items()} for seed, runs in trained.items()
     }
     kept = root / REPRODUCTION
     if kept.exists():
         known: dict[str, Any] = json.loads(kept.read_bytes())
-        if known["fingerprints"] == fingerprints:
+        if known["cache_keys"] == cache_keys:
             return known
     prior = torch.bincount(data.training.labels, minlength=CLASSES) / len(data.training)
     validated = [_answers(runs, data.validation.images, TRANSFER_SETS) for runs in trained.values()]
@@ -122,7 +122,7 @@ def reproduce(
             }
             for name, transfer in TRANSFER_SETS.items()
         },
-        "fingerprints": fingerprints,
+        "cache_keys": cache_keys,
     }
     write_atomically(kept, (json.dumps(result) + "\n").encode())
     return result

@@ -104,7 +104,9 @@ class Model(Architecture):
         [], max_length=9, description="digits that are never shown"
     )
     distillation: Distillation | None = Field(None, description="learn from another model, too")
-    alone: bool = Field(True, description="of a student: train its control, without the teacher, as well")
+    control: bool = Field(
+        True, description="train a student a second time without its teacher, as NAME-alone"
+    )
 
     @model_validator(mode="after")
     def _a_plateau_goes_back_to_its_best(self) -> "Model":
@@ -140,11 +142,11 @@ class Recipe(Section):
     @model_validator(mode="after")
     def _mixtures_have_no_label(self) -> "Recipe":
         for name, model in self.models.items():
-            unlabelled = model.distillation and model.distillation.alpha == 1 and not model.alone
+            unlabelled = model.distillation and model.distillation.alpha == 1 and not model.control
             if model.augmentation.mixup and not unlabelled:
                 raise ValueError(
                     f"{name}: with augmentation.mixup {model.augmentation.mixup} a digit has no label any more, "
-                    "so it needs distillation.alpha 1 and alone = false"
+                    "so it needs distillation.alpha 1 and control = false"
                 )
         return self
 

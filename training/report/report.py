@@ -18,11 +18,11 @@ from training.evaluation.corruptions import CORRUPTIONS
 from training.evaluation.evaluate import CARD_FIELDS, Examination
 from training.evaluation.significance import mean_interval, paired_over_seeds
 from training.model.checkpoint import load_checkpoint
-from training.model.files import write_atomically
 from training.recipe.files import as_toml
 from training.recipe.schema import ALONE
 from training.report.model_card import model_card
 from training.runs.trained import Trained, current_model, over_seeds
+from training.storage import write_atomically
 
 REPORT, CARD = "report.json", "MODEL_CARD.md"
 DECIMALS = 6
@@ -52,7 +52,7 @@ def report_run(
 def _report(
     one: Trained, rows: dict[str, Any], saved: dict[str, Any] | None, examination: Examination
 ) -> dict[str, Any]:
-    evidence, card = examination.evidence(one), load_checkpoint(one.checkpoint).card
+    evidence, card = examination.evidence(one), load_checkpoint(one.checkpoint).metadata
     return {
         "headline": _headline(rows[one.name], evidence, saved),
         "name": one.name,
@@ -74,7 +74,7 @@ def _row(one: Trained, trained: Mapping[int, Trained], examination: Examination)
     corrupted = [count for counts in evidence["robustness"].values() for count in counts]
     return {
         "architecture": str(one.model.architecture),
-        "parameters": load_checkpoint(one.checkpoint).card["parameters"],
+        "parameters": load_checkpoint(one.checkpoint).metadata["parameters"],
         "seed": one.seed,
         "errors": evidence["errors"],
         "accuracy": evidence["accuracy"],
@@ -136,5 +136,5 @@ def _chain(one: Trained) -> dict[str, Any]:
     chain: dict[str, Any] = {}
     if teacher := one.teacher:
         chain |= _chain(teacher)
-        return chain | {one.name: one.model.model_copy(update={"alone": False})}
+        return chain | {one.name: one.model.model_copy(update={"control": False})}
     return chain | {one.name.removesuffix(ALONE): one.model}  # a control is its student without a teacher

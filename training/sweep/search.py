@@ -20,7 +20,7 @@ from training.data.views import draw_seed
 from training.loop.device import Device
 from training.loop.trainer import Job, Observer
 from training.recipe.schema import Distillation, Model, Recipe
-from training.runs.folder import ModelRun, at_work, fingerprint, only_one
+from training.runs.folder import ModelRun, cache_key, is_locked, locked
 from training.runs.pipeline import REVISION, DataSet, model_run, train_model
 from training.sweep.space import Space, multiply_adds, rounded, tried
 
@@ -60,7 +60,7 @@ class Search:
     @property
     def model(self) -> Model:
         """The student as the recipe has it; its control is not trained here."""
-        return self.recipe.models[self.student].model_copy(update={"alone": False})
+        return self.recipe.models[self.student].model_copy(update={"control": False})
 
     @property
     def soft(self) -> Distillation:
@@ -75,7 +75,7 @@ class Search:
         above: dict[str, Model] = {}
         soft: Distillation | None = self.soft
         while soft:
-            above[soft.teacher] = self.recipe.models[soft.teacher].model_copy(update={"alone": False})
+            above[soft.teacher] = self.recipe.models[soft.teacher].model_copy(update={"control": False})
             soft = above[soft.teacher].distillation
         seeds: dict[str, int | None] = {}
         if self.recipe.teacher_seed is not None and len(above) == 1:  # without pupils it would be no teacher
@@ -86,7 +86,7 @@ class Search:
     def name(self) -> str:
         """The study's: trials are compared only where nothing but what is searched can differ."""
         searched = {"hidden", "learning_rate", "distillation"}
-        decisive = {
+        inputs = {
             "teachers": self.teachers.model_dump(exclude_defaults=True),
             "model": self.model.model_dump(exclude_defaults=True, exclude=searched),
             "soft": {"teacher": self.soft.teacher, "beta": self.soft.beta},
@@ -96,7 +96,7 @@ class Search:
             "validation_digits": len(self.data.validation),
             "revision": REVISION,
         }
-        return f"{self.recipe.name}-{self.student}-{fingerprint(decisive)[:8]}"
+        return f"{self.recipe.name}-{self.student}-{cache_key(inputs)[:8]}"
 
     def run(
         self,
@@ -115,7 +115,7 @@ class Search:
 
         deadline = time.monotonic() + (seconds or float("inf"))
         while time.monotonic() < deadline:
-            with only_one(self.root / SWEEP, wait=True):  # so that no two count before either has begun
+            with locked(self.root / SWEEP, wait=True):  # so that no two count before either has begun
                 trial = self._next(study, teacher, trials)
             if trial is None:
                 return
@@ -149,7 +149,7 @@ class Search:
                 study.tell(trial.number, state=TrialState.FAIL)
         for trial in running:
             folder = self._training(trial, teacher)[1].folder
-            if folder.exists() and not at_work(folder):
+            if folder.exists() and not is_locked(folder):
                 return trial
         if len(running) + len(self.results(study)) < wanted:
             own = self.space.settings(self.model, self.soft)

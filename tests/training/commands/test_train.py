@@ -113,7 +113,7 @@ def test_nothing_is_evaluated_or_drawn_twice(tmp_path: Path, monkeypatch: pytest
 @pytest.mark.usefixtures("mnist")
 def test_sanity_check_trains_nothing_else(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert call(*SMALL, "--sanity-check") == 0
-    assert capsys.readouterr().out.endswith("every network learns one batch by heart\n")
+    assert capsys.readouterr().out.endswith("every network can overfit one batch\n")
     assert not (tmp_path / "runs").exists()
 
 
@@ -121,7 +121,7 @@ def test_sanity_check_trains_nothing_else(tmp_path: Path, capsys: pytest.Capture
 def test_sanity_check_names_the_network_that_cannot_learn(capsys: pytest.CaptureFixture[str]) -> None:
     assert call(*SMALL, "--sanity-check", "--student.learning-rate=1e-9") == 1
     error = capsys.readouterr().err
-    assert "student-alone errs on " in error
+    assert "student-alone misclassifies " in error
     assert "of the 64 digits it was trained on" in error
     assert "try another learning rate than 1e-09" in error
 
@@ -156,9 +156,9 @@ def test_a_recipe_of_ones_own_trains_its_models(
     assert call("--recipe", own, "--tiny.epochs=1", "--tiny.distillation.alpha=0.9", "--threads=1") == 0
     assert "models in" in capsys.readouterr().out
     run = tmp_path / "runs" / "own"
-    card = load_checkpoint(run / "tiny" / "model.safetensors").card
-    model = card["recipe"]["model"]
-    assert (card["recipe"]["seed"], model["hidden"], model["epochs"]) == (7, [4], 1)
+    metadata = load_checkpoint(run / "tiny" / "model.safetensors").metadata
+    model = metadata["recipe"]["model"]
+    assert (metadata["recipe"]["seed"], model["hidden"], model["epochs"]) == (7, [4], 1)
     assert {key: model["distillation"][key] for key in ("teacher", "temperature", "alpha")} == {
         "teacher": "cnn",
         "temperature": 3,

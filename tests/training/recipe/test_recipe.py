@@ -29,7 +29,7 @@ temperature = 4
 
 [tiny]
 hidden = [32]
-alone = false
+control = false
 
 [tiny.distillation]
 teacher = "student"
@@ -95,7 +95,7 @@ def test_a_recipe_is_a_list_of_models_each_with_its_control(file: Path) -> None:
         ),
         (
             ("views = 4", "augmentation = { mixup = 0.5 }"),
-            r"student: with augmentation\.mixup 0\.5 a digit has no label .*\.alpha 1 and alone = false",
+            r"student: with augmentation\.mixup 0\.5 a digit has no label .*\.alpha 1 and control = false",
         ),
         (("views = 4", "views = "), r"mine\.toml is not valid TOML: .* line 12"),
         (("[student]", "[cnn]"), r"mine\.toml is not valid TOML: "),
