@@ -5,7 +5,6 @@ was interrupted; then starts the service, sends it every test digit for every mo
 and fails when any of it is not as it should be.
 """
 
-import os
 import subprocess
 import sys
 import time
@@ -27,6 +26,7 @@ from benchmarks.results.files import write_result
 from benchmarks.results.models import model_facts, models_of, select_models
 from benchmarks.systems.servers import running_service
 from distillery import Command
+from distillery.machine import usable_cores
 from serving.client import Client
 from serving.model.repository import ModelEntry
 from serving.model.session import open_session
@@ -39,17 +39,19 @@ LEAST_GAIN = 35
 
 
 class Demo(Command):
-    """Train, distil, export, serve and measure, on real MNIST, from nothing to one table.
+    """Train, distil, export, serve and benchmark on MNIST, end to end.
 
     About five minutes on two cores; a second run reuses what has not changed.
     """
 
+    examples = ("distillery-bench demo", "distillery-bench demo --data-dir mnist --seconds 3")
+
     data_dir: Path | None = Field(
-        None, description="folder with the MNIST files, if not to be found or fetched"
+        None, description="folder with the MNIST files; default: found in known places, or downloaded"
     )
-    out: Path = Field(Path("runs"), description="folder for runs")
+    out: Path = Field(Path("runs"), description="folder of all runs")
     models_dir: Path = Field(Path("models"), description="model repository")
-    seconds: float = Field(1, gt=0, description="of load for each model and number of connections")
+    seconds: float = Field(1, gt=0, description="load per model, number of connections and round")
 
     def run(self) -> None:
         began = time.monotonic()
@@ -123,7 +125,7 @@ def _table(
 ) -> Table:
     """One column a model; beside every figure its ratio to the teacher's."""
     table = Table(
-        title=f"student against teacher, service and load together on {len(os.sched_getaffinity(0))} cores",
+        title=f"student against teacher, service and load together on {usable_cores()} cores",
         caption="×: to the teacher · session: batch 1 · HTTP: 1 connection · requests/s: 16",
         box=SIMPLE_HEAD,
         show_edge=False,

@@ -1,4 +1,4 @@
-"""The picture of a result of `distillery-bench peers`: requests/s and latencies of each system."""
+"""The figure of a result of `distillery-bench peers`."""
 
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from benchmarks.report.sections import Sources
 
 
 def draw_peers(sources: Sources, path: Path, names: str) -> None:
-    """Write the picture of a result to `path`: requests/s and latencies of each system."""
+    """Draw requests/s and latencies of each system and write the figure to `path`."""
     data = sources["peers"].data
     busy, _ = rows_by_connections(data)
     titles = {fact["server"]: fact["title"] for fact in data["servers"]}

@@ -9,17 +9,18 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psutil
 import pytest
 
 from benchmarks.__main__ import COMMANDS
+from benchmarks.commands.peers import ours_by
 from benchmarks.errors import BenchmarkError
 from benchmarks.load.digits import load_digits
 from benchmarks.load.run import run_load
 from benchmarks.load.workloads import TOLERANCE, check_answers
-from benchmarks.report.peers_tables import compare_with_ours
 from benchmarks.results.models import select_models
 from benchmarks.systems.peer import FILES, PEERS, Peer, load_peer, peer_names
 from benchmarks.systems.peer_environments import MADE_FROM, peer_environment
@@ -232,14 +233,14 @@ def test_an_installation_that_fails_says_why_and_is_not_taken_for_made(tmp_path:
     assert not (tmp_path / "mine" / MADE_FROM).exists()
 
 
-def test_ratios_are_of_our_service_and_within_a_round() -> None:
-    def row(server: str, rates: list[float], p50: list[float]) -> dict[str, object]:
-        rounds = {"requests_per_s": rates, "p50_ms": p50}
-        return {"server": server, "connections": 16, "rounds": rounds}
+def test_our_ratio_is_taken_within_a_round_at_the_same_connections() -> None:
+    def row(server: str, rates: list[float], connections: int = 16) -> dict[str, Any]:
+        return {"server": server, "connections": connections, "rounds": {"requests_per_s": rates}}
 
-    rows = [row("inprocess", [4, 40, 9], [1, 1, 1]), row("other", [2, 4, 3], [2, 4, 8])]
-    assert compare_with_ours(rows[0], rows) == {"ours_requests_ratio": 1, "ours_p50_ratio": 1}
-    assert compare_with_ours(rows[1], rows) == {"ours_requests_ratio": 3, "ours_p50_ratio": 0.25}
+    rows = [row("inprocess", [1, 1, 1], 1), row("inprocess", [4, 40, 9]), row("other", [2, 4, 3])]
+    assert ours_by(rows[1], rows).median == 1
+    ratio = ours_by(rows[2], rows)
+    assert (ratio.low, ratio.median, ratio.high) == (2, 3, 10)
 
 
 @pytest.mark.slow

@@ -238,5 +238,5 @@ def test_the_command_trains_evaluates_and_draws(
 
 def test_a_recipe_without_such_a_student_is_refused() -> None:
     alone = RECIPE.model_copy(update={"models": {"teacher": RECIPE.models["teacher"]}})
-    with pytest.raises(distillery.DistilleryError, match="small has no student with a distillation; paper"):
+    with pytest.raises(distillery.DistilleryError, match="small needs a model `student` with a distillation"):
         plan(alone, 0, units=[], temperatures=[])
