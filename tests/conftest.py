@@ -11,6 +11,7 @@ from filelock import FileLock
 
 from export.pipeline import Source, export_checkpoint
 from export.splits import Splits
+from tests.support.networks import metadata
 from tests.support.samples import sample_test, sample_training
 from tests.support.service import API_KEY, Service, running_service
 from training.model.checkpoint import save_checkpoint

@@ -22,6 +22,7 @@ from training.model.checkpoint import load_checkpoint
 from training.model.network import Network, normalise
 from training.runs.pipeline import DataSet
 from training.runs.trained import Trained, current_model
+from training.storage import sha256, write_atomically
 
 EVALUATION = "evaluation.json"
 """In a run's folder: the errors of its models."""

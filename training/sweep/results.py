@@ -12,6 +12,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from training.report.figures import save
+from training.storage import write_atomically
 from training.sweep.search import Result, pareto_front
 from training.sweep.space import Space
 
