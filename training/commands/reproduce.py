@@ -21,7 +21,7 @@ from training.runs.pipeline import DataSet
 
 
 class Reproduce(RunSettings, DeviceSettings):
-    """Reproduce the MNIST section of Hinton, Vinyals and Dean 2015: 67, 146 and 74 errors.
+    """Reproduce the MNIST section of Hinton, Vinyals and Dean 2015.
 
     Trains, for every seed, the recipe's teacher and its student with and without distillation, narrower students at
     several temperatures, and students whose transfer set lacks classes. Models trained before are reused; the test

@@ -34,8 +34,8 @@ class Sweep(RecipeSettings):
     examples: ClassVar[Sequence[str]] = (
         "distillery-train sweep --recipe best --model student --trials 50",
         "distillery-train sweep --space.loss kl,dkd --space.hidden 256-128,48-32",
-        "distillery-train sweep --timeout 3600 --storage postgresql+psycopg://user@host/name",
-        "torchrun --nproc-per-node 4 -m training sweep --recipe best    a GPU per process",
+        "distillery-train sweep --storage postgresql+psycopg://user@host/name",
+        "torchrun --nproc-per-node 4 -m training sweep --recipe best  # 4 GPUs",
     )
 
     model: Annotated[str, Metavar("STUDENT")] = Field(

@@ -20,19 +20,20 @@ from training.runs.pipeline import DataSet, jobs, train_recipe
 
 
 class Train(RecipeSettings):
-    """Train all models of a recipe: teachers, students, and every student's control without a teacher.
+    """Train the models of a recipe: teachers, students and their controls.
 
-    Models trained before with the same settings are reused; an interrupted training resumes after its last epoch and
-    gives the same result. The test digits are not read; `evaluate` and `report` do that.
+    A control is a student trained without its teacher. Models trained before with the same settings are reused; an
+    interrupted training resumes after its last epoch and gives the same result. The test digits are not read;
+    `evaluate` and `report` do that.
 
     Every setting of every model is an option; --help lists those of the given recipe.
     """
 
     examples: ClassVar[Sequence[str]] = (
-        "distillery-train                                 the recipe quick",
+        "distillery-train                                   # the recipe quick",
         "distillery-train --recipe notebook --seed 1",
-        "distillery-train --recipe best --seeds 1,2       three seeds",
-        "distillery-train --recipe my.toml --sanity-check",
+        "distillery-train --recipe best --seeds 1,2         # three seeds",
+        "distillery-train --recipe recipe.toml --sanity-check  # can it learn?",
         "distillery-train --student.hidden 256,128 --out runs-small",
     )
 
