@@ -14,14 +14,13 @@ from benchmarks.report import (
     headline,
     paper,
     pareto,
+    peers,
     perf_analyzer,
     profile,
     results,
+    scenarios,
 )
 from benchmarks.report.figures import drawn_from
-from benchmarks.report.peers import peers_section
-from benchmarks.report.peers_figure import draw_peers
-from benchmarks.report.scenarios import scenarios_section
 from benchmarks.report.sections import Section, Source
 from benchmarks.results.files import RESULTS, latest, read_result
 from distillery import Command, Metavar
@@ -30,11 +29,11 @@ SECTIONS = (
     headline.SECTION,
     results.SECTION,
     accuracy.SECTION,
-    Section(name="peers", kinds=("peers",), to_markdown=peers_section, figure="peers.png", draw=draw_peers),
+    peers.SECTION,
     pareto.GAINS,
     pareto.PARETO,
     evidence.SECTION,
-    Section(name="scenarios", kinds=("scenarios",), to_markdown=scenarios_section),
+    scenarios.SECTION,
     profile.SECTION,
     footprint.SECTION,
     perf_analyzer.SECTION,

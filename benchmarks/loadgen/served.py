@@ -63,7 +63,7 @@ def _one_by_one(pool: Pool, workload: Workload, run: Run) -> Issue:
         pool.begin(connection, _request(workload, queries))
         deadline = time.monotonic() + PATIENCE_S
         while time.monotonic() < deadline:
-            for _, status in pool.answered(PATIENCE_S):
+            for _, status in pool.responses(PATIENCE_S):
                 run.complete(queries, rejected=status != OK)
                 return
         raise ConnectionError(f"no response within {PATIENCE_S} s")
@@ -120,7 +120,7 @@ class _Multiplexer:
         last = time.monotonic()
         while not (self._closed or self._error):
             try:
-                for connection, status in self._pool.answered(POLL_S):
+                for connection, status in self._pool.responses(POLL_S):
                     last = time.monotonic()
                     with self._lock:
                         if queries := self._in_flight.pop(connection, None):

@@ -1,8 +1,8 @@
-"""A result of `distillery-bench scenarios` as a section of the documentation."""
+"""Section `scenarios`: MLPerf LoadGen's scenarios by system and model."""
 
 from benchmarks.loadgen.scenarios import METRICS, Row
 from benchmarks.report.markdown import limits, measured, table, with_ratio
-from benchmarks.report.sections import Sources
+from benchmarks.report.sections import Section, Sources
 from benchmarks.results.ratio import LEGEND, Ratio
 
 BODIES = {"json": "JSON", "png": "PNG", "binary": "binary tensors"}
@@ -45,3 +45,6 @@ def _cell(row: Row) -> str:
     if isinstance(ratio, float):  # of a result without rounds
         return with_ratio(figure_of(row) + unit, None if ratio == 1 else ratio)
     return with_ratio(figure_of(row) + unit, Ratio.from_json(ratio))
+
+
+SECTION = Section(name="scenarios", kinds=("scenarios",), to_markdown=scenarios_section)

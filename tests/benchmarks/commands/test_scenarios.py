@@ -14,6 +14,7 @@ from distillery import main
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(400)  # Server searches in runs of at least 662 queries
 def test_every_scenario_runs_in_a_session_and_over_http(
     model_repository: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
