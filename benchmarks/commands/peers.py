@@ -35,7 +35,7 @@ IDLE_S = 3.0
 
 
 class Peers(Bench):
-    """Compare our service with other systems over HTTP: one image as JSON, the same model.
+    """Compare the service with other systems: same model, one image as JSON.
 
     Each system runs in a virtual environment of its own, created on first use. Before anything is timed, its answers
     are compared with onnxruntime's. A system that cannot be installed, does not start or answers wrongly fails the
@@ -52,7 +52,7 @@ class Peers(Bench):
     )
     examples: ClassVar[tuple[str, ...]] = (
         "distillery-bench peers",
-        "distillery-bench peers --peers mosec,bare-asgi --executor inprocess --connections 16",
+        "distillery-bench peers --peers mosec,bare-asgi --connections 16",
     )
 
     models_dir: Path = Field(Path("models"), description="model repository")
