@@ -15,16 +15,18 @@ from benchmarks.report.evidence import draw_evidence, evidence_section
 from benchmarks.report.figures import draw_results, drawn_from
 from benchmarks.report.markdown import accuracy_section, results_section
 from benchmarks.report.paper import draw_paper, paper_section
-from benchmarks.report.pareto import gains_section, pareto_section, write_pareto
+from benchmarks.report.pareto import pareto_section, write_pareto
 from benchmarks.report.peers import peers_section
 from benchmarks.report.peers_figure import draw_peers
 from benchmarks.report.perf_analyzer import perf_analyzer_section
 from benchmarks.report.scenarios import scenarios_section
 from benchmarks.report.sections import Section, Source
+from benchmarks.report.summary import summary_section
 from benchmarks.results.files import RESULTS, latest, read_result
 from distillery import Command
 
 SECTIONS = (
+    Section(name="summary", kinds=("accuracy_quick", "session", "http"), to_markdown=summary_section),
     Section(
         name="results",
         kinds=("session", "http"),
@@ -45,7 +47,6 @@ SECTIONS = (
         picture="peers.png",
         draw=draw_peers,
     ),
-    Section(name="gains", kinds=("pareto",), to_markdown=gains_section),
     Section(
         name="pareto",
         kinds=("pareto",),
@@ -81,10 +82,10 @@ class RenderBench(Command):
     documents: list[Path] = Field(
         [
             Path("README.md"),
+            Path("docs/benchmarks.md"),
             Path("docs/distillation.md"),
             Path("docs/paper.md"),
-            Path("docs/serving.md"),
-            Path("benchmarks/README.md"),
+            Path("docs/performance.md"),
         ],
         description="have markers such as <!-- results:begin --> and :end",
     )

@@ -1,4 +1,4 @@
-"""What a request costs, and what the service takes at rest, as sections of docs/serving.md."""
+"""What a request costs, and what the service takes at rest, as sections of docs/performance.md."""
 
 from typing import Any
 

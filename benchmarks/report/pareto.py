@@ -63,17 +63,6 @@ def pareto_section(sources: Sources, picture: str) -> str:
     return "\n\n".join(parts)
 
 
-def gains_section(sources: Sources, _picture: str) -> str:
-    """Return the README's short form: what each part brings."""
-    source = sources["pareto"]
-    seeds = source.data["seeds"]
-    return (
-        _parts_table({row["model"]: row for row in source.data["rows"]})
-        + f"\n\nErrors of the 10,000 test digits, mean ± 95 % interval over {len(seeds)} seeds, of the exported file; "
-        f"p50: a session, one thread; recipe `{source.data['recipe']}`; [measured]({source.link})."
-    )
-
-
 def write_pareto(sources: Sources, path: Path, names: str) -> None:
     """Write the picture to `path` and the CSV beside it."""
     rows = sources["pareto"].data["rows"]
