@@ -1,4 +1,4 @@
-# The commands of this project; CI and people use the same ones. `make` alone lists them.
+# The commands of the project, the same for developers and CI. `make` lists them.
 PYTHON ?= python3
 BIN := .venv/bin
 RECIPE ?= quick
@@ -7,7 +7,7 @@ SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-slow check train export serve bench bench-peers system proto lock serving-alone clean
 
-help: ## list the commands
+help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 $(INSTALLED): pyproject.toml constraints.txt
@@ -16,16 +16,16 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]' --constraint constraints.txt
 	@touch $@
 
-demo: $(INSTALLED) ## train, distil, export, serve and measure on real MNIST
+demo: $(INSTALLED) ## train, distil, export, serve and benchmark on MNIST, end to end
 	@$(BIN)/python -m benchmarks demo
 
-test: $(INSTALLED) ## the default test suite
+test: $(INSTALLED) ## run the default test suite
 	@$(BIN)/pytest --numprocesses logical --maxprocesses 4 --dist loadfile
 
-test-slow: $(INSTALLED) ## the slower tests; those that want Debian's packages skip without `make system`
+test-slow: $(INSTALLED) ## run the slow tests; those that need `make system` are skipped without it
 	@$(BIN)/pytest -m "slow or prometheus or wrk"
 
-check: $(INSTALLED) ## format, lint, types and imports
+check: $(INSTALLED) ## check format, lint, types, imports and generated docs
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
@@ -36,13 +36,13 @@ train: $(INSTALLED) ## train and evaluate a recipe: make train RECIPE=notebook A
 	@$(BIN)/python -m training --recipe $(RECIPE) $(ARGS)
 	@$(BIN)/python -m training evaluate --recipe $(RECIPE)
 
-export: $(INSTALLED) ## export what was trained to the model repository: make export RECIPE=notebook
+export: $(INSTALLED) ## export the trained models to the model repository: make export RECIPE=notebook
 	@$(BIN)/python -m export --run-dir runs/$(RECIPE) $(ARGS)
 
 serve: $(INSTALLED) ## serve the model repository on http://127.0.0.1:8000
 	@$(BIN)/python -m serving $(ARGS)
 
-bench: $(INSTALLED) ## measure all that README and docs show of serving, and write it there (15 minutes)
+bench: $(INSTALLED) ## measure the serving figures of README and docs, and update them (15 minutes)
 	@$(BIN)/python -m benchmarks session
 	@$(BIN)/python -m benchmarks http --against litserve-first-example
 	@$(BIN)/python -m benchmarks scenarios
@@ -51,22 +51,22 @@ bench: $(INSTALLED) ## measure all that README and docs show of serving, and wri
 	@$(BIN)/python -m benchmarks footprint
 	@$(BIN)/python -m benchmarks render
 
-bench-peers: $(INSTALLED) ## measure other serving frameworks beside ours: make bench-peers ARGS="--peers bare_asgi"
+bench-peers: $(INSTALLED) ## compare with other serving frameworks: make bench-peers ARGS="--peers bare-asgi"
 	@$(BIN)/python -m benchmarks peers $(ARGS)
 	@$(BIN)/python -m benchmarks render
 
-system: ## install the Debian packages that some tests and benchmarks want
+system: ## install the Debian packages that some tests and benchmarks need
 	@$(SUDO) apt-get update -qq
 	@$(SUDO) apt-get install -qq --yes --no-install-recommends libb64-0d prometheus wrk
 
-serving-alone: $(INSTALLED) ## install the serving extra alone, start it, ask it one digit
+serving-alone: $(INSTALLED) ## install only the serving extra, start the service, predict one digit
 	@.ci/serving-alone
 
 proto: $(INSTALLED) ## generate the gRPC messages from open_inference.proto
 	@$(BIN)/python -m grpc_tools.protoc --proto_path=. --python_out=. --pyi_out=. serving/codecs/open_inference/open_inference.proto
 
-lock: $(INSTALLED) ## write constraints.txt from what is installed
+lock: $(INSTALLED) ## write constraints.txt from the installed packages
 	@$(BIN)/python -m pip freeze --exclude-editable | sed 's/+cpu$$//; s/+cu[0-9]*$$//' > constraints.txt
 
-clean: ## remove what the commands made, but for the installation
+clean: ## remove runs, models and caches
 	rm -rf runs models .mypy_cache .pytest_cache .ruff_cache

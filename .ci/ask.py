@@ -1,4 +1,4 @@
-"""Serve ./models and ask every model for 200 real digits; run by .ci/serving-alone, without torch around."""
+"""Serve ./models and classify 200 real digits with every model; run by .ci/serving-alone, without torch installed."""
 
 import gzip
 import subprocess
@@ -10,11 +10,11 @@ import numpy as np
 from serving.client import Client
 
 IMAGE_HEADER, LABEL_HEADER = 16, 8
-LEAST_RIGHT = 180
+MIN_CORRECT = 180
 
 
 def main() -> int:
-    """Return the exit status: 0 when every model is right about nearly all of them and the service ends well."""
+    """Return the exit status: 0 when every model classifies at least 180 correctly and the service ends cleanly."""
     folder = Path("tests/data/digits")
     pixels = gzip.decompress((folder / "test-images.idx.gz").read_bytes())[IMAGE_HEADER:]
     labels = gzip.decompress((folder / "test-labels.idx.gz").read_bytes())[LABEL_HEADER:]
@@ -24,15 +24,15 @@ def main() -> int:
         try:
             url = service.stdout.readline().split()[3]  # distillery-serve: ready at http://…
             with Client(url) as client:
-                right = {
+                correct = {
                     model: int((client.predict(images, model=model).digits == list(labels)).sum())
                     for model in client.models()
                 }
         finally:
             service.terminate()
-    for name, count in right.items():
-        print(f"{name:<16}{count} of {len(labels)} right")
-    return service.returncode or int(min(right.values()) < LEAST_RIGHT)
+    for name, count in correct.items():
+        print(f"{name:<16}{count} of {len(labels)} correct")
+    return service.returncode or int(min(correct.values()) < MIN_CORRECT)
 
 
 if __name__ == "__main__":

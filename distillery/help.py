@@ -14,9 +14,12 @@ from distillery.errors import model_in, plain
 
 WIDTH = 80
 """Columns."""
+LONG = 40
+"""Characters from which a list may be broken into lines."""
 WORDS = {
     "bytes": "BYTES",
     "dir": "DIR",
+    "out": "DIR",
     "ms": "MS",
     "port": "PORT",
     "seconds": "SECONDS",
@@ -50,11 +53,10 @@ def command_help(title: str, command: type[Command], others: Mapping[str, type[C
         lines += [f"{heading}:", *rows, ""]
     if command.examples:
         lines += ["Examples:", *(f"  {line}" for line in command.examples), ""]
-    name, field = next((name, field) for name, field in command.model_fields.items() if name != "config")
-    value = "…" if field.default is None or field.is_required() else plain(field.default)
+    name = next(name for name in command.model_fields if name != "config")
     lines += _paragraphs(
-        f"Every option is also an environment variable (DISTILLERY_{name.upper()}={value}) and a key of the --config "
-        "file. An option overrides the variable, the variable overrides the file."
+        f"Every option is also an environment variable (--{name.replace('_', '-')}: DISTILLERY_{name.upper()}) and a "
+        f"key of the --config file ({name}). Options override variables, variables override the file."
     )
     return "\n".join(lines)
 
@@ -161,7 +163,8 @@ def _option(name: str, field: FieldInfo, default: Any) -> tuple[str, str]:
     if field.is_required():
         description += " (required)"
     elif default is not False and default not in (None, "", []) and field.default_factory is None:
-        description += f" (default: {plain(default)})"
+        value = plain(default)
+        description += f" (default: {value if len(value) < LONG else value.replace(',', ', ')})"
     if field.annotation is bool:
         return f"--[no-]{flag}", description.strip()
     metavar = next((mark.name for mark in field.metadata if isinstance(mark, Metavar)), None)
@@ -177,6 +180,8 @@ def _metavar(name: str, annotation: Any) -> str:
     if origin is list:
         item = _metavar(name.removesuffix("s"), arguments[0])
         return f"[[{item}],...]" if item.endswith("...") else f"{item},..."
+    if origin is tuple:
+        return ",".join(_metavar(name, argument) for argument in arguments)
     if origin is not None:  # Annotated or a union with None
         marks = [argument.name for argument in arguments if isinstance(argument, Metavar)]
         return marks[0] if marks else _metavar(name, arguments[0])

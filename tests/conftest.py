@@ -1,12 +1,13 @@
 """Fixtures shared by the tests: small networks trained on real digits, exported for real."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from shutil import copytree
 
 import pytest
 import torch
+from filelock import FileLock
 
 from export.pipeline import Source, export_checkpoint
 from export.splits import Splits
@@ -31,14 +32,31 @@ def fixed_threads() -> None:
     torch.set_num_threads(THREADS)
 
 
+def _made_once(folders: pytest.TempPathFactory, name: str, make: Callable[[Path], None]) -> Path:
+    """Return the folder that `make` fills, once for all processes of pytest-xdist."""
+    root = folders.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        root = root.parent
+    folder, unfinished = root / name, root / f"{name}.unfinished"
+    with FileLock(root / f"{name}.lock"):
+        if not folder.exists():
+            unfinished.mkdir()
+            make(unfinished)
+            unfinished.rename(folder)
+    return folder
+
+
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Checkpoints of small networks that have learnt the 500 sample digits, by name."""
-    folder = tmp_path_factory.mktemp("trained")
+    """Checkpoints of small networks trained on the 500 sample digits, by name."""
+    folder = _made_once(tmp_path_factory, "trained", _train)
+    return {name: folder / f"{name}.safetensors" for name in NETWORKS}
+
+
+def _train(folder: Path) -> None:
     torch.set_num_threads(THREADS)
     digits, _ = sample_training()
     inputs = normalise(digits.images)
-    paths = {}
     for seed, (name, hidden) in enumerate(NETWORKS.items()):
         torch.manual_seed(seed)
         architecture = Architecture(hidden=hidden)
@@ -49,9 +67,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
                 optimizer.zero_grad()
                 torch.nn.functional.cross_entropy(network(inputs[batch]), digits.labels[batch]).backward()
                 optimizer.step()
-        paths[name] = folder / f"{name}.safetensors"
-        save_checkpoint(paths[name], network.state_dict(), card(name, architecture))
-    return paths
+        save_checkpoint(folder / f"{name}.safetensors", network.state_dict(), card(name, architecture))
 
 
 @pytest.fixture(scope="session")
@@ -64,11 +80,13 @@ def splits() -> Splits:
 def model_repository(
     trained: dict[str, Path], splits: Splits, tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
-    """A model repository with teacher, student, student-int8 and student-alone; not to be written to."""
-    root = tmp_path_factory.mktemp("models")
-    for name, path in trained.items():
-        export_checkpoint(Source(name, path), splits, models_dir=root, int8=name == "student")
-    return root
+    """A model repository with teacher, student, student-int8 and student-alone; read-only for tests."""
+
+    def export(root: Path) -> None:
+        for name, path in trained.items():
+            export_checkpoint(Source(name, path), splits, models_dir=root, int8=name == "student")
+
+    return _made_once(tmp_path_factory, "models", export)
 
 
 @pytest.fixture(scope="session")

@@ -268,8 +268,8 @@ General options:
 Examples:
   tool --teacher.epochs 4
 
-Every option is also an environment variable (DISTILLERY_OUT=runs) and a key of
-the --config file. An option overrides the variable, the variable overrides the
+Every option is also an environment variable (--out: DISTILLERY_OUT) and a key
+of the --config file (out). Options override variables, variables override the
 file.
 """
 

@@ -1,4 +1,4 @@
-"""What can go wrong between a client and the service."""
+"""The errors of the client."""
 
 from distillery import DistilleryError
 
@@ -7,34 +7,34 @@ class ClientError(DistilleryError):
     """The client got no predictions.
 
     ClientError
-    ├── InvalidImagesError       what was to be sent is not what the service reads; nothing was sent
-    ├── UnreachableError         no connection, or it was lost before the answer, at every attempt
-    ├── SlowServiceError         the service took longer than the time-out
-    ├── MalformedAnswerError     something answered that is not the service
-    └── StatusError              the service said no: `status` and its own words
-        ├── RefusedError         4xx: the same request will be refused again
-        └── FailedError          5xx: the service cannot answer it now
+    ├── InvalidImagesError       the input is not of the form that the service reads; nothing was sent
+    ├── UnreachableError         no connection, or it was lost before the response, at every attempt
+    ├── SlowServiceError         no response within the timeout
+    ├── MalformedAnswerError     the response is not one of this service
+    └── StatusError              an error status: `status`, and the service's `message`
+        ├── RefusedError         4xx: the same request will be rejected again
+        └── FailedError          5xx: the service cannot answer now
     """
 
 
 class InvalidImagesError(ClientError, ValueError):
-    """Not images of the kind the service reads; nothing was sent."""
+    """The input is not of the form that the service reads; nothing was sent."""
 
 
 class UnreachableError(ClientError):
-    """No connection, or it was lost before the answer, at every attempt."""
+    """No connection, or it was lost before the response, at every attempt."""
 
 
 class SlowServiceError(ClientError):
-    """No answer within the time-out."""
+    """No response within the timeout."""
 
 
 class MalformedAnswerError(ClientError):
-    """An answer that is not one of this service."""
+    """The response is not one of this service."""
 
 
 class StatusError(ClientError):
-    """The service said no; `message` is its own explanation."""
+    """The service responded with an error status; `message` is its explanation."""
 
     def __init__(self, status: int, message: str) -> None:
         super().__init__(f"status {status}: {message}")
@@ -43,7 +43,7 @@ class StatusError(ClientError):
 
 
 class RefusedError(StatusError):
-    """Status 4xx: the same request will be refused again."""
+    """Status 4xx: the same request will be rejected again."""
 
 
 class FailedError(StatusError):

@@ -1,4 +1,4 @@
-"""The connections of the service's own clients: how many, what is tried again, and what is never sent."""
+"""Connections of the clients: how many, retries, timeouts, and input that is never sent."""
 
 import asyncio
 import contextlib
@@ -16,9 +16,8 @@ from urllib.parse import urlsplit
 import numpy as np
 import pytest
 
-from serving.client import AsyncClient, Client
+from serving.client import AsyncClient, Client, Predictions
 from serving.client.errors import InvalidImagesError, SlowServiceError, UnreachableError
-from serving.client.wire import Predictions
 from serving.model.repository import load_repository
 from serving.model.session import Session
 from tests.support.clients import BOTH, Kind, png, predict
@@ -29,7 +28,7 @@ DIGITS = sample_test().images.numpy()
 
 
 class Proxy:
-    """A TCP proxy that counts its connections, and closes the next `cut` of them when a request comes."""
+    """A TCP proxy that counts its connections and closes the next `cut` of them at their first request."""
 
     def __init__(self, url: str) -> None:
         self._target = (urlsplit(url).hostname, urlsplit(url).port)
@@ -93,18 +92,18 @@ def proxy(url: str) -> Iterator[Proxy]:
 
 @pytest.fixture(scope="module")
 def expected(model_repository: Path) -> dict[str, Any]:
-    """The probabilities of every digit, by model, as onnxruntime alone gives them."""
+    """The probabilities of every sample digit by model, from onnxruntime alone."""
     return {
         name: Session(entry.path).run(DIGITS)[1] for name, entry in load_repository(model_repository).items()
     }
 
 
-def test_every_task_and_every_thread_gets_its_own_answer(proxy: Proxy, expected: dict[str, Any]) -> None:
-    async def ask() -> list[Predictions]:
+def test_every_task_and_thread_gets_its_own_predictions(proxy: Proxy, expected: dict[str, Any]) -> None:
+    async def predict_all() -> list[Predictions]:
         async with AsyncClient(proxy.url, model="student", connections=8) as client:
             return await asyncio.gather(*(client.predict(digit) for digit in DIGITS))
 
-    answers = asyncio.run(ask())
+    answers = asyncio.run(predict_all())
     assert proxy.connections <= 8
     with Client(proxy.url, model="student") as client, ThreadPoolExecutor(4) as threads:
         answers += threads.map(client.predict, DIGITS)
@@ -114,13 +113,13 @@ def test_every_task_and_every_thread_gets_its_own_answer(proxy: Proxy, expected:
 
 
 @BOTH
-def test_one_connection_is_used_again_and_again(kind: Kind, proxy: Proxy) -> None:
+def test_one_connection_is_reused(kind: Kind, proxy: Proxy) -> None:
     predict(kind, proxy.url, DIGITS[:20])
     assert proxy.connections == 1
 
 
 @BOTH
-def test_a_connection_lost_before_the_answer_is_tried_again(kind: Kind, proxy: Proxy) -> None:
+def test_a_connection_lost_before_the_response_is_retried(kind: Kind, proxy: Proxy) -> None:
     proxy.cut = 2
     predict(kind, proxy.url, [DIGITS[0]], "student")
     assert proxy.connections == 3
@@ -131,7 +130,7 @@ def test_a_connection_lost_before_the_answer_is_tried_again(kind: Kind, proxy: P
 
 @BOTH
 @pytest.mark.slow
-def test_a_service_that_restarts_is_not_noticed(kind: Kind, two_models: Path) -> None:
+def test_a_restart_of_the_service_goes_unnoticed(kind: Kind, two_models: Path) -> None:
     port = free_port()
     url = f"http://127.0.0.1:{port}"
 
@@ -141,14 +140,14 @@ def test_a_service_that_restarts_is_not_noticed(kind: Kind, two_models: Path) ->
         yield DIGITS[0]
         first.end()
         stack.enter_context(starting_service(two_models, "--api-servers", "1", port=port))
-        yield DIGITS[0]  # the kept connection is dead, and nobody listens yet
+        yield DIGITS[0]  # the kept connection is closed, and nothing listens yet
 
     with contextlib.ExitStack() as stack:
         assert len(predict(kind, url, batches(stack), retries=12)) == 2
 
 
 @BOTH
-def test_a_service_that_hangs_is_not_waited_for(kind: Kind, two_models: Path) -> None:
+def test_a_service_that_hangs_raises_after_the_timeout(kind: Kind, two_models: Path) -> None:
     with starting_service(two_models, "--api-servers", "1") as running:
         url = running.wait_until_ready()
         predict(kind, url, [DIGITS[0]])
@@ -157,7 +156,7 @@ def test_a_service_that_hangs_is_not_waited_for(kind: Kind, two_models: Path) ->
         before = time.monotonic()
         with pytest.raises(SlowServiceError, match="/infer"):
             predict(kind, url, [DIGITS[0]], "student", timeout=0.3)
-        assert 0.25 < time.monotonic() - before < 2
+        assert 0.25 < time.monotonic() - before < 5  # far below the service's own time limit and the retries
 
 
 @BOTH
@@ -165,13 +164,13 @@ def test_a_service_that_hangs_is_not_waited_for(kind: Kind, two_models: Path) ->
     "images",
     [DIGITS / 255, DIGITS.astype(np.int64), DIGITS.reshape(-1, 784), DIGITS[:0], 7, [[1, 2], [3, 4]]],
 )
-def test_what_is_no_image_is_not_sent(kind: Kind, proxy: Proxy, images: Any) -> None:
+def test_invalid_images_are_not_sent(kind: Kind, proxy: Proxy, images: Any) -> None:
     with pytest.raises(InvalidImagesError, match=r"expected uint8 \[N, 28, 28\]"):
         predict(kind, proxy.url, [images])
     assert proxy.connections == 0
 
 
-def test_what_is_no_picture_is_not_sent(proxy: Proxy) -> None:
+def test_files_that_are_not_pictures_are_not_sent(proxy: Proxy) -> None:
     with Client(proxy.url) as client:
         for pictures in ([], [b"GIF89a"], [png(DIGITS[0]), b""]):
             with pytest.raises(InvalidImagesError, match="PNG or JPEG"):

@@ -1,4 +1,4 @@
-"""The service's own clients, against the service itself: answers, refusals, and what they import."""
+"""The clients against a real service: predictions, errors, and their imports."""
 
 import asyncio
 import socket
@@ -14,9 +14,8 @@ import numpy as np
 import prometheus_client
 import pytest
 
-from serving.client import AsyncClient, Client
+from serving.client import AsyncClient, Client, Predictions
 from serving.client.errors import ClientError, FailedError, MalformedAnswerError, RefusedError
-from serving.client.wire import Predictions
 from serving.model.repository import load_repository
 from serving.model.session import Session
 from tests.support.clients import BOTH, Kind, png, predict
@@ -38,14 +37,14 @@ def strict_url(strict_service: Service) -> str:
 
 @pytest.fixture(scope="module")
 def expected(model_repository: Path) -> dict[str, Any]:
-    """The probabilities of every digit, by model, as onnxruntime alone gives them."""
+    """The probabilities of every sample digit by model, from onnxruntime alone."""
     return {
         name: Session(entry.path).run(DIGITS)[1] for name, entry in load_repository(model_repository).items()
     }
 
 
 @BOTH
-def test_answers_are_those_of_the_session_in_several_requests_if_need_be(
+def test_predictions_equal_those_of_the_session_in_one_request_or_several(
     kind: Kind, url: str, expected: dict[str, Any]
 ) -> None:
     for model, scores in expected.items():
@@ -60,15 +59,15 @@ def test_answers_are_those_of_the_session_in_several_requests_if_need_be(
     assert one.probabilities.shape == (1, 10)
 
 
-def test_pictures_get_the_answers_of_their_pixels(url: str, expected: dict[str, Any]) -> None:
+def test_pictures_get_the_predictions_of_their_pixels(url: str, expected: dict[str, Any]) -> None:
     files = [png(digit) for digit in DIGITS[:5]]
 
-    async def ask() -> Predictions:
+    async def predict_all() -> Predictions:
         async with AsyncClient(url, model="teacher") as client:
             return await client.predict_pictures(files)
 
     with Client(url) as client:
-        answers = [client.predict_pictures(files, "teacher"), asyncio.run(ask())]
+        answers = [client.predict_pictures(files, "teacher"), asyncio.run(predict_all())]
         for answer in answers:
             assert np.abs(answer.probabilities - expected["teacher"][:5]).max() < 1e-5
             assert answer.model == "teacher"
@@ -79,14 +78,14 @@ def test_models_and_readiness(url: str, model_repository: Path) -> None:
     manifests = {name: entry.manifest for name, entry in load_repository(model_repository).items()}
     nowhere = f"http://127.0.0.1:{free_port()}"
 
-    async def ask() -> tuple[Any, bool, bool]:
+    async def predict_all() -> tuple[Any, bool, bool]:
         async with AsyncClient(url) as client, AsyncClient(nowhere) as lost:
             return await client.models(), await client.ready(), await lost.ready()
 
     with Client(url) as client, Client(nowhere) as lost:
         for models, ready, lost_ready in [
             (client.models(), client.ready(), lost.ready()),
-            asyncio.run(ask()),
+            asyncio.run(predict_all()),
         ]:
             assert list(models) == [
                 "student-int8",
@@ -98,30 +97,30 @@ def test_models_and_readiness(url: str, model_repository: Path) -> None:
             assert (ready, lost_ready) == (True, False)
 
 
-# Refusals
+# Errors
 
 
 @BOTH
-def test_a_refusal_is_not_tried_again(kind: Kind, url: str) -> None:
+def test_an_error_status_is_not_retried(kind: Kind, url: str) -> None:
     label = 'distillery_requests_total{model="teacher",protocol="v2",status="400"}'
 
-    def refused() -> float:
+    def rejected() -> float:
         time.sleep(0.3)  # counts are published a few times a second
         lines = httpx.get(f"{url}/metrics").text.splitlines()
         return sum(float(line.split()[-1]) for line in lines if line.startswith(label))
 
-    before = refused()
+    before = rejected()
     with pytest.raises(RefusedError, match="one request may carry 200 images") as caught:
         predict(kind, url, [np.concatenate([DIGITS, DIGITS[:1]])], "teacher")
     assert caught.value.status == 400
-    assert refused() - before == 1
+    assert rejected() - before == 1
     with pytest.raises(RefusedError, match="there is no model 'no/body'") as caught:
         predict(kind, url, [DIGITS[0]], "no/body")
     assert caught.value.status == 404
 
 
 @BOTH
-def test_a_busy_service_is_asked_again_when_it_says(kind: Kind, strict_url: str) -> None:
+def test_an_overloaded_service_is_retried_after_the_time_it_names(kind: Kind, strict_url: str) -> None:
     head = f"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nX-API-Key: {API_KEY}\r\n"
     address = (urlsplit(strict_url).hostname, urlsplit(strict_url).port)
     with socket.create_connection(address) as first, socket.create_connection(address) as second:
@@ -137,18 +136,20 @@ def test_a_busy_service_is_asked_again_when_it_says(kind: Kind, strict_url: str)
 
 
 @BOTH
-def test_without_the_key_the_service_says_so(kind: Kind, strict_url: str) -> None:
+def test_a_missing_key_is_reported(kind: Kind, strict_url: str) -> None:
     with pytest.raises(RefusedError, match="X-API-Key is missing or wrong") as caught:
         predict(kind, strict_url, [DIGITS[0]])
     assert caught.value.status == 401
 
 
 @BOTH
-def test_something_else_at_the_url_is_named(kind: Kind) -> None:
-    server, thread = prometheus_client.start_http_server(0, "127.0.0.1")  # answers anything with its metrics
+def test_another_service_at_the_url_is_reported(kind: Kind) -> None:
+    server, thread = prometheus_client.start_http_server(
+        0, "127.0.0.1"
+    )  # responds to anything with its metrics
     try:
         url = f"http://127.0.0.1:{server.server_port}"
-        with pytest.raises(MalformedAnswerError, match="is no answer of this service"):
+        with pytest.raises(MalformedAnswerError, match="is not a response of this service"):
             predict(kind, url, [DIGITS[0]])
     finally:
         server.shutdown()
@@ -157,15 +158,15 @@ def test_something_else_at_the_url_is_named(kind: Kind) -> None:
 
 
 @BOTH
-def test_settings_that_cannot_work_are_refused_at_once(kind: Kind) -> None:
+def test_invalid_settings_are_rejected_at_once(kind: Kind) -> None:
     for url in ("127.0.0.1:8000", "ftp://host", "http://", "http://host:port"):
-        with pytest.raises(ClientError, match="is no URL of a service"):
+        with pytest.raises(ClientError, match="is not the URL of a service"):
             kind(url)
     with pytest.raises(ClientError, match="printable ASCII"):
         kind("http://127.0.0.1", api_key="a\r\nb")
 
 
-# Its imports
+# Imports
 
 
 def run_python(code: str) -> str:
@@ -184,19 +185,15 @@ def test_nothing_is_imported_that_only_the_service_needs() -> None:
         "PIL",
         "grpc",
         "torch",
-        "aiohttp",
     )
     code = f"import sys, serving.client; print([name for name in {heavy} if name in sys.modules])"
     assert run_python(code) == "[]\n"
 
 
-def test_without_aiohttp_only_the_asynchronous_client_is_missing() -> None:
+def test_without_httpx_the_command_that_installs_it_is_named() -> None:
     code = (
-        "import sys; sys.modules['aiohttp'] = None\n"
-        "from serving.client import AsyncClient, Client\n"
-        "from serving.client.errors import ClientError\n"
-        "Client('http://127.0.0.1').close()\n"
-        "try: AsyncClient('http://127.0.0.1')\n"
-        "except ClientError as error: print(error)"
+        "import sys; sys.modules['httpx'] = None\n"
+        "try: import serving.client\n"
+        "except ModuleNotFoundError as error: print(error)"
     )
-    assert run_python(code) == "AsyncClient needs aiohttp: pip install '.[client]'\n"
+    assert run_python(code) == "serving.client needs httpx: pip install '.[client]'\n"

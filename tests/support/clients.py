@@ -1,4 +1,4 @@
-"""Questions that both of the service's own clients are asked."""
+"""The same calls through `Client` and `AsyncClient`."""
 
 import asyncio
 import io
@@ -8,8 +8,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from serving.client import AsyncClient, Client
-from serving.client.wire import Predictions
+from serving.client import AsyncClient, Client, Predictions
 
 BOTH = pytest.mark.parametrize("kind", [Client, AsyncClient])
 Kind = type[Client] | type[AsyncClient]
@@ -18,16 +17,16 @@ Kind = type[Client] | type[AsyncClient]
 def predict(
     kind: Kind, url: str, batches: Iterable[Any], model: str | None = None, **settings: Any
 ) -> list[Predictions]:
-    """One client's answers to each of `batches`, asked one after the other."""
+    """The predictions of one client for each of `batches`, one after the other."""
     if kind is Client:
         with Client(url, **settings) as client:
             return [client.predict(images, model) for images in batches]
 
-    async def ask() -> list[Predictions]:
+    async def predict_all() -> list[Predictions]:
         async with AsyncClient(url, **settings) as client:
             return [await client.predict(images, model) for images in batches]
 
-    return asyncio.run(ask())
+    return asyncio.run(predict_all())
 
 
 def png(digit: Any) -> bytes:

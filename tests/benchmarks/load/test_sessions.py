@@ -25,7 +25,7 @@ def test_the_digits_are_real_and_in_the_order_of_their_classes(model_repository:
     session = open_session(select_models(model_repository)["teacher"].path)
     (probabilities,) = session.run(["probabilities"], {"image": digits})
     right = probabilities.argmax(axis=1) == np.arange(100) % 10
-    assert right.mean() > 0.8  # the network of the tests has seen 500 other digits
+    assert right.mean() > 0.6  # the network of the tests has seen 500 other digits; 0.86 to 0.88 over seeds
 
 
 def test_every_model_is_measured_with_every_batch_and_thread(model_repository: Path) -> None:

@@ -1,0 +1,160 @@
+"""Requests and responses of the service: images and pictures out, predictions in."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple, TypeVar
+from urllib.parse import quote
+
+import httpx
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from serving.client.errors import InvalidImagesError, MalformedAnswerError
+from serving.client.tensors import LENGTH, pack, unpack
+from serving.model.tensors import CLASSES, SIDE, Images, Scores
+
+Part = TypeVar("Part", Images, Sequence[bytes])
+
+_MEDIA_TYPES = {b"\x89PNG": "image/png", b"\xff\xd8\xff": "image/jpeg"}
+"""By the first bytes of a file."""
+
+
+class Timing(NamedTuple):
+    """Milliseconds spent in the service, by stage; the sum over all requests where there were several."""
+
+    decode_ms: float
+    queue_ms: float
+    inference_ms: float
+    total_ms: float
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """The predictions for N images."""
+
+    digits: NDArray[np.int64]
+    """`[N]`"""
+    probabilities: Scores
+    """`[N, 10]`"""
+    model: str
+    version: str
+    timing: Timing
+
+    def __len__(self) -> int:
+        return len(self.digits)
+
+
+def as_images(images: ArrayLike) -> Images:
+    """Return `uint8 [N, 28, 28]`, N ≥ 1, from that or from one `[28, 28]`. Raises `InvalidImagesError`."""
+    found = np.asarray(images)
+    array = found[np.newaxis] if found.ndim == 2 else found
+    if array.dtype != np.uint8 or array.shape[1:] != (SIDE, SIDE) or not len(array):
+        raise InvalidImagesError(
+            f"images are {found.dtype} {list(found.shape)}; "
+            "expected uint8 [N, 28, 28], ink 0–255 on background 0"
+        )
+    return array
+
+
+def split(inputs: Part, size: int) -> list[Part]:
+    """Cut into parts of at most `size`, at least one."""
+    return [inputs[start : start + size] for start in range(0, max(1, len(inputs)), size)]
+
+
+def media_type(file: bytes, index: int) -> str:
+    """Return the media type of picture number `index`. Raises `InvalidImagesError` unless it is PNG or JPEG."""
+    for start, kind in _MEDIA_TYPES.items():
+        if file.startswith(start):
+            return kind
+    raise InvalidImagesError(
+        f"picture {index} begins with {file[:4]!r}; expected the bytes of a PNG or JPEG file"
+    )
+
+
+def images_request(http: httpx.Client | httpx.AsyncClient, model: str, images: Images) -> httpx.Request:
+    """Build an inference request of the Open Inference Protocol, binary in both directions."""
+    outputs = [{"name": "probabilities", "parameters": {"binary_data": True}}]
+    headers, content = pack(images, outputs=outputs)
+    path = f"/v2/models/{quote(model, safe='')}/infer"
+    return http.build_request("POST", path, headers=headers, content=content)
+
+
+def images_response(response: httpx.Response, count: int) -> Predictions:
+    """Read the predictions for `count` images. Raises `MalformedAnswerError`."""
+    try:
+        document, outputs = unpack(response.headers[LENGTH], response.content)
+        entries = (entry.split(";dur=") for entry in response.headers["Server-Timing"].split(", "))
+        return _predictions(
+            np.frombuffer(outputs["probabilities"], "<f4").reshape(count, CLASSES),
+            document["model_name"],
+            document["model_version"],
+            {f"{stage}_ms": float(milliseconds) for stage, milliseconds in entries},
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise malformed(response) from error
+
+
+def pictures_request(
+    http: httpx.Client | httpx.AsyncClient, model: str | None, pictures: Sequence[bytes]
+) -> httpx.Request:
+    """Build a prediction request for PNG or JPEG files. Raises `InvalidImagesError` for anything else."""
+    kinds = [media_type(file, index) for index, file in enumerate(pictures)]
+    if not kinds:
+        raise InvalidImagesError("found no picture; expected at least one PNG or JPEG file, as bytes")
+    path = f"/predict/{quote(model, safe='')}" if model else "/predict"
+    if len(pictures) == 1:
+        return http.build_request("POST", path, headers={"Content-Type": kinds[0]}, content=pictures[0])
+    files = [
+        ("file", (str(index), file, kind))
+        for index, (file, kind) in enumerate(zip(pictures, kinds, strict=True))
+    ]
+    return http.build_request("POST", path, files=files)
+
+
+def pictures_response(response: httpx.Response, count: int) -> Predictions:
+    """Read the predictions for `count` pictures. Raises `MalformedAnswerError`."""
+    try:
+        document = json.loads(response.content)
+        rows = [prediction["probabilities"] for prediction in document["predictions"]]
+        scores = np.array(rows, np.float32).reshape(count, CLASSES)
+        return _predictions(scores, document["model"], document["version"], document["timing"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise malformed(response) from error
+
+
+def models_response(response: httpx.Response) -> dict[str, dict[str, Any]]:
+    """Read the manifests by model name, the default model's first. Raises `MalformedAnswerError`."""
+    try:
+        document = json.loads(response.content)
+        models = {manifest["name"]: manifest for manifest in document["models"]}
+        return {document["default"]: models[document["default"]]} | models
+    except (KeyError, TypeError, ValueError) as error:
+        raise malformed(response) from error
+
+
+def join(parts: Sequence[Predictions]) -> Predictions:
+    """Concatenate in order. Raises `MalformedAnswerError` when they come from different models or versions."""
+    if len(parts) == 1:
+        return parts[0]
+    models = {(part.model, part.version) for part in parts}
+    if len(models) > 1:
+        raise MalformedAnswerError(f"the model changed between requests: {sorted(models)}; predict again")
+    return Predictions(
+        np.concatenate([part.digits for part in parts]),
+        np.concatenate([part.probabilities for part in parts]),
+        *models.pop(),
+        Timing(*map(sum, zip(*(part.timing for part in parts), strict=True))),
+    )
+
+
+def malformed(response: httpx.Response) -> MalformedAnswerError:
+    """Return the error for a response that is not one of this service."""
+    return MalformedAnswerError(
+        f"{response.url}: status {response.status_code} with {response.content[:80]!r} "
+        "is not a response of this service; check the URL"
+    )
+
+
+def _predictions(scores: Scores, model: str, version: str, timing: dict[str, float]) -> Predictions:
+    return Predictions(scores.argmax(axis=1), scores, model, version, Timing(**timing))
