@@ -2,21 +2,20 @@
 
 import sys
 
-from benchmarks.commands.accuracy import AccuracyBench
+from benchmarks.commands.accuracy import Accuracy
 from benchmarks.commands.demo import Demo
-from benchmarks.commands.evidence import EvidenceBench
-from benchmarks.commands.footprint import FootprintBench
+from benchmarks.commands.footprint import Footprint
 from benchmarks.commands.http import Http
-from benchmarks.commands.pareto import ParetoBench
+from benchmarks.commands.pareto import Pareto
 from benchmarks.commands.peers import PeersBench
-from benchmarks.commands.perf_analyzer import PerfAnalyzerBench
-from benchmarks.commands.profile import ProfileBench
-from benchmarks.commands.render import RenderBench
-from benchmarks.commands.reproduction import ReproductionBench
+from benchmarks.commands.perf_analyzer import PerfAnalyzer
+from benchmarks.commands.profile import Profile
+from benchmarks.commands.record import Record
+from benchmarks.commands.render import Render
 from benchmarks.commands.scenarios import ScenariosBench
 from benchmarks.commands.session import Session
-from benchmarks.commands.speed import SpeedBench
-from benchmarks.commands.training import TrainingBench
+from benchmarks.commands.speed import Speed
+from benchmarks.commands.training import Training
 from distillery import Command, main
 
 COMMANDS: dict[str, type[Command]] = {
@@ -25,16 +24,15 @@ COMMANDS: dict[str, type[Command]] = {
     "http": Http,
     "peers": PeersBench,
     "scenarios": ScenariosBench,
-    "perf-analyzer": PerfAnalyzerBench,
-    "profile": ProfileBench,
-    "footprint": FootprintBench,
-    "training": TrainingBench,
-    "speed": SpeedBench,
-    "accuracy": AccuracyBench,
-    "reproduction": ReproductionBench,
-    "pareto": ParetoBench,
-    "evidence": EvidenceBench,
-    "render": RenderBench,
+    "perf-analyzer": PerfAnalyzer,
+    "profile": Profile,
+    "footprint": Footprint,
+    "training": Training,
+    "speed": Speed,
+    "accuracy": Accuracy,
+    "pareto": Pareto,
+    "record": Record,
+    "render": Render,
 }
 
 

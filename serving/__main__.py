@@ -1,9 +1,32 @@
-"""`python -m serving`, installed as `distillery-serve`."""
+"""`distillery-serve`: `python -m serving --models-dir models --port 8000`."""
 
+import os
 import sys
+import tempfile
 
 import distillery
-from serving.config import Serve
+from serving.config import ServiceSettings
+
+
+class Serve(ServiceSettings):
+    """Serve predictions of every model in a repository over HTTP and gRPC.
+
+    Models run inside the API processes, or in processes of their own with --executor workers.
+    """
+
+    examples = (
+        "distillery-serve",
+        "distillery-serve --models-dir models-notebook --port 8080 --grpc-port 8081",
+        "distillery-serve --host 0.0.0.0 --api-servers 2 --default-model teacher",
+    )
+
+    def run(self) -> None:
+        with tempfile.TemporaryDirectory(prefix="distillery-metrics-") as folder:
+            os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder  # read when prometheus_client is imported
+            from serving.service import serve  # noqa: PLC0415
+
+            serve(self)
+
 
 COMMANDS: dict[str, type[distillery.Command]] = {"serve": Serve}
 

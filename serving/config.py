@@ -1,73 +1,79 @@
-"""`distillery-serve`: answer predictions over HTTP with every model of a repository.
+"""Settings of the service; the command that takes them is in `serving.__main__`."""
 
-python -m serving --models-dir models --port 8000
-"""
-
-import os
-import tempfile
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
-from pydantic import Field, SecretStr
+from pydantic import Field, PositiveInt, SecretStr
 
 from distillery import Command
-
-Positive = Annotated[int, Field(gt=0)]
-
-
-def usable_cores() -> int:
-    """Cores this process may use, which in a container are fewer than the machine has."""
-    return len(os.sched_getaffinity(0))
+from distillery.machine import usable_cores
 
 
-class Serve(Command):
-    """Answer predictions over HTTP with every model of a repository.
+class ListenSettings(Command):
+    """Addresses and processes."""
 
-    Small models run inside the API processes; --executor workers runs them in processes of their own.
-    """
+    group = "server"
 
-    models_dir: Annotated[Path, Field(description="the model repository that `make export` writes")] = Path(
-        "models"
+    host: str = Field("127.0.0.1", description="address to listen on; 0.0.0.0: all interfaces")
+    port: int = Field(8000, ge=0, le=65535, description="HTTP port; 0: any free one")
+    grpc_port: int | None = Field(
+        None,
+        ge=0,
+        le=65535,
+        description="also serve gRPC on this port; 0: any free one; needs the extra grpc",
     )
-    host: Annotated[str, Field(description="address to listen on; 0.0.0.0 for all")] = "127.0.0.1"
-    port: Annotated[int, Field(ge=0, le=65535, description="0 takes a free one")] = 8000
-    grpc_port: Annotated[
-        int | None,
-        Field(ge=0, le=65535, description="answer gRPC there too; needs the extra grpc; 0 takes a free one"),
-    ] = None
-    api_servers: Annotated[Positive, Field(description="API processes; by default one for each core")] = (
-        Field(default_factory=usable_cores)
+    api_servers: PositiveInt = Field(
+        default_factory=usable_cores, description="API processes; default: one per core"
     )
-    executor: Annotated[
-        Literal["inprocess", "workers"],
-        Field(description="where models run: in the API processes, or in LitServe's workers"),
-    ] = "inprocess"
-    workers_per_model: Annotated[Positive, Field(description="with --executor workers")] = 1
-    device: Annotated[Literal["cpu", "cuda"], Field(description="cuda needs onnxruntime-gpu")] = "cpu"
-    default_model: Annotated[
-        str | None,
-        Field(description="answers POST /predict; by default student-int8, else student, else the first"),
-    ] = None
-    threads: Annotated[Positive, Field(description="threads of one run of a model")] = 1
-    max_batch: Annotated[Positive, Field(description="images that requests are joined up to")] = 64
-    max_body_bytes: Annotated[Positive, Field(description="of one request")] = 4 * 1024 * 1024
-    max_images: Annotated[Positive, Field(description="in one request")] = 256
-    max_pixels: Annotated[Positive, Field(description="of all pictures in one request together")] = 4_000_000
-    max_in_flight: Annotated[Positive, Field(description="requests an API process holds; more get 503")] = (
-        1024
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "warning", description="least severe messages to log"
     )
-    request_timeout: Annotated[
-        float, Field(gt=0, le=3600, description="seconds for a body to arrive, and for its answer")
-    ] = 5.0
-    api_key: Annotated[
-        SecretStr | None,
-        Field(description="what X-API-Key must say; better set as DISTILLERY_API_KEY than as a flag"),
-    ] = None
-    log_level: Literal["debug", "info", "warning", "error"] = "warning"
 
-    def run(self) -> None:
-        with tempfile.TemporaryDirectory(prefix="distillery-metrics-") as folder:
-            os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder  # read when prometheus_client is imported
-            from serving.service import serve  # noqa: PLC0415
 
-            serve(self)
+class InferenceSettings(Command):
+    """Where and how models run."""
+
+    group = "inference"
+
+    executor: Literal["inprocess", "workers"] = Field(
+        "inprocess", description="run models in the API processes, or in LitServe's worker processes"
+    )
+    workers_per_model: PositiveInt = Field(
+        1, description="worker processes per model, with --executor workers"
+    )
+    device: Literal["cpu", "cuda"] = Field(
+        "cpu", description="device to run models on; cuda needs onnxruntime-gpu"
+    )
+    threads: PositiveInt = Field(1, description="CPU threads per inference run")
+    max_batch: PositiveInt = Field(64, description="maximum images per batch")
+
+
+class LimitSettings(Command):
+    """What a client may send."""
+
+    group = "limit"
+
+    api_key: SecretStr | None = Field(
+        None,
+        description="key that prediction requests must send in the header X-API-Key; set DISTILLERY_API_KEY rather "
+        "than this option, which other users of the machine can see",
+    )
+    max_body_bytes: PositiveInt = Field(4 * 1024 * 1024, description="maximum size of a request body")
+    max_images: PositiveInt = Field(256, description="maximum images per request")
+    max_pixels: PositiveInt = Field(4_000_000, description="maximum pixels of all images in a request")
+    max_in_flight: PositiveInt = Field(
+        1024, description="maximum requests in flight per API process; further ones get status 503"
+    )
+    request_timeout: float = Field(
+        5.0, gt=0, le=3600, description="maximum time to receive a body, and to compute a response"
+    )
+
+
+class ServiceSettings(ListenSettings, InferenceSettings, LimitSettings):
+    """All settings of the service."""
+
+    models_dir: Path = Field(Path("models"), description="model repository, as distillery-export writes it")
+    default_model: str | None = Field(
+        None,
+        description="model that answers POST /predict; default: student-int8, else student, else the first",
+    )

@@ -12,7 +12,7 @@ from distillery import DistilleryError
 from serving.codecs.bodies import Limits
 from serving.codecs.open_inference.rest import open_inference_routes
 from serving.codecs.predict import predict_routes
-from serving.config import Serve
+from serving.config import ServiceSettings
 from serving.engine.admission import Admission, Bounds
 from serving.engine.endpoint import Endpoint
 from serving.engine.executors import Executor, InProcess, Workers
@@ -49,7 +49,7 @@ def choose_default(models: Iterable[str], wanted: str | None) -> str:
     return wanted
 
 
-def serve(settings: Serve) -> None:
+def serve(settings: ServiceSettings) -> None:
     """Serve until SIGTERM or SIGINT. Raises `DistilleryError` when the service cannot start."""
     logging.basicConfig(level=settings.log_level.upper(), format="%(levelname)s %(name)s: %(message)s")
     logging.getLogger("python_multipart").setLevel(logging.ERROR)  # a client's mistakes go into its answer
@@ -133,7 +133,7 @@ def serve(settings: Serve) -> None:
 
 
 def _also_grpc(
-    address: str, endpoints: Mapping[str, Endpoint], admission: Admission, settings: Serve
+    address: str, endpoints: Mapping[str, Endpoint], admission: Admission, settings: ServiceSettings
 ) -> AbstractAsyncContextManager[None]:
     from serving.grpc.server import grpc_running  # noqa: PLC0415 - gRPC does not survive a fork: not before it
 

@@ -12,6 +12,7 @@ from pydantic import (
     ConfigDict,
     Field,
     PositiveInt,
+    TypeAdapter,
     ValidationError,
     field_validator,
     model_validator,
@@ -222,8 +223,6 @@ def test_an_unknown_name_lists_the_known_ones_and_suggests_the_nearest() -> None
 
 
 def test_unknown_settings_in_a_mapping_of_models_are_named() -> None:
-    from pydantic import TypeAdapter  # noqa: PLC0415
-
     with pytest.raises(ValidationError) as caught:
         TypeAdapter(dict[str, Stage]).validate_python({"small": {"epoch": 1}})
     assert errors(caught.value, dict[str, Stage]) == ["small.epoch: unknown setting; did you mean epochs?"]

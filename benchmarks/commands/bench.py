@@ -12,7 +12,7 @@ from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from benchmarks.results.files import RESULTS, warn_if_busy, write_result
-from benchmarks.results.models import select_models
+from benchmarks.results.models import model_facts, select_models, speed_models
 from benchmarks.systems.servers import Executor, running_service
 from distillery import Command
 from serving.model.repository import ModelEntry
@@ -21,6 +21,7 @@ from serving.model.repository import ModelEntry
 class Bench(Command):
     """A benchmark. A derived class measures and lays out its result; the rest is here."""
 
+    group = "result"
     limitations: ClassVar[Sequence[str]] = ()
     """What the figures do not show; kept with them and printed."""
 
@@ -57,25 +58,53 @@ class Bench(Command):
         print(json.dumps({"result": str(path), **self.summary(data)}))
 
 
+class DataSettings(Command):
+    """Where MNIST is."""
+
+    group = "data"
+
+    data_dir: Path | None = Field(
+        None, description="folder with the MNIST files; found or downloaded by default"
+    )
+
+
 class RepositorySettings(Command):
     """The models to measure."""
 
+    group = "models"
+
     models_dir: Path = Field(Path("models"), description="model repository")
-    models: list[str] = Field([], description="models to measure; all of them by default")
+    models: list[str] = Field(
+        [], description="models to measure; by default one of each architecture and precision"
+    )
 
     def entries(self) -> dict[str, ModelEntry]:
-        """Return the models by name. Raises `BenchmarkError` for an unknown name."""
+        """Return the models by name, all of them by default. Raises `BenchmarkError` for an unknown name."""
         return select_models(self.models_dir, self.models)
 
+    def measured(self, entries: dict[str, ModelEntry]) -> dict[str, ModelEntry]:
+        """Return the models to measure: those named, or one of each architecture and precision."""
+        chosen = self.models or dict.fromkeys(speed_models(model_facts(entries)).values())
+        return {name: entries[name] for name in chosen}
 
-class ServiceSettings(RepositorySettings):
-    """The service to measure: one that is running, or one started here per executor."""
+
+class UrlSettings(Command):
+    """The service to measure."""
+
+    group = "service"
 
     url: str | None = Field(
         None,
         pattern=r"^http://[^/@\s]+/?$",
         description="a running service, such as http://127.0.0.1:8000; started here by default",
     )
+
+
+class ServiceSettings(UrlSettings, RepositorySettings):
+    """The service to measure: one that is running, or one started here per executor."""
+
+    group = "service"
+
     executor: list[Executor] = Field(
         ["inprocess", "workers"], description="executors to start the service with"
     )

@@ -5,7 +5,6 @@ was interrupted; then starts the service, sends it every test digit for every mo
 and fails when any of it is not as it should be.
 """
 
-import os
 import subprocess
 import sys
 import time
@@ -27,6 +26,7 @@ from benchmarks.results.files import write_result
 from benchmarks.results.models import model_facts, models_of, select_models
 from benchmarks.systems.servers import running_service
 from distillery import Command
+from distillery.machine import usable_cores
 from serving.client import Client
 from serving.model.repository import ModelEntry
 from serving.model.session import open_session
@@ -123,7 +123,7 @@ def _table(
 ) -> Table:
     """One column a model; beside every figure its ratio to the teacher's."""
     table = Table(
-        title=f"student against teacher, service and load together on {len(os.sched_getaffinity(0))} cores",
+        title=f"student against teacher, service and load together on {usable_cores()} cores",
         caption="×: to the teacher · session: batch 1 · HTTP: 1 connection · requests/s: 16",
         box=SIMPLE_HEAD,
         show_edge=False,

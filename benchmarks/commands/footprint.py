@@ -1,55 +1,51 @@
-"""`distillery-bench footprint`: what the service takes before anybody asks it anything.
+"""`distillery-bench footprint`: start-up time, memory and idle CPU of the service."""
 
-distillery-bench footprint --executor inprocess,workers
-"""
-
-import json
 import time
-from pathlib import Path
+from collections.abc import Iterator
 from statistics import median
 from typing import Any
 
 from pydantic import Field, PositiveFloat, PositiveInt
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
 
-from benchmarks.results.files import RESULTS, warn_if_busy, write_result
-from benchmarks.results.models import model_facts, select_models
+from benchmarks.commands.bench import Bench, RepositorySettings
+from benchmarks.load.interleave import interleave
+from benchmarks.results.models import model_facts
 from benchmarks.systems.processes import MIB
 from benchmarks.systems.profiling import api_processes
 from benchmarks.systems.servers import Executor, service_process
-from distillery import Command
+
+SETTLE_S = 2.0
+"""Work that the service does once after its start is over by then."""
 
 
-class FootprintBench(Command):
-    """Measure start to ready, memory of the processes and idle CPU of the service.
+class Footprint(Bench, RepositorySettings):
+    """Measure the time from start to ready, the memory and the idle CPU of the service.
 
-    Memory is the proportional set size (PSS): pages shared by several processes count in parts. Prints one line
-    of JSON; keeps everything in a file under --results-dir.
+    Memory is the proportional set size (PSS): a page that n processes share counts as 1/n of a page in each. Prints a
+    table and, last, one line of JSON; keeps the result in a file under --results-dir.
     """
 
-    models_dir: Path = Field(Path("models"), description="the model repository that is served")
-    executor: list[Executor] = Field(["inprocess", "workers"], description="executors to start it with")
-    starts: PositiveInt = Field(5, description="how often it is started")
-    idle_seconds: PositiveFloat = Field(20.0, description="how long it is watched doing nothing")
-    results_dir: Path = Field(RESULTS, description="where the result is kept")
+    examples = ("distillery-bench footprint --executor inprocess --starts 1",)
 
-    def run(self) -> None:
-        warn_if_busy()
-        rows = [self._measure(executor) for executor in self.executor]
-        data = {
-            "models": model_facts(select_models(self.models_dir, [])),
-            "idle_seconds": self.idle_seconds,
-            "rows": rows,
-        }
-        path = write_result("footprint", data, folder=self.results_dir)
-        print(json.dumps({"result": str(path), "rows": rows}))
+    executor: list[Executor] = Field(
+        ["inprocess", "workers"], description="executors to start the service with"
+    )
+    starts: PositiveInt = Field(5, description="starts per executor, interleaved")
+    idle_seconds: PositiveFloat = Field(20.0, description="seconds without requests")
 
-    def _measure(self, executor: Executor) -> dict[str, Any]:
-        starts = []
-        for _ in range(self.starts):
-            with service_process(self.models_dir, "--executor", executor) as server:
-                starts.append(server.seconds_to_start)
+    def measure(self) -> dict[str, Any]:
+        starts: list[list[float]] = [[] for _ in self.executor]
+        for index in interleave(len(self.executor), self.starts):
+            with service_process(self.models_dir, "--executor", self.executor[index]) as server:
+                starts[index].append(server.seconds_to_start)
+        rows = [self._row(executor, seconds) for executor, seconds in zip(self.executor, starts, strict=True)]
+        return {"models": model_facts(self.entries()), "idle_seconds": self.idle_seconds, "rows": rows}
+
+    def _row(self, executor: Executor, starts: list[float]) -> dict[str, Any]:
         with service_process(self.models_dir, "--executor", executor) as server:
-            time.sleep(2)  # what it does once, it has done
+            time.sleep(SETTLE_S)
             idle = server.cpu_of_a_core(self.idle_seconds)
             apis = [process.memory_full_info().pss / MIB for process in api_processes(server)]
             total = server.memory_mib()
@@ -62,3 +58,17 @@ class FootprintBench(Command):
             "pss_of_everything_mib": round(total, 1),
             "idle_cpu_of_a_core": round(idle, 4),
         }
+
+    def tables(self, data: dict[str, Any]) -> Iterator[Table]:
+        table = Table(
+            "executor", "start to ready", "API process", "all processes", "idle CPU", box=SIMPLE_HEAD
+        )
+        for row in data["rows"]:
+            table.add_row(
+                row["executor"],
+                f"{row['start_to_ready_s']:.2f} s",
+                f"{row['pss_per_api_process_mib']:.0f} MiB",
+                f"{row['pss_of_everything_mib']:.0f} MiB",
+                f"{row['idle_cpu_of_a_core']:.2%} of a core",
+            )
+        yield table

@@ -1,10 +1,9 @@
 """`distillery-bench http`: the service over HTTP, compared by executor, model, body, and with other systems."""
 
-import os
 from collections.abc import Iterator
 from contextlib import ExitStack
 from itertools import groupby
-from typing import Any, ClassVar
+from typing import Any
 
 from pydantic import Field, PositiveFloat, PositiveInt
 from rich.box import SIMPLE_HEAD
@@ -21,6 +20,8 @@ from benchmarks.results.ratio import LEGEND, Ratio
 from benchmarks.systems.peer import load_peer, peer_names
 from benchmarks.systems.peer_environments import peer_environment
 from benchmarks.systems.servers import running_peer
+from distillery import unknown
+from distillery.machine import usable_cores
 from serving.model.repository import ModelEntry
 
 LIMITATIONS = (
@@ -38,7 +39,7 @@ class Http(Bench, ServiceSettings):
     """
 
     limitations = LIMITATIONS
-    examples: ClassVar[tuple[str, ...]] = (
+    examples = (
         "distillery-bench http --executor inprocess,workers --against litserve-first-example",
         "distillery-bench http --url http://127.0.0.1:8000 --body json,png --connections 1",
     )
@@ -59,15 +60,13 @@ class Http(Bench, ServiceSettings):
         tool = choose_tool(self.tool)
         entries = self.entries()
         if self.against and self.against_model not in entries:
-            raise BenchmarkError(
-                f"--against-model {self.against_model}: the models measured are {sorted(entries)}"
-            )
+            raise BenchmarkError(f"--against-model: {unknown('model', self.against_model, entries)}")
         with ExitStack() as stack:
             services = self.start_services(stack)
             workloads = [
                 service_workload(url, model, body, server=server)
                 for server, url in services.items()
-                for model in entries
+                for model in self.measured(entries)
                 for body in self.body
             ]
             workloads += self._start_peers(stack, entries)
@@ -97,7 +96,7 @@ class Http(Bench, ServiceSettings):
                 peer,
                 entries[self.against_model].path,
                 peer_environment(peer),
-                processes=self.api_servers or len(os.sched_getaffinity(0)),
+                processes=self.api_servers or usable_cores(),
             )
             yield peer.workload(stack.enter_context(server).url, self.against_model)
 

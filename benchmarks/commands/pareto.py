@@ -1,27 +1,24 @@
-"""What each part of the way brings, in test errors and in speed: `distillery-bench pareto`.
-
-    distillery-bench pareto                          the recipe `best`, five seeds (hours on 2 cores)
-    distillery-bench pareto --recipe quick --seeds 0
+"""`distillery-bench pareto`: test errors against latency and file size, by width, precision and distillation.
 
 Every network of the recipe and its control, in fp32 and int8, over several seeds: errors with their spread, the
-difference to the control tested in pairs, bytes of the file, and the time of a session. What is trained already is
-used again, so an interrupted run goes on.
+difference to the control tested in pairs, file size, and latency in a session. Finished work is reused, so an
+interrupted run continues.
 """
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 from pydantic import Field, PositiveFloat
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
+from rich.console import RenderableType
 from rich.table import Table
 
 from benchmarks.commands.seeds import SeedRun, SeedsBench
 from benchmarks.load.sessions import REFERENCE, measure_sessions
-from benchmarks.results.files import warn_if_busy, write_result
+from benchmarks.results.models import speed_models
+from benchmarks.results.ratio import LEGEND, Ratio
 from export.graph import to_onnx
 from training.evaluation.significance import mean_interval, paired_over_seeds
 from training.model.network import build
@@ -29,61 +26,92 @@ from training.recipe.files import read_recipe
 from training.recipe.schema import ALONE, Architecture
 
 FLOOR = "floor"
+BATCHES = (1, 64)
+"""Images per run: what a single request costs, and a full batch."""
 
 
-class ParetoBench(SeedsBench):
-    """Errors against session latency and bytes: widths × precision × with and without distillation.
+class Pareto(SeedsBench):
+    """Measure errors against session latency and file size: widths × precision × with and without distillation.
 
-    Prints a table and, last, one line of JSON; keeps everything in a file under --results-dir.
+    Prints a table and, last, one line of JSON; keeps the result in a file under --results-dir. The recipe `best` with
+    five seeds takes hours on 2 cores.
     """
 
-    recipe: str = Field("best", description="best, another recipe, or a TOML file")
-    seeds: list[int] = Field([0, 1, 2, 3, 4], min_length=1, description="one training of all each")
-    teacher_seed: int | None = Field(
-        0, ge=0, description="seed of the teachers and views that all students share"
+    examples = (
+        "distillery-bench pareto",
+        "distillery-bench pareto --recipe quick --seeds 0",
     )
-    seconds: PositiveFloat = Field(60, description="time for the sessions")
 
-    def run(self) -> None:
+    recipe: str = Field("best", description="best, another recipe, or a TOML file")
+    seeds: list[int] = Field([0, 1, 2, 3, 4], min_length=1, description="seeds to train the recipe with")
+    teacher_seed: int | None = Field(
+        0, ge=0, description="one seed for the teachers and views of all students"
+    )
+    seconds: PositiveFloat = Field(60, description="seconds for the sessions")
+
+    def measure(self) -> dict[str, Any]:
         runs = [self.run_seed(seed) for seed in self.seeds]
-        warn_if_busy()
         rows, floor = pareto_rows(runs, seconds=self.seconds)
-        data: dict[str, Any] = {
+        return {
             "recipe": Path(self.recipe).stem,
             "seeds": self.seeds,
             "teacher_seed": self.teacher_seed,
             "rows": rows,
             "floor": floor,
-            "pairs": distilled_against_alone(self.recipe, runs),
+            "pairs": distilled_against_control(self.recipe, runs),
             "training_seconds": {
                 name: [run.evaluation[name]["seconds"] for run in runs] for name in runs[0].evaluation
             },
         }
-        path = write_result("pareto", data, folder=self.results_dir)
-        Console().print(_table(data["rows"]))
+
+    def summary(self, data: dict[str, Any]) -> dict[str, Any]:
         kept = ("model", "mean", "interval_95", "size_bytes", "speedup_batch1")
-        print(json.dumps({"result": str(path), "rows": [{k: row[k] for k in kept} for row in data["rows"]]}))
+        return {"rows": [{key: row[key] for key in kept} for row in data["rows"]]}
+
+    def tables(self, data: dict[str, Any]) -> Iterator[RenderableType]:
+        table = Table(
+            title=f"errors of 10,000, and session latency against {REFERENCE}",
+            box=SIMPLE_HEAD,
+            title_justify="left",
+            padding=(0, 1, 0, 0),
+        )
+        for name in ("model", "layers", "errors", "±", "bytes", "p50 µs", "× teacher", "× at 64"):
+            table.add_column(name, justify="left" if name in {"model", "layers"} else "right", no_wrap=True)
+        for row in data["rows"]:
+            speedups = [Ratio.from_json(row[f"speedup_batch{batch}"]) for batch in BATCHES]
+            table.add_row(
+                row["model"],
+                row["architecture"],
+                f"{row['mean']:.1f}",
+                "" if row["interval_95"] is None else f"{row['interval_95']:.1f}",
+                f"{row['size_bytes']:,}",
+                f"{row['p50_us_batch1']:.1f}",
+                *(speedup.short if speedup else "" for speedup in speedups),
+            )
+        yield table
+        yield LEGEND
 
 
 def pareto_rows(runs: Sequence[SeedRun], *, seconds: float) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """One row a model: errors of every seed, mean and 95 % interval, bytes, session time; the fastest first.
+    """Return a row per model, the fastest first: errors by seed, mean and 95 % interval, file size, latency.
 
-    And the times of the floor, a network without hidden layers: mostly what any session costs.
-
-    A session's time does not depend on the seed, so the first seed's files are timed: one image (what one request
-    costs) and 64 (what a full batch costs), one thread, in turns.
+    Also returns the latency of the floor, a network without hidden layers, most of which is the cost of any session.
+    Latency does not depend on the weights, so the first seed's files are timed, one of each architecture and precision:
+    a student and its control have the same latency.
     """
     manifests = runs[0].manifests
     paths = {
         name: runs[0].models_dir / name / each.version / "model.onnx" for name, each in manifests.items()
     }
+    timed_as = speed_models({name: each.model_dump() for name, each in manifests.items()})
+    measured = {name: paths[name] for name in dict.fromkeys(timed_as.values())}
     with TemporaryDirectory() as folder:
-        paths |= {FLOOR: _write_floor(Path(folder))}
-        timed = measure_sessions(paths, threads=[1], batches=[1, 64], rounds=5, seconds=seconds)["rows"]
+        measured[FLOOR] = _write_floor(Path(folder))
+        timed = measure_sessions(measured, threads=[1], batches=BATCHES, seconds=seconds)["rows"]
     by_batch = {(row["model"], row["batch"]): row for row in timed}
     rows = []
     for name, manifest in manifests.items():
-        # A teacher that all seeds share is one network, and counts once.
+        # A teacher that all seeds share is one network and counts once.
         different = {run.manifests[name].checkpoint_sha256: run.manifests[name] for run in runs}
         errors = [each.test_errors for each in different.values()]
         mean, interval = mean_interval(errors)
@@ -98,49 +126,31 @@ def pareto_rows(runs: Sequence[SeedRun], *, seconds: float) -> tuple[list[dict[s
                 "errors": errors,
                 "mean": round(mean, 2),
                 "interval_95": None if interval is None else round(interval, 2),
-                **_times(by_batch, name),
+                **_latency(by_batch, timed_as[name]),
             }
         )
-    return sorted(rows, key=lambda row: row["p50_us_batch1"]), _times(by_batch, FLOOR)
+    return sorted(rows, key=lambda row: row["p50_us_batch1"]), _latency(by_batch, FLOOR)
 
 
-def _times(timed: Mapping[tuple[str, int], Mapping[str, Any]], name: str) -> dict[str, Any]:
+def _latency(timed: Mapping[tuple[str, int], Mapping[str, Any]], name: str) -> dict[str, Any]:
     return {
-        f"{key}_batch{batch}": timed[name, batch][key] for key in ("p50_us", "speedup") for batch in (1, 64)
+        f"{key}_batch{batch}": timed[name, batch][key]
+        for key in ("p50_us", "speedup", "rounds_p50_us")
+        for batch in BATCHES
     }
 
 
 def _write_floor(folder: Path) -> Path:
-    """Write the smallest graph that answers at all, 784-10, and return its path."""
+    """Write the smallest network, 784-10, as a graph and return its path."""
     architecture, path = Architecture(), folder / "floor.onnx"
     path.write_bytes(to_onnx(build(architecture).eval(), architecture).content)
     return path
 
 
-def distilled_against_alone(recipe: str, runs: Sequence[SeedRun]) -> dict[str, Any]:
-    """For every student with a control: errors saved by its teacher, tested in pairs (`paired_over_seeds`)."""
+def distilled_against_control(recipe: str, runs: Sequence[SeedRun]) -> dict[str, Any]:
+    """Return for every student with a control the errors that its teacher saved (`paired_over_seeds`)."""
     return {
         name: paired_over_seeds([(run.wrong(name + ALONE), run.wrong(name)) for run in runs])
         for name, model in read_recipe(recipe).models.items()
         if model.distillation and model.alone
     }
-
-
-def _table(rows: list[dict[str, Any]]) -> Table:
-    table = Table(
-        title=f"errors of 10,000 and session time against {REFERENCE}", box=SIMPLE_HEAD, title_justify="left"
-    )
-    for name in ("model", "layers", "errors", "mean", "±", "bytes", "p50 µs", "×", "× at 64"):
-        table.add_column(name, justify="left" if name in {"model", "layers"} else "right", no_wrap=True)
-    for row in rows:
-        table.add_row(
-            row["model"],
-            row["architecture"],
-            " ".join(map(str, row["errors"])),
-            f"{row['mean']:.1f}",
-            "" if row["interval_95"] is None else f"{row['interval_95']:.1f}",
-            f"{row['size_bytes']:,}",
-            f"{row['p50_us_batch1']:.1f}",
-            *(f"{row[key]:.1f}" if row[key] else "" for key in ("speedup_batch1", "speedup_batch64")),
-        )
-    return table

@@ -5,7 +5,6 @@ distillery-bench peers --peers bare-asgi,tick-batching --rounds 3
 """
 
 import json
-import os
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -29,6 +28,7 @@ from benchmarks.systems.peer_environments import ENVIRONMENTS, peer_environment,
 from benchmarks.systems.processes import ServerProcess
 from benchmarks.systems.servers import Executor, running_peer, service_process
 from distillery import Command
+from distillery.machine import usable_cores
 from serving.model.repository import ModelEntry
 
 OURS = {"inprocess": "Distillery", "workers": "Distillery, --executor workers"}
@@ -125,7 +125,7 @@ class PeersBench(Command):
 
     @property
     def _processes(self) -> int:
-        return self.processes or len(os.sched_getaffinity(0))
+        return self.processes or usable_cores()
 
     def _start_ours(self, stack: ExitStack, executor: Executor, model: ModelEntry) -> "_Entrant":
         flags = ["--executor", executor, "--api-servers", str(self._processes)]

@@ -7,7 +7,6 @@ What of LoadGen's rules is kept stands in `benchmarks/loadgen/scenarios.py`.
 """
 
 import json
-import os
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -29,10 +28,11 @@ from benchmarks.results.files import RESULTS, warn_if_busy, write_result
 from benchmarks.results.models import model_facts, select_models
 from benchmarks.systems.servers import Executor, running_service
 from distillery import Command
+from distillery.machine import usable_cores
 from serving.model.repository import ModelEntry
 from serving.model.session import open_session
 
-CORES = len(os.sched_getaffinity(0))
+CORES = usable_cores()
 LIMITATIONS = (
     "not MLPerf results: LoadGen's scenarios and method, with runs of seconds instead of ten minutes",
     "the load generator runs on the same machine and shares its cores with the service",

@@ -27,7 +27,7 @@ class Session(Bench, RepositorySettings):
     def measure(self) -> dict[str, Any]:
         entries = self.entries()
         data = measure_sessions(
-            {name: entry.path for name, entry in entries.items()},
+            {name: entry.path for name, entry in self.measured(entries).items()},
             threads=self.threads,
             batches=self.batches,
             rounds=self.rounds,

@@ -1,1 +1,1 @@
-"""Results as people read them: the tables and pictures of README and docs. `render` is the command."""
+"""Results as tables and figures of README and docs, one module per section; `render` is the command."""

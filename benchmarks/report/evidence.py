@@ -1,4 +1,4 @@
-"""The section on what is known of models beyond their errors: a result of `distillery-bench evidence`."""
+"""Section `evidence`: calibration, fidelity and robustness, from the recorded reports of a recipe's models."""
 
 from pathlib import Path
 from statistics import mean
@@ -6,12 +6,12 @@ from statistics import mean
 from benchmarks.report.comparison import Row
 from benchmarks.report.figures import save, style
 from benchmarks.report.markdown import measured, table
-from benchmarks.report.sections import Sources
+from benchmarks.report.sections import Section, Sources
 from training.report.figures import robustness_figure
 
 
-def evidence_section(sources: Sources, picture: str) -> str:
-    """Return the Markdown: calibration and fidelity, errors by digit, corrupted digits with their picture."""
+def evidence_section(sources: Sources, figure: str) -> str:
+    """Return the Markdown: calibration and fidelity, errors by digit, corrupted digits with their figure."""
     source = sources["evidence"]
     models: dict[str, Row] = source.data["models"]
     seeds = sorted({model["seed"] for model in models.values()})
@@ -22,16 +22,16 @@ def evidence_section(sources: Sources, picture: str) -> str:
         f"the model's teacher. On the 10,000 test digits, seed {', '.join(map(str, seeds))}.",
         "**Errors by digit:**",
         _digits_table(models),
-        "**Corrupted digits**, right answers at five strengths each, in the mean:",
+        "**Accuracy on corrupted digits**, mean of five strengths each:",
         _robustness_table(models),
-        f"![Wrong answers against the strength of each corruption]({picture})",
+        f"![Errors against the strength of each corruption]({figure})",
         measured("evidence", source),
     ]
     return "\n\n".join(parts)
 
 
 def draw_evidence(sources: Sources, path: Path, names: str) -> None:
-    """Write the picture of the corrupted digits to `path`."""
+    """Write the figure of the corrupted digits to `path`."""
     with style():
         save(robustness_figure(sources["evidence"].data["models"]), path, names)
 
@@ -69,3 +69,12 @@ def _robustness_table(models: dict[str, Row]) -> str:
         rates = [1 - mean(model["robustness"][corruption]) / digits for corruption in corruptions]
         lines.append([f"`{name}`", *(f"{rate:.1%}" for rate in (*rates, model["corrupted_accuracy"]))])
     return table(lines)
+
+
+SECTION = Section(
+    name="evidence",
+    kinds=("evidence",),
+    to_markdown=evidence_section,
+    figure="robustness.png",
+    draw=draw_evidence,
+)

@@ -1,11 +1,11 @@
-"""A result of `distillery-bench reproduction` as a section of docs/paper.md, beside the figures of the paper."""
+"""Section `paper`: the recorded reproduction of the paper's MNIST section, next to the paper's figures."""
 
 from pathlib import Path
 from typing import Any
 
 from benchmarks.report.figures import save, style
 from benchmarks.report.markdown import table
-from benchmarks.report.sections import Source, Sources
+from benchmarks.report.sections import Section, Source, Sources
 from training.paper.figure import temperatures_figure
 
 Row = dict[str, Any]
@@ -15,13 +15,13 @@ MODELS = {
     "student-alone": ("student, labels alone", "146"),
     "student": ("student, distilled", "74"),
 }
-"""What the paper says of each: Hinton, Vinyals and Dean 2015, section 3."""
+"""Title, and the errors in Hinton, Vinyals and Dean 2015, section 3."""
 TRANSFER_SETS = {
     "threeless": ("no 3", {"none": "206, 133 of 1,010 threes", "test": "109, 14 of 1,010 threes (+3.5)"}),
     "seveneight": ("only 7s and 8s", {"none": "4,730", "test": "1,320 (−7.6)"}),
 }
-"""Errors, and in brackets the offset, which the paper chose by them; of 7s and 8s it gives 47.3 % and 13.2 %."""
-WAYS = {
+"""The paper's errors, and in brackets the offset it chose by them; for 7s and 8s it states 47.3 % and 13.2 %."""
+CORRECTIONS = {
     "none": "as trained",
     "prior": "one offset, by the prior",
     "prior of all": "ten offsets, by the prior",
@@ -30,15 +30,15 @@ WAYS = {
 }
 
 
-def paper_section(sources: Sources, picture: str) -> str:
-    """Return the Markdown: models, temperatures with their picture, transfer sets, how it was measured."""
+def paper_section(sources: Sources, figure: str) -> str:
+    """Return the Markdown: models, temperatures with their figure, transfer sets, how it was measured."""
     source = sources["reproduction"]
     data = source.data
     return "\n\n".join(
         [
             _models_table(data),
             _temperatures_table(data),
-            f"![Test errors of narrow students against the temperature]({picture})",
+            f"![Test errors of narrow students against the temperature]({figure})",
             _transfer_table(data),
             f"Errors on the {data['test_digits']:,} test digits: mean and 95 % interval (Student's t) over seeds "
             f"{', '.join(map(str, data['seeds']))}.",
@@ -48,7 +48,7 @@ def paper_section(sources: Sources, picture: str) -> str:
 
 
 def draw_paper(sources: Sources, path: Path, names: str) -> None:
-    """Write the picture of the temperatures to `path`."""
+    """Write the figure of the temperatures to `path`."""
     with style():
         save(temperatures_figure(sources["reproduction"].data), path, names)
 
@@ -82,15 +82,15 @@ def _transfer_table(data: Row) -> str:
     for name, (title, paper) in TRANSFER_SETS.items():
         transfer = data["transfer_sets"][name]
         digits = sum(data["digits_of_class"][digit] for digit in transfer["moved"])
-        for way, row in transfer["corrections"].items():
+        for correction, row in transfer["corrections"].items():
             lines.append(
                 [
                     title,
-                    WAYS[way],
-                    "" if way == "none" else _signed(row["offset"]),
+                    CORRECTIONS[correction],
+                    "" if correction == "none" else _signed(row["offset"]),
                     _errors(row["errors"]),
                     f"{_errors(row['on_moved'])} of {digits:,}",
-                    paper.get(way, ""),
+                    paper.get(correction, ""),
                 ]
             )
     return table(lines)
@@ -119,3 +119,12 @@ def _measured(source: Source) -> str:
         f"- [reproduction]({source.link}): {machine['cpu']}, {machine['os']}; python {versions['python']}, "
         f"torch {versions['torch']}; commit {commit}; {document['date'][:10]}."
     )
+
+
+SECTION = Section(
+    name="paper",
+    kinds=("reproduction",),
+    to_markdown=paper_section,
+    figure="paper.png",
+    draw=draw_paper,
+)

@@ -1,4 +1,4 @@
-"""What a section of the README is: its markers, the results it is made from, its Markdown and its picture."""
+"""A generated section of a document: its markers, the results it is made from, its Markdown and its figure."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -8,16 +8,16 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Source:
-    """One result that a section is made from."""
+    """A result that a section is made from."""
 
     document: dict[str, Any]
     """As `benchmarks.results.files.read_result` returns it."""
     link: str
-    """The way from the README to the file."""
+    """The file's path relative to the document."""
 
     @property
     def data(self) -> dict[str, Any]:
-        """What was measured; the rest of the document says where and with what."""
+        """What was measured; the rest of `document` is machine, versions and commit."""
         return dict(self.document["data"])
 
 
@@ -27,21 +27,20 @@ Sources = dict[str, Source]
 
 @dataclass(frozen=True, kw_only=True)
 class Section:
-    """The part of the README between `<!-- name:begin -->` and `<!-- name:end -->`."""
+    """The part of a document between `<!-- name:begin -->` and `<!-- name:end -->`."""
 
     name: str
     kinds: tuple[str, ...]
-    """Kinds of results without which there is nothing to show."""
-    more_kinds: tuple[str, ...] = ()
-    """Kinds that are shown where they have been measured."""
+    """Required kinds of results."""
+    optional_kinds: tuple[str, ...] = ()
     to_markdown: Callable[[Sources, str], str]
-    """From the sources and the link to the picture ("" without one)."""
-    picture: str = ""
-    """A file name, where there is a picture."""
+    """From the sources and the link to the figure ("" without one)."""
+    figure: str = ""
+    """File name of the figure, where there is one."""
     draw: Callable[[Sources, Path, str], None] | None = None
-    """Write the picture to a path, with the names of its sources inside (`benchmarks.report.figures.save`)."""
+    """Write the figure to a path, with the names of its sources inside (`benchmarks.report.figures.save`)."""
 
     @property
     def markers(self) -> tuple[str, str]:
-        """The two lines of the README that the section stands between."""
+        """The two lines of the document that enclose the section."""
         return f"<!-- {self.name}:begin -->", f"<!-- {self.name}:end -->"

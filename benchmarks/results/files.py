@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.errors import BenchmarkError
+from distillery.machine import usable_cores
 
 RESULTS = Path("benchmarks/results")
 PACKAGES = ("litserve", "numpy", "onnxruntime", "orjson", "torch", "torchvision", "uvicorn", "uvloop")
@@ -72,7 +73,7 @@ def describe_run() -> dict[str, Any]:
         "uncommitted_changes": changed,
         "machine": {
             "cpu": _cpu_model(),
-            "cores": len(os.sched_getaffinity(0)),
+            "cores": usable_cores(),
             "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
             "os": platform.freedesktop_os_release().get("PRETTY_NAME", platform.system()),
             "kernel": platform.release(),
@@ -84,7 +85,7 @@ def describe_run() -> dict[str, Any]:
 
 def warn_if_busy() -> None:
     """Say on standard error that figures will be bad when something else keeps the machine busy."""
-    cores = len(os.sched_getaffinity(0))
+    cores = usable_cores()
     if cores * 0.25 < LOAD_AT_START:
         print(
             f"the machine is busy: load average {LOAD_AT_START:.1f} on {cores} cores before anything was measured",

@@ -1,10 +1,11 @@
-"""The models under measurement, and what a result file should remember of them."""
+"""The models under measurement, and the facts of them that result files keep."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from benchmarks.errors import BenchmarkError
+from distillery import unknown
 from serving.model.repository import ModelEntry, load_repository
 from training.recipe.files import read_recipe
 from training.runs.pipeline import jobs
@@ -25,15 +26,16 @@ FACTS = (
 def select_models(models_dir: Path, names: Sequence[str] = ()) -> dict[str, ModelEntry]:
     """Return the models called `names`, or all of them. Raises `BenchmarkError` for an unknown name."""
     entries = load_repository(models_dir)
-    if unknown := set(names) - entries.keys():
-        raise BenchmarkError(f"{models_dir} has no model {sorted(unknown)}, it has {sorted(entries)}")
+    for name in names:
+        if name not in entries:
+            raise BenchmarkError(f"{models_dir}: {unknown('model', name, entries)}")
     return {name: entries[name] for name in names or entries}
 
 
 def models_of(recipe: str, models_dir: Path) -> list[str]:
-    """Return the names of what `recipe` trains, in its order, each followed by its int8 export where there is one.
+    """Return the models that `recipe` trains, in its order, each followed by its int8 export where there is one.
 
-    Raises `DistilleryError` for a recipe, and `RepositoryError` for a model repository, that cannot be read.
+    Raises `DistilleryError` for an invalid recipe, and `RepositoryError` for an invalid model repository.
     """
     exported = load_repository(models_dir)
     names = []
@@ -42,6 +44,18 @@ def models_of(recipe: str, models_dir: Path) -> list[str]:
     return names
 
 
-def model_facts(entries: dict[str, ModelEntry]) -> dict[str, dict[str, Any]]:
-    """Return by name what a reader of the figures asks of a model: how big it is and how often it errs."""
+def model_facts(entries: Mapping[str, ModelEntry]) -> dict[str, dict[str, Any]]:
+    """Return size, architecture, precision and test errors of the models by name."""
     return {name: entry.manifest.model_dump(include=set(FACTS)) for name, entry in entries.items()}
+
+
+def speed_models(facts: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+    """Return for each model the one whose speed is measured and shown for it.
+
+    Models of one architecture and precision differ in their weights alone, a student and its control for instance: they
+    have one speed, and a difference between measurements of them would be noise.
+    """
+    first: dict[tuple[str, str], str] = {}
+    for name in sorted(facts):
+        first.setdefault((facts[name]["architecture"], facts[name]["precision"]), name)
+    return {name: first[fact["architecture"], fact["precision"]] for name, fact in facts.items()}

@@ -11,11 +11,9 @@ from statistics import median
 from typing import Any, Self
 
 CONFIDENCE = 0.9
-MIN_ROUNDS = 5
-"""With n rounds the range covers the median with 1 − 2/2ⁿ: 94 % for five, 87 % for four."""
 LEGEND = (
-    "× = improvement over the teacher, taken within each round: median of the rounds (90 % interval by the sign "
-    "test); ≈ = undecided: the interval includes 1, or there are fewer than five rounds"
+    "× = improvement over the teacher, taken within each round: median (90 % interval by the sign test; with fewer "
+    "than five rounds their range); ≈ = undecided: the interval includes 1"
 )
 
 
@@ -26,7 +24,7 @@ class Ratio:
     median: float
     """Over the rounds."""
     low: float
-    """Lower end of the 90 % interval of the median; the lowest round where there are fewer than five."""
+    """Lower end of the 90 % interval of the median; with fewer than five rounds the lowest ratio."""
     high: float
     rounds: int
 
@@ -48,7 +46,7 @@ class Ratio:
     @property
     def decided(self) -> bool:
         """Whether the rounds show a difference."""
-        return self.rounds >= MIN_ROUNDS and not self.low <= 1 <= self.high
+        return self.rounds > 1 and not self.low <= 1 <= self.high
 
     @property
     def short(self) -> str:
@@ -67,7 +65,8 @@ def _ranks_outside(rounds: int) -> int:
     """Return how many of the ordered rounds lie outside of the interval on each side (Conover 1999, section 3.2).
 
     The median lies below the k-th smallest of n values when fewer than k of them are below it: the binomial
-    distribution of n fair coins gives the probability, which both tails share.
+    distribution of n fair coins gives the probability, which both tails share. From five rounds on there is such an
+    interval: the range covers the median with a probability of 1 − 2/2ⁿ.
     """
     tails = [sum(comb(rounds, below) for below in range(k + 1)) / 2.0**rounds for k in range(rounds)]
     return max(0, sum(2 * tail <= 1 - CONFIDENCE for tail in tails) - 1)

@@ -1,17 +1,19 @@
-"""What a request costs the API process that answers it, stage by stage, by the service's own clocks.
+"""CPU time of a request in the API process that handles it, by stage, from the service's own clocks.
 
-The service notes how long it decodes, joins, runs, splits and encodes (`GET /v2/models/{model}/stats`). With one
-API process and one load generator on two cores nobody interrupts it much, so these seconds are nearly CPU time;
-what is left of the process' CPU time are the sockets, the event loop, recognising and admitting a request,
-counting it, and writing the answer.
+The service records how long it decodes, joins, runs, splits and encodes (`GET /v2/models/{model}/stats`). With one API
+process and one load generator on two cores hardly anything interrupts it, so these seconds are nearly CPU time; the
+rest of the process's CPU time is spent on sockets, the event loop, parsing and admitting a request, counting it, and
+writing the response.
 
-A sampling profiler shows what to look at (`py-spy top --pid …` on an API process does), but not the prices: with
-two cores it gets its turn when the load generator has none, and sees the model far too often.
+A sampling profiler (`py-spy top --pid …` on an API process) shows hot spots but no costs: with two cores it is
+scheduled when the load generator waits, and finds the process in the model far too often.
 """
 
 import json
 import time
 import urllib.request
+from collections.abc import Sequence
+from statistics import median
 from typing import Any
 
 import psutil
@@ -21,30 +23,38 @@ from benchmarks.load.workloads import Workload
 from benchmarks.systems.processes import ServerProcess
 
 PUBLISHED_S = 0.3
-"""After so long everything that was counted is published."""
+"""The service has published its counts by then."""
+WARM_UP_S = 0.3
 STAGES = {
     "body to pixels": "JSON or binary tensors, validated",
-    "join and split": "the images of the requests into one array, and its answers apart",
+    "join and split": "the images of several requests into one array, and its outputs apart",
     "model": "onnxruntime",
     "answer": "JSON or binary tensors, Server-Timing",
-    "the rest": "sockets, event loop, recognising and admitting a request, counting, the write",
+    "the rest": "sockets, event loop, parsing and admitting a request, counting, the write",
 }
 
 
 def api_processes(server: ServerProcess) -> list[psutil.Process]:
-    """The API processes of our service: its children, but for Python's own and for model workers."""
+    """Return the API processes of the service: its children without model workers and Python's own."""
     children = psutil.Process(server.process.pid).children()
     return [child for child in children if not any("multiprocessing" in part for part in child.cmdline())]
 
 
-def profile(server: ServerProcess, workload: Workload, connections: int, seconds: float) -> dict[str, Any]:
-    """Load a service that has one API process, and say what a request costs it.
+def median_profile(rounds: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Return the median of each figure over the rounds that `profile` measured; `requests` is their sum."""
+    figures = {name: median(one[name] for one in rounds) for name in rounds[0] if name != "stages_us"}
+    stages = {stage: round(median(one["stages_us"][stage] for one in rounds), 1) for stage in STAGES}
+    return figures | {"requests": sum(one["requests"] for one in rounds), "stages_us": stages}
 
-    Returns `requests`, `requests_per_s`, `p50_ms`, `p90_ms`, `p99_ms`, `cpu_us` (CPU time of the process, a
-    request), `images_per_run`, and `stages_us` by stage.
+
+def profile(server: ServerProcess, workload: Workload, connections: int, seconds: float) -> dict[str, Any]:
+    """Load a service that has one API process for `seconds` and return the cost of a request.
+
+    Returns `requests`, `requests_per_s`, `p50_ms`, `p90_ms`, `p99_ms`, `cpu_us` (CPU time of the process per request),
+    `images_per_run`, and `stages_us` by stage.
     """
     (process,) = api_processes(server)
-    run_load(workload, connections, 1)
+    run_load(workload, connections, WARM_UP_S, tool="python")
     time.sleep(PUBLISHED_S)
     before, cpu_before = _statistics(server, workload.model), _cpu_seconds(process)
     load = run_load(workload, connections, seconds)
@@ -69,7 +79,7 @@ def profile(server: ServerProcess, workload: Workload, connections: int, seconds
 
 
 def _statistics(server: ServerProcess, model: str) -> tuple[int, ...]:
-    """Answered requests, images, runs, and nanoseconds of decoding, joining, running, splitting and encoding."""
+    """Return requests, images, runs, and nanoseconds of decoding, joining, running, splitting and encoding."""
     with urllib.request.urlopen(f"{server.url}/v2/models/{model}/stats", timeout=10) as answer:  # noqa: S310
         (stats,) = json.load(answer)["model_stats"]
     requests, batches = stats["inference_stats"], stats["batch_stats"]

@@ -1,4 +1,4 @@
-"""What `distillery-bench speed` times: epochs of real trainings, and the bare products that they are made of."""
+"""Cases of `distillery-bench speed`: epochs of real trainings, and the matrix products that they consist of."""
 
 import os
 import shutil
@@ -16,6 +16,7 @@ from torch._dynamo.exc import TorchDynamoException
 from torch._inductor.exc import InductorError
 
 from benchmarks.load.digits import load_digits
+from distillery.machine import usable_cores
 from training.data.mnist import Digits
 from training.loop.device import Device
 from training.loop.trainer import Job, Observer, Record, Training
@@ -32,37 +33,37 @@ NETWORKS: dict[Network, Model] = {
     "tiny": Model(hidden=[48, 32]),
 }
 ENDLESS = 1_000_000
-"""Epochs; none of these trainings comes to its end."""
+"""Epochs, so that none of these trainings ends."""
 
 
 @dataclass(frozen=True)
 class Case:
-    """One way to train one network."""
+    """One variant of training one network."""
 
     network: Network
-    way: str
+    variant: str
     threads: int
     images: int
-    """Images that one call of `run` trains with."""
+    """Images per call of `run`."""
     run: Callable[[], float]
-    """Do it once, and return the seconds it took."""
+    """Train one epoch and return the seconds it took."""
 
 
 def cases_of(
     network: Network, *, device: Device, batch_size: int, steps: int, compile_it: bool
 ) -> tuple[list[Case], dict[str, str]]:
-    """Return the ways to train `network`, each tried once, and why others are missing."""
+    """Return the cases of `network`, each run once, and the reasons why others are missing."""
     model = NETWORKS[network].model_copy(update={"batch_size": batch_size})
-    other, cores = Device(device.type, not device.bfloat16), len(os.sched_getaffinity(0))
+    other, cores = Device(device.type, not device.bfloat16), usable_cores()
 
     def new(where: Device = device) -> Training:
         return training_of(model, where, steps=steps)
 
-    def case(way: str, run: Callable[[], float], *, threads: int = 1) -> Case:
-        return Case(network, way, threads, steps * batch_size, run)
+    def case(variant: str, run: Callable[[], float], *, threads: int = 1) -> Case:
+        return Case(network, variant, threads, steps * batch_size, run)
 
     cases = [
-        case("as it is", epoch_of(new())),
+        case("default", epoch_of(new())),
         case("floor", products_of(model, device, steps=steps)),
         case("bfloat16" if other.bfloat16 else "float32", epoch_of(new(other))),
     ]
@@ -70,12 +71,12 @@ def cases_of(
     if cores > 1 and device.type == "cpu":
         cases.append(case("all cores", epoch_of(new()), threads=cores))
     else:
-        skipped["all cores"] = "there is one core" if device.type == "cpu" else "a GPU does the work"
+        skipped["all cores"] = "there is one core" if device.type == "cpu" else "the GPU computes"
     for each in cases:
         each.run()
     if compile_it:
         training = new()
-        if reason := compiled(training):
+        if reason := compile_network(training):
             skipped["compiled"] = reason
         else:
             cases.append(case("compiled", epoch_of(training)))
@@ -83,14 +84,14 @@ def cases_of(
 
 
 class Timed(Training):
-    """A training whose network is not validated: only its epochs' time is wanted."""
+    """A training without validation, which is not timed."""
 
     def validate(self) -> Record:
         return {"validation_loss": 0.0, "validation_errors": 0, "validation_accuracy": 1.0}
 
 
 def epoch_of(training: Training) -> Callable[[], float]:
-    """Time `training`, an epoch at a time."""
+    """Return a function that trains one epoch and returns its seconds."""
 
     def run() -> float:
         training.train_epoch(Observer())
@@ -100,10 +101,10 @@ def epoch_of(training: Training) -> Callable[[], float]:
 
 
 def products_of(model: Model, device: Device, *, steps: int) -> Callable[[], float]:
-    """Time nothing but the products of `steps` steps, their operands at hand.
+    """Return a function that times the matrix products of `steps` steps alone, on operands in memory.
 
-    Three a layer: forward, the weights' gradient, and the inputs', which the first layer has no use for. Of a
-    convolution, the product that it comes to when its patches are written out.
+    There are three per layer: forward, the gradient of the weights, and that of the inputs, which the first layer does
+    not need. A convolution is the product of its unfolded patches and its kernels.
     """
     kind = torch.bfloat16 if device.bfloat16 else torch.float32
     shapes = products(model)
@@ -131,7 +132,7 @@ def products_of(model: Model, device: Device, *, steps: int) -> Callable[[], flo
 
 
 def products(model: Model) -> list[tuple[int, int, int]]:
-    """Return rows, inputs and units of the product that each layer makes of a batch."""
+    """Return rows, inputs and units of each layer's product for a batch."""
     found, channels, side = [], 1, SIDE
     for stage in model.stages:
         for units in stage:
@@ -142,14 +143,14 @@ def products(model: Model) -> list[tuple[int, int, int]]:
     return found + [(model.batch_size, inputs, units) for inputs, units in pairwise(widths)]
 
 
-def compiled(training: Training) -> str:
-    """Let torch.compile translate the network, and return why it did not: empty if it did."""
+def compile_network(training: Training) -> str:
+    """Compile the network with torch.compile; return the reason for a failure, or an empty string."""
     compiler = os.environ.get("CXX", "g++")
     if training.device.type == "cpu" and shutil.which(compiler) is None:
         return f"there is no compiler {compiler}"
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of torch about itself
+            warnings.simplefilter("ignore")  # torch's own deprecations
             training.network.compile(dynamic=False)
             training.train_epoch(Observer())
     except (TorchDynamoException, InductorError) as error:
@@ -158,10 +159,10 @@ def compiled(training: Training) -> str:
 
 
 def training_of(model: Model, device: Device, *, steps: int) -> Training:
-    """Return a training with `steps` steps an epoch, on real digits over and over."""
+    """Return a training with `steps` steps per epoch, on repeated real digits."""
     count = steps * model.batch_size
     images = torch.from_numpy(np.resize(load_digits(), (count, SIDE, SIDE)))
-    labels: Tensor = torch.arange(count) % CLASSES  # the digits come in turns
+    labels: Tensor = torch.arange(count) % CLASSES  # the order of load_digits
     digits, few = Digits(images, labels), Digits(images[:1], labels[:1])
     endless = model.model_copy(update={"epochs": ENDLESS})
     return Timed(Job("speed", endless, 0), digits, few, device=device)

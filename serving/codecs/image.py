@@ -1,9 +1,9 @@
-"""Bring any PNG or JPEG of a digit to the form in which MNIST's authors brought theirs.
+"""Convert a PNG or JPEG of a digit to an image as in MNIST.
 
-Light ink on a dark ground, cropped to the ink, fitted into 20×20 keeping its shape, and moved so that the
-centre of mass of the ink is the centre of a 28×28 field (LeCun, Cortes, Burges, *The MNIST database*).
+Light ink on a black background, cropped to the ink, scaled to fit 20×20 with its aspect ratio, and placed so that the
+ink's centre of mass is the centre of a 28×28 image (LeCun, Cortes, Burges, *The MNIST database*).
 
-A picture that is 28×28 already is taken as it is.
+A picture of 28×28 pixels is used unchanged.
 """
 
 import io
@@ -16,26 +16,27 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFilter, ImageOps, ImageStat
 
 from serving.codecs.errors import InvalidPicture, TooManyPixels
-from serving.model.session import Images
+from serving.model.tensors import SIDE, Images
 
-Plane = NDArray[np.uint8]  # [H, W]
+Plane = NDArray[np.uint8]
+"""`uint8 [H, W]`"""
 
-Image.MAX_IMAGE_PIXELS = None  # Pillow warns where we refuse: see `_open`
+Image.MAX_IMAGE_PIXELS = None  # Pillow only warns; `decode_pictures` rejects
 
-_SIDE, _BOX = 28, 20
-_WORKING_SIDE = 256  # larger pictures are scaled down to this before they are looked at
-_NOISY_SIDE = 64  # smaller ones were drawn, not photographed: there is no noise to take away
-_LEAST_CONTRAST = 24  # of 255 between ink and ground; less is paper, noise or nothing
-_TRACE = 20  # of 255: weaker than this is a blur around the ink
+_BOX = 20
+_WORKING_SIDE = 256  # larger pictures are scaled down to this first
+_NOISY_SIDE = 64  # smaller pictures were drawn, not photographed, and have no noise to remove
+_MIN_CONTRAST = 24  # of 255, between ink and background; less is paper, noise or an empty picture
+_TRACE = 20  # of 255; weaker ink is blur around the digit
 _BROKEN = (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, struct.error, zlib.error)
-"""What Pillow raises on files that are not what they claim to be."""
+"""What Pillow raises on damaged files."""
 
 
 def decode_pictures(files: Sequence[tuple[str, bytes]], max_pixels: int) -> Images:
-    """Turn named PNG or JPEG files into `uint8 [N, 28, 28]`.
+    """Decode named PNG or JPEG files to `uint8 [N, 28, 28]`.
 
-    All headers are read before any pixel is decoded. Raises `TooManyPixels` when they declare more than
-    `max_pixels` together, `InvalidPicture` for what is not a picture, is broken or shows no ink.
+    All headers are read before any pixel is decoded. Raises `TooManyPixels` when they declare more than `max_pixels`
+    together, `InvalidPicture` for a file that is not a picture, is damaged or shows no ink.
     """
     pictures = []
     left = max_pixels
@@ -51,7 +52,7 @@ def decode_pictures(files: Sequence[tuple[str, bytes]], max_pixels: int) -> Imag
 
 
 def _open(name: str, content: bytes) -> Image.Image:
-    """Read a picture's header; nothing is decoded yet."""
+    """Read a picture's header, without decoding pixels."""
     try:
         return Image.open(io.BytesIO(content), formats=("PNG", "JPEG"))
     except _BROKEN:
@@ -60,51 +61,51 @@ def _open(name: str, content: bytes) -> Image.Image:
 
 
 def _to_mnist(name: str, picture: Image.Image) -> Plane:
-    """Turn one picture into `uint8 [28, 28]`, light ink on black."""
+    """Convert one picture to `uint8 [28, 28]`, light ink on black."""
     try:
         if picture.format == "JPEG":
             picture.draft(None, (_WORKING_SIDE, _WORKING_SIDE))
         flat = _flatten(ImageOps.exif_transpose(picture))
     except _BROKEN as error:
-        raise InvalidPicture(f"{name} breaks off or is damaged: {error}") from None
-    if flat.size == (_SIDE, _SIDE):
+        raise InvalidPicture(f"{name} is incomplete or damaged: {error}") from None
+    if flat.size == (SIDE, SIDE):
         return np.asarray(flat.convert("L"))
     flat.thumbnail((_WORKING_SIDE, _WORKING_SIDE))
     if min(flat.size) > _NOISY_SIDE:
         flat = flat.filter(ImageFilter.MedianFilter(3))
     ink = _ink(np.atleast_3d(np.asarray(flat)))
     if ink is None:
-        raise InvalidPicture(f"{name} shows no digit: its ground and its ink differ too little")
+        raise InvalidPicture(f"{name} shows no digit: the contrast between ink and background is too low")
     return _centre(_fit(_crop(ink)))
 
 
 def _flatten(picture: Image.Image) -> Image.Image:
     """Decode to 8-bit grey or RGB without transparency."""
-    if picture.mode.startswith("I"):  # 16 bits: Pillow's own conversion would cut off instead of scale
+    if picture.mode.startswith("I"):  # 16 bits: Pillow's own conversion clips instead of scaling
         return Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
     if picture.has_transparency_data:
         picture = picture.convert("RGBA")
         red, green, blue, alpha = picture.split()
         colour = Image.merge("RGB", (red, green, blue))
         ink_is_light = ImageStat.Stat(colour.convert("L"), mask=alpha).mean[0] > 127
-        ground = Image.new("RGB", picture.size, "black" if ink_is_light else "white")
-        return Image.composite(colour, ground, alpha)
+        background = Image.new("RGB", picture.size, "black" if ink_is_light else "white")
+        return Image.composite(colour, background, alpha)
     return picture.convert("L" if picture.mode in {"1", "L"} else "RGB")
 
 
 def _ink(levels: NDArray[np.uint8]) -> Plane | None:
-    """How far each pixel of `uint8 [H, W, C]` is from the ground, stretched to 0–255; None where nothing is.
+    """Distance of each pixel of `uint8 [H, W, C]` from the background, scaled to 0–255; None without ink.
 
-    The ground is the median colour of the picture's edge, so dark or light, grey or coloured makes no
-    difference; what the edge itself varies by is taken for the ground's texture.
+    The background is the median colour of the picture's edge, so it may be dark or light, grey or coloured; variation
+    along the edge is treated as the background's texture.
     """
     height, width, channels = levels.shape
     on_edge = np.ones((height, width), bool)
     on_edge[1:-1, 1:-1] = False
-    ground = np.median(levels[on_edge].reshape(-1, channels), axis=0)
-    distance = np.abs(levels - ground.astype(np.int16)).max(axis=2)
+    background = np.median(levels[on_edge].reshape(-1, channels), axis=0)
+    distance = np.abs(levels - background.astype(np.int16)).max(axis=2)
     contrast = int(distance.max())
-    if contrast < _LEAST_CONTRAST:
+    if contrast < _MIN_CONTRAST:
         return None
     texture = min(2 * np.quantile(distance[on_edge], 0.9), contrast / 2)
     ink: Plane = np.where(distance > texture, distance * 255 // contrast, 0).astype(np.uint8)
@@ -112,13 +113,13 @@ def _ink(levels: NDArray[np.uint8]) -> Plane | None:
 
 
 def _crop(ink: Plane) -> Plane:
-    """Cut to the box that holds every pixel with more than a trace of ink."""
+    """Crop to the bounding box of every pixel with more than a trace of ink."""
     rows, columns = np.nonzero(ink > _TRACE)
     return ink[rows.min() : rows.max() + 1, columns.min() : columns.max() + 1]
 
 
 def _fit(ink: Plane) -> Plane:
-    """Scale the longer side to 20 pixels, the shorter in proportion, and the strongest ink to 255."""
+    """Scale the longer side to 20 pixels, the shorter one in proportion, and the strongest ink to 255."""
     height, width = ink.shape
     scale = _BOX / max(height, width)
     size = max(1, round(width * scale)), max(1, round(height * scale))
@@ -128,16 +129,16 @@ def _fit(ink: Plane) -> Plane:
 
 
 def _centre(ink: Plane) -> Plane:
-    """Place in a 28×28 field, the centre of mass in the middle as far as the field allows."""
-    field = np.zeros((_SIDE, _SIDE), np.uint8)
+    """Place in a 28×28 image, with the centre of mass in the middle as far as the image allows."""
+    image = np.zeros((SIDE, SIDE), np.uint8)
     top, left = (
-        min(max(round(_SIDE / 2 - _middle(ink.sum(axis=1 - axis))), 0), _SIDE - ink.shape[axis])
+        min(max(round(SIDE / 2 - _middle(ink.sum(axis=1 - axis))), 0), SIDE - ink.shape[axis])
         for axis in (0, 1)
     )
-    field[top : top + ink.shape[0], left : left + ink.shape[1]] = ink
-    return field
+    image[top : top + ink.shape[0], left : left + ink.shape[1]] = ink
+    return image
 
 
 def _middle(weights: NDArray[np.uint64]) -> float:
-    """Centre of mass along one axis, in pixels; MNIST's own digits have theirs at pixel 14 of 0–27."""
+    """Centre of mass along one axis, in pixels; that of MNIST's digits is pixel 14 of 0–27."""
     return float(np.average(np.arange(len(weights)), weights=weights))

@@ -1,7 +1,7 @@
-"""From JSON to images: 28 rows of 28 integers, 784 integers, or base64 of a PNG or JPEG.
+"""Decode JSON to images: 28 rows of 28 integers, 784 integers, or base64 of a PNG or JPEG.
 
-The common case is validated by `bytes` itself, which refuses anything outside 0–255 at C speed. Only a body
-that is wrong takes the slow road that finds out what to tell the client.
+The common case is validated by `bytes`, which rejects anything outside 0–255 at the speed of C. Only an invalid body
+takes the slow path, which finds the invalid value for the error message.
 """
 
 import base64
@@ -22,14 +22,13 @@ from serving.codecs.errors import (
     TooManyImages,
 )
 from serving.codecs.image import decode_pictures
-from serving.model.session import Images
+from serving.model.tensors import PIXELS, SIDE, Images
 
-_SIDE, _PIXELS = 28, 28 * 28
 _DATA_URL = re.compile(r"data:image/(?:png|jpeg);base64,")
 
 
 def decode_json(content: bytes, max_images: int, max_pixels: int) -> Images:
-    """Turn {"image": …} or {"images": […]} into `uint8 [N, 28, 28]`; raises a `RequestError` that names the flaw."""
+    """Decode {"image": …} or {"images": […]} to `uint8 [N, 28, 28]`. Raises `RequestError` naming the invalid value."""
     try:
         document = orjson.loads(content)
     except orjson.JSONDecodeError as error:
@@ -55,28 +54,28 @@ def decode_json(content: bytes, max_images: int, max_pixels: int) -> Images:
         files = [(name, _unbase64(name, value)) for name, value in zip(names, values, strict=True)]
         return decode_pictures(files, max_pixels)
     parts = [image_bytes(value) for value in values]
-    if not all(parts) or b"u" in content or b"l" in content:  # true, false: bytes() takes them for 1 and 0
+    if not all(parts) or b"u" in content or b"l" in content:  # true, false: bytes() accepts them as 1 and 0
         for name, value in zip(names, values, strict=True):
             explain_image(name, value)
-    return np.frombuffer(b"".join(parts), np.uint8).reshape(-1, _SIDE, _SIDE)
+    return np.frombuffer(b"".join(parts), np.uint8).reshape(-1, SIDE, SIDE)
 
 
 def image_bytes(value: Any) -> bytes:
-    """784 bytes for a good image, none for a bad one."""
+    """Return the 784 bytes of a valid image, none for an invalid one."""
     if type(value) is not list:
         return b""
     try:
-        if len(value) == _PIXELS:
+        if len(value) == PIXELS:
             return bytes(value)
-        if len(value) == _SIDE and set(map(len, value)) == {_SIDE}:
-            return b"".join(map(bytes, value))  # which refuses strings and objects, the others with a length
+        if len(value) == SIDE and set(map(len, value)) == {SIDE}:
+            return b"".join(map(bytes, value))  # rejects strings and objects, the other types with a length
     except (TypeError, ValueError):
         pass
     return b""
 
 
 def explain_image(name: str, value: Any) -> None:
-    """Raise what is wrong with an image, if anything is."""
+    """Raise the `RequestError` for an invalid image; do nothing for a valid one."""
     if type(value) is str:
         raise InvalidType(f"{name} is a string among arrays; send pictures and arrays in separate requests")
     if type(value) is not list:
@@ -84,14 +83,14 @@ def explain_image(name: str, value: Any) -> None:
             f"{name} is {describe(value)}; expected 28 rows of 28 integers, 784 integers, or a base64 string"
         )
     if value and all(type(row) is list for row in value):
-        if len(value) != _SIDE:
+        if len(value) != SIDE:
             raise InvalidShape(f"{name} has {len(value)} rows; expected 28 rows of 28 integers")
         for index, row in enumerate(value):
-            if len(row) != _SIDE:
+            if len(row) != SIDE:
                 raise InvalidShape(f"{name}[{index}] has {len(row)} values; expected 28")
             explain_pixels(f"{name}[{index}]", row)
         return
-    if len(value) != _PIXELS:
+    if len(value) != PIXELS:
         raise InvalidShape(
             f"{name} has {len(value)} values; expected 28 rows of 28 integers, or 784 integers"
         )
@@ -99,7 +98,7 @@ def explain_image(name: str, value: Any) -> None:
 
 
 def explain_pixels(name: str, row: list[Any]) -> None:
-    """Raise which pixel of a list is wrong, if any is."""
+    """Raise the `RequestError` for the first invalid pixel of a list, if any."""
     for index, pixel in enumerate(row):
         if type(pixel) is not int:
             raise InvalidType(f"{name}[{index}] is {describe(pixel)}; expected an integer 0–255")
@@ -108,7 +107,7 @@ def explain_pixels(name: str, row: list[Any]) -> None:
 
 
 def describe(value: Any) -> str:
-    """Name a JSON value in the client's terms, and briefly whatever its size."""
+    """Describe a JSON value for an error message, briefly whatever its size."""
     match value:
         case dict():
             keys = ", ".join(repr(key[:40]) for key in list(value)[:5])

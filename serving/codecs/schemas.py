@@ -1,7 +1,7 @@
-"""The documents of the HTTP interface, for /docs and /openapi.json.
+"""Request and response documents of the HTTP API, for /docs and /openapi.json.
 
-Predictions are read and written without these models, which would cost more than a student; the tests hold
-the two together.
+Predictions are decoded and encoded without these models, which would take longer than a student's inference; tests
+check that both agree.
 """
 
 from typing import Annotated, Literal
@@ -9,46 +9,50 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from serving.model.repository import Manifest
+from serving.model.tensors import CLASSES, PIXELS, SIDE
 
 Pixel = Annotated[int, Field(ge=0, le=255)]
-Row = Annotated[list[Pixel], Field(min_length=28, max_length=28)]
-Rows = Annotated[list[Row], Field(min_length=28, max_length=28, description="28 rows of 28 ink values")]
-Flat = Annotated[list[Pixel], Field(min_length=784, max_length=784, description="784 ink values, row by row")]
+Row = Annotated[list[Pixel], Field(min_length=SIDE, max_length=SIDE)]
+Rows = Annotated[list[Row], Field(min_length=SIDE, max_length=SIDE, description="28 rows of 28 ink values")]
+Flat = Annotated[
+    list[Pixel], Field(min_length=PIXELS, max_length=PIXELS, description="784 ink values, row by row")
+]
 Picture = Annotated[str, Field(description="base64 of a PNG or JPEG, with or without a data: prefix")]
 Image = Rows | Flat | Picture
 
 
 class OneImage(BaseModel):
-    """One image: ink values 0–255 with light ink on black as MNIST has it, or a picture of any kind."""
+    """One image: ink values 0–255 as in MNIST (0 is background), or a PNG or JPEG of any size and colours."""
 
     model_config = ConfigDict(extra="forbid")
     image: Image
 
 
 class ManyImages(BaseModel):
-    """Several images, all arrays or all pictures."""
+    """Several images: either all arrays or all PNG and JPEG files."""
 
     model_config = ConfigDict(extra="forbid")
     images: Annotated[list[Rows | Flat] | list[Picture], Field(min_length=1)]
 
 
 class DigitPrediction(BaseModel):
-    """What the model makes of one image."""
+    """The prediction for one image."""
 
     digit: Annotated[int, Field(ge=0, le=9)]
-    probability: Annotated[float, Field(ge=0, le=1, description="of this digit")]
+    probability: Annotated[float, Field(ge=0, le=1, description="probability of `digit`")]
     probabilities: Annotated[
-        list[float], Field(min_length=10, max_length=10, description="of the digits 0 to 9")
+        list[float],
+        Field(min_length=CLASSES, max_length=CLASSES, description="probabilities of the digits 0 to 9"),
     ]
 
 
 class PredictionTiming(BaseModel):
-    """Where the time went inside the service, in milliseconds."""
+    """Milliseconds spent in the service, by stage."""
 
-    decode_ms: Annotated[float, Field(description="from the body to the images")]
-    queue_ms: Annotated[float, Field(description="waiting for the run")]
-    inference_ms: Annotated[float, Field(description="the run of the whole batch this request was part of")]
-    total_ms: Annotated[float, Field(description="from the body received to the answer being written")]
+    decode_ms: Annotated[float, Field(description="decoding the body to images")]
+    queue_ms: Annotated[float, Field(description="waiting for the start of the run")]
+    inference_ms: Annotated[float, Field(description="the run of the batch that includes this request")]
+    total_ms: Annotated[float, Field(description="from the body received to the response being encoded")]
 
 
 class PredictAnswer(BaseModel):
@@ -61,26 +65,26 @@ class PredictAnswer(BaseModel):
 
 
 class ErrorDetail(BaseModel):
-    """What is wrong, for programs and for people."""
+    """An error, for programs (`code`) and for people (`message`)."""
 
     code: Annotated[str, Field(examples=["invalid_range"])]
     message: Annotated[str, Field(examples=["image[3][17] is 256; expected an integer 0–255"])]
 
 
 class ErrorAnswer(BaseModel):
-    """The body of every answer that is not a success."""
+    """The body of every error response."""
 
     error: ErrorDetail
 
 
 class Health(BaseModel):
-    """How the service is."""
+    """The health of the service."""
 
     status: Literal["live", "ready"]
 
 
 class ModelList(BaseModel):
-    """Every model served."""
+    """All models of the service."""
 
-    default: Annotated[str, Field(description="the model that answers POST /predict")]
+    default: Annotated[str, Field(description="the model of POST /predict")]
     models: list[Manifest]

@@ -1,12 +1,12 @@
 """The model repository: the contract between `export`, which writes it, and `serving`, which reads it.
 
     models/<name>/<version>/model.onnx       the graph: image uint8 [N,28,28] to logits and probabilities
-    models/<name>/<version>/manifest.json    what the graph is, what it scores, what it came from
-    models/<name>/<version>/MODEL_CARD.md    the same for people and much more, if its training was reported
-    models/<name>/config.pbtxt               the same for NVIDIA Triton, which reads this layout as it is
+    models/<name>/<version>/manifest.json    architecture, test results and origin of the graph
+    models/<name>/<version>/MODEL_CARD.md    a full report for people, if the training run was reported
+    models/<name>/config.pbtxt               configuration for NVIDIA Triton, which reads this layout unchanged
 
-`load_repository` refuses the whole repository when anything in it cannot be trusted: a service that starts
-without one of its models is a surprise to somebody.
+`load_repository` rejects the whole repository when any model in it is invalid: a service must not start without one
+of its models.
 """
 
 import hashlib
@@ -17,18 +17,19 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from distillery import DistilleryError
+from serving.model.tensors import CLASSES, SIDE
 
 MODEL_FILE = "model.onnx"
 MANIFEST_FILE = "manifest.json"
 CARD_FILE = "MODEL_CARD.md"
 LARGEST_CARD = 1024 * 1024
-"""Bytes; every API process keeps every card in memory."""
+"""Bytes; every API process holds every model card in memory."""
 NAME = re.compile(r"[a-z0-9]+(?:[-_.][a-z0-9]+)*")
-"""Model names travel in URLs, metric labels and folder names, so they are kept plain."""
+"""Model names appear in URLs, metric labels and folder names, so their characters are restricted."""
 
 
 class RepositoryError(DistilleryError):
-    """A model repository that cannot be served: the message says which file, what is wrong and the cure."""
+    """An invalid model repository. The message names the file, the error and the fix."""
 
 
 class TensorSpec(BaseModel):
@@ -40,24 +41,26 @@ class TensorSpec(BaseModel):
     shape: tuple[int, ...]
 
 
-INPUTS = (TensorSpec(name="image", datatype="UINT8", shape=(-1, 28, 28)),)
+INPUTS = (TensorSpec(name="image", datatype="UINT8", shape=(-1, SIDE, SIDE)),)
 OUTPUTS = (
-    TensorSpec(name="logits", datatype="FP32", shape=(-1, 10)),
-    TensorSpec(name="probabilities", datatype="FP32", shape=(-1, 10)),
+    TensorSpec(name="logits", datatype="FP32", shape=(-1, CLASSES)),
+    TensorSpec(name="probabilities", datatype="FP32", shape=(-1, CLASSES)),
 )
 
 
 class Parity(BaseModel):
-    """How far the file's answers are from those of the network it was made from, over `images` test digits."""
+    """Difference between the outputs of the file and of its network, over `images` test digits."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     images: int
-    disagreements: int = Field(description="digits for which the most probable class differs")
-    largest_difference: float = Field(description="of two logits, relative to the image's largest above 1")
+    disagreements: int = Field(description="digits whose most probable class differs")
+    largest_difference: float = Field(
+        description="largest difference of a logit, relative to the image's largest logit if that is above 1"
+    )
 
 
 class Manifest(BaseModel):
-    """What is known of one model file. Unknown fields are refused: a newer writer is not guessed at."""
+    """The manifest of one model file. Unknown fields, as a newer version may write, are rejected."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -69,26 +72,30 @@ class Manifest(BaseModel):
     outputs: tuple[TensorSpec, ...]
     opset: int
     precision: Literal["fp32", "int8"]
-    quantisation: dict[str, float] | None = Field(default=None, description="how an int8 file was made")
+    quantisation: dict[str, float] | None = Field(
+        default=None, description="parameters and results of the quantisation of an int8 file"
+    )
     architecture: Annotated[str, Field(description="layer widths, such as 784-800-800-10")]
-    parameters: Annotated[int, Field(gt=0, description="of the network before BatchNorm is folded away")]
-    test_errors: Annotated[int, Field(ge=0, description="of this file, on the 10,000 test digits")]
+    parameters: Annotated[int, Field(gt=0, description="of the network, before BatchNorm is folded")]
+    test_errors: Annotated[
+        int, Field(ge=0, description="misclassified of the 10,000 test digits, by this file")
+    ]
     test_accuracy: Annotated[float, Field(ge=0, le=1)]
     parity: Parity
     headline: dict[str, float] | None = Field(
-        default=None, description="of the network it was made from: the chief figures of its model card"
+        default=None, description="main figures of the model card, of the network before export"
     )
     calibration_temperature: float | None = Field(
-        default=None, description="what to divide the logits by for probabilities that can be believed"
+        default=None, description="divisor of the logits for calibrated probabilities"
     )
     checkpoint_sha256: str
     recipe: dict[str, Any] = Field(description="the resolved training configuration")
     dataset: dict[str, str] = Field(description="SHA-256 of each dataset file")
-    tools: dict[str, str] = Field(description="versions of what made the file")
+    tools: dict[str, str] = Field(description="versions of the software that made the file")
 
 
 class ModelEntry(BaseModel):
-    """One servable model: its manifest and where its graph lies."""
+    """One servable model: its manifest and the path of its graph."""
 
     model_config = ConfigDict(frozen=True)
     manifest: Manifest
@@ -100,16 +107,16 @@ class ModelEntry(BaseModel):
 
 
 def file_sha256(path: Path) -> str:
-    """SHA-256 of a file's bytes, in hexadecimal."""
+    """Return the SHA-256 of a file, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def load_repository(root: Path) -> dict[str, ModelEntry]:
-    """Read and verify every model below `root`; of several versions the highest is served.
+    """Read and verify every model below `root`; the highest of several versions is served.
 
-    Raises `RepositoryError` naming the file and the cure when the folder is missing or empty, a manifest is
-    missing or has unknown or wrong fields, a graph's bytes are not those of its manifest, or names disagree.
+    Raises `RepositoryError` when the folder is missing or empty, a manifest is missing or has unknown or invalid
+    fields, a graph differs from its manifest's checksum, or names disagree.
     """
     if not root.is_dir():
         raise RepositoryError(f"there is no model repository at {root}; `make export` writes one")
@@ -140,33 +147,33 @@ def load_model(folder: Path) -> ModelEntry:
     try:
         manifest = Manifest.model_validate_json(manifest_path.read_bytes())
     except ValidationError as error:
-        mistakes = "; ".join(
+        errors = "; ".join(
             f"{'.'.join(map(str, e['loc'])) or 'document'}: {e['msg']} (found {e['input']!r:.80})"
             for e in error.errors()
         )
-        raise RepositoryError(f"{manifest_path} does not fit: {mistakes}; export the model again") from None
+        raise RepositoryError(f"{manifest_path} is invalid: {errors}; export the model again") from None
     if (manifest.name, manifest.version) != (folder.parent.name, folder.name):
         raise RepositoryError(
             f"{manifest_path} describes {manifest.name}/{manifest.version}, "
-            f"but lies in {folder.parent.name}/{folder.name}; export a copied model under its new name"
+            f"but is in {folder.parent.name}/{folder.name}; export a copied model under its new name"
         )
     if (manifest.inputs, manifest.outputs) != (INPUTS, OUTPUTS):
         raise RepositoryError(
-            f"{manifest_path}: inputs and outputs are not those this service speaks: {INPUTS}, {OUTPUTS}"
+            f"{manifest_path}: inputs and outputs differ from those this service supports: {INPUTS}, {OUTPUTS}"
         )
     found = file_sha256(model_path)
     if found != manifest.sha256:
         raise RepositoryError(
             f"{model_path} has SHA-256 {found}, its manifest says {manifest.sha256}: "
-            "the file was changed or cut off; export the model again"
+            "the file was changed or is incomplete; export the model again"
         )
     return ModelEntry(manifest=manifest, path=model_path)
 
 
 def read_card(entry: ModelEntry) -> str | None:
-    """Return the model's card, Markdown, None where it has none.
+    """Return the model card (Markdown), None if the model has none.
 
-    Raises `RepositoryError` for one of more than 1 MiB or that is not UTF-8.
+    Raises `RepositoryError` if it exceeds 1 MiB or is not UTF-8.
     """
     path = entry.path.with_name(CARD_FILE)
     if not path.is_file():

@@ -1,4 +1,4 @@
-"""An onnxruntime session for one model: explicit threads, warmed up, and with a known price per image."""
+"""An onnxruntime session for one model: explicit threads, warmed up, with a measured run time."""
 
 import time
 from pathlib import Path
@@ -6,23 +6,23 @@ from typing import Literal
 
 import numpy as np
 import onnxruntime
-from numpy.typing import NDArray
 
 from distillery import DistilleryError
+from serving.model.tensors import SIDE, Images, Scores
 
-Images = NDArray[np.uint8]
-Scores = NDArray[np.float32]
+__all__ = ["Device", "DeviceError", "Images", "Scores", "Session", "check_device"]
+
 Device = Literal["cpu", "cuda"]
 
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
 
 class DeviceError(DistilleryError):
-    """The device asked for is not one that the installed onnxruntime drives."""
+    """The installed onnxruntime does not support the device."""
 
 
 def check_device(device: Device) -> None:
-    """Raise `DeviceError` unless the installed onnxruntime drives `device`."""
+    """Raise `DeviceError` unless the installed onnxruntime supports `device`."""
     if _PROVIDERS[device] not in onnxruntime.get_available_providers():
         raise DeviceError(
             f"this onnxruntime has no {_PROVIDERS[device]}; use --device cpu or install onnxruntime-gpu"
@@ -47,8 +47,8 @@ def open_session(
 class Session:
     """One model, ready to run.
 
-    `run_seconds` and `image_seconds` are its price, measured while warming up: a run of n images is expected
-    to take `run_seconds + n * image_seconds`.
+    `run_seconds` and `image_seconds` are measured while warming up: a run of n images is expected to take
+    `run_seconds + n * image_seconds`.
     """
 
     def __init__(self, path: Path, *, threads: int = 1, device: Device = "cpu") -> None:
@@ -58,18 +58,18 @@ class Session:
         self.run_seconds = max(one - self.image_seconds, 0.0)
 
     def run(self, images: Images) -> tuple[Scores, Scores]:
-        """Turn `uint8 [N, 28, 28]` ink values into logits and probabilities, both `float32 [N, 10]`."""
+        """Return logits and probabilities, both `float32 [N, 10]`, of `uint8 [N, 28, 28]` ink values."""
         logits, probabilities = self._session.run(("logits", "probabilities"), {"image": images})
         return logits, probabilities
 
     def images_within(self, seconds: float) -> int:
-        """How many images one run handles within `seconds`, by the measured price."""
+        """Return the number of images that one run is expected to process within `seconds`."""
         left = seconds - self.run_seconds
         return max(0, int(left / max(self.image_seconds, 1e-9)))
 
     def _measure(self, images: int) -> float:
-        """Shortest of a few runs, in seconds: what a busy neighbour adds is not the model's price."""
-        blank = np.zeros((images, 28, 28), np.uint8)
+        """Return the shortest of a few runs, in seconds, which other load on the machine affects least."""
+        blank = np.zeros((images, SIDE, SIDE), np.uint8)
         self.run(blank)
         shortest = float("inf")
         for _ in range(5):

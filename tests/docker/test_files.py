@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
-from serving.config import Serve
+from serving.config import ServiceSettings
 
 ROOT = Path(__file__).parents[2]
 DOCKER = ROOT / "docker"
@@ -87,7 +87,7 @@ def test_every_setting_that_docker_makes_is_one_the_service_has(compose: dict[st
     in_compose = [name.removeprefix("DISTILLERY_") for name in compose["services"]["serving"]["environment"]]
     settings = {name.lower().split("__")[0] for name in in_image + in_compose}
     assert settings >= {"host", "port", "models_dir", "api_servers"}
-    assert settings <= set(Serve.model_fields)
+    assert settings <= set(ServiceSettings.model_fields)
 
 
 def test_images_are_pinned(compose: dict[str, Any]) -> None:

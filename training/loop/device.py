@@ -8,6 +8,7 @@ from typing import Literal
 import torch
 
 from distillery import DistilleryError
+from distillery.machine import usable_cores
 from training.data.mnist import Digits
 
 DeviceName = Literal["auto", "cpu", "cuda"]
@@ -36,7 +37,7 @@ def choose_device(name: DeviceName, precision: Precision, *, threads: int | None
     Processes that `torchrun` has started share the cores, and have a GPU each.
     """
     here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    torch.set_num_threads(threads or max(1, len(os.sched_getaffinity(0)) // here))
+    torch.set_num_threads(threads or max(1, usable_cores() // here))
     if name == "cuda" and not torch.cuda.is_available():
         raise DistilleryError("--device cuda: torch finds no CUDA device here; use --device cpu")
     kind: Literal["cpu", "cuda"] = "cuda" if name != "cpu" and torch.cuda.is_available() else "cpu"

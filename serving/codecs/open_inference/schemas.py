@@ -1,6 +1,6 @@
-"""The documents of the Open Inference Protocol, for /docs and /openapi.json.
+"""Request and response documents of the Open Inference Protocol, for /docs and /openapi.json.
 
-As with `serving.codecs.schemas`, inference is read and written without these models; the tests hold the two together.
+As with `serving.codecs.schemas`, inference is decoded and encoded without these models; tests check that both agree.
 """
 
 from typing import Annotated, Literal
@@ -14,7 +14,7 @@ Scalar = bool | int | float | str
 
 
 class InferInput(BaseModel):
-    """The images: as `data`, or as bytes after the JSON, so many as `parameters.binary_data_size` says."""
+    """The images: as `data`, or as `parameters.binary_data_size` bytes after the JSON."""
 
     name: Literal["image"]
     shape: Annotated[
@@ -24,28 +24,28 @@ class InferInput(BaseModel):
     data: Annotated[
         list[Pixel] | list[Rows | Flat] | None, Field(description="N·784 ink values, flat or nested")
     ] = None
-    parameters: Annotated[dict[str, Scalar], Field(description="binary_data_size")] = {}
+    parameters: Annotated[dict[str, Scalar], Field(description="binary_data_size: bytes after the JSON")] = {}
 
 
 class InferOutput(BaseModel):
-    """One output asked for."""
+    """A requested output."""
 
     name: Literal["logits", "probabilities"]
     parameters: Annotated[
         dict[str, Scalar],
         Field(
             description="binary_data: as bytes after the JSON; "
-            'classification: so many of the likeliest digits, as "score:digit"'
+            'classification: the n most probable digits, as "score:digit"'
         ),
     ] = {}
 
 
 class InferRequest(BaseModel):
-    """What the model is to classify, and which outputs are wanted; by default all, as JSON."""
+    """The images to classify and the requested outputs; by default all, as JSON."""
 
     inputs: Annotated[list[InferInput], Field(min_length=1, max_length=1)]
     outputs: Annotated[list[InferOutput], Field(max_length=2)] = []
-    id: Annotated[str | None, Field(description="comes back with the answer")] = None
+    id: Annotated[str | None, Field(description="returned in the response")] = None
     parameters: Annotated[
         dict[str, Scalar], Field(description="binary_data_output: all outputs as bytes")
     ] = {}
@@ -58,11 +58,11 @@ class InferTensor(BaseModel):
     datatype: Literal["FP32", "BYTES"]
     shape: Annotated[list[int], Field(min_length=2, max_length=2, description="[N,10]")]
     data: list[float] | list[str] | None = None
-    parameters: Annotated[dict[str, int], Field(description="binary_data_size")] = {}
+    parameters: Annotated[dict[str, int], Field(description="binary_data_size: bytes after the JSON")] = {}
 
 
 class InferResponse(BaseModel):
-    """The outputs in the order asked for."""
+    """The outputs, in the requested order."""
 
     model_name: str
     model_version: str
@@ -71,13 +71,13 @@ class InferResponse(BaseModel):
 
 
 class InferError(BaseModel):
-    """The body of every answer below /v2 that is not a success."""
+    """The body of every error response below /v2."""
 
     error: Annotated[str, Field(examples=["inputs[0].shape is [1,28,27]; expected [N,28,28] with N images"])]
 
 
 class ServerMetadata(BaseModel):
-    """Who answers, and which extensions of the protocol it speaks."""
+    """Name and version of the server, and its extensions of the protocol."""
 
     name: str
     version: str
@@ -85,26 +85,26 @@ class ServerMetadata(BaseModel):
 
 
 class ServerLive(BaseModel):
-    """Whether the service answers at all."""
+    """Liveness of the server."""
 
     live: bool
 
 
 class ServerReady(BaseModel):
-    """Whether the service infers."""
+    """Readiness of the server for inference."""
 
     ready: bool
 
 
 class ModelReady(BaseModel):
-    """Whether a model infers."""
+    """Readiness of a model for inference."""
 
     name: str
     ready: bool
 
 
 class ModelMetadata(BaseModel):
-    """What a model reads and gives; -1 is the number of images."""
+    """Inputs and outputs of a model; -1 is the number of images."""
 
     name: str
     versions: list[str]

@@ -1,4 +1,4 @@
-"""The README's table and picture, rendered from results."""
+"""Tables and figures of the documents, rendered from given results."""
 
 from copy import deepcopy
 from pathlib import Path
@@ -9,44 +9,59 @@ from PIL import Image
 
 from benchmarks.__main__ import COMMANDS
 from benchmarks.commands.accuracy import _summary, accuracy_kind
-from benchmarks.commands.render import SECTIONS
 from benchmarks.errors import BenchmarkError
+from benchmarks.report import accuracy, headline, results
 from benchmarks.report.comparison import compare_models
 from benchmarks.results.files import write_result
+from benchmarks.results.ratio import LEGEND
 from distillery import main
 
-(BEGIN, END), (ACCURACY_BEGIN, ACCURACY_END), *_ = (section.markers for section in SECTIONS)
+BEGIN, END = results.SECTION.markers
 FACTS = {"version": "1", "precision": "fp32", "test_accuracy": 0.99}
+STUDENT = {**FACTS, "architecture": "784-800-800-10", "parameters": 1_000_000, "size_bytes": 2_000_000}
 MODELS = {
-    "student": {**FACTS, "sha256": "b" * 64, "architecture": "784-800-800-10", "parameters": 1_000_000}
-    | {"size_bytes": 2_000_000, "test_errors": 100},
+    "student": {**STUDENT, "sha256": "b" * 64, "test_errors": 100},
+    "student-alone": {**STUDENT, "sha256": "c" * 64, "test_errors": 140},
+    "student-int8": {**STUDENT, "sha256": "d" * 64, "test_errors": 100, "precision": "int8"},
     "teacher": {**FACTS, "sha256": "a" * 64, "architecture": "784-1200-1200-10", "parameters": 2_000_000}
     | {"size_bytes": 8_000_000, "test_errors": 90},
 }
-SPEED = {"student": 4.0, "teacher": 1.0}
+SPEED = {"student": 4.0, "student-alone": 4.1, "student-int8": 1.0, "teacher": 1.0}
+ROUNDS = [1.0, 0.5, 0.9, 1.0, 0.8]
+"""Background load, which slows all models of a round."""
+NOISE = {"student-int8": [1.1, 0.9, 1.2, 0.9, 1.0]}
+"""A model that is as fast as the teacher, and now and then appears faster or slower."""
+
+
+def rounds_of(model: str, figure: float) -> list[float]:
+    """A figure in five rounds whose median is the figure itself, as the rates of `model` vary."""
+    return [figure * load * noise for load, noise in zip(ROUNDS, NOISE.get(model, [1.0] * 5), strict=True)]
 
 
 def session_data() -> dict[str, Any]:
     rows = [
-        {
-            "model": model,
-            "threads": 1,
-            "batch": batch,
-            "p50_us": 400 * batch / speed,
-            "p99_us": 500 * batch / speed,
-        }
-        | {"images_per_s": 2500 * speed}
+        {"model": model, "threads": 1, "batch": batch, "images_per_s": 2500 * speed}
+        | {"p50_us": 400 * batch / speed, "p99_us": 500 * batch / speed}
+        | {"rounds_p50_us": [1 / rate for rate in rounds_of(model, speed)]}
         for model, speed in SPEED.items()
         for batch in (1, 64)
     ]
     return {"models": MODELS, "rounds": 5, "rows": rows}
 
 
-def http_data() -> dict[str, Any]:
+def http_data(*, cpu: bool = False) -> dict[str, Any]:
     rows = [
         {"server": server, "model": model, "body": body, "connections": connections, "tool": "wrk"}
         | {"p50_ms": connections / speed, "p99_ms": 2 * connections / speed}
         | {"requests_per_s": 1000 * speed, "images_per_s": (64_000 if body == "binary-64" else 1000) * speed}
+        | {
+            "rounds": {
+                "requests_per_s": rounds_of(model, speed),
+                "p50_ms": [1 / rate for rate in rounds_of(model, speed)],
+                "cpu_us": [90.0 / speed] * 5,
+            }
+        }
+        | ({"cpu_us": 90.0 / speed} if cpu else {})
         for server in ("workers", "inprocess")
         for model, speed in SPEED.items()
         for body in ("json", "binary-64")
@@ -71,7 +86,7 @@ def readme(tmp_path: Path) -> Path:
 
 def render(readme: Path, *flags: str) -> int:
     folder = readme.parent
-    places = ["--documents", str(readme), "--pictures", str(folder / "docs")]
+    places = ["--documents", str(readme), "--figures", str(folder / "docs")]
     return main(
         "distillery-bench",
         COMMANDS,
@@ -84,20 +99,19 @@ def measured(readme: Path) -> None:
     write_result("http", http_data(), folder=readme.parent / "results")
 
 
-def test_ratios_say_how_many_times_better_than_the_teacher() -> None:
-    teacher, student = compare_models(session_data(), http_data())
-    assert (teacher["model"], student["model"]) == ("teacher", "student")  # the slowest first
-    assert student["ratios"] == {
-        "parameters": 2.0,
-        "size_bytes": 4.0,
-        "session_p50_us": 4.0,
-        "session_p99_us": 4.0,
-        "http_p50_ms": 4.0,
-        "http_p99_ms": 4.0,
-        "requests_per_s": 4.0,
-        "images_per_s": 4.0,
-    }
-    assert set(teacher["ratios"].values()) == {1.0}
+def test_ratios_are_taken_within_a_round_and_sizes_are_exact() -> None:
+    teacher, noisy, student, control = compare_models(session_data(), http_data())
+    assert [row["model"] for row in (teacher, noisy, student, control)] == [
+        "teacher",
+        "student-int8",
+        "student",
+        "student-alone",
+    ]
+    assert teacher["ratios"] == {}
+    assert (student["ratios"]["parameters"], student["ratios"]["size_bytes"]) == (2.0, 4.0)
+    for figure in ("session_p50_us", "http_p50_ms", "requests_per_s", "images_per_s"):
+        assert str(student["ratios"][figure]) == "4.00× (4.00–4.00)"
+        assert not noisy["ratios"][figure].decided
     assert (student["session_p50_us"], student["http_p50_ms"], student["images_per_s"]) == (
         100,
         0.25,
@@ -105,21 +119,37 @@ def test_ratios_say_how_many_times_better_than_the_teacher() -> None:
     )
 
 
+def test_a_network_trained_with_and_without_a_teacher_has_one_speed() -> None:
+    rows = {row["model"]: row for row in compare_models(session_data(), http_data())}
+    assert rows["student-alone"]["timed_as"] == "student"
+    for figure in ("session_p50_us", "http_p50_ms", "requests_per_s"):
+        assert rows["student-alone"][figure] == rows["student"][figure]
+
+
+def test_cpu_time_is_a_column_where_it_was_measured(readme: Path) -> None:
+    write_result("session", session_data(), folder=readme.parent / "results")
+    write_result("http", http_data(cpu=True), folder=readme.parent / "results")
+    assert render(readme) == 0
+    text = readme.read_text(encoding="utf-8")
+    assert "| CPU time per prediction |" in text
+    assert "| 22 µs, 4.00× (4.00–4.00) |" in text
+
+
 def test_results_of_different_models_are_not_compared() -> None:
     other = deepcopy(session_data())
-    other["models"]["student"]["sha256"] = "c" * 64
-    with pytest.raises(BenchmarkError, match=r"student cccccccc.*student bbbbbbbb.*measure both again"):
+    other["models"]["student"]["sha256"] = "e" * 64
+    with pytest.raises(BenchmarkError, match=r"student eeeeeeee.*student bbbbbbbb.*measure both again"):
         compare_models(other, http_data())
 
 
-def test_a_figure_that_was_not_measured_is_asked_for() -> None:
+def test_a_figure_that_was_not_measured_is_an_error() -> None:
     http = http_data()
     http["rows"] = [row for row in http["rows"] if row["connections"] == 16]
-    with pytest.raises(BenchmarkError, match="no figure for student, one connection"):
+    with pytest.raises(BenchmarkError, match=r"no figure for .*, one connection: measure again"):
         compare_models(session_data(), http)
 
 
-def test_the_section_is_replaced_and_the_rest_kept(readme: Path) -> None:
+def test_a_section_is_replaced_and_the_rest_of_the_document_is_kept(readme: Path) -> None:
     measured(readme)
     assert render(readme) == 0
     text = readme.read_text(encoding="utf-8")
@@ -128,38 +158,42 @@ def test_the_section_is_replaced_and_the_rest_kept(readme: Path) -> None:
     assert "old" not in text
     student = next(line for line in text.splitlines() if line.startswith("| `student` 784-800-800-10 fp32 |"))
     assert student.split(" | ")[1:] == [
-        "1.00 M (×2.0)",
-        "2.00 MB (×4.0)",
+        "1.00 M, 2.0×",
+        "2.00 MB, 4.0×",
         "100 (99.00%)",
-        "100 / 125 µs (×4.0)",
-        "0.25 / 0.50 ms (×4.0)",
-        "4,000 (×4.0)",
-        "256,000 (×4.0) |",
+        "100 / 125 µs, 4.00× (4.00–4.00)",
+        "0.25 / 0.50 ms, 4.00× (4.00–4.00)",
+        "4,000, 4.00× (4.00–4.00)",
+        "256,000, 4.00× (4.00–4.00) |",
     ]
-    assert "| litserve-first-example |  | 831 (0.25 / 0.50 ms) |" in text
+    control = next(line for line in text.splitlines() if line.startswith("| `student-alone` "))
+    assert control.endswith("| 140 (99.00%) | as `student` | as `student` | as `student` | as `student` |")
+    assert "1,000, ≈ 1.00× (0.90–1.20)" in text  # the model that is as fast as the teacher
+    assert LEGEND in text
+    assert "| litserve-first-example |  |  | 831 (0.25 / 0.50 ms) |" in text
     assert text.index("| inprocess |") < text.index("| litserve-first-example |") < text.index("| workers |")
     assert "(results/http-" in text
     assert "; medians of 5 rounds; load by wrk 4.1.0; " in text
     assert "(docs/latency.png)" in text
 
 
-def test_the_picture_is_drawn_and_says_from_what(readme: Path) -> None:
+def test_the_figure_is_drawn_and_names_its_sources(readme: Path) -> None:
     measured(readme)
     assert render(readme) == 0
-    with Image.open(readme.parent / "docs/latency.png") as picture:
-        assert min(picture.size) > 200
-        assert len(set(picture.convert("L").tobytes())) > 50
-        assert picture.info["Source"].split()[0].startswith("session-")
+    with Image.open(readme.parent / "docs/latency.png") as figure:
+        assert min(figure.size) > 200
+        assert len(set(figure.convert("L").tobytes())) > 50
+        assert figure.info["Source"].split()[0].startswith("session-")
 
 
-def test_check_fails_until_the_newest_results_are_shown(
+def test_check_fails_until_document_and_figure_show_the_newest_results(
     readme: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     measured(readme)
     assert render(readme, "--check") == 1
-    said = capsys.readouterr().err
-    assert "latency.png (not of session-" in said
-    assert "README.md; run distillery-bench render" in said
+    error = capsys.readouterr().err
+    assert "latency.png (not of session-" in error
+    assert "README.md; run distillery-bench render" in error
     assert "old" in readme.read_text(encoding="utf-8")  # nothing was changed
     assert render(readme) == 0
     assert render(readme, "--check") == 0
@@ -171,7 +205,7 @@ def test_check_fails_until_the_newest_results_are_shown(
 
 
 @pytest.mark.parametrize("kind", ["session", "http"])
-def test_missing_results_name_the_command_that_makes_them(
+def test_a_missing_result_is_an_error_with_the_command_that_measures_it(
     readme: Path, kind: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     measured(readme)
@@ -181,7 +215,9 @@ def test_missing_results_name_the_command_that_makes_them(
     assert f"run distillery-bench {kind}" in capsys.readouterr().err
 
 
-def test_a_readme_without_markers_is_left_alone(readme: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_document_without_markers_is_an_error_and_left_unchanged(
+    readme: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     measured(readme)
     readme.write_text("# Mine\n", encoding="utf-8")
     assert render(readme) == 1
@@ -189,7 +225,21 @@ def test_a_readme_without_markers_is_left_alone(readme: Path, capsys: pytest.Cap
     assert readme.read_text(encoding="utf-8") == "# Mine\n"
 
 
-def test_the_accuracy_of_each_recipe_is_shown_where_the_markers_are(tmp_path: Path) -> None:
+def test_the_headline_has_teacher_student_and_int8_in_four_rows(readme: Path) -> None:
+    measured(readme)
+    readme.write_text("\n".join(headline.SECTION.markers), encoding="utf-8")
+    assert render(readme) == 0
+    lines = readme.read_text(encoding="utf-8").splitlines()
+    assert lines[1] == "|  | `teacher` | `student` | `student-int8` | gain of int8 over the teacher |"
+    assert lines[3:7] == [
+        "| test errors of 10,000 | 90 | 100 | 100 | +10 |",
+        "| file | 8.00 MB | 2.00 MB | 2.00 MB | 4.0× smaller |",
+        "| latency over HTTP, p50 | 1.00 ms | 0.25 ms | 1.00 ms | ≈ 1.00× (0.90–1.20) |",
+        "| requests/s | 1,000 | 4,000 | 1,000 | ≈ 1.00× (0.90–1.20) |",
+    ]
+
+
+def test_the_accuracy_of_each_recipe_is_shown_between_the_markers(tmp_path: Path) -> None:
     results, readme = tmp_path / "results", tmp_path / "README.md"
     write_result("session", session_data(), folder=results)
     write_result("http", http_data(), folder=results)
@@ -199,11 +249,11 @@ def test_the_accuracy_of_each_recipe_is_shown_where_the_markers_are(tmp_path: Pa
     write_result(
         accuracy_kind("quick"), data | {"saved_by_distillation": _summary([50, 52, 51])}, folder=results
     )
-    readme.write_text(f"{BEGIN}{END}\n{ACCURACY_BEGIN}{ACCURACY_END}\n")
+    readme.write_text(f"{BEGIN}{END}\n{''.join(accuracy.SECTION.markers)}\n")
     arguments = [
         "render",
         f"--documents={readme}",
-        f"--pictures={tmp_path}",
+        f"--figures={tmp_path}",
         f"--results-dir={results}",
     ]
     assert main("distillery-bench", COMMANDS, arguments=arguments) == 0

@@ -41,7 +41,7 @@ def test_the_page_has_our_figures_beside_the_papers(tmp_path: Path) -> None:
     write_result("reproduction", found, folder=tmp_path / "results")
     page = tmp_path / "paper.md"
     page.write_text("# Before\n<!-- paper:begin -->\nold\n<!-- paper:end -->\nAfter\n", encoding="utf-8")
-    place = [f"--documents={page}", f"--pictures={tmp_path}", f"--results-dir={tmp_path / 'results'}"]
+    place = [f"--documents={page}", f"--figures={tmp_path}", f"--results-dir={tmp_path / 'results'}"]
     assert main("distillery-bench", COMMANDS, arguments=["render", *place]) == 0
     text = page.read_text(encoding="utf-8")
     row = found["models"]["student-alone"]
@@ -52,6 +52,6 @@ def test_the_page_has_our_figures_beside_the_papers(tmp_path: Path) -> None:
     assert "of 20 | 206, 133 of 1,010 threes |" in text
     assert "of 40 | 1,320 (−7.6) |" in text
     assert text.endswith("<!-- paper:end -->\nAfter\n")
-    with Image.open(tmp_path / "paper.png") as picture:
-        assert picture.width > 1_000
+    with Image.open(tmp_path / "paper.png") as figure:
+        assert figure.width > 1_000
     assert main("distillery-bench", COMMANDS, arguments=["render", "--check", *place]) == 0

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 import distillery
-from benchmarks.commands.speed import SpeedBench, in_turns
-from benchmarks.training.speed_cases import NETWORKS, Case, cases_of, compiled, products, training_of
+from benchmarks.commands.speed import Speed, measure_rates
+from benchmarks.training.speed_cases import NETWORKS, Case, cases_of, compile_network, products, training_of
 from training.loop.device import Device
 from training.loop.trainer import Observer
 from training.recipe.schema import Model
@@ -18,7 +18,7 @@ FLAGS = ["--batch-size=50", "--steps=2", "--rounds=3", "--seconds=1"]
 
 
 def bench(*flags: str) -> int:
-    return distillery.main("bench", {"speed": SpeedBench}, arguments=["speed", *FLAGS, *flags])
+    return distillery.main("bench", {"speed": Speed}, arguments=["speed", *FLAGS, *flags])
 
 
 def test_what_is_measured_is_kept_and_printed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -27,14 +27,14 @@ def test_what_is_measured_is_kept_and_printed(tmp_path: Path, capsys: pytest.Cap
     (file,) = tmp_path.iterdir()
     kept = json.loads(file.read_text())["data"]
     tiny, cnn = kept["rows"]
-    assert {"as it is", "floor"} <= tiny["rounds"].keys()
-    assert len(tiny["rounds"].keys() & {"float32", "bfloat16"}) == 1  # the other one is `as it is`
+    assert {"default", "floor"} <= tiny["rounds"].keys()
+    assert len(tiny["rounds"].keys() & {"float32", "bfloat16"}) == 1  # the other one is the default
     assert cnn["rounds"].keys() == tiny["rounds"].keys()
     for row in kept["rows"]:
         assert all(len(rounds) == 3 and min(rounds) > 0 for rounds in row["rounds"].values())
-        assert row["images_per_s"] == pytest.approx(sorted(row["rounds"]["as it is"])[1], abs=1)
+        assert row["images_per_s"] == pytest.approx(sorted(row["rounds"]["default"])[1], abs=1)
         of_floor = sorted(
-            a / b for a, b in zip(row["rounds"]["as it is"], row["rounds"]["floor"], strict=True)
+            a / b for a, b in zip(row["rounds"]["default"], row["rounds"]["floor"], strict=True)
         )
         assert row["floor_share"] == pytest.approx(of_floor[1], abs=2e-3)
     assert tiny["speedups"].keys() >= {"bfloat16"}
@@ -52,7 +52,7 @@ def test_a_turn_counts_its_best_epoch_and_all_have_theirs_in_every_round() -> No
 
         return Case("tiny", name, 1, 10, run)
 
-    rates = in_turns([case("a", [5.0, 2.0]), case("b", [4.0])], rounds=2, seconds=0.1)
+    rates = measure_rates([case("a", [5.0, 2.0]), case("b", [4.0])], rounds=2, seconds=0.1)
     assert rates[0] == [pytest.approx(5)] * 2  # 10 images in 2 s
     assert rates[1] == [pytest.approx(2.5)] * 2
     turns = [name for place, name in enumerate(order) if place == 0 or order[place - 1] != name]
@@ -75,6 +75,6 @@ def test_without_a_compiler_it_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path
 @pytest.mark.slow
 def test_a_compiled_network_trains() -> None:
     training = training_of(Model(hidden=[8], batch_size=20), CPU, steps=2)
-    assert compiled(training) == ""
+    assert compile_network(training) == ""
     training.train_epoch(Observer())
     assert training.history[1]["loss"] < training.history[0]["loss"]

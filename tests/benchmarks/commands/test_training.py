@@ -8,9 +8,9 @@ import pytest
 import torch
 
 import distillery
-from benchmarks.commands.training import TrainingBench, unpack_as_torchvision
-from benchmarks.training import time_to_accuracy as from_nothing
-from benchmarks.training.notebook_loop import NotebookLoop, notebook_digits
+from benchmarks.commands.training import Training
+from benchmarks.training import time_to_accuracy
+from benchmarks.training.notebook_loop import NotebookLoop, notebook_digits, unpack_for_torchvision
 from tests.support.samples import sample_training, write_as_mnist
 from training.data import mnist as data
 from training.loop.trainer import Job, validate
@@ -38,7 +38,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_the_notebooks_loop_learns_alone_and_from_a_teacher(folder: Path, tmp_path: Path) -> None:
-    unpack_as_torchvision(folder, tmp_path / "notebook")
+    unpack_for_torchvision(folder, tmp_path / "notebook")
     digits = notebook_digits(tmp_path / "notebook")
     held_out = data.held_out_places(digits.targets, 100)
     places = [place for place in range(600) if not held_out[place]]
@@ -56,7 +56,7 @@ def test_the_comparison_is_kept_and_printed(
 ) -> None:
     flags = ["--no-target", "--digits=128", "--rounds=2", "--threads=1"]
     places = [f"--data-dir={folder}", f"--results-dir={tmp_path / 'results'}"]
-    status = distillery.main("bench", {"training": TrainingBench}, arguments=["training", *flags, *places])
+    status = distillery.main("bench", {"training": Training}, arguments=["training", *flags, *places])
     assert status == 0
     output = capsys.readouterr().out
     (file,) = (tmp_path / "results").iterdir()
@@ -70,12 +70,11 @@ def test_the_comparison_is_kept_and_printed(
     assert kept["notebook_recipe"]["models"]["teacher"]["batch_size"] == 64
 
 
-def test_the_ways_from_nothing_to_a_good_student_are_timed(
+def test_the_time_to_accuracy_is_measured_for_both_loops(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(
-        from_nothing, "NOTEBOOK_ACCURACY", 0.5
-    )  # reached within six epochs of 500 digits on any CPU
+    # reached within six epochs of 500 digits on any CPU
+    monkeypatch.setattr(time_to_accuracy, "NOTEBOOK_ACCURACY", 0.5)
     flags = [
         "--digits=128",
         "--rounds=1",
@@ -84,7 +83,7 @@ def test_the_ways_from_nothing_to_a_good_student_are_timed(
         "--student.batch-size=50",
     ]
     places = [f"--data-dir={folder}", f"--results-dir={tmp_path / 'results'}"]
-    status = distillery.main("bench", {"training": TrainingBench}, arguments=["training", *flags, *places])
+    status = distillery.main("bench", {"training": Training}, arguments=["training", *flags, *places])
     assert status == 0
     (file,) = (tmp_path / "results").iterdir()
     target = json.loads(file.read_text())["data"]["target"]
@@ -99,8 +98,8 @@ def test_the_ways_from_nothing_to_a_good_student_are_timed(
 
 
 def test_a_flag_changes_one_setting_of_our_way() -> None:
-    default = TrainingBench()
-    bench = TrainingBench(_cli_parse_args=["--student.epochs=3", "--student.distillation.temperature=8"])
+    default = Training()
+    bench = Training(_cli_parse_args=["--student.epochs=3", "--student.distillation.temperature=8"])
     assert bench.teacher == default.teacher
     assert bench.student.hidden == default.student.hidden == [800, 800]
     assert bench.student.epochs == 3

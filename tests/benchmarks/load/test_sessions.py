@@ -41,7 +41,6 @@ def test_every_model_is_measured_with_every_batch_and_thread(model_repository: P
         assert (row["speedup"] is None) == (row["model"] == "teacher")
         if row["model"] != "teacher":
             assert row["speedup"]["rounds"] == 2
-            assert not row["speedup"]["decided"]  # two rounds are too few
 
 
 def test_without_a_teacher_there_is_no_speedup(model_repository: Path) -> None:

@@ -51,7 +51,7 @@ def readme(tmp_path: Path) -> Path:
 
 def render(readme: Path, *flags: str) -> int:
     folder = readme.parent
-    places = [f"--documents={readme}", f"--pictures={folder / 'docs'}"]
+    places = [f"--documents={readme}", f"--figures={folder / 'docs'}"]
     results = f"--results-dir={folder / 'benchmarks/results'}"
     return main("distillery-bench", COMMANDS, arguments=["render", *places, results, *flags])
 

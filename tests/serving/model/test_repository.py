@@ -76,13 +76,13 @@ def test_manifest_that_is_not_json(repository: Path) -> None:
 
 def test_copied_under_another_name(repository: Path) -> None:
     shutil.copytree(repository / "student", repository / "other")
-    with pytest.raises(RepositoryError, match=r"describes student/1, but lies in other/1"):
+    with pytest.raises(RepositoryError, match=r"describes student/1, but is in other/1"):
         load_repository(repository)
 
 
 def test_other_inputs_than_the_service_speaks(repository: Path) -> None:
     edit(repository, lambda manifest: manifest["inputs"][0].update(shape=[-1, 784]))
-    with pytest.raises(RepositoryError, match="inputs and outputs are not those this service speaks"):
+    with pytest.raises(RepositoryError, match="inputs and outputs differ from those this service supports"):
         load_repository(repository)
 
 

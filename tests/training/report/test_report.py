@@ -15,7 +15,7 @@ from torch import Tensor
 
 import distillery
 from benchmarks.__main__ import COMMANDS
-from benchmarks.commands.evidence import evidence_of
+from benchmarks.commands.record import evidence_of
 from benchmarks.results.files import write_result
 from tests.support.samples import sample_test, write_as_mnist
 from training.commands.report import Report
