@@ -7,12 +7,12 @@ from benchmarks.commands.demo import Demo
 from benchmarks.commands.footprint import Footprint
 from benchmarks.commands.http import Http
 from benchmarks.commands.pareto import Pareto
-from benchmarks.commands.peers import PeersBench
+from benchmarks.commands.peers import Peers
 from benchmarks.commands.perf_analyzer import PerfAnalyzer
 from benchmarks.commands.profile import Profile
 from benchmarks.commands.record import Record
 from benchmarks.commands.render import Render
-from benchmarks.commands.scenarios import ScenariosBench
+from benchmarks.commands.scenarios import Scenarios
 from benchmarks.commands.session import Session
 from benchmarks.commands.speed import Speed
 from benchmarks.commands.training import Training
@@ -22,8 +22,8 @@ COMMANDS: dict[str, type[Command]] = {
     "demo": Demo,
     "session": Session,
     "http": Http,
-    "peers": PeersBench,
-    "scenarios": ScenariosBench,
+    "peers": Peers,
+    "scenarios": Scenarios,
     "perf-analyzer": PerfAnalyzer,
     "profile": Profile,
     "footprint": Footprint,

@@ -18,8 +18,6 @@ LONG = 40
 """Characters from which a list may be broken into lines."""
 WORDS = {
     "bytes": "BYTES",
-    "dir": "DIR",
-    "out": "DIR",
     "ms": "MS",
     "port": "PORT",
     "seconds": "SECONDS",
@@ -186,5 +184,6 @@ def _metavar(name: str, annotation: Any) -> str:
         marks = [argument.name for argument in arguments if isinstance(argument, Metavar)]
         return marks[0] if marks else _metavar(name, arguments[0])
     word = name.rpartition("_")[2]
-    by_type = {Path: "FILE", int: "N", float: "N"}
-    return WORDS.get(word) or by_type.get(annotation) or word.upper()
+    if annotation is Path:
+        return "DIR" if word in {"dir", "out"} else "FILE"
+    return WORDS.get(word) or ("N" if annotation in {int, float} else word.upper())

@@ -41,7 +41,9 @@ class Export(distillery.Command):
         None, description="export this checkpoint instead of a run"
     )
     name: str = Field("model", description="with --checkpoint: name of the model")
-    int8: list[str] = Field(["student"], description="models that are also published as NAME-int8")
+    int8: Annotated[list[str], distillery.Metavar("MODEL,...")] = Field(
+        ["student"], description="models that are also published as NAME-int8"
+    )
     models_dir: Path = Field(Path("models"), description="model repository to write")
     model_version: int = Field(1, ge=1, description="version folder to write")
     data_dir: Path | None = Field(

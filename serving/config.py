@@ -25,6 +25,9 @@ class ListenSettings(Command):
     api_servers: PositiveInt = Field(
         default_factory=usable_cores, description="API processes; default: one per core"
     )
+    fast_path: bool = Field(
+        True, description="serve the repeated requests of a connection without uvicorn's parser"
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "warning", description="least severe messages to log"
     )

@@ -1,37 +1,51 @@
-"""Put the service together: repository, models, routes, server."""
+"""The service: a LitServe server with one `DigitAPI` per model, and the prediction routes in front of it.
+
+`build` assembles it. `Service.run` serves in processes of its own; `Service.app` is an ASGI application that loads
+the models in its lifespan and can be mounted anywhere.
+
+Two parts of LitServe are replaced:
+
+- Models run in the API process by default, because LitServe's queue to its workers costs a millisecond, several
+  times the run of a distilled model. `--executor workers` selects LitServe's worker processes.
+- Repeated requests bypass uvicorn's parser (`serving.http.fast_path`), which costs more than such a run.
+  `--no-fast-path` turns this off.
+"""
 
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Collection, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
+from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
+from typing import Any, Protocol
 
-from distillery import DistilleryError
-from serving.codecs.bodies import Limits
-from serving.codecs.open_inference.rest import open_inference_routes
-from serving.codecs.predict import predict_routes
+from fastapi import APIRouter, FastAPI
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from distillery import DistilleryError, unknown
+from serving.codecs.base import BodyLimits
 from serving.config import ServiceSettings
-from serving.engine.admission import Admission, Bounds
-from serving.engine.endpoint import Endpoint
+from serving.engine.admission import Admission, AdmissionLimits
 from serving.engine.executors import Executor, InProcess, Workers
 from serving.engine.lit_api import DigitAPI, ModelSettings
-from serving.engine.recorder import CpuMetrics, RequestMetrics, RunMetrics
+from serving.engine.recorder import CpuMetrics, RequestMetrics
+from serving.engine.request import Endpoint
 from serving.grpc.port import grpc_address
-from serving.http.app import Front
-from serving.http.fast_path import DirectProtocol
+from serving.http.app import PredictionRoutes
+from serving.http.fast_path import FastPathProtocol
 from serving.http.openapi import describe_predictions
 from serving.http.routes import add_routes, key_guard
 from serving.http.v2_openapi import describe_inference
 from serving.http.v2_routes import add_v2_routes
 from serving.http.v2_statistics import add_statistics_routes
-from serving.model.repository import load_repository
+from serving.model.repository import ModelEntry, load_repository
 from serving.model.session import check_device
 from serving.processes.litserve import DigitServer
 
 _PREFERRED = ("student-int8", "student")
-_HOUSEKEEPING_SECONDS = 0.1
+_PUBLISH_SECONDS = 0.1
 _DECODERS = 2
 
 
@@ -39,120 +53,155 @@ class UnknownDefaultError(DistilleryError):
     """The default model is not in the repository."""
 
 
-def choose_default(models: Iterable[str], wanted: str | None) -> str:
-    """The model that answers `POST /predict`. Raises `UnknownDefaultError`."""
-    names = list(models)
-    if wanted is None:
-        return next((name for name in _PREFERRED if name in names), names[0])
-    if wanted not in names:
-        raise UnknownDefaultError(f"--default-model {wanted}: the repository has {', '.join(names)}")
-    return wanted
+@dataclass(frozen=True)
+class Service:
+    """A service over the models of one repository."""
+
+    settings: ServiceSettings
+    models: Mapping[str, ModelEntry]
+    default: str
+    admission: Admission
+    server: DigitServer
+    app: PredictionRoutes
+    grpc_address: str | None
+
+    def run(self) -> None:
+        """Serve until SIGTERM or SIGINT. Raises `ServiceError`."""
+        self.server.serve(
+            self.app,
+            http=self.protocol(),
+            host=self.settings.host,
+            port=self.settings.port,
+            api_servers=self.settings.api_servers,
+            log_level=self.settings.log_level,
+            on_ready=self._print_ready,
+        )
+
+    def protocol(self) -> Any:
+        """Return the protocol of an HTTP connection, to be passed to `uvicorn.Config(http=…)`."""
+        if self.settings.fast_path:
+            return partial(FastPathProtocol, self.app.find, self.admission)
+        return HttpToolsProtocol
+
+    @asynccontextmanager
+    async def lifespan(self, app: FastAPI) -> AsyncIterator[None]:  # noqa: ARG002 - FastAPI's signature
+        """Load the models in an API process, open their routes and publish metrics."""
+        with ThreadPoolExecutor(1, "runs") as runner, ThreadPoolExecutor(_DECODERS, "decodes") as decoders:
+            endpoints = {
+                api.entry.name: Endpoint(
+                    api, self._executor(api, runner), decoders, RequestMetrics(api.entry.name)
+                )
+                for api in self.server.apis
+            }
+            self.app.open(endpoints, self.default)
+            metrics: list[_Metrics] = [CpuMetrics("api")]
+            metrics += [endpoint.metrics for endpoint in endpoints.values()]
+            if self.settings.executor == "inprocess":
+                metrics += [api.metrics for api in self.server.apis]
+            publishing = asyncio.create_task(_publish_loop(self.admission, metrics))
+            async with self._grpc(endpoints):
+                self.server.report_ready()
+                yield
+            publishing.cancel()
+            for one in metrics:
+                one.publish()
+
+    def _executor(self, api: DigitAPI, runner: ThreadPoolExecutor) -> Executor:
+        if self.settings.executor == "workers":
+            return Workers(api, self.server.run_in_worker, self.settings.workers_per_model)
+        api.setup("cpu")
+        return InProcess(api, runner)
+
+    def _grpc(self, endpoints: Mapping[str, Endpoint]) -> AbstractAsyncContextManager[None]:
+        if self.grpc_address is None:
+            return nullcontext()
+        from serving.grpc.server import grpc_running  # noqa: PLC0415 - gRPC's threads do not survive the fork
+
+        return grpc_running(
+            self.grpc_address,
+            endpoints,
+            self.admission,
+            version=version("distillery"),
+            max_message_bytes=self.settings.max_body_bytes,
+            patience=self.settings.request_timeout,
+        )
+
+    def _print_ready(self, url: str) -> None:
+        grpc = f" · gRPC at {self.grpc_address}" if self.grpc_address else ""
+        names = ", ".join(f"{name} (default)" if name == self.default else name for name in self.models)
+        processes = f"{self.settings.api_servers} API processes, executor {self.settings.executor}"
+        print(f"distillery-serve: ready at {url}{grpc} · {names} · {processes}", flush=True)
 
 
 def serve(settings: ServiceSettings) -> None:
-    """Serve until SIGTERM or SIGINT. Raises `DistilleryError` when the service cannot start."""
+    """Build the service and run it. Raises `DistilleryError` if it cannot start."""
     logging.basicConfig(level=settings.log_level.upper(), format="%(levelname)s %(name)s: %(message)s")
-    logging.getLogger("python_multipart").setLevel(logging.ERROR)  # a client's mistakes go into its answer
+    logging.getLogger("python_multipart").setLevel(logging.ERROR)  # clients' errors belong in their responses
+    with grpc_address(settings.host, settings.grpc_port) as address:
+        build(settings, grpc_address=address).run()
+
+
+def build(settings: ServiceSettings, *, grpc_address: str | None = None) -> Service:
+    """Load and verify the repository, and assemble the service. Raises `DistilleryError`."""
     check_device(settings.device)
     models = load_repository(settings.models_dir)
     default = choose_default(models, settings.default_model)
     api_key = settings.api_key.get_secret_value() if settings.api_key else None
-    model_settings = ModelSettings(
-        Limits(settings.max_images, settings.max_pixels, settings.max_body_bytes),
-        settings.threads,
-        settings.device,
-        settings.max_batch,
-    )
-    apis = [DigitAPI(entry, model_settings) for entry in models.values()]
-    workers = settings.workers_per_model if settings.executor == "workers" else 0
-
-    @asynccontextmanager
-    async def running() -> AsyncIterator[None]:
-        """In an API process, after the fork: give every model an executor and open its route."""
-        with ThreadPoolExecutor(1, "runs") as runner, ThreadPoolExecutor(_DECODERS, "decodes") as decoders:
-            endpoints = {}
-            for api in apis:
-                executor: Executor = (
-                    Workers(api, server.ask_worker, lanes=workers) if workers else InProcess(api, runner)
-                )
-                endpoints[api.entry.name] = Endpoint(api, executor, decoders)
-            predict, no_predict = predict_routes(endpoints, default)
-            infer, no_infer = open_inference_routes(endpoints)
-            front.open(predict | infer, no_predict, no_infer)
-            metrics: list[RequestMetrics | RunMetrics | CpuMetrics] = [CpuMetrics("api")]
-            metrics += [endpoint.metrics for endpoint in endpoints.values()]
-            if not workers:
-                metrics += [api.metrics for api in apis]
-            keeper = asyncio.create_task(_keep_house(admission, metrics))
-            async with _also_grpc(address, endpoints, admission, settings) if address else nullcontext():
-                yield
-            keeper.cancel()
-            for one in metrics:
-                one.publish()
-
-    server = DigitServer(
-        apis, workers_per_model=workers, timeout=settings.request_timeout, models_running=running
-    )
-    server.app.title = "Distillery"
-    server.app.version = version("distillery")
-    server.app.description = (
-        "Handwritten digits, classified by a teacher and by the students distilled from it."
-    )
-    guard = key_guard(api_key)
-    add_statistics_routes(server.app, models, guard)
-    add_routes(server.app, models, default, guard)
-    add_v2_routes(server.app, models, guard, max_images=settings.max_images)
-    describe_inference(server.app, models, guarded=api_key is not None)
-    describe_predictions(server.app, models, default, guarded=api_key is not None)
     admission = Admission(
-        Bounds(
+        AdmissionLimits(
             max_body_bytes=settings.max_body_bytes,
             max_in_flight=settings.max_in_flight,
             request_timeout=settings.request_timeout,
             api_key=api_key,
         )
     )
-    front = Front(server.app, admission)
-
-    def announce(url: str) -> None:
-        names = ", ".join(f"{name} (default)" if name == default else name for name in models)
-        how = f"{settings.api_servers} API processes, executor {settings.executor}"
-        grpc = f" · gRPC at {address}" if address else ""
-        print(f"distillery-serve: ready at {url}{grpc} · {names} · {how}", flush=True)
-
-    with grpc_address(settings.host, settings.grpc_port) as address:
-        server.serve(
-            front,
-            http=partial(DirectProtocol, front, admission),
-            host=settings.host,
-            port=settings.port,
-            api_servers=settings.api_servers,
-            log_level=settings.log_level,
-            on_ready=announce,
-        )
-
-
-def _also_grpc(
-    address: str, endpoints: Mapping[str, Endpoint], admission: Admission, settings: ServiceSettings
-) -> AbstractAsyncContextManager[None]:
-    from serving.grpc.server import grpc_running  # noqa: PLC0415 - gRPC does not survive a fork: not before it
-
-    return grpc_running(
-        address,
-        endpoints,
-        admission,
-        version=version("distillery"),
-        max_message_bytes=settings.max_body_bytes,
-        patience=settings.request_timeout,
+    limits = BodyLimits(settings.max_images, settings.max_pixels, settings.max_body_bytes)
+    model_settings = ModelSettings(limits, settings.threads, settings.device, settings.max_batch)
+    server = DigitServer(
+        [DigitAPI(entry, model_settings) for entry in models.values()],
+        workers_per_model=settings.workers_per_model if settings.executor == "workers" else 0,
+        timeout=settings.request_timeout,
     )
+    app = PredictionRoutes(server.app, admission)
+    service = Service(settings, models, default, admission, server, app, grpc_address)
+    server.app.include_router(APIRouter(lifespan=service.lifespan))  # FastAPI runs it inside LitServe's
+    _add_fastapi_routes(server.app, models, default, api_key, settings.max_images)
+    return service
 
 
-async def _keep_house(
-    admission: Admission, metrics: Collection[RequestMetrics | RunMetrics | CpuMetrics]
+def choose_default(models: Iterable[str], wanted: str | None) -> str:
+    """Return the model that serves `POST /predict`. Raises `UnknownDefaultError`."""
+    names = list(models)
+    if wanted is None:
+        return next((name for name in _PREFERRED if name in names), names[0])
+    if wanted not in names:
+        raise UnknownDefaultError(f"--default-model: {unknown('model', wanted, names)}")
+    return wanted
+
+
+def _add_fastapi_routes(
+    app: FastAPI, models: Mapping[str, ModelEntry], default: str, api_key: str | None, max_images: int
 ) -> None:
-    """Do now and then what would cost too much at every request."""
+    app.title = "Distillery"
+    app.version = version("distillery")
+    app.description = "Classification of handwritten digits by a teacher and the students distilled from it."
+    guard = key_guard(api_key)
+    add_statistics_routes(app, models, guard)
+    add_routes(app, models, default, guard)
+    add_v2_routes(app, models, guard, max_images=max_images)
+    describe_inference(app, models, guarded=api_key is not None)
+    describe_predictions(app, models, default, guarded=api_key is not None)
+
+
+class _Metrics(Protocol):
+    def publish(self) -> None:
+        """Write the values recorded since the last call to the files shared by all processes."""
+
+
+async def _publish_loop(admission: Admission, metrics: Collection[_Metrics]) -> None:
+    """Periodically do what would cost too much per request: publish metrics and check deadlines."""
     while True:
-        await asyncio.sleep(_HOUSEKEEPING_SECONDS)
-        admission.cancel_late()
+        await asyncio.sleep(_PUBLISH_SECONDS)
+        admission.expire_late()
         for one in metrics:
             one.publish()

@@ -18,7 +18,7 @@ from training.recipe.schema import ALONE
 
 
 class Accuracy(SeedsBench):
-    """Count the test errors of a recipe's teachers, students, controls and int8 exports over seeds."""
+    """Count the test errors of a recipe's models and int8 exports, over seeds."""
 
     examples = (
         "distillery-bench accuracy",

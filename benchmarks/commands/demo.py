@@ -39,17 +39,19 @@ LEAST_GAIN = 35
 
 
 class Demo(Command):
-    """Train, distil, export, serve and measure, on real MNIST, from nothing to one table.
+    """Train, distil, export, serve and benchmark on MNIST, end to end.
 
     About five minutes on two cores; a second run reuses what has not changed.
     """
 
+    examples = ("distillery-bench demo", "distillery-bench demo --data-dir mnist --seconds 3")
+
     data_dir: Path | None = Field(
-        None, description="folder with the MNIST files, if not to be found or fetched"
+        None, description="folder with the MNIST files; default: found in known places, or downloaded"
     )
-    out: Path = Field(Path("runs"), description="folder for runs")
+    out: Path = Field(Path("runs"), description="folder of all runs")
     models_dir: Path = Field(Path("models"), description="model repository")
-    seconds: float = Field(1, gt=0, description="of load for each model and number of connections")
+    seconds: float = Field(1, gt=0, description="load per model, number of connections and round")
 
     def run(self) -> None:
         began = time.monotonic()

@@ -21,7 +21,7 @@ SETTLE_S = 2.0
 
 
 class Footprint(Bench, RepositorySettings):
-    """Measure the time from start to ready, the memory and the idle CPU of the service.
+    """Measure start-up time, memory and idle CPU of the service.
 
     Memory is the proportional set size (PSS): a page that n processes share counts as 1/n of a page in each. Prints a
     table and, last, one line of JSON; keeps the result in a file under --results-dir.

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from contextlib import ExitStack
 from itertools import groupby
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import Field, PositiveFloat, PositiveInt
 from rich.box import SIMPLE_HEAD
@@ -20,7 +20,7 @@ from benchmarks.results.ratio import LEGEND, Ratio
 from benchmarks.systems.peer import load_peer, peer_names
 from benchmarks.systems.peer_environments import peer_environment
 from benchmarks.systems.servers import running_peer
-from distillery import unknown
+from distillery import Metavar, unknown
 from distillery.machine import usable_cores
 from serving.model.repository import ModelEntry
 
@@ -32,7 +32,7 @@ LIMITATIONS = (
 
 
 class Http(Bench, ServiceSettings):
-    """Measure the service over HTTP: server by model by body by connections, interleaved.
+    """Measure the service over HTTP: models, bodies and connections, interleaved.
 
     Before anything is timed, the response to every request is compared with an onnxruntime session. Prints tables and,
     last, one line of JSON; keeps the result in a file under --results-dir.
@@ -40,15 +40,15 @@ class Http(Bench, ServiceSettings):
 
     limitations = LIMITATIONS
     examples = (
-        "distillery-bench http --executor inprocess,workers --against litserve-first-example",
-        "distillery-bench http --url http://127.0.0.1:8000 --body json,png --connections 1",
+        "distillery-bench http --executor inprocess --against litserve-first-example",
+        "distillery-bench http --url http://127.0.0.1:8000 --body json --connections 1",
     )
 
     body: list[BodyKind] = Field(
         ["json", "png", "binary-64"], description="request bodies: one image, one image, 64 images"
     )
     connections: list[PositiveInt] = Field([1, 16], description="concurrent requests")
-    against: list[str] = Field(
+    against: Annotated[list[str], Metavar("PEER,...")] = Field(
         [], description=f"other systems to measure in the same rounds: {', '.join(peer_names())}"
     )
     against_model: str = Field("student", description="model that the other systems serve")

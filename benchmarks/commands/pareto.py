@@ -31,7 +31,7 @@ BATCHES = (1, 64)
 
 
 class Pareto(SeedsBench):
-    """Measure errors against session latency and file size: widths × precision × with and without distillation.
+    """Measure test errors against latency and file size, over network widths.
 
     Prints a table and, last, one line of JSON; keeps the result in a file under --results-dir. The recipe `best` with
     five seeds takes hours on 2 cores.
@@ -152,5 +152,5 @@ def distilled_against_control(recipe: str, runs: Sequence[SeedRun]) -> dict[str,
     return {
         name: paired_over_seeds([(run.wrong(name + ALONE), run.wrong(name)) for run in runs])
         for name, model in read_recipe(recipe).models.items()
-        if model.distillation and model.alone
+        if model.distillation and model.control
     }

@@ -1,127 +1,112 @@
-"""`distillery-bench peers`: our service and every system of `benchmarks/peers`, with the same model, in one run.
+"""`distillery-bench peers`: our service and the systems of `benchmarks/peers`, with the same model."""
 
-distillery-bench peers
-distillery-bench peers --peers bare-asgi,tick-batching --rounds 3
-"""
-
-import json
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from pydantic import Field, PositiveFloat, PositiveInt
-from rich.console import Console
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
 
-from benchmarks.commands.bench import progress_bar
+from benchmarks.commands.bench import Bench, progress_bar
 from benchmarks.commands.http import LIMITATIONS
 from benchmarks.load.http import cases_of, measure_http
 from benchmarks.load.run import Tool, choose_tool, describe_tool
 from benchmarks.load.workloads import Workload, check_answers, service_workload
-from benchmarks.report.peers_tables import compare_with_ours, peers_tables
-from benchmarks.results.files import RESULTS, warn_if_busy, write_result
 from benchmarks.results.models import model_facts, select_models
+from benchmarks.results.ratio import Ratio
 from benchmarks.systems.peer import Peer, load_peer, peer_names
 from benchmarks.systems.peer_environments import ENVIRONMENTS, peer_environment, versions_in
 from benchmarks.systems.processes import ServerProcess
 from benchmarks.systems.servers import Executor, running_peer, service_process
-from distillery import Command
 from distillery.machine import usable_cores
 from serving.model.repository import ModelEntry
 
 OURS = {"inprocess": "Distillery", "workers": "Distillery, --executor workers"}
 """Titles of our own service, by executor."""
 SETTLE_S = 0.5
-"""What a system wants to do after it was paused (heartbeats, timers that are due), it does in this time."""
+"""Time after a pause for heartbeats and overdue timers."""
 IDLE_S = 3.0
-"""So long is looked at what a system does when nobody asks it anything."""
-PEER_LIMITATIONS = (
-    *LIMITATIONS,
-    "one model that answers in a tenth of a millisecond: what the frameworks are made for besides (large models, "
-    "GPUs, clusters) is not measured",
-    "one image a request, as JSON, in the form that each system documents; bodies and answers differ by that form",
-    "all systems but the one having its turn are stopped (SIGSTOP), since idle ones would take its cores",
-)
+"""Duration of the measurement of idle CPU time."""
 
 
-class PeersBench(Command):
-    """Measure our service and other systems over HTTP: one image as JSON, the same model, in turns.
+class Peers(Bench):
+    """Compare our service with other systems over HTTP: one image as JSON, the same model.
 
-    Each system runs in a virtual environment of its own, made when it is first wanted. Before anything is timed
-    its answers are compared with those of an onnxruntime session. A system that cannot be installed, does not
-    start or answers wrongly fails the command: leave it out with --peers. Prints a table and, last, one line of
-    JSON; keeps everything in a file under --results-dir.
+    Each system runs in a virtual environment of its own, created on first use. Before anything is timed, its answers
+    are compared with onnxruntime's. A system that cannot be installed, does not start or answers wrongly fails the
+    command: leave it out with --peers. Prints tables and, last, one line of JSON; keeps the result in a file under
+    --results-dir.
     """
 
-    models_dir: Path = Field(Path("models"), description="the model repository")
-    model: str = Field("student", description="the model that all of them are given")
+    limitations = (
+        *LIMITATIONS,
+        "one model that answers in a tenth of a millisecond: what the frameworks are made for besides (large models, "
+        "GPUs, clusters) is not measured",
+        "one image per request, as JSON, in the form that each system documents; bodies and answers differ in form",
+        "all systems but the one under load are stopped (SIGSTOP), since idle ones would use its cores",
+    )
+    examples: ClassVar[tuple[str, ...]] = (
+        "distillery-bench peers",
+        "distillery-bench peers --peers mosec,bare-asgi --executor inprocess --connections 16",
+    )
+
+    models_dir: Path = Field(Path("models"), description="model repository")
+    model: str = Field("student", description="model that all systems serve")
     peers: list[str] = Field(
-        [], description=f"systems to measure, all of them by default: {', '.join(peer_names())}"
+        [], description=f"systems to measure: {', '.join(peer_names())}; all of them by default"
     )
     executor: list[Executor] = Field(
-        ["inprocess", "workers"], description="executors to start our service with; the first is compared"
+        ["inprocess", "workers"],
+        description="executors to start our service with; ratios are those of the first",
     )
     processes: PositiveInt | None = Field(
-        None, description="processes of each system, where it has such a setting; as many as cores by default"
+        None, description="processes per system, where it has such a setting; one per core by default"
     )
-    connections: list[PositiveInt] = Field([1, 16], description="requests under way at any moment")
-    seconds: PositiveFloat = Field(2.0, description="length of a turn; whole seconds with wrk")
-    rounds: PositiveInt = Field(5, description="how often each case has its turn")
-    tool: Tool = Field("auto", description="load generator: wrk where it is installed, or our own in Python")
-    environments_dir: Path = Field(ENVIRONMENTS, description="where the virtual environments are kept")
-    results_dir: Path = Field(RESULTS, description="where the result is kept")
+    connections: list[PositiveInt] = Field([1, 16], description="concurrent requests")
+    seconds: PositiveFloat = Field(2.0, description="seconds per system and round; whole seconds with wrk")
+    rounds: PositiveInt = Field(5, description="rounds; each measures every system once")
+    tool: Tool = Field("auto", description="load generator; auto is wrk where it is installed, else python")
+    environments_dir: Path = Field(ENVIRONMENTS, description="folder of the virtual environments")
 
-    def run(self) -> None:
-        warn_if_busy()
+    def measure(self) -> dict[str, Any]:
         tool = choose_tool(self.tool)
         model = select_models(self.models_dir, [self.model])[self.model]
         peers = [load_peer(name) for name in self.peers or peer_names()]
         pythons = [peer_environment(peer, self.environments_dir) for peer in peers]
+        rows: list[dict[str, Any]] = []
         with ExitStack() as stack:
             entrants = [self._start_ours(stack, executor, model) for executor in self.executor]
-            entrants += [
-                self._start_peer(stack, peer, python, model)
-                for peer, python in zip(peers, pythons, strict=True)
-            ]
+            for peer, python in zip(peers, pythons, strict=True):
+                entrants.append(self._start_peer(stack, peer, python, model))
             servers = {entrant.workload.server: entrant.server for entrant in entrants}
-            rows = []
-            with progress_bar() as progress:
-                total = len(entrants) * len(self.connections) * self.rounds
-                task = progress.add_task("measuring", total=total)
-                # All rounds of one number of connections before the next: BentoML batches by what it saw in the
-                # last seconds, and one connection right after 16 would wait several times as long.
-                for connections in self.connections:
-                    rows += measure_http(
-                        cases_of([entrant.workload for entrant in entrants], [connections]),
-                        rounds=self.rounds,
-                        seconds=self.seconds,
-                        tool=tool,
-                        progress=lambda case: progress.update(
-                            task, advance=1, description=case.workload.server
-                        ),
-                        during=lambda case: _turn_of(servers[case.workload.server]),
-                    )
+            progress = stack.enter_context(progress_bar())
+            total = len(entrants) * len(self.connections) * self.rounds
+            task = progress.add_task("measuring", total=total)
+            # All rounds of one number of connections before the next: BentoML adapts its batches to the last
+            # seconds, and one connection right after 16 would wait several times as long.
+            for connections in self.connections:
+                rows += measure_http(
+                    cases_of([entrant.workload for entrant in entrants], [connections]),
+                    rounds=self.rounds,
+                    seconds=self.seconds,
+                    tool=tool,
+                    progress=lambda case: progress.update(task, advance=1, description=case.workload.server),
+                    during=lambda case: _resumed(servers[case.workload.server]),
+                )
             facts = [entrant.facts() for entrant in entrants]
-        data: dict[str, Any] = {
+        return {
             "models": model_facts({self.model: model}),
             "generator": describe_tool(tool),
             "rounds": self.rounds,
             "processes": self._processes,
-            "limitations": PEER_LIMITATIONS,
             "servers": facts,
-            "rows": [row | compare_with_ours(row, rows) for row in rows],
+            "rows": [row | {"ours": ours_by(row, rows).as_json()} for row in rows],
         }
-        path = write_result("peers", data, folder=self.results_dir)
-        Console().print(
-            f"the same model, load by {tool}, medians of {self.rounds} rounds in turns", *peers_tables(data)
-        )
-        for limitation in PEER_LIMITATIONS:
-            print(f"- {limitation}")
-        kept = [name for name in data["rows"][0] if name not in ("rounds", "histogram")]
-        short = [{name: row[name] for name in kept} for row in data["rows"]]
-        print(json.dumps({"result": str(path), "rows": short}))
 
     @property
     def _processes(self) -> int:
@@ -139,10 +124,20 @@ class PeersBench(Command):
         workload = peer.workload(server.url, model.name)
         return _entrant(peer.title, versions, server, workload, model.path)
 
+    def tables(self, data: dict[str, Any]) -> Iterator[Table | str]:
+        yield f"the same model, load by {data['generator']}, medians of {data['rounds']} interleaved rounds"
+        facts = {fact["server"]: fact for fact in data["servers"]}
+        for connections, rows in groupby(data["rows"], key=lambda row: row["connections"]):
+            yield _table(connections, list(rows), facts)
+        yield (
+            "ours = our requests/s by the system's, taken within each round: median (90 % interval by the sign test); "
+            "≈ = undecided"
+        )
+
 
 @dataclass(frozen=True)
 class _Entrant:
-    """A system that runs, answers rightly, and is paused until its turn."""
+    """A running system whose answers were checked; paused except under load."""
 
     title: str
     versions: dict[str, str]
@@ -151,7 +146,7 @@ class _Entrant:
     idle_cpu: float
 
     def facts(self) -> dict[str, Any]:
-        """Return what a result file keeps of a system besides its rows."""
+        """Return what a result keeps of a system besides its rows."""
         return {
             "server": self.workload.server,
             "title": self.title,
@@ -166,7 +161,7 @@ class _Entrant:
 def _entrant(
     title: str, versions: dict[str, str], server: ServerProcess, workload: Workload, model_path: Path
 ) -> _Entrant:
-    """Check the answers, look at the system idle, and pause it."""
+    """Check the answers, measure the idle CPU time, and pause the system."""
     check_answers(workload, model_path)
     idle_cpu = server.cpu_of_a_core(IDLE_S)
     server.pause()
@@ -174,11 +169,11 @@ def _entrant(
 
 
 @contextmanager
-def _turn_of(server: ServerProcess) -> Iterator[None]:
-    """Continue a paused system for as long as this lasts.
+def _resumed(server: ServerProcess) -> Iterator[None]:
+    """Resume a paused system in the context.
 
-    All systems are up at once, so that they can take turns. Idle, most of them take less than a hundredth of a
-    core, but Ray an eighth to a fifth: whatever would run beside it, would be measured on fewer cores.
+    All systems run at once so that rounds can be interleaved. Most use less than a hundredth of a core when idle, but
+    Ray an eighth to a fifth, which any system measured meanwhile would lose.
     """
     server.resume()
     time.sleep(SETTLE_S)
@@ -186,3 +181,33 @@ def _turn_of(server: ServerProcess) -> Iterator[None]:
         yield
     finally:
         server.pause()
+
+
+def ours_by(row: dict[str, Any], rows: list[dict[str, Any]]) -> Ratio:
+    """Compare our requests/s, those of the first row's server, with the row's at as many connections."""
+    ours = next(
+        other
+        for other in rows
+        if other["server"] == rows[0]["server"] and other["connections"] == row["connections"]
+    )
+    return Ratio.within_rounds(ours["rounds"]["requests_per_s"], row["rounds"]["requests_per_s"])
+
+
+def _table(connections: int, rows: list[dict[str, Any]], facts: dict[str, dict[str, Any]]) -> Table:
+    table = Table(
+        title=f"connections: {connections}", title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0)
+    )
+    for name in ("system", "req/s", "p50 ms", "p99 ms", "ours", "MiB", "idle"):
+        table.add_column(name, justify="left" if name == "system" else "right", no_wrap=True)
+    for row in rows:
+        fact = facts[row["server"]]
+        table.add_row(
+            row["server"],
+            f"{row['requests_per_s']:,.0f}",
+            f"{row['p50_ms']:.2f}",
+            f"{row['p99_ms']:.2f}",
+            "" if row["server"] == rows[0]["server"] else str(Ratio.from_json(row["ours"])),
+            f"{fact['memory_mib']:,.0f}",
+            f"{fact['idle_cpu_of_a_core']:.1%}",
+        )
+    return table

@@ -19,7 +19,7 @@ CASES = (("one connection", 1, ()), ("batched", 16, ()), ("one image a run", 16,
 
 
 class Profile(Bench, RepositorySettings):
-    """Measure the CPU time of a request by stage in one API process, with and without batching.
+    """Measure the CPU time of a request by stage, with and without batching.
 
     Prints a table and, last, one line of JSON; keeps the result in a file under --results-dir.
     """

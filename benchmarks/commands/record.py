@@ -15,7 +15,8 @@ from rich.console import RenderableType
 from benchmarks.commands.bench import Bench
 from benchmarks.errors import BenchmarkError
 from training.paper.reproduce import REPRODUCTION
-from training.recipe.files import find_recipe, read_recipe
+from training.recipe.files import read_recipe
+from training.recipe.inheritance import find_recipe
 from training.report.report import REPORT
 from training.runs.pipeline import jobs
 
@@ -23,7 +24,7 @@ FIGURES = ("errors", "errors_by_class", "confusion", "calibration", "fidelity", 
 
 
 class Record(Bench):
-    """Keep the report of a training run in a file under --results-dir, for the tables of the docs.
+    """Keep the report of a training run as a result file, for the docs.
 
     A run of `distillery-train reproduce` becomes a result of the kind reproduction, one of `distillery-train report` a
     result of the kind evidence.
@@ -78,11 +79,11 @@ def evidence_of(root: Path, names: Sequence[str]) -> dict[str, Any]:
 
 
 def _kept(report: dict[str, Any]) -> dict[str, Any]:
-    evidence, row = report["evidence"], report["models"][report["name"]]
+    metrics, row = report["metrics"], report["models"][report["name"]]
     return {
         "architecture": row["architecture"],
         "seed": row["seed"],
         "errors_over_seeds": row["errors_over_seeds"],
         "corrupted_accuracy": row["corrupted_accuracy"],
-        **{name: evidence[name] for name in (*FIGURES, "robustness_digits", "digits")},
+        **{name: metrics[name] for name in (*FIGURES, "robustness_digits", "digits")},
     }

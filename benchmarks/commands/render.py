@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from typing import Annotated
 
 from pydantic import Field
 
@@ -13,26 +14,25 @@ from benchmarks.report import (
     headline,
     paper,
     pareto,
+    peers,
     perf_analyzer,
     profile,
     results,
+    scenarios,
 )
 from benchmarks.report.figures import drawn_from
-from benchmarks.report.peers import peers_section
-from benchmarks.report.peers_figure import draw_peers
-from benchmarks.report.scenarios import scenarios_section
 from benchmarks.report.sections import Section, Source
 from benchmarks.results.files import RESULTS, latest, read_result
-from distillery import Command
+from distillery import Command, Metavar
 
 SECTIONS = (
     headline.SECTION,
     results.SECTION,
     accuracy.SECTION,
-    Section(name="peers", kinds=("peers",), to_markdown=peers_section, figure="peers.png", draw=draw_peers),
+    peers.SECTION,
     pareto.PARETO,
     evidence.SECTION,
-    Section(name="scenarios", kinds=("scenarios",), to_markdown=scenarios_section),
+    scenarios.SECTION,
     profile.SECTION,
     footprint.SECTION,
     perf_analyzer.SECTION,
@@ -46,7 +46,7 @@ COMMANDS = {
 
 
 class Render(Command):
-    """Write the tables and figures of README and docs from the newest results, between the markers of each section.
+    """Update the tables and figures of README and docs from the newest results.
 
     A section stands between markers such as <!-- results:begin --> and <!-- results:end -->.
     """
@@ -63,7 +63,7 @@ class Render(Command):
         ],
         description="documents with markers",
     )
-    figures: Path = Field(Path("docs"), description="folder of the figures")
+    figures: Annotated[Path, Metavar("DIR")] = Field(Path("docs"), description="folder of the figures")
     check: bool = Field(False, description="change nothing; fail when a document or a figure is out of date")
     results_dir: Path = Field(RESULTS, description="folder of the result files")
 

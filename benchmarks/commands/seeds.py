@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from pydantic import Field
 from torch import Tensor
 
 from benchmarks.commands.bench import Bench, DataSettings
 from benchmarks.errors import BenchmarkError
 from serving.model.repository import Manifest, load_repository
+from training.evaluation.metrics import error_mask
 from training.recipe.files import read_recipe
 from training.runs.pipeline import jobs
 
@@ -33,10 +33,7 @@ class SeedRun:
 
     def wrong(self, name: str) -> Tensor:
         """Return `bool [N]`: the test digits that the trained model `name` classifies wrongly."""
-        model = self.evaluation[name]
-        wrong = torch.zeros(sum(map(sum, model["confusion"])), dtype=torch.bool)
-        wrong[[mistake["index"] for mistake in model["mistakes"]]] = True
-        return wrong
+        return error_mask(self.evaluation[name])
 
 
 class SeedsBench(Bench, DataSettings):

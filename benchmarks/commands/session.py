@@ -19,6 +19,11 @@ class Session(Bench, RepositorySettings):
     Prints a table and, last, one line of JSON; keeps the result in a file under --results-dir.
     """
 
+    examples = (
+        "distillery-bench session",
+        "distillery-bench session --models teacher,student --threads 1,2 --batches 1",
+    )
+
     threads: list[PositiveInt] = Field([1], description="intra-op threads of a session")
     batches: list[PositiveInt] = Field([1, 64], description="images per run")
     rounds: PositiveInt = Field(9, description="rounds; each measures every case once")

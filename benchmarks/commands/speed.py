@@ -33,7 +33,7 @@ LEGEND = (
 
 
 class Speed(Bench):
-    """Measure training: images per second of each network, against the bare matrix products and by variant.
+    """Measure training speed per network and variant, in images per second.
 
     One thread, in the default precision of the device; then the other precision, all cores, and torch.compile. Prints a
     table and, last, one line of JSON; keeps the result in a file under --results-dir.

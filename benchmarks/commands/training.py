@@ -23,7 +23,7 @@ from training.recipe.schema import Distillation, Model, Recipe
 
 
 class Training(Bench, DataSettings):
-    """Measure training against the notebook's own loop: seconds per epoch, and the time to accuracy.
+    """Compare training with the notebook's loop: epoch time, time to accuracy.
 
     An epoch is one pass over the 55,000 training digits at the notebook's batch size without validation, measured on a
     part of them. Time to accuracy: the digits are read, a teacher is trained, and a student is distilled until it has

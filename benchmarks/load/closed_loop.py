@@ -28,7 +28,7 @@ def closed_loop(
     for connection in pool.connections:
         pool.begin(connection, next(endless))
     while now < start + seconds:
-        for connection, status in pool.answered(PATIENCE_S):
+        for connection, status in pool.responses(PATIENCE_S):
             last = time.perf_counter()
             microseconds[round((last - connection.started) * 1e6)] += 1
             refused += status != 200

@@ -1,6 +1,6 @@
-"""The connections of a load generator: bare sockets and epoll.
+"""Connections of the load generators in Python: HTTP/1.1 over plain sockets and epoll.
 
-A client that costs more than the service measures itself.
+A client library costs more CPU time per request than the service, and would measure itself.
 """
 
 import select
@@ -9,11 +9,11 @@ import time
 from collections.abc import Iterator
 
 PATIENCE_S = 10
-"""Nothing at all came for so long: the server hangs."""
+"""Without any response for this long, the server hangs."""
 
 
 class Connection:
-    """One keep-alive HTTP/1.1 connection with at most one request under way."""
+    """One keep-alive HTTP/1.1 connection with at most one request in flight."""
 
     def __init__(self, host: str, port: int) -> None:
         self.socket = socket.create_connection((host, port), PATIENCE_S)
@@ -22,8 +22,6 @@ class Connection:
         self.unsent = memoryview(b"")
         self.received = b""
         self.started = 0.0
-        self.query = 0
-        """Which of the generator's queries is under way."""
 
     def begin(self, request: bytes) -> None:
         """Start the clock and send as much as the socket takes."""
@@ -40,7 +38,7 @@ class Connection:
             return
 
     def receive(self) -> int | None:
-        """Read what has come and return the status once the answer is complete."""
+        """Read available bytes; return the status once the response is complete, else None."""
         part = self.socket.recv(1 << 16)
         if not part:
             raise ConnectionError("the server closed the connection")
@@ -52,7 +50,7 @@ class Connection:
 
 
 class Pool:
-    """Connections to one server, and what happens on them."""
+    """Connections to one server."""
 
     def __init__(self, host: str, port: int, connections: int) -> None:
         self.poll = select.epoll()
@@ -64,17 +62,17 @@ class Pool:
 
     @property
     def connections(self) -> list[Connection]:
-        """All of them."""
+        """All connections, idle and in flight."""
         return list(self.by_descriptor.values())
 
     def begin(self, connection: Connection, request: bytes) -> None:
-        """Send a request; what the socket does not take now follows when it can."""
+        """Send a request; `responses` sends what the socket does not accept yet."""
         connection.begin(request)
         if connection.unsent:
             self.poll.modify(connection.socket, select.EPOLLIN | select.EPOLLOUT)
 
-    def answered(self, timeout: float) -> Iterator[tuple[Connection, int]]:
-        """Wait up to `timeout` seconds; yield each connection whose answer is complete, and its status."""
+    def responses(self, timeout: float) -> Iterator[tuple[Connection, int]]:
+        """Wait up to `timeout` seconds for events; yield each connection with a complete response, and its status."""
         for descriptor, event in self.poll.poll(timeout):
             connection = self.by_descriptor[descriptor]
             if event & select.EPOLLOUT:
@@ -85,7 +83,7 @@ class Pool:
                 yield connection, status
 
     def close(self) -> None:
-        """Close all of them, whatever is under way."""
+        """Close all connections, with requests in flight or not."""
         for connection in self.by_descriptor.values():
             connection.socket.close()
         self.poll.close()
@@ -95,5 +93,5 @@ def _content_length(head: bytes) -> int:
     lowered = head.lower()
     start = lowered.find(b"\r\ncontent-length:")
     if start < 0:
-        raise ConnectionError(f"the answer has no Content-Length: {head[:200]!r}")
+        raise ConnectionError(f"the response has no Content-Length: {head[:200]!r}")
     return int(lowered[start + 17 :].split(b"\r\n", 1)[0])

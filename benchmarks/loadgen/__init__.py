@@ -1,1 +1,4 @@
-"""MLPerf LoadGen's scenarios. `scenarios` is the way in, `bench` the command."""
+"""MLPerf LoadGen's scenarios: `run` starts LoadGen, `session` and `served` are the systems under test.
+
+`scenarios` runs the four of them and makes the rows of a result; the command is `distillery-bench scenarios`.
+"""

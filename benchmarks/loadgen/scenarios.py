@@ -1,67 +1,83 @@
-"""LoadGen's four scenarios, for any system under test.
+"""MLPerf LoadGen's four scenarios, interleaved over the systems under test.
 
-| scenario | a query | the next one | figure |
+| scenario | samples per query | next query | figure |
 | --- | --- | --- | --- |
-| SingleStream | 1 sample | when the last was answered | p90 latency |
-| MultiStream | 8 samples | when the last was answered | p99 latency |
-| Server | 1 sample | Poisson arrivals | the highest rate that keeps p99 within the bound |
-| Offline | all samples | there is one | samples/s |
+| SingleStream | 1 | after the answer to the last | p90 latency |
+| MultiStream | 8 | after the answer to the last | p99 latency |
+| Server | 1 | Poisson arrivals | highest rate of a valid run |
+| Offline | all | none | samples/s |
 
-Kept of LoadGen's rules (MLPerf Inference Rules, github.com/mlcommons/inference_policies; loadgen/mlperf.conf):
-the sample library is loaded before the clock starts; schedule and samples come from a seed; warm-up is not
-counted; a run has a least duration and a least number of queries (662 for a p99, 64 for a p90, 24,576 samples
-offline); a latency counts from the time a query was scheduled; accuracy is checked first, in a run of its own;
-a percentile is stated with what the number of queries is worth (early stopping); the Server rate is found by
-bisection and confirmed by further runs.
+Every query is issued and timed by LoadGen. A round runs each system once; a figure is the median over the rounds.
+In Server a round is a search over LoadGen runs, valid when p99 is within the bound with early stopping's confidence.
+LoadGen's own search (`FindPeakPerformance`) bisects down to 0.1 queries/s, some 25 runs, and takes one pause of the
+machine for the limit.
 
-Not kept: a run lasts seconds, not ten minutes; random numbers are NumPy's PCG64, not mt19937; the library is our
-100 digits; two runs confirm the Server rate, not five. So these figures are no MLPerf results and are not
-comparable with any; only the vocabulary and the method are LoadGen's.
+Runs last seconds instead of MLPerf's ten minutes and the sample library has 100 digits, so the figures are no MLPerf
+results.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from functools import partial
+from dataclasses import asdict, dataclass
+from itertools import count
+from math import sqrt
 from statistics import median
-from typing import Any, Literal
+from typing import Any
 
 from benchmarks.errors import BenchmarkError
-from benchmarks.load.latency import Latencies
+from benchmarks.load.interleave import interleave
 from benchmarks.load.sessions import REFERENCE
-from benchmarks.loadgen.early_stopping import estimate, least_queries
-from benchmarks.loadgen.server_search import PERCENTILE, Search, Settings
-from benchmarks.loadgen.systems import System
+from benchmarks.loadgen.run import Outcome, Scenario, System, run_loadgen
+from benchmarks.results.ratio import Ratio
 
-Scenario = Literal["SingleStream", "MultiStream", "Server", "Offline"]
 Row = dict[str, Any]
 
-STREAMS = {"SingleStream": (1, 0.90), "MultiStream": (8, 0.99)}
-"""Samples a query, and the percentile that is the figure."""
 METRICS: dict[Scenario, tuple[str, str]] = {
     "SingleStream": ("90th percentile latency", "ms"),
     "MultiStream": ("99th percentile latency", "ms"),
     "Server": ("scheduled samples per second", "queries/s"),
     "Offline": ("samples per second", "images/s"),
 }
-"""What LoadGen calls the figure, and its unit."""
-GUESS = 4
-"""Times the rate of one stream: rather too high than too low, for a run that fails is soon over."""
+"""LoadGen's name of the figure, and its unit."""
+MIN_QUERIES = {"SingleStream": 64, "MultiStream": 662, "Server": 662}
+"""The fewest queries with which early stopping allows one above the percentile (MLPerf Inference Rules)."""
+MIN_RATE = 66.2
+"""Queries/s: at a lower rate the fewest queries take longer than 10 s."""
+WARM_UP_S = 0.1
+MIN_LATENCY_NS = 20_000
+"""Estimate of a latency, from below; LoadGen generates as many queries as would fit before the run."""
+PRECISION = 0.05
+TRIES = 2
+"""Runs that must fail before a rate does: one pause of the machine is not the system's limit."""
+GENERATOR_CPU = 0.9
+"""Above this part of a core, the generator limits the rate: it runs Python, one thread at a time."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Rules:
-    """How long everything takes, and where its random numbers come from."""
+    """Length and number of the runs."""
 
-    seconds: float = 2.0
-    """Of SingleStream, MultiStream and Offline, all rounds together; at least."""
-    rounds: int = 2
-    """How often the models have their turn, but for Server."""
+    seconds: float = 1.0
+    """Minimum duration of a run."""
+    rounds: int = 5
     samples: int = 24_576
-    """Offline, all rounds together; at least."""
+    """Minimum number of samples of an Offline run."""
+    bound_ms: float = 10.0
+    """Server: maximum p99 latency. LoadGen's default."""
     longest_s: float = 30.0
-    """However few queries were answered by then, a run ends."""
-    search: Settings = field(default_factory=Settings)
+    """Maximum duration of a run."""
     seed: int = 0
+    """Of the first run; every following run of a system uses the next one."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Round:
+    """The figure of a scenario in one round, and the run that it comes from."""
+
+    figure: float | None
+    """None in Server when the bound is exceeded at every rate."""
+    outcome: Outcome
+    limited_by: str = "system"
+    search: Sequence[dict[str, Any]] = ()
 
 
 def run_scenario(
@@ -70,123 +86,184 @@ def run_scenario(
     rules: Rules,
     progress: Callable[[str], None] = lambda _: None,
 ) -> list[Row]:
-    """Run one scenario over the systems, in turns where it has rounds; return a row for each.
+    """Run one scenario over the systems in interleaved rounds; return a row for each.
 
-    A row has `system`, `model`, `scenario`, `metric`, `unit`, `figure` (None where none was reached),
-    `samples_per_query`, `queries`, `p50_ms`, `p90_ms`, `p99_ms` and their `histogram`, and `ratio`: how many times
-    better the figure is than that of the reference model (None without one). Server adds what `_server` says.
+    A row has `system`, `model`, `scenario`, `metric`, `unit`, `figure` (None when no rate was valid), `ratio` (the
+    improvement over the reference model, `Ratio.as_json`; None without one), `queries` of all
+    rounds, `p50_ms`, `p90_ms` and `p99_ms` (medians) and `rounds`. Server adds `bound_ms`, `limited_by` and the
+    `search` of every round. Raises `BenchmarkError` when a query fails, or is rejected outside of Server.
     """
-    measure = {"Server": _server, "Offline": _offline}.get(scenario, _stream)
-    found = measure(scenario, systems, rules, progress)
-    figures = {system.model: row["figure"] for system, row in zip(systems, found, strict=True)}
-    metric, unit = METRICS[scenario]
-    rows = []
-    for system, row in zip(systems, found, strict=True):
-        ratio = _ratio(row["figure"], figures.get(REFERENCE), less_is_better=unit == "ms")
-        named = {"system": system.name, "model": system.model, "scenario": scenario}
-        rows.append({**named, "metric": metric, "unit": unit, "ratio": ratio, **row})
-    return rows
+    measured: list[list[Round]] = [[] for _ in systems]
+    runners = [_Runner(system, scenario, rules, progress) for system in systems]
+    for index in interleave(len(systems), rules.rounds):
+        measured[index].append(runners[index].round())
+    figures = {system.model: _figures(rounds) for system, rounds in zip(systems, measured, strict=True)}
+    return [
+        _row(scenario, system, rounds, rules, None if system.model == REFERENCE else figures.get(REFERENCE))
+        for system, rounds in zip(systems, measured, strict=True)
+    ]
 
 
-def _stream(
-    scenario: str, systems: Sequence[System], rules: Rules, progress: Callable[[str], None]
-) -> list[Row]:
-    samples, percentile = STREAMS[scenario]
-    least = least_queries(PERCENTILE)
-    pooled: list[list[Latencies]] = [[] for _ in systems]
-    for _ in range(rules.rounds):
-        for system, parts in zip(systems, pooled, strict=True):
-            progress(f"{scenario} {system.model}")
-            parts.append(system.stream(samples, rules.seconds / rules.rounds))
-    for system, parts in zip(systems, pooled, strict=True):
-        seconds = 0.0
-        while sum(part.total for part in parts) < least and seconds < rules.longest_s:
-            parts.append(system.stream(samples, rules.seconds))
-            seconds += rules.seconds
-    return [_stream_row(Latencies.merge(parts), samples, percentile) for parts in pooled]
+class _Runner:
+    """One system in one scenario, round after round."""
 
+    def __init__(
+        self, system: System, scenario: Scenario, rules: Rules, progress: Callable[[str], None]
+    ) -> None:
+        self._system, self._scenario, self._rules, self._progress = system, scenario, rules, progress
+        self._seeds = count(rules.seed)
+        self._rate = 0.0
+        """Of the last round of Server or Offline."""
 
-def _stream_row(latencies: Latencies, samples: int, percentile: float) -> Row:
-    worth = estimate(latencies, percentile)
-    return {
-        "figure": round(latencies.quantile(percentile) / 1e3, 4),
-        "early_stopping_ms": None if worth is None else round(worth / 1e3, 4),
-        **_counted(latencies, samples),
-    }
+    def round(self) -> Round:
+        """Measure once."""
+        self._progress(f"{self._scenario} {self._system.model}")
+        if self._scenario == "Server":
+            return self._server()
+        return self._offline() if self._scenario == "Offline" else self._stream(self._scenario)
 
+    def _stream(self, scenario: Scenario) -> Round:
+        name = "single_stream" if scenario == "SingleStream" else "multi_stream"
+        expected = f"{name}_expected_latency_ns"
+        warm = self._run(scenario, {expected: MIN_LATENCY_NS}, seconds=WARM_UP_S)
+        outcome = self._run(scenario, {expected: max(MIN_LATENCY_NS, round(warm.p50_ms * 1e6 / 2))})
+        return Round(figure=outcome.p90_ms if scenario == "SingleStream" else outcome.p99_ms, outcome=outcome)
 
-def _server(_: str, systems: Sequence[System], rules: Rules, progress: Callable[[str], None]) -> list[Row]:
-    """Search system by system.
+    def _offline(self) -> Round:
+        if not self._rate:
+            self._rate = self._offline_run(self._rules.samples / 8).samples_per_s or 0
+        outcome = self._offline_run(max(self._rules.samples, self._rate * self._rules.seconds))
+        self._rate = outcome.samples_per_s or 0
+        return Round(figure=outcome.samples_per_s, outcome=outcome)
 
-    A row adds `bound_ms`, `limited_by`, `late_p99_ms` and `busy` (of the generator, in the confirming runs), and
-    the `search`; its percentiles are those of the confirming runs.
-    """
-    rows = []
-    for system in systems:
-        alone = system.stream(1, rules.seconds / rules.rounds).quantile(0.5)
-        say = partial(_say_rate, progress, system.model)
-        search = Search(system.serve, rules.search, seed=rules.seed, progress=say)
-        outcome = search.run(GUESS * 1e6 / alone)
-        row: Row = {
-            "figure": outcome.rate and round(outcome.rate, 1),
-            "bound_ms": rules.search.bound_ms,
-            "limited_by": outcome.limited_by,
-            "search": outcome.trace,
+    def _offline_run(self, samples: float) -> Outcome:
+        # LoadGen issues a tenth more samples, so that a run somewhat faster than expected is long enough.
+        return self._run("Offline", {"offline_expected_qps": samples / self._rules.seconds})
+
+    def _server(self) -> Round:
+        trace: list[dict[str, Any]] = []
+        outcomes: dict[float, Outcome] = {}
+
+        def passes(rate: float) -> bool:
+            for _ in range(TRIES):
+                seed = next(self._seeds)
+                self._progress(f"Server {self._system.model} {rate:,.0f}/s")
+                outcomes[rate] = outcome = self._run_at(rate, seed)
+                trace.append({"rate": round(rate, 1), "seed": seed, **asdict(outcome)})
+                if outcome.valid:
+                    return True
+            return False
+
+        first = not self._rate
+        guess = 1e3 / self._stream("SingleStream").outcome.p50_ms if first else self._rate
+        rate = find_peak(passes, guess, floor=MIN_RATE, step=2 if first else 1.2)
+        self._rate = rate or guess
+        busy = max((run["cpu"] for run in trace if not run["valid"]), default=0)
+        return Round(
+            figure=rate and round(rate, 1),
+            outcome=outcomes[rate or min(outcomes)],
+            limited_by="generator" if self._system.separate and busy > GENERATOR_CPU else "system",
+            search=trace,
+        )
+
+    def _run_at(self, rate: float, seed: int) -> Outcome:
+        settings = {
+            "server_target_qps": rate,
+            "server_target_latency_ns": round(self._rules.bound_ms * 1e6),
+            "server_target_latency_percentile": 0.99,
+            "server_coalesce_queries": True,  # queries that are due together are issued together
         }
-        if outcome.confirmed:
-            last = outcome.confirmed[-1]
-            latencies = Latencies.merge(run.latencies for run in outcome.confirmed)
-            row |= {"late_p99_ms": last.late_p99_ms, "busy": last.busy, **_counted(latencies, 1)}
-        rows.append(row)
-    return rows
+        return self._run("Server", settings, seed=seed)
+
+    def _run(
+        self,
+        scenario: Scenario,
+        settings: dict[str, Any],
+        *,
+        seconds: float | None = None,
+        seed: int | None = None,
+    ) -> Outcome:
+        durations = {
+            "min_duration_ms": round((seconds or self._rules.seconds) * 1e3),
+            "max_duration_ms": round(self._rules.longest_s * 1e3),
+            "min_query_count": MIN_QUERIES.get(scenario, 1),
+        }
+        seed = next(self._seeds) if seed is None else seed
+        outcome = run_loadgen(self._system, scenario, durations | settings, seed=seed)
+        if outcome.rejected and scenario != "Server":
+            raise BenchmarkError(
+                f"{self._system.name}, {self._system.model}, {scenario}: {outcome.rejected} samples were rejected, "
+                "expected 200 for every request"
+            )
+        return outcome
 
 
-def _offline(_: str, systems: Sequence[System], rules: Rules, progress: Callable[[str], None]) -> list[Row]:
-    rows = []
-    rates: list[list[float]] = [[] for _ in systems]
-    latencies: list[list[Latencies]] = [[] for _ in systems]
-    sizes = [_offline_size(system, rules) for system in systems]
-    size = 1
-    for number in range(rules.rounds):
-        for place, system in enumerate(systems):
-            progress(f"Offline {system.model}")
-            size, timeline = system.offline(sizes[place], rules.seed + number)
-            if timeline.refused or timeline.answered < timeline.queries:
-                raise BenchmarkError(
-                    f"{system.name}, {system.model}: of {timeline.queries} queries {timeline.answered} were answered, "
-                    f"{timeline.refused} of them refused; nothing was measured"
-                )
-            rates[place].append(timeline.queries * size / timeline.seconds)
-            latencies[place].append(timeline.latencies)
-    for found, parts in zip(rates, latencies, strict=True):
-        pooled = Latencies.merge(parts)
-        rounds = {"rounds": [round(rate, 1) for rate in found]}
-        rows.append({"figure": round(median(found), 1), **rounds, **_counted(pooled, size)})
-    return rows
+def find_peak(
+    passes: Callable[[float], bool], guess: float, *, floor: float, step: float = 2
+) -> float | None:
+    """Return the highest rate that passes, to 5 %; None when `floor` fails.
+
+    From `guess`, the rate is multiplied or divided by `step` until the limit lies between two rates, whose
+    geometric mean is then tried.
+    """
+    guess = max(guess, floor)
+    if passes(guess):
+        low = guess
+        while passes(low * step):
+            low *= step
+        high = low * step
+    else:
+        high = guess
+        while not passes(low := max(high / step, floor)):
+            if low == floor:
+                return None
+            high = low
+    while high / low > 1 + PRECISION:
+        middle = sqrt(low * high)
+        if passes(middle):
+            low = middle
+        else:
+            high = middle
+    return low
 
 
-def _offline_size(system: System, rules: Rules) -> int:
-    """Return how many samples a round needs for its part of the time, from a short run."""
-    least = -(-rules.samples // rules.rounds)
-    size, timeline = system.offline(max(1, least // 8), rules.seed)
-    rate = timeline.answered * size / timeline.seconds
-    return max(least, round(rate * rules.seconds / rules.rounds))
+def _figures(rounds: Sequence[Round]) -> list[float] | None:
+    figures = [one.figure for one in rounds if one.figure]
+    return figures if len(figures) == len(rounds) else None
 
 
-def _say_rate(progress: Callable[[str], None], model: str, rate: float) -> None:
-    progress(f"Server {model} {rate:,.0f}/s")
-
-
-def _counted(latencies: Latencies, samples: int) -> Row:
-    return {
-        "samples_per_query": samples,
-        "queries": latencies.total,
-        **latencies.quantiles("ms"),
-        "histogram": latencies.compact(),
+def _row(
+    scenario: Scenario, system: System, rounds: Sequence[Round], rules: Rules, reference: list[float] | None
+) -> Row:
+    metric, unit = METRICS[scenario]
+    figures = _figures(rounds)
+    ratio = None
+    if figures and reference:
+        ratio = Ratio.within_rounds(figures, reference, lower_is_better=unit == "ms").as_json()
+    outcomes = [one.outcome for one in rounds]
+    row: Row = {
+        "system": system.name,
+        "model": system.model,
+        "scenario": scenario,
+        "metric": metric,
+        "unit": unit,
+        "figure": median(figures) if figures else None,
+        "ratio": ratio,
+        "queries": sum(outcome.queries for outcome in outcomes),
+        **{
+            name: median(getattr(outcome, name) for outcome in outcomes)
+            for name in ("p50_ms", "p90_ms", "p99_ms")
+        },
+        "rounds": {
+            "figure": [one.figure for one in rounds],
+            "valid": [outcome.valid for outcome in outcomes],
+        },
     }
-
-
-def _ratio(figure: float | None, reference: float | None, *, less_is_better: bool) -> float | None:
-    if not figure or not reference:
-        return None
-    return round(reference / figure if less_is_better else figure / reference, 3)
+    if scenario == "Server":
+        generator = any(one.limited_by == "generator" for one in rounds)
+        row |= {
+            "bound_ms": rules.bound_ms,
+            "limited_by": "generator" if generator else "system",
+            "search": [list(one.search) for one in rounds],
+        }
+    return row

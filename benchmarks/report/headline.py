@@ -53,8 +53,8 @@ def headline_section(sources: Sources, _: str) -> str:
     seeds = len(accuracy["test_errors"][REFERENCE]["values"])
     note = (
         f"Errors: mean ± 95 % interval of {seeds} seeds, recipe `{accuracy['recipe']}`. One 28 × 28 image as JSON; "
-        f"latency at one connection, throughput at {teacher['connections']}; service and load generator on {machine['cores']} "
-        f"cores ({machine['cpu']}). Gain: of the int8 student. {LEGEND}. Results: {links}."
+        f"latency at one connection, throughput at {teacher['connections']}; service and load generator on "
+        f"{machine['cores']} cores ({machine['cpu']}). Gain: of the int8 student. {LEGEND}. Results: {links}."
     )
     return f"{table(lines)}\n\n{note}"
 

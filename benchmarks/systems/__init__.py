@@ -1,1 +1,1 @@
-"""The systems measured: our service and the peers, each in processes of its own."""
+"""The systems under test: our service and the peers, each in its own processes."""

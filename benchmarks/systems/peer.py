@@ -1,4 +1,4 @@
-"""Another system that answers with one of our models, as `benchmarks/peers/<name>/peer.toml` declares it.
+"""A peer: another system that serves one of our models, as declared in `benchmarks/peers/<name>/peer.toml`.
 
     title = "bare ASGI + orjson + onnxruntime"
     command = ["python", "server.py", "{model}", "{port}", "{processes}"]
@@ -8,10 +8,10 @@
     answer = "probabilities"
     packages = ["uvicorn", "orjson"]
 
-`command` runs in the folder, with the programs of the system's own environment found first. It and the values of
-`[environment]` may name {model}, {port}, {processes}, {scratch} (a folder for its files) and any {..._port}
-(another free port). `body` is JSON with {image}, 28 rows of 28 integers, or {pixels}, 784 of them; `answer` is the
-dotted path to the 10 probabilities.
+`command` runs in the peer's folder, with its virtual environment first in PATH. It and the values of `[environment]`
+may contain {model}, {port}, {processes}, {scratch} (a folder for temporary files) and any {..._port} (another free
+port). `body` is JSON with {image}, 28 rows of 28 integers, or {pixels}, 784 integers; `answer` is the dotted path to
+the 10 probabilities.
 """
 
 import json
@@ -26,16 +26,17 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from benchmarks.errors import BenchmarkError
 from benchmarks.load.digits import Images, load_digits
 from benchmarks.load.workloads import Workload, json_workload
+from distillery import unknown
 
 PEERS = Path(__file__).resolve().parents[1] / "peers"
 FILES = ("README.md", "peer.toml", "requirements.txt", "server.py")
-"""What every folder has, and nothing else."""
+"""The files of every folder."""
 _PLACEHOLDER = re.compile(r"\{(\w+)\}")
 _GIVEN = {"model", "port", "processes", "scratch"}
 
 
 class Peer(BaseModel):
-    """What there is to know of a system to run it, ask it and name it."""
+    """The declaration of a system: how to start it, send it a request and read its response."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -44,49 +45,49 @@ class Peer(BaseModel):
     command: list[str] = Field(min_length=1)
     environment: dict[str, str] = {}
     ready: str = Field(pattern="^/")
-    """Answers 200 to GET when the system does."""
+    """Path that responds with 200 to GET when the system is ready."""
     request: str = Field(pattern="^/")
     body: str
     answer: str
     packages: list[str] = Field(min_length=1)
-    """Whose versions are kept with the result."""
+    """Their versions are kept with the result."""
 
     @field_validator("body")
     @classmethod
     def _body_is_json_with_an_image(cls, body: str) -> str:
         if len(_IN_BODY.findall(body)) != 1:
-            raise ValueError("a body has {image} or {pixels}, once")
+            raise ValueError(f"expected {{image}} or {{pixels}} exactly once, found {body!r}")
         json.loads(_IN_BODY.sub("[]", body))
         return body
 
     @field_validator("command", "environment")
     @classmethod
     def _placeholders_are_known(cls, value: list[str] | dict[str, str]) -> list[str] | dict[str, str]:
-        unknown = [name for name in _names_in(value) if name not in _GIVEN and not name.endswith("_port")]
-        if unknown:
-            raise ValueError(f"unknown placeholders {unknown}; there are {sorted(_GIVEN)} and any ..._port")
+        other = [name for name in _names_in(value) if name not in _GIVEN and not name.endswith("_port")]
+        if other:
+            raise ValueError(f"unknown placeholders {other}; known: {sorted(_GIVEN)} and any ..._port")
         return value
 
     @property
     def name(self) -> str:
-        """As commands and results spell it: the folder's name with hyphens."""
+        """Name in commands and results: the folder's, with hyphens."""
         return self.folder.name.replace("_", "-")
 
     @property
     def placeholders(self) -> list[str]:
-        """What command and environment want to be told."""
+        """Placeholders in command and environment."""
         return _names_in(self.command) + _names_in(self.environment)
 
     def filled_command(self, values: Mapping[str, str]) -> list[str]:
-        """Return the command with the placeholders' values."""
+        """Return the command with its placeholders replaced."""
         return [_fill(argument, values) for argument in self.command]
 
     def filled_environment(self, values: Mapping[str, str]) -> dict[str, str]:
-        """Return the environment with the placeholders' values."""
+        """Return the environment with its placeholders replaced."""
         return {name: _fill(value, values) for name, value in self.environment.items()}
 
     def workload(self, url: str, model: str, images: Images | None = None) -> Workload:
-        """Prepare requests of one image each to the system at `url`, those of `load/digits.png` by default."""
+        """Prepare one request per image (default: those of `load/digits.png`) to the system at `url`."""
         digits = load_digits() if images is None else images
         bodies = [self._fill_body(digit) for digit in digits]
         target = f"{url.rstrip('/')}{self.request}"
@@ -95,17 +96,17 @@ class Peer(BaseModel):
         )
 
     def _fill_body(self, digit: Images) -> bytes:
-        shown = digit if "{image}" in self.body else digit.ravel()
-        return _IN_BODY.sub(json.dumps(shown.tolist(), separators=(",", ":")), self.body).encode()
+        pixels = digit if "{image}" in self.body else digit.ravel()
+        return _IN_BODY.sub(json.dumps(pixels.tolist(), separators=(",", ":")), self.body).encode()
 
     def _read_answer(self, document: Any) -> list[Any]:
-        """Follow the dotted path: numbers are places in a list, anything else a key."""
+        """Follow the dotted path: a step is an index in a list, a key in an object."""
         for step in self.answer.split("."):
             try:
                 document = document[int(step) if isinstance(document, list) else step]
             except (LookupError, TypeError, ValueError):
                 raise BenchmarkError(
-                    f"{self.name} answered {str(document)[:200]}, where there is no {step!r} of {self.answer!r}"
+                    f"{self.name}: no {step!r} of {self.answer!r} in the response {str(document)[:200]}"
                 ) from None
         return [document]
 
@@ -123,14 +124,14 @@ def _fill(text: str, values: Mapping[str, str]) -> str:
 
 
 def peer_names(folder: Path = PEERS) -> list[str]:
-    """Return the names of all systems, as `load_peer` takes them."""
+    """Return the names of all peers."""
     return sorted(path.parent.name.replace("_", "-") for path in folder.glob("*/peer.toml"))
 
 
 def load_peer(name: str, folder: Path = PEERS) -> Peer:
-    """Read one declaration. Raises `BenchmarkError` for an unknown name or a file that does not fit."""
+    """Read one declaration. Raises `BenchmarkError` for an unknown name or an invalid file."""
     if name not in peer_names(folder):
-        raise BenchmarkError(f"there is no peer {name!r}, there are {', '.join(peer_names(folder))}")
+        raise BenchmarkError(unknown("peer", name, peer_names(folder)))
     path = folder / name.replace("-", "_") / "peer.toml"
     try:
         return Peer(folder=path.parent, **tomllib.loads(path.read_text(encoding="utf-8")))

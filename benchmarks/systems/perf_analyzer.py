@@ -1,7 +1,7 @@
-"""Triton's perf_analyzer: where its program comes from, how it is run, and how its report is read.
+"""Triton's perf_analyzer: install the program, run it, read its report.
 
-The last release on PyPI that carries the program is tritonclient 2.50.0, of perf_analyzer's own project. It is
-linked with CUDA's runtime, which another wheel brings and no GPU is needed for, and with Debian's libb64.
+tritonclient 2.50.0 is the last release on PyPI that contains the program. It is linked with CUDA's runtime, which
+another wheel contains (no GPU is needed), and with Debian's libb64.
 """
 
 import csv
@@ -22,16 +22,15 @@ FOLDER = ROOT / ".cache" / "perf-analyzer-2.50.0"
 PROGRAM = "bin/perf_analyzer"
 CUDA = "nvidia/cuda_runtime/lib"
 WINDOWS = 3
-"""A measurement is that many windows, merged."""
-_PATIENCE_S = 60
-_UNSTABLE = (
-    "1000"  # percent by which windows may differ: the rounds say how steady it was, a refusal would not
-)
+"""Windows per measurement, merged."""
+TIMEOUT_S = 60
+STABILITY_PERCENT = 1000
+"""Allowed difference between windows: the spread of the rounds is reported instead of an error."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """What perf_analyzer says of one measurement. Times are in microseconds, means but for the quantiles."""
+    """One measurement by perf_analyzer. Times are means in microseconds, except for the quantiles."""
 
     requests: int
     images_per_s: float
@@ -41,23 +40,23 @@ class Report:
     p95_us: float
     p99_us: float
     client_us: float
-    """Writing the request and reading the answer."""
+    """Writing the request and reading the response."""
     network_us: float
-    """What is between client and server, the server's overhead included."""
+    """Time between client and server, the server's overhead included."""
     queue_us: float
     compute_input_us: float
     compute_infer_us: float
     compute_output_us: float
     overhead_us: float
-    """What the server spent on a request outside of the four stages before."""
+    """Time in the server outside of the four stages above."""
     inference_count: int
-    """Images, as the server counts them; its figures are up to 0.1 s older than the client's."""
+    """Images by the server's count, up to 0.1 s older than the client's."""
     execution_count: int
     """Runs of the model."""
 
 
 def install() -> Path:
-    """Return the folder with the program, after installing it where it is not. Raises `BenchmarkError`."""
+    """Install the program where it is missing; return its folder. Raises `BenchmarkError` when it cannot run."""
     if not (FOLDER / PROGRAM).is_file():
         FOLDER.parent.mkdir(exist_ok=True)
         with tempfile.TemporaryDirectory(dir=FOLDER.parent) as made:
@@ -74,30 +73,30 @@ def install() -> Path:
 
 
 def measure(url: str, model: str, *, batch: int, concurrency: int, window_ms: int) -> Report:
-    """Ask `model` of the service at `url` for `batch` images a request, binary over HTTP.
+    """Load `model` of the service at `url` with `batch` images per request, as binary tensors over HTTP.
 
-    Raises `BenchmarkError` when it cannot, a request fails, or the service gives no statistics.
+    Raises `BenchmarkError` when a request fails or the service has no statistics.
     """
     with tempfile.TemporaryDirectory() as folder:
         table = Path(folder, "report.csv")
         arguments = ["-m", model, "-u", urlsplit(url).netloc, "-i", "http", "-b", str(batch)]
         arguments += ["--concurrency-range", str(concurrency), "--max-threads", str(concurrency)]
         arguments += ["--measurement-interval", str(window_ms), "--max-trials", str(WINDOWS)]
-        arguments += ["--stability-percentage", _UNSTABLE, "--verbose-csv", "-f", str(table)]
-        said = _run(arguments)
+        arguments += ["--stability-percentage", str(STABILITY_PERCENT), "--verbose-csv", "-f", str(table)]
+        output = _run(arguments)
         if not table.is_file():
             raise BenchmarkError(
-                f"perf_analyzer measured nothing of {model} at {url}; it said:\n{said[-1500:]}"
+                f"perf_analyzer has no result for {model} at {url}; its output:\n{output[-1500:]}"
             )
-        return read_report(said, table.read_text(encoding="utf-8"))
+        return read_report(output, table.read_text(encoding="utf-8"))
 
 
-def read_report(said: str, table: str) -> Report:
-    """Read what perf_analyzer printed and its CSV of one row. Raises `BenchmarkError` for anything else."""
+def read_report(output: str, table: str) -> Report:
+    """Parse perf_analyzer's output and its CSV with one row. Raises `BenchmarkError` for anything else."""
     try:
         (row,) = csv.DictReader(table.splitlines())
         return Report(
-            requests=int(_find(r"Request count: (\d+)", said)),
+            requests=int(_find(r"Request count: (\d+)", output)),
             images_per_s=float(row["Inferences/Second"]),
             mean_us=float(row["Avg latency"]),
             p50_us=float(row["p50 latency"]),
@@ -110,13 +109,13 @@ def read_report(said: str, table: str) -> Report:
             compute_input_us=float(row["Server Compute Input"]),
             compute_infer_us=float(row["Server Compute Infer"]),
             compute_output_us=float(row["Server Compute Output"]),
-            overhead_us=float(_find(r"overhead (\d+) usec", said)),
-            inference_count=int(_find(r"Inference count: (\d+)", said)),
-            execution_count=int(_find(r"Execution count: (\d+)", said)),
+            overhead_us=float(_find(r"overhead (\d+) usec", output)),
+            inference_count=int(_find(r"Inference count: (\d+)", output)),
+            execution_count=int(_find(r"Execution count: (\d+)", output)),
         )
     except (KeyError, ValueError) as error:
         raise BenchmarkError(
-            f"this is no report of perf_analyzer: {error}; it said:\n{said[-1500:]}"
+            f"not a report of perf_analyzer: {error}; its output:\n{output[-1500:]}"
         ) from None
 
 
@@ -128,27 +127,25 @@ def _find(pattern: str, text: str) -> str:
 
 
 def _run(arguments: list[str]) -> str:
-    """Run the program; return what it said."""
+    """Run the program; return its output."""
     libraries = [str(FOLDER / CUDA), os.environ.get("LD_LIBRARY_PATH", "")]
     environment = os.environ | {"LD_LIBRARY_PATH": ":".join(filter(None, libraries))}
     command = [str(FOLDER / PROGRAM), *arguments]
     try:
         run = subprocess.run(
-            command, env=environment, capture_output=True, text=True, timeout=_PATIENCE_S, check=False
+            command, env=environment, capture_output=True, text=True, timeout=TIMEOUT_S, check=False
         )
     except OSError as error:
         raise BenchmarkError(f"perf_analyzer is a program for Linux on x86-64: {error.strerror}") from None
     except subprocess.TimeoutExpired:
+        raise BenchmarkError(f"perf_analyzer {' '.join(arguments)}: not done within {TIMEOUT_S} s") from None
+    output = run.stdout + run.stderr
+    if "loading shared libraries" in output:
         raise BenchmarkError(
-            f"perf_analyzer {' '.join(arguments)}: not done within {_PATIENCE_S} s"
-        ) from None
-    said = run.stdout + run.stderr
-    if "loading shared libraries" in said:
-        raise BenchmarkError(
-            f"perf_analyzer lacks a library: {said.strip()}; `make system` installs libb64-0d"
+            f"perf_analyzer lacks a library: {output.strip()}; `make system` installs libb64-0d"
         )
     if run.returncode:
         raise BenchmarkError(
-            f"perf_analyzer {' '.join(arguments)} ended with an error:\n{said.strip()[-1500:]}"
+            f"perf_analyzer {' '.join(arguments)} ended with an error:\n{output.strip()[-1500:]}"
         )
-    return said
+    return output

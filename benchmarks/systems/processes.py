@@ -1,7 +1,7 @@
-"""All processes of a server that was started here: found, paused, continued, weighed, ended.
+"""All processes of a server started by a benchmark: pause, resume, memory, CPU time, termination.
 
-A server's processes are not always one group: Ray's take groups of their own within the session, BentoML's take
-sessions of their own below their parent. What is in the session, and what descends from it, is the server's.
+They are not always one process group: Ray's form groups of their own within the session, BentoML's form sessions of
+their own below their parent. Members of the session and descendants of the first process belong to the server.
 """
 
 import contextlib
@@ -17,7 +17,7 @@ MIB = 2**20
 
 
 class ServerProcess:
-    """A server started with `start_new_session=True`, and whatever it started."""
+    """A server started with `start_new_session=True`, and all processes it started."""
 
     def __init__(self, process: subprocess.Popen[bytes], url: str) -> None:
         self.process = process
@@ -25,7 +25,7 @@ class ServerProcess:
         self.seconds_to_start = 0.0
 
     def all(self) -> list[psutil.Process]:
-        """Return the processes that are alive, the server's first one among them."""
+        """Return the running processes, the first one included."""
         found: dict[int, psutil.Process] = {}
         with contextlib.suppress(psutil.NoSuchProcess):
             first = psutil.Process(self.process.pid)
@@ -37,35 +37,35 @@ class ServerProcess:
         return list(found.values())
 
     def pause(self) -> None:
-        """Take the processor away from all of them until `resume`; return when they stand still."""
+        """Stop all processes (SIGSTOP) until `resume`; return when they have stopped."""
         self._signal(signal.SIGSTOP)
         deadline = time.monotonic() + STOP_S
-        still = (psutil.STATUS_STOPPED, psutil.STATUS_ZOMBIE)
-        while any(process.status() not in still for process in self.all()) and time.monotonic() < deadline:
+        stopped = (psutil.STATUS_STOPPED, psutil.STATUS_ZOMBIE)
+        while any(process.status() not in stopped for process in self.all()) and time.monotonic() < deadline:
             time.sleep(0.01)
 
     def resume(self) -> None:
-        """Let them go on."""
+        """Continue all processes (SIGCONT)."""
         self._signal(signal.SIGCONT)
 
     def memory_mib(self) -> float:
-        """Proportional set size of all of them: pages that several share count in parts."""
+        """Return the proportional set size of all processes: a page shared by n of them counts as 1/n each."""
         return sum(process.memory_full_info().pss for process in self.all()) / MIB
 
     def cpu_of_a_core(self, seconds: float) -> float:
-        """Watch them for `seconds` and return how much of one core they took."""
+        """Measure for `seconds`; return the CPU time of all processes as a fraction of one core."""
         before = self._cpu_seconds()
         time.sleep(seconds)
         return (self._cpu_seconds() - before) / seconds
 
     def stop(self) -> None:
-        """End the server as Ctrl-C does, then whatever is left: LitServe's and Ray's are not tidy."""
-        everything = self.all()
+        """Interrupt the server, then kill all remaining processes: LitServe and Ray leave some."""
+        before = self.all()
         self.resume()
         self.process.send_signal(signal.SIGINT)
         with contextlib.suppress(subprocess.TimeoutExpired):
             self.process.wait(STOP_S)
-        for process in {*everything, *self.all()}:
+        for process in {*before, *self.all()}:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
         self.process.wait()

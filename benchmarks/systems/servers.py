@@ -1,4 +1,4 @@
-"""Servers to measure, each in processes of its own: our service, and others for comparison."""
+"""Start and stop the servers to measure: our service and the peers."""
 
 import contextlib
 import os
@@ -19,14 +19,14 @@ from benchmarks.systems.processes import STOP_S, ServerProcess
 Executor = Literal["inprocess", "workers"]
 ROOT = Path(__file__).resolve().parents[2]
 START_S = 60
-PEER_START_S = 180  # Ray starts a cluster of twelve processes
+PEER_START_S = 180  # Ray starts twelve processes
 
 
 @contextlib.contextmanager
 def running_service(models_dir: Path, *flags: str) -> Iterator[str]:
     """Run `python -m serving` over `models_dir` on a free port of the loopback interface; yield its URL.
 
-    Ended with SIGTERM; raises `BenchmarkError` when it does not end cleanly.
+    Stops it with SIGTERM. Raises `BenchmarkError` when it does not become ready, or ends with another status than 0.
     """
     with service_process(models_dir, *flags) as server:
         yield server.url
@@ -34,11 +34,11 @@ def running_service(models_dir: Path, *flags: str) -> Iterator[str]:
 
 @contextlib.contextmanager
 def service_process(models_dir: Path, *flags: str) -> Iterator[ServerProcess]:
-    """Do what `running_service` does, and yield all of its processes."""
+    """Like `running_service`, but yield the processes."""
     port = free_port()
     place = ["--models-dir", str(models_dir.resolve()), "--port", str(port)]
     command = [sys.executable, "-m", "serving", *place, *flags]
-    with _running(command, f"http://127.0.0.1:{port}", ready="/health/ready", patience=START_S) as server:
+    with _running(command, f"http://127.0.0.1:{port}", ready="/health/ready", timeout=START_S) as server:
         yield server
         server.resume()
         server.process.terminate()
@@ -48,7 +48,10 @@ def service_process(models_dir: Path, *flags: str) -> Iterator[ServerProcess]:
 
 @contextlib.contextmanager
 def running_peer(peer: Peer, model_path: Path, python: Path, *, processes: int) -> Iterator[ServerProcess]:
-    """Run another system with this ONNX file, in the environment of `python`; yield its processes."""
+    """Run a peer with this ONNX file in the environment of `python`; yield its processes.
+
+    Raises `BenchmarkError` when it does not become ready.
+    """
     port = free_port()
     with tempfile.TemporaryDirectory(prefix="peer-", ignore_cleanup_errors=True) as scratch:
         values = {
@@ -65,7 +68,7 @@ def running_peer(peer: Peer, model_path: Path, python: Path, *, processes: int) 
             peer.filled_command(values),
             url,
             ready=peer.ready,
-            patience=PEER_START_S,
+            timeout=PEER_START_S,
             cwd=peer.folder,
             environment=environment,
         ) as server:
@@ -78,7 +81,7 @@ def _running(
     url: str,
     *,
     ready: str,
-    patience: float,
+    timeout: float,
     cwd: Path = ROOT,
     environment: Mapping[str, str] | None = None,
 ) -> Iterator[ServerProcess]:
@@ -100,27 +103,27 @@ def _running(
             ) from None
         server = ServerProcess(process, url)
         try:
-            _wait_until_ready(f"{url}{ready}", process, log, patience)
+            _wait_until_ready(f"{url}{ready}", process, log, timeout)
             server.seconds_to_start = time.monotonic() - started
             yield server
         finally:
             server.stop()
 
 
-def _wait_until_ready(url: str, process: subprocess.Popen[bytes], log: IO[bytes], patience: float) -> None:
-    deadline = time.monotonic() + patience
+def _wait_until_ready(url: str, process: subprocess.Popen[bytes], log: IO[bytes], timeout: float) -> None:
+    deadline = time.monotonic() + timeout
     while process.poll() is None and time.monotonic() < deadline:
-        with contextlib.suppress(OSError), urllib.request.urlopen(url, timeout=2) as answer:  # noqa: S310
-            if answer.status == 200:
+        with contextlib.suppress(OSError), urllib.request.urlopen(url, timeout=2) as response:  # noqa: S310
+            if response.status == 200:
                 return
         time.sleep(0.05)
     log.seek(0)
-    said = log.read()[-2000:].decode(errors="replace").strip()
-    raise BenchmarkError(f"no server became ready at {url} within {patience} s; it said:\n{said}")
+    output = log.read()[-2000:].decode(errors="replace").strip()
+    raise BenchmarkError(f"no server became ready at {url} within {timeout} s; its output:\n{output}")
 
 
 def free_port() -> int:
-    """Return a port of the loopback interface that nobody listens on at this moment."""
+    """Return a free port of the loopback interface."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

@@ -1,43 +1,66 @@
-"""What a protocol is to this service: how a request becomes images, and a prediction an answer.
+"""The interface of a codec: from headers and body to images, from a prediction to the reply.
 
-Everything else, from authentication to batching and metrics, is the same for all of them.
+A codec implements one wire format. Authentication, limits, batching and metrics are common to all codecs and
+live in `serving.engine`. Six types carry one request through the service:
+
+    Head → Query → Prediction → Timing → Reply, held together by `serving.engine.request.InFlightRequest`
 """
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, NamedTuple
+from dataclasses import dataclass
+from typing import ClassVar, NamedTuple
 
-from serving.codecs.bodies import Limits
+import numpy as np
+from numpy.typing import NDArray
+
 from serving.codecs.errors import Header, RequestError
-from serving.engine.batching import Prediction
 from serving.model.repository import Manifest
-from serving.model.session import Images
+from serving.model.session import Images, Scores
 
 
-class Request(NamedTuple):
-    """What a client sent: its headers, with names in lower case, and its body."""
+class Head(NamedTuple):
+    """The headers of a request as far as decoding needs them; `Codec.check` is the only place that parses them."""
 
-    headers: Mapping[bytes, bytes]
-    content: bytes
+    api_key: bytes = b""
+    media_type: bytes = b""
+    boundary: bytes = b""
+    """Of a multipart form; empty if the header names none."""
+    encoding: bytes = b""
+    """`Content-Encoding` in lower case; empty for an uncompressed body."""
+    json_bytes: int | None = None
+    """Length of the JSON before a binary tensor; None if the whole body is JSON."""
+
+
+class RequestedOutput(NamedTuple):
+    """One output tensor of the Open Inference Protocol and its form in the response."""
+
+    name: str
+    binary: bool
+    classes: int = 0
+    """0 for the tensor itself, n for the n most probable digits as strings."""
 
 
 class Query(NamedTuple):
-    """What a request asks for: images `uint8 [N, 28, 28]`, and whatever the answer needs to know again."""
+    """A decoded request: images `uint8 [N, 28, 28]`; the id and outputs requested by the Open Inference Protocol."""
 
     images: Images
-    wishes: Any = None
+    id: str | None = None
+    outputs: Sequence[RequestedOutput] = ()
 
 
-class Reply(NamedTuple):
-    """What goes back to the client."""
+class Prediction(NamedTuple):
+    """Results for N images, and when their run started and finished (`time.monotonic`)."""
 
-    status: int
-    content: bytes
-    headers: Sequence[Header] = ()
+    digits: NDArray[np.int64]  # [N]
+    logits: Scores  # [N, 10]
+    probabilities: Scores  # [N, 10]
+    started: float
+    finished: float
 
 
 class Timing(NamedTuple):
-    """Milliseconds that one request spent where."""
+    """Milliseconds that one request spent in each stage."""
 
     decode_ms: float
     queue_ms: float
@@ -45,32 +68,51 @@ class Timing(NamedTuple):
     total_ms: float
 
     def header(self) -> Header:
-        """`Server-Timing` (W3C), which browsers' developer tools draw."""
+        """`Server-Timing` (W3C), which browsers' developer tools display."""
         return b"server-timing", b"decode;dur=%g, queue;dur=%g, inference;dur=%g, total;dur=%g" % self
 
 
-class Protocol(ABC):
-    """One way of asking for predictions. Stateless, and the same object in every process."""
+class Reply(NamedTuple):
+    """A response, independent of the transport that sends it."""
+
+    status: int
+    content: bytes
+    headers: Sequence[Header] = ()
+
+
+@dataclass(frozen=True)
+class BodyLimits:
+    """Limits on the content of one request."""
+
+    max_images: int = 256
+    max_pixels: int = 4_000_000
+    """Sum over all pictures of a request, as declared in their headers."""
+    max_body_bytes: int = 4 * 1024 * 1024
+    """Of a compressed body after decompression."""
+
+
+class Codec(ABC):
+    """One wire format for predictions. Stateless: one instance serves all requests of a process."""
 
     name: ClassVar[str]
-    """The label in the metrics."""
+    """The label `protocol` in the metrics."""
 
     @abstractmethod
-    def check(self, headers: Mapping[bytes, bytes]) -> None:
-        """Refuse what the headers alone show to be wrong, before the body is read. Raises `RequestError`."""
+    def check(self, headers: Mapping[bytes, bytes]) -> Head:
+        """Parse the headers, their names in lower case, before the body is read. Raises `RequestError`."""
 
     @abstractmethod
-    def is_quick(self, request: Request) -> bool:
-        """Whether decoding is so short that the event loop need not be spared."""
+    def decodes_inline(self, head: Head, content: bytes) -> bool:
+        """Return whether decoding is short enough for the event loop, about a millisecond at most."""
 
     @abstractmethod
-    def decode(self, request: Request, limits: Limits) -> Query:
-        """Raises a `RequestError` that says what was found and what would be right."""
+    def decode(self, head: Head, content: bytes, limits: BodyLimits) -> Query:
+        """Decode the body. Raises `RequestError` naming the value found and what is expected."""
 
     @abstractmethod
     def encode(self, model: Manifest, query: Query, prediction: Prediction, timing: Timing) -> Reply:
-        """Write the answer."""
+        """Encode the response to `query`."""
 
     @abstractmethod
-    def refuse(self, error: RequestError) -> Reply:
-        """Tell the client what is wrong."""
+    def reject(self, error: RequestError) -> Reply:
+        """Encode an error response."""

@@ -1,6 +1,6 @@
-"""Compressed request bodies (`Content-Encoding: gzip` or `deflate`), never unpacked beyond a limit.
+"""Compressed request bodies (`Content-Encoding: gzip` or `deflate`), decompressed up to a limit.
 
-A few kilobytes can unpack to gigabytes, so zlib is told how much it may write.
+A few kilobytes can decompress to gigabytes, so zlib's output is bounded.
 """
 
 import zlib
@@ -13,33 +13,30 @@ _WINDOW_BITS = {b"gzip": 31, b"x-gzip": 31, b"deflate": 15}
 
 
 def content_encoding(headers: Mapping[bytes, bytes]) -> bytes:
-    """How the body is compressed, empty if it is not. Raises `UnsupportedEncoding`."""
-    encoding = headers.get(b"content-encoding")
-    if not encoding:
-        return b""
-    encoding = encoding.lower()
-    if encoding == b"identity":
+    """Return the body's compression, empty if there is none. Raises `UnsupportedEncoding`."""
+    encoding = headers.get(b"content-encoding", b"").lower()
+    if encoding in {b"", b"identity"}:
         return b""
     if encoding not in _WINDOW_BITS:
         found = encoding.decode("latin-1")[:80]
-        raise UnsupportedEncoding(f"Content-Encoding is {found}; this service reads gzip and deflate")
+        raise UnsupportedEncoding(f"Content-Encoding is {found}; expected gzip or deflate")
     return encoding
 
 
-def unpack(encoding: bytes, content: bytes, max_bytes: int) -> bytes:
-    """Undo `content_encoding`. Raises `MalformedBody`, `BodyTooLarge`."""
+def decompress(encoding: bytes, content: bytes, max_bytes: int) -> bytes:
+    """Decompress a body with the given `content_encoding`. Raises `MalformedBody`, `BodyTooLarge`."""
     if not encoding:
         return content
     name = encoding.decode()
-    unpacker = zlib.decompressobj(_WINDOW_BITS[encoding])
+    decompressor = zlib.decompressobj(_WINDOW_BITS[encoding])
     try:
-        unpacked = unpacker.decompress(content, max_bytes + 1)
+        decompressed = decompressor.decompress(content, max_bytes + 1)
     except zlib.error as error:
-        raise MalformedBody(f"Content-Encoding says {name}, but the body is not: {error}") from None
-    if len(unpacked) > max_bytes:
-        raise BodyTooLarge(f"the body unpacks to more than the {max_bytes:,} bytes that this service reads")
-    if not unpacker.eof:
-        raise MalformedBody(f"the {name} body breaks off before its end; send all of it")
-    if unpacker.unused_data:  # gzip allows more members; thousands of empty ones would keep a core busy
-        raise MalformedBody(f"{len(unpacker.unused_data):,} bytes follow the end of the {name} body")
-    return unpacked
+        raise MalformedBody(f"the body is not valid {name}: {error}") from None
+    if len(decompressed) > max_bytes:
+        raise BodyTooLarge(f"the body decompresses to more than the limit of {max_bytes:,} bytes")
+    if not decompressor.eof:
+        raise MalformedBody(f"the {name} body is truncated")
+    if trailing := len(decompressor.unused_data):  # thousands of empty gzip members would keep a core busy
+        raise MalformedBody(f"the {name} body is followed by {trailing:,} more bytes")
+    return decompressed

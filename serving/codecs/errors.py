@@ -1,11 +1,11 @@
-"""What a client is told when a request cannot be answered: one status, one code, one sentence, one body.
+"""The errors of a request: each has a status, a code and a message.
 
     {"error": {"code": "invalid_shape", "message": "image has 783 values; …"}}
 
-Every message names what was found and what would be right, and never shows the inside of the service.
+Every message names the value found and what is expected, and reveals nothing about the service's internals.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import orjson
 
@@ -13,7 +13,7 @@ Header = tuple[bytes, bytes]
 
 
 class RequestError(Exception):
-    """A request that is refused. Its message goes to the client as it is.
+    """Base class of all errors; the client receives the message unchanged.
 
     RequestError
     ├── MalformedBody          400 malformed_body
@@ -41,8 +41,8 @@ class RequestError(Exception):
     headers: Sequence[Header] = ()
 
 
-class MalformedBody(RequestError):  # noqa: N818 - named after what is wrong; all are RequestErrors
-    """The body cannot be parsed as what its media type says."""
+class MalformedBody(RequestError):  # noqa: N818 - named after the problem; all are RequestErrors
+    """The body cannot be parsed as its media type."""
 
     status, code = 400, "malformed_body"
 
@@ -61,7 +61,7 @@ class UnknownModel(RequestError):  # noqa: N818
 
 
 class MethodNotAllowed(RequestError):  # noqa: N818
-    """Predictions are asked for with POST."""
+    """Prediction requests use POST."""
 
     status, code = 405, "method_not_allowed"
     headers = ((b"allow", b"POST"),)
@@ -71,92 +71,97 @@ class SlowBody(RequestError):  # noqa: N818
     """The body did not arrive in time."""
 
     status, code = 408, "slow_body"
-    headers = ((b"connection", b"close"),)  # the rest of the body will never be waited for
+    headers = ((b"connection", b"close"),)  # the rest of the body is not read
 
 
 class BodyTooLarge(RequestError):  # noqa: N818
-    """The body is longer than the service reads."""
+    """The body exceeds the size limit."""
 
     status, code = 413, "body_too_large"
 
 
 class TooManyPixels(RequestError):  # noqa: N818
-    """A picture declares more pixels than the service decodes."""
+    """The pictures exceed the pixel limit."""
 
     status, code = 413, "too_many_pixels"
 
 
 class UnsupportedMediaType(RequestError):  # noqa: N818
-    """The body is of a kind the service does not read."""
+    """The media type of the body is not supported."""
 
     status, code = 415, "unsupported_media_type"
 
 
 class UnsupportedEncoding(RequestError):  # noqa: N818
-    """The body is compressed in a way the service does not read."""
+    """The compression of the body is not supported."""
 
     status, code = 415, "unsupported_encoding"
     headers = ((b"accept-encoding", b"gzip, deflate"),)
 
 
 class InvalidInput(RequestError):  # noqa: N818
-    """The body was parsed, but is not what is asked for."""
+    """The body was parsed, but is not a valid request."""
 
     status, code = 422, "invalid_input"
 
 
 class InvalidShape(InvalidInput):
-    """Not 28×28 and not 784 values."""
+    """An image has neither 28×28 nor 784 values."""
 
     code = "invalid_shape"
 
 
 class InvalidType(InvalidInput):
-    """Something else where an integer, a list or a string belongs."""
+    """A value has another type than the expected integer, list or string."""
 
     code = "invalid_type"
 
 
 class InvalidRange(InvalidInput):
-    """A pixel outside 0–255."""
+    """A pixel is outside 0–255."""
 
     code = "invalid_range"
 
 
 class InvalidPicture(InvalidInput):
-    """Not a PNG or JPEG that can be decoded, or one without any ink."""
+    """A picture is not a valid PNG or JPEG, or shows no digit."""
 
     code = "invalid_picture"
 
 
 class TooManyImages(InvalidInput):
-    """More images than one request may carry."""
+    """The request exceeds the limit of images."""
 
     code = "too_many_images"
 
 
 class Overloaded(RequestError):  # noqa: N818
-    """More requests are waiting than the service holds."""
+    """The service has reached its limit of requests in flight."""
 
     status, code = 503, "overloaded"
     headers = ((b"retry-after", b"1"),)
 
 
 class TimedOut(RequestError):  # noqa: N818
-    """The answer was not ready in time."""
+    """The prediction was not ready in time."""
 
     status, code = 504, "timed_out"
 
 
 class InternalError(RequestError):
-    """The service failed; its log says why."""
+    """An internal error; the service's log has the details."""
 
     status, code = 500, "internal_error"
 
     def __init__(self) -> None:
-        super().__init__("the service failed; its log says why")
+        super().__init__("internal error; see the log of the service")
 
 
 def error_body(code: str, message: str) -> bytes:
-    """The JSON document that every refused request is answered with."""
+    """Return the JSON document of an error response."""
     return orjson.dumps({"error": {"code": code, "message": message}})
+
+
+def unknown_model(name: str, known: Iterable[str]) -> UnknownModel:
+    """Return the error for a model that is not in the repository."""
+    return UnknownModel(f"there is no model {name[:80]!r}; this service has {', '.join(known)}")

@@ -1,12 +1,12 @@
-"""Batch whatever has arrived: requests of one model become one run, without timers, threads or polling.
+"""Dynamic batching: requests that arrive together share one run of the model; no timers, no polling.
 
-A request that is the first to wait schedules a flush for the next turn of the event loop. Every socket that was
-ready in this turn is parsed before the flush runs, so under load a batch grows by itself, and an idle service
-answers at once.
+The first request in an empty queue schedules a flush for the next iteration of the event loop. All sockets that
+are ready in this iteration are read before the flush, so batches grow under load and an idle service responds
+immediately.
 
-A run that is expected to take less than `LOOP_SECONDS` happens on the event loop itself: handing it to
-another thread would cost more. A longer one happens away from it (`AwayBatcher`), and what arrives meanwhile
-forms the next batch.
+A run expected to take less than `MAX_INLINE_SECONDS` runs on the event loop itself (`InlineBatcher`), because
+handing it to a thread would cost more. A longer one runs elsewhere (`OffloadBatcher`); requests that arrive in
+the meantime form the next batch.
 """
 
 import asyncio
@@ -14,59 +14,43 @@ from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
-import numpy as np
-from numpy.typing import NDArray
+from serving.codecs.base import Prediction
+from serving.model.session import Images
 
-from serving.model.session import Images, Scores
-
-LOOP_SECONDS = 0.001
-"""The longest run that the event loop is held up for."""
-
-
-class Prediction(NamedTuple):
-    """The answer to one request of N images, and when its run started and finished (`time.monotonic`)."""
-
-    digits: NDArray[np.int64]  # [N]
-    logits: Scores  # [N, 10]
-    probabilities: Scores  # [N, 10]
-    started: float
-    finished: float
+MAX_INLINE_SECONDS = 0.001
+"""The longest run on the event loop."""
 
 
 class Waiter(Protocol):
-    """Who waits for a prediction: an `asyncio.Future`, or what answers like one."""
+    """The receiver of a prediction: an `asyncio.Future`, or an `InFlightRequest` with the same methods."""
 
     def done(self) -> bool:
-        """Whether nobody waits any more."""
+        """Return whether no prediction is expected any more."""
 
     def set_result(self, prediction: Prediction, /) -> None:
-        """Take the prediction; must not raise."""
+        """Receive the prediction; must not raise."""
 
     def set_exception(self, error: BaseException, /) -> None:
-        """Take what went wrong; must not raise."""
+        """Receive the error of a failed run; must not raise."""
 
 
-class Waiting(NamedTuple):
-    """A request waiting for its run."""
-
-    images: Images
-    waiter: Waiter
+_Waiting = tuple[Images, Waiter]
 
 
 class Batcher(ABC):
-    """The requests that wait for one model."""
+    """The queue of one model; a run has at most `max_images` images, unless a single request has more."""
 
     def __init__(self, max_images: int) -> None:
         self._max_images = max_images
-        self._waiting: deque[Waiting] = deque()
+        self._queue: deque[_Waiting] = deque()
         self._scheduled = False
         self._loop = asyncio.get_running_loop()
 
     def submit(self, images: Images, waiter: Waiter) -> None:
-        """Queue `uint8 [N, 28, 28]`; one whose waiter is done before its run leaves the queue uncomputed."""
-        self._waiting.append(Waiting(images, waiter))
+        """Queue `uint8 [N, 28, 28]`; skipped if its waiter is done before the run starts."""
+        self._queue.append((images, waiter))
         if not self._scheduled:
             self._schedule()
 
@@ -78,34 +62,33 @@ class Batcher(ABC):
         self._scheduled = True
         self._loop.call_soon(self._flush)
 
-    def _take(self) -> list[Waiting]:
-        """The oldest requests that fit into one run; a request alone may be larger than that."""
-        taken: list[Waiting] = []
+    def _next_batch(self) -> list[_Waiting]:
+        batch: list[_Waiting] = []
         room = self._max_images
-        while self._waiting:
-            images, waiter = self._waiting[0]
+        while self._queue:
+            images, waiter = self._queue[0]
             if not waiter.done():
                 room -= len(images)
-                if taken and room < 0:
+                if batch and room < 0:
                     break
-                taken.append(self._waiting[0])
-            self._waiting.popleft()
-        return taken
+                batch.append(self._queue[0])
+            self._queue.popleft()
+        return batch
 
 
-def _deliver(taken: Sequence[Waiting], predictions: Sequence[Prediction]) -> None:
-    for (_, waiter), prediction in zip(taken, predictions, strict=True):
+def _deliver(batch: Sequence[_Waiting], predictions: Sequence[Prediction]) -> None:
+    for (_, waiter), prediction in zip(batch, predictions, strict=True):
         if not waiter.done():
             waiter.set_result(prediction)
 
 
-def _fail(taken: Sequence[Waiting], error: BaseException) -> None:
-    for _, waiter in taken:
+def _fail(batch: Sequence[_Waiting], error: BaseException) -> None:
+    for _, waiter in batch:
         if not waiter.done():
             waiter.set_exception(error)
 
 
-class LoopBatcher(Batcher):
+class InlineBatcher(Batcher):
     """Runs each batch on the event loop."""
 
     def __init__(self, run: Callable[[list[Images]], list[Prediction]], max_images: int) -> None:
@@ -114,41 +97,44 @@ class LoopBatcher(Batcher):
 
     def _flush(self) -> None:
         self._scheduled = False
-        if taken := self._take():
+        if batch := self._next_batch():
             try:
-                predictions = self._run([images for images, _ in taken])
-            except Exception as error:  # noqa: BLE001 - it belongs to those who wait, not to the event loop
-                _fail(taken, error)
+                predictions = self._run([images for images, _ in batch])
+            except Exception as error:  # noqa: BLE001 - delivered to the waiters, not to the event loop
+                _fail(batch, error)
             else:
-                _deliver(taken, predictions)
-        if self._waiting and not self._scheduled:
+                _deliver(batch, predictions)
+        if self._queue and not self._scheduled:
             self._schedule()
 
 
-class AwayBatcher(Batcher):
-    """Runs batches elsewhere, at most `lanes` at once; what arrives meanwhile forms the next one."""
+class OffloadBatcher(Batcher):
+    """Runs batches outside the event loop, at most `concurrency` at a time."""
 
     def __init__(
-        self, run: Callable[[list[Images]], asyncio.Future[list[Prediction]]], max_images: int, lanes: int = 1
+        self,
+        run: Callable[[list[Images]], asyncio.Future[list[Prediction]]],
+        max_images: int,
+        concurrency: int = 1,
     ) -> None:
         super().__init__(max_images)
         self._run = run
-        self._lanes = lanes
+        self._concurrency = concurrency
         self._running: set[asyncio.Future[list[Prediction]]] = set()
 
     def _flush(self) -> None:
         self._scheduled = False
-        while len(self._running) < self._lanes and (taken := self._take()):
-            running = self._run([images for images, _ in taken])
+        while len(self._running) < self._concurrency and (batch := self._next_batch()):
+            running = self._run([images for images, _ in batch])
             self._running.add(running)
-            running.add_done_callback(partial(self._ran, taken))
+            running.add_done_callback(partial(self._finished, batch))
 
-    def _ran(self, taken: Sequence[Waiting], running: asyncio.Future[list[Prediction]]) -> None:
-        self._running.discard(running)
-        if running.cancelled():
-            _fail(taken, ConnectionAbortedError("the service is ending"))
-        elif error := running.exception():
-            _fail(taken, error)
+    def _finished(self, batch: Sequence[_Waiting], run: asyncio.Future[list[Prediction]]) -> None:
+        self._running.discard(run)
+        if run.cancelled():
+            _fail(batch, ConnectionAbortedError("the service is shutting down"))
+        elif error := run.exception():
+            _fail(batch, error)
         else:
-            _deliver(taken, running.result())
+            _deliver(batch, run.result())
         self._flush()

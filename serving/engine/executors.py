@@ -1,6 +1,6 @@
-"""Where a model runs: in the API process itself, or in LitServe's worker processes.
+"""Where a model runs: in the API process, or in LitServe's worker processes.
 
-Both take images and give a future; both drive the same `DigitAPI` hooks.
+Both executors take images from the requests in flight and call the same `DigitAPI` hooks.
 """
 
 import asyncio
@@ -9,21 +9,23 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, Protocol
 
-from serving.engine.batching import LOOP_SECONDS, AwayBatcher, LoopBatcher, Prediction, Waiter
+from serving.codecs.base import Prediction
+from serving.engine.batching import MAX_INLINE_SECONDS, InlineBatcher, OffloadBatcher, Waiter
 from serving.engine.lit_api import DigitAPI, run_batch
 from serving.model.session import Images
 
-AskWorker = Callable[[DigitAPI, list[Images]], Coroutine[Any, Any, list[Prediction]]]
+WorkerCall = Callable[[DigitAPI, list[Images]], Coroutine[Any, Any, list[Prediction]]]
+"""Runs one batch in a worker process: `DigitServer.run_in_worker`."""
 
 
 class Executor(Protocol):
-    """What the route needs to know of an executor."""
+    """Runs one model."""
 
     def submit(self, images: Images, waiter: Waiter) -> None:
-        """Queue `uint8 [N, 28, 28]`."""
+        """Queue `uint8 [N, 28, 28]`; `waiter` receives the prediction."""
 
-    def is_quick(self, images: int) -> bool:
-        """Whether so many images are answered before anybody could hang up."""
+    def runs_inline(self, count: int) -> bool:
+        """Return whether a request of `count` images runs on the event loop, too briefly for a hang-up."""
 
 
 class InProcess:
@@ -31,29 +33,29 @@ class InProcess:
 
     def __init__(self, api: DigitAPI, thread: ThreadPoolExecutor) -> None:
         loop = asyncio.get_running_loop()
-        most = api.settings.max_batch
-        self._on_loop_images = min(most, api.session.images_within(LOOP_SECONDS))
-        self._on_loop = LoopBatcher(partial(run_batch, api), self._on_loop_images)
-        self._on_thread = AwayBatcher(
-            lambda inputs: loop.run_in_executor(thread, run_batch, api, inputs), most
+        max_batch = api.settings.max_batch
+        self._max_inline = min(max_batch, api.session.images_within(MAX_INLINE_SECONDS))
+        self._inline = InlineBatcher(partial(run_batch, api), self._max_inline)
+        self._offload = OffloadBatcher(
+            lambda inputs: loop.run_in_executor(thread, run_batch, api, inputs), max_batch
         )
 
     def submit(self, images: Images, waiter: Waiter) -> None:
-        (self._on_loop if self.is_quick(len(images)) else self._on_thread).submit(images, waiter)
+        (self._inline if len(images) <= self._max_inline else self._offload).submit(images, waiter)
 
-    def is_quick(self, images: int) -> bool:
-        return images <= self._on_loop_images
+    def runs_inline(self, count: int) -> bool:
+        return count <= self._max_inline
 
 
 class Workers:
-    """Runs the model in LitServe's workers; `lanes` batches are under way at once."""
+    """Runs the model in LitServe's workers, at most `concurrency` batches at a time."""
 
-    def __init__(self, api: DigitAPI, ask: AskWorker, lanes: int) -> None:
+    def __init__(self, api: DigitAPI, run_in_worker: WorkerCall, concurrency: int) -> None:
         loop = asyncio.get_running_loop()
-        self._batcher = AwayBatcher(
-            lambda inputs: loop.create_task(ask(api, inputs)), api.settings.max_batch, lanes
+        self._batcher = OffloadBatcher(
+            lambda inputs: loop.create_task(run_in_worker(api, inputs)), api.settings.max_batch, concurrency
         )
         self.submit = self._batcher.submit
 
-    def is_quick(self, images: int) -> bool:  # noqa: ARG002 - the way to a worker is never quick
+    def runs_inline(self, count: int) -> bool:  # noqa: ARG002
         return False

@@ -1,55 +1,41 @@
-"""The LitAPI of one model: the hooks that both executors drive.
+"""The LitAPI of one model: the hooks of LitServe that turn a request into a response.
 
-The route calls `decode_request` and `encode_response`; the executor calls `batch`, `predict`, `unbatch`, in
-the API process or in one of LitServe's workers. Bad input is refused by `decode_request`, so a batch holds
-nothing that can fail.
+`setup` loads the model. Then, per request and per batch, the hooks run in this order:
+
+    decode_request   InFlightRequest.begin, on the event loop or a decoding thread
+    batch            run_batch: called by the executor, in the API process or in one of LitServe's workers
+    predict          run_batch
+    unbatch          run_batch
+    encode_response  InFlightRequest.set_result, on the event loop
+
+`decode_request` rejects invalid input, so one request cannot fail the batch it shares with others.
 """
 
 import time
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 from litserve import LitAPI
 from litserve.loops import LitLoop
 
-from serving.codecs.base import Protocol, Query, Reply, Request, Timing
-from serving.codecs.bodies import Limits
-from serving.engine.batching import Prediction
+from serving.codecs.base import BodyLimits, Codec, Head, Prediction, Query, Reply, Timing
 from serving.engine.recorder import RunMetrics
 from serving.model.repository import ModelEntry
-from serving.model.session import Device, Images, Scores, Session
-
-
-class Batch(NamedTuple):
-    """Images of several requests in one array `uint8 [N, 28, 28]`, and how many belong to each."""
-
-    images: Images
-    sizes: list[int]
-
-
-class Output(NamedTuple):
-    """One run's answers, each `float32 [N, 10]`, and when it started and finished (`time.monotonic`)."""
-
-    logits: Scores
-    probabilities: Scores
-    sizes: list[int]
-    started: float
-    finished: float
+from serving.model.session import Device, Images, Session
 
 
 @dataclass(frozen=True)
 class ModelSettings:
-    """What is common to all models of a service."""
+    """Settings common to all models of a service."""
 
-    limits: Limits
+    limits: BodyLimits
     threads: int = 1
     device: Device = "cpu"
     max_batch: int = 64
 
 
 class DigitAPI(LitAPI):  # type: ignore[misc]
-    """One model of the repository. Pickles into LitServe's workers: the session is made in `setup`."""
+    """One model of the repository. Picklable, for LitServe's workers: the session is created by `setup`."""
 
     session: Session
     metrics: RunMetrics
@@ -61,32 +47,34 @@ class DigitAPI(LitAPI):  # type: ignore[misc]
         self.entry = entry
         self.settings = settings
 
-    def setup(self, device: str) -> None:  # noqa: ARG002 - the device is one of our own settings
-        """Load the model and warm it up, in the process that will run it."""
+    def setup(self, device: str) -> None:  # noqa: ARG002 - `settings.device` replaces LitServe's device
+        """Load and warm up the model in the process that runs it."""
         self.session = Session(self.entry.path, threads=self.settings.threads, device=self.settings.device)
         self.metrics = RunMetrics(self.entry.name)
 
-    def decode_request(self, request: Request, *, protocol: Protocol) -> Query:
-        """Turn a request into images and wishes; raises `RequestError` for one that is not right."""
-        return protocol.decode(request, self.settings.limits)
+    def decode_request(self, request: bytes, *, codec: Codec, head: Head) -> Query:
+        """Decode a request body to images. Raises `RequestError`."""
+        return codec.decode(head, request, self.settings.limits)
 
-    def batch(self, inputs: list[Images]) -> Batch:
-        """Join the images of several requests."""
+    def batch(self, inputs: list[Images]) -> tuple[Images, list[int]]:
+        """Concatenate the images of several requests; return them with the number of each request's images."""
         if len(inputs) == 1:
-            return Batch(inputs[0], [len(inputs[0])])
-        return Batch(np.concatenate(inputs), [len(images) for images in inputs])
+            return inputs[0], [len(inputs[0])]
+        return np.concatenate(inputs), [len(images) for images in inputs]
 
-    def predict(self, batch: Batch) -> Output:
-        """Run the model once."""
+    def predict(self, batch: tuple[Images, list[int]]) -> tuple[Prediction, list[int]]:
+        """Run the model once over the batch."""
+        images, sizes = batch
         started = time.monotonic()
-        logits, probabilities = self.session.run(batch.images)
+        logits, probabilities = self.session.run(images)
         finished = time.monotonic()
-        return Output(logits, probabilities, batch.sizes, started, finished)
+        return Prediction(probabilities.argmax(axis=1), logits, probabilities, started, finished), sizes
 
-    def unbatch(self, output: Output) -> list[Prediction]:
-        """Give every request its own part."""
-        logits, probabilities, sizes, started, finished = output
-        digits = probabilities.argmax(axis=1)
+    def unbatch(self, output: tuple[Prediction, list[int]]) -> list[Prediction]:
+        """Split a prediction by request."""
+        (digits, logits, probabilities, started, finished), sizes = output
+        if len(sizes) == 1:
+            return [output[0]]
         predictions = []
         start = 0
         for size in sizes:
@@ -96,20 +84,19 @@ class DigitAPI(LitAPI):  # type: ignore[misc]
             start = end
         return predictions
 
-    def encode_response(
-        self, output: Prediction, *, protocol: Protocol, query: Query, timing: Timing
-    ) -> Reply:
-        """Write the answer to one request."""
-        return protocol.encode(self.entry.manifest, query, output, timing)
+    def encode_response(self, output: Prediction, *, codec: Codec, query: Query, timing: Timing) -> Reply:
+        """Encode the response to one request."""
+        return codec.encode(self.entry.manifest, query, output, timing)
 
 
 def run_batch(api: DigitAPI, inputs: list[Images]) -> list[Prediction]:
-    """The executor's hooks in a row, and what they took."""
+    """Run one batch through the hooks `batch`, `predict` and `unbatch`, and record their times."""
     begun = time.monotonic()
     output = api.predict(api.batch(inputs))
     predictions = api.unbatch(output)
     ended = time.monotonic()
+    whole = output[0]
     api.metrics.ran(
-        len(output.logits), output.started - begun, output.finished - output.started, ended - output.finished
+        len(whole.digits), whole.started - begun, whole.finished - whole.started, ended - whole.finished
     )
     return predictions

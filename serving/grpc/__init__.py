@@ -1,1 +1,1 @@
-"""The Open Inference Protocol over gRPC; wants the extra `grpc`. Imported in API processes only, but for `port`."""
+"""The Open Inference Protocol over gRPC; requires the extra `grpc`. Only `port` is imported before the fork."""

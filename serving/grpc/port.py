@@ -1,7 +1,7 @@
-"""The port of gRPC: reserved by the parent process, listened on by every API process.
+"""The port of gRPC: reserved by the parent process, opened by every API process.
 
-gRPC opens its sockets itself, so they cannot be handed over as those of HTTP are. This module imports none of
-it: the parent forks.
+gRPC opens its sockets itself, so they cannot be inherited as those of HTTP are. This module does not import gRPC,
+because it runs in the parent, before the fork.
 """
 
 import socket
@@ -14,10 +14,7 @@ from serving.processes.supervisor import ServiceError, free_address, spell
 
 @contextmanager
 def grpc_address(host: str, port: int | None) -> Iterator[str | None]:
-    """Yield the address to listen on, kept for us meanwhile; port 0 takes a free one, None wants no gRPC.
-
-    Raises `ServiceError`.
-    """
+    """Reserve and yield the address of gRPC; port 0 selects a free one, None disables gRPC. Raises `ServiceError`."""
     if port is None:
         yield None
         return
@@ -25,7 +22,7 @@ def grpc_address(host: str, port: int | None) -> Iterator[str | None]:
         raise ServiceError("--grpc-port needs grpcio: pip install '.[serving,grpc]'")
     kind, address = free_address(host, port, "--grpc-port")
     with socket.socket(*kind) as kept:
-        # Without SO_REUSEADDR nobody else gets it; bound but not listening, it takes no connection.
+        # Without SO_REUSEADDR no other program can bind it; a socket that does not listen gets no connections.
         kept.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         kept.bind(address)
         yield spell(kept)

@@ -1,120 +1,130 @@
-"""The routes that predict: plain ASGI in front of FastAPI.
+"""The prediction routes: an ASGI application in front of LitServe's FastAPI application.
 
-Routing, dependencies and validation by FastAPI cost more than a distilled student. So these routes are
-answered here, whatever their protocol. Every other path goes on to FastAPI; `serving.http.openapi` describes
-these in its document.
+Routing, dependencies and validation by FastAPI cost more than a distilled model, so predictions are served here,
+whatever their codec. All other paths are passed on. `serving.http.openapi` documents these routes.
 """
 
-import asyncio
-import time
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from serving.codecs.base import Protocol, Reply, Request
-from serving.codecs.errors import MethodNotAllowed, RequestError
-from serving.engine.admission import CLIENT_GONE, Admission, Flight
-from serving.engine.endpoint import ClientGoneError, Endpoint
+from serving.codecs.base import Codec, Head
+from serving.codecs.errors import MethodNotAllowed, RequestError, unknown_model
+from serving.codecs.open_inference.rest import PREFIX as V2
+from serving.codecs.open_inference.rest import OpenInferenceCodec, not_served
+from serving.codecs.predict import PREFIX as PREDICT
+from serving.codecs.predict import PredictCodec
+from serving.engine.admission import Admission
+from serving.engine.request import AwaitedRequest, ClientGoneError, Endpoint
 
 
 class Route(NamedTuple):
-    """What answers a path."""
+    """The codec and the model of a path."""
 
-    protocol: Protocol
+    codec: Codec
     endpoint: Endpoint
 
 
-class Unserved(NamedTuple):
-    """What answers the paths of a protocol that name no model of ours."""
+class UnknownRoute(NamedTuple):
+    """The paths of a codec that name no served model, and their error."""
 
-    protocol: Protocol
-    owns: Callable[[str], bool]
-    explain: Callable[[str], RequestError]
+    codec: Codec
+    matches: Callable[[str], bool]
+    error: Callable[[str], RequestError]
 
 
-class Front:
-    """The ASGI application in front of FastAPI's."""
+def predict_routes(endpoints: Mapping[str, Endpoint], default: str) -> tuple[dict[str, Route], UnknownRoute]:
+    """Return the routes `/predict`, for the model `default`, and `/predict/{model}`."""
+    codec = PredictCodec()
+    prefix = f"{PREDICT}/"
+    routes = {f"{prefix}{name}": Route(codec, endpoint) for name, endpoint in endpoints.items()}
+    routes[PREDICT] = Route(codec, endpoints[default])
+
+    def matches(path: str) -> bool:
+        return path.startswith(prefix)
+
+    def error(path: str) -> RequestError:
+        return unknown_model(path.removeprefix(prefix), endpoints)
+
+    return routes, UnknownRoute(codec, matches, error)
+
+
+def open_inference_routes(endpoints: Mapping[str, Endpoint]) -> tuple[dict[str, Route], UnknownRoute]:
+    """Return the routes `/v2/models/{model}[/versions/{version}]/infer`."""
+    codec = OpenInferenceCodec()
+    prefix, suffix = f"{V2}/models/", "/infer"
+    models = {name: endpoint.api.entry.manifest for name, endpoint in endpoints.items()}
+    routes = {}
+    for name, endpoint in endpoints.items():
+        for path in (name, f"{name}/versions/{models[name].version}"):
+            routes[f"{prefix}{path}{suffix}"] = Route(codec, endpoint)
+
+    def matches(path: str) -> bool:
+        return path.startswith(prefix) and path.removeprefix(prefix).endswith(suffix)
+
+    def error(path: str) -> RequestError:
+        name, _, version = path.removeprefix(prefix).removesuffix(suffix).partition("/versions/")
+        return not_served(models, name, version)
+
+    return routes, UnknownRoute(codec, matches, error)
+
+
+class PredictionRoutes:
+    """Serves predictions; passes all other requests, and the lifespan, on to `app`."""
 
     def __init__(self, app: ASGIApp, admission: Admission) -> None:
         self._app = app
         self._admission = admission
         self._routes: Mapping[str, Route] = {}
-        self._unserved: tuple[Unserved, ...] = ()
+        self._unknown: tuple[UnknownRoute, ...] = ()
 
-    def open(self, routes: Mapping[str, Route], *unserved: Unserved) -> None:
-        """Start answering these paths."""
-        self._routes = routes
-        self._unserved = unserved
+    def open(self, endpoints: Mapping[str, Endpoint], default: str) -> None:
+        """Start serving these models; `default` is the model of `/predict`."""
+        predict, unknown_predict = predict_routes(endpoints, default)
+        infer, unknown_infer = open_inference_routes(endpoints)
+        self._routes = predict | infer
+        self._unknown = unknown_predict, unknown_infer
 
-    def route(self, path: str) -> Route | None:
-        """What answers `path`."""
+    def find(self, path: str) -> Route | None:
+        """Return the route of `path`."""
         return self._routes.get(path)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         path = scope["path"] if scope["type"] == "http" else ""
-        if route := self._routes.get(path):
-            flight = self._admission.begin(*route, _task().cancel)
-            work = self._predict(flight, route.endpoint, scope, receive)
-        elif unserved := next((one for one in self._unserved if one.owns(path)), None):
-            flight = self._admission.begin(unserved.protocol, None, _task().cancel)
-            work = self._explain(flight, unserved, scope)
-        else:
+        route = self._routes.get(path) or next((one for one in self._unknown if one.matches(path)), None)
+        if route is None:
             await self._app(scope, receive, send)
             return
-        status = CLIENT_GONE
-        try:
-            reply = await self._admission.answer(flight, work)
-            await _send(send, reply)
-            status = reply.status
-        except ClientGoneError:
-            pass
-        finally:
-            self._admission.end(flight, status)
+        endpoint = route.endpoint if isinstance(route, Route) else None
+        request = AwaitedRequest(self._admission, route.codec, endpoint)
+        reply = await request.reply(self._receive(request, route, scope, receive), hang_up=receive)
+        if reply:
+            headers = [(b"content-length", b"%d" % len(reply.content)), *reply.headers]
+            await send({"type": "http.response.start", "status": reply.status, "headers": headers})
+            await send({"type": "http.response.body", "body": reply.content})
 
-    async def _predict(self, flight: Flight, endpoint: Endpoint, scope: Scope, receive: Receive) -> Reply:
-        headers = self._admit(flight, scope)
-        content = await self._read(flight, receive)
-        flight.received = received = time.monotonic()
-        return await endpoint.answer(flight.protocol, Request(headers, content), received, receive)
-
-    async def _explain(self, flight: Flight, unserved: Unserved, scope: Scope) -> Reply:
-        self._admit(flight, scope)
-        raise unserved.explain(scope["path"])
-
-    def _admit(self, flight: Flight, scope: Scope) -> dict[bytes, bytes]:
-        """Refuse what can be refused before the body is read; return the headers."""
+    async def _receive(
+        self, request: AwaitedRequest, route: Route | UnknownRoute, scope: Scope, receive: Receive
+    ) -> tuple[Head, bytes]:
+        """Check the headers, then read the body, in one piece or several."""
         headers: dict[bytes, bytes] = dict(scope["headers"])
         self._admission.check(headers.get(b"x-api-key", b""), int(headers.get(b"content-length", 0)))
         if scope["method"] != "POST":
-            raise MethodNotAllowed(f"found {scope['method']}; predictions are asked for with POST")
-        flight.protocol.check(headers)
-        return headers
-
-    async def _read(self, flight: Flight, receive: Receive) -> bytes:
-        """Read the body, however it is cut into pieces."""
+            raise MethodNotAllowed(f"found {scope['method']}; expected POST")
+        head = route.codec.check(headers)
+        if isinstance(route, UnknownRoute):
+            raise route.error(scope["path"])
         message = await receive()
         if message["type"] == "http.request" and not message.get("more_body"):
-            body: bytes = message["body"]  # the usual case: it came in one piece
+            body: bytes = message["body"]  # the usual case
             self._admission.check_length(len(body))
-            return body
+            return head, body
         pieces = bytearray()
         while message["type"] == "http.request":
             pieces += message["body"]
-            self._admission.hold(flight, len(pieces))
+            self._admission.hold(request, len(pieces))
             if not message.get("more_body"):
-                return bytes(pieces)
+                return head, bytes(pieces)
             message = await receive()
         raise ClientGoneError
-
-
-async def _send(send: Send, reply: Reply) -> None:
-    headers = [(b"content-length", b"%d" % len(reply.content)), *reply.headers]
-    await send({"type": "http.response.start", "status": reply.status, "headers": headers})
-    await send({"type": "http.response.body", "body": reply.content})
-
-
-def _task() -> asyncio.Task[object]:
-    task = asyncio.current_task()
-    assert task  # noqa: S101 - uvicorn gives every request its own
-    return task

@@ -1,7 +1,17 @@
-"""Everything we rely on inside LitServe 0.2.19, in one place; tests/serving/processes/test_litserve.py checks it.
+"""The LitServe server. All reliance on internals of LitServe 0.2.19 is in this module.
 
-From LitServe come the application, the `LitAPI` hooks, the worker processes and the queues to them. Its
-`run()` does not come: it neither supervises its API processes nor hears SIGTERM, and it shares one socket.
+LitServe provides the FastAPI application, the `LitAPI` hooks (`serving.engine.lit_api`), the worker processes
+and the request queues. Its `run()` is replaced by `DigitServer.serve`: it neither supervises its API processes
+nor handles SIGTERM, and its API processes share one socket. `tests/serving/processes/test_litserve.py` checks
+every internal used here.
+
+A request reaches `DigitAPI.predict` in a worker process as follows:
+
+    DigitServer.run_in_worker   puts a batch into LitServe's request queue of the model
+    DrainLoop.run               takes it, with all batches queued behind it, in the worker that LitServe started
+    run_batch                   calls the hooks batch, predict and unbatch
+    DrainLoop.run               sends the predictions through LitServe's transport
+    response_queue_to_buffer    LitServe's task in the API process, wakes up `run_in_worker`
 """
 
 import asyncio
@@ -15,7 +25,7 @@ import socket
 import sys
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import asynccontextmanager
 from itertools import islice
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
@@ -35,8 +45,8 @@ from litserve.utils import (
 )
 from starlette.types import ASGIApp
 
+from serving.codecs.base import Prediction
 from serving.codecs.errors import TimedOut
-from serving.engine.batching import Prediction
 from serving.engine.lit_api import DigitAPI, run_batch
 from serving.engine.recorder import CpuMetrics
 from serving.model.session import Images
@@ -48,9 +58,9 @@ _fork = multiprocessing.get_context("fork")
 
 
 class DrainLoop(LitLoop):  # type: ignore[misc]
-    """A worker's loop: wait for a request, take all that wait behind it, run them as one batch.
+    """The loop of a worker: wait for a request, add all requests queued behind it, run them as one batch.
 
-    LitServe's own loops poll, or spin a core.
+    LitServe's own loops poll or keep a core busy.
     """
 
     def __init__(self, ready: Connection) -> None:
@@ -67,9 +77,9 @@ class DrainLoop(LitLoop):  # type: ignore[misc]
         workers_setup_status: Any,  # noqa: ARG002
         callback_runner: Any,  # noqa: ARG002
     ) -> None:
-        """Serve one batch; LitServe calls this again and again."""
+        """Process one batch; LitServe calls this repeatedly."""
         if self._ready:
-            signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the group; the parent ends us
+            signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the group; the parent ends it
             end_with_parent()
             self._cpu = CpuMetrics("worker")
             self._cpu.publish()
@@ -81,8 +91,8 @@ class DrainLoop(LitLoop):  # type: ignore[misc]
                 requests.append(request_queue.get_nowait())
             except Empty:
                 break
-        too_old = time.monotonic() - lit_api.request_timeout  # whoever asked has been answered already
-        requests = [request for request in requests if request[2] > too_old]
+        expired = time.monotonic() - lit_api.request_timeout  # its API process has replied already
+        requests = [request for request in requests if request[2] > expired]
         if not requests:
             return
         try:
@@ -97,34 +107,26 @@ class DrainLoop(LitLoop):  # type: ignore[misc]
         for consumer, uid, _, inputs in requests:
             self._put(transport, consumer, uid, list(islice(predictions, len(inputs))), LitAPIStatus.OK)
 
-    def _put(self, transport: Any, consumer: int, uid: int, answer: Any, status: str) -> None:
-        self.put_response(transport, consumer, uid, answer, status, LoopResponseType.REGULAR)
+    def _put(self, transport: Any, consumer: int, uid: int, response: Any, status: str) -> None:
+        self.put_response(transport, consumer, uid, response, status, LoopResponseType.REGULAR)
 
 
 class DigitServer(LitServer):  # type: ignore[misc]
-    """LitServe's application and workers under our own supervision.
+    """LitServe's application and workers, supervised by `serving.processes.supervisor`.
 
-    With `workers_per_model` 0 the models run in the API processes, and no worker is started.
+    With `workers_per_model` 0, no worker is started and the models run in the API processes.
     """
 
-    def __init__(
-        self,
-        apis: Sequence[DigitAPI],
-        *,
-        workers_per_model: int,
-        timeout: float,
-        models_running: Callable[[], AbstractAsyncContextManager[None]],
-    ) -> None:
+    def __init__(self, apis: Sequence[DigitAPI], *, workers_per_model: int, timeout: float) -> None:
         super().__init__(
             list(apis),
-            accelerator="cpu",  # "auto" may import torch; our sessions choose their device themselves
+            accelerator="cpu",  # "auto" may import torch; the sessions choose their device themselves
             devices=1,
             workers_per_device=max(1, workers_per_model),
             timeout=timeout,
         )
-        self._apis = apis
+        self.apis = apis
         self._in_process = workers_per_model == 0
-        self._models_running = models_running
         self._index = 0
         self._numbers = itertools.count()
         self._report, self._ready = multiprocessing.Pipe(duplex=False)
@@ -132,27 +134,29 @@ class DigitServer(LitServer):  # type: ignore[misc]
             api.loop = DrainLoop(self._ready)
 
     def register_endpoints(self) -> None:
-        """Add none of LitServe's routes: ours are in `serving.codecs.predict` and `serving.http.routes`."""
+        """Add no routes; LitServe's are replaced by `serving.http.app` and `serving.http.routes`."""
 
     @asynccontextmanager
     async def lifespan(self, app: FastAPI) -> AsyncIterator[None]:  # noqa: ARG002 - FastAPI's signature
-        """Run the models while an API process runs."""
-        collector = None
-        if not self._in_process:
-            collector = asyncio.create_task(
-                response_queue_to_buffer(
-                    self._transport, self.response_buffer, self._index, self.litapi_connector
-                )
-            )
-        async with self._models_running():
-            self._ready.send_bytes(b"ready")
+        """Receive the workers' responses while an API process runs."""
+        if self._in_process:
             yield
-        if collector:
-            collector.cancel()
-            await asyncio.wait((collector,))
+            return
+        receiving = asyncio.create_task(
+            response_queue_to_buffer(
+                self._transport, self.response_buffer, self._index, self.litapi_connector
+            )
+        )
+        yield
+        receiving.cancel()
+        await asyncio.wait((receiving,))
 
-    async def ask_worker(self, api: DigitAPI, inputs: list[Images]) -> list[Prediction]:
-        """Have one batch run by a worker. Raises `TimedOut`."""
+    def report_ready(self) -> None:
+        """Notify the supervisor, from an API process, that the models are loaded."""
+        self._ready.send_bytes(b"ready")
+
+    async def run_in_worker(self, api: DigitAPI, inputs: list[Images]) -> list[Prediction]:
+        """Run one batch in a worker. Raises `TimedOut`."""
         uid = next(self._numbers)
         item = self.response_buffer[uid] = ResponseBufferItem(asyncio.Event())
         try:
@@ -160,13 +164,13 @@ class DigitServer(LitServer):  # type: ignore[misc]
             async with asyncio.timeout(self.timeout):
                 await item.event.wait()
         except TimeoutError:
-            raise TimedOut(f"no answer within {self.timeout:g} s; try again") from None
+            raise TimedOut(f"the prediction was not ready within {self.timeout:g} s; retry") from None
         finally:
             del self.response_buffer[uid]
-        answer, status = item.response
+        response, status = item.response
         if status != LitAPIStatus.OK:
-            raise RuntimeError(f"a worker of {api.entry.name} failed: {answer}")
-        predictions: list[Prediction] = answer
+            raise RuntimeError(f"a worker of {api.entry.name} failed: {response}")
+        predictions: list[Prediction] = response
         return predictions
 
     def serve(
@@ -180,14 +184,14 @@ class DigitServer(LitServer):  # type: ignore[misc]
         log_level: str,
         on_ready: Callable[[str], None],
     ) -> None:
-        """Serve `app` until SIGTERM or SIGINT; `on_ready` gets the URL. Raises `ServiceError`.
+        """Serve `app` until SIGTERM or SIGINT; `on_ready` receives the URL. Raises `ServiceError`.
 
-        `http` makes the protocol of a connection, called as uvicorn calls its own.
+        `http` creates the protocol of a connection, with the arguments of uvicorn's own.
         """
         sockets = bind(host, port, api_servers)
         config = uvicorn.Config(
             app,
-            http=http,  # type: ignore[arg-type] # called as its class would be
+            http=http,  # type: ignore[arg-type] # a class or a factory
             ws="none",
             lifespan="on",
             log_level=log_level,
@@ -211,11 +215,11 @@ class DigitServer(LitServer):  # type: ignore[misc]
                 listener.close()
 
     def _launch_workers(self, api_servers: int) -> list[BaseProcess]:
-        """LitServe's workers, joined to us by queues of our choosing: its manager's are a process away."""
+        """Start LitServe's workers with `multiprocessing` queues; its own go through another process."""
         self.workers_setup_status: dict[str, str] = {}
         self._transport = MPQueueTransport(None, [_spawn.Queue() for _ in range(api_servers)])
         workers: list[BaseProcess] = []
-        for api in self._apis:
+        for api in self.apis:
             self.litapi_request_queues[api.api_path] = _spawn.Queue()
             for worker in self.launch_inference_worker(api):
                 worker.name = f"the worker of {api.entry.name}"
@@ -230,22 +234,19 @@ class DigitServer(LitServer):  # type: ignore[misc]
         return process
 
     def _run_api(self, index: int, config: uvicorn.Config, sockets: list[socket.socket]) -> None:
-        """The life of one API process."""
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the group; the parent ends us
-        signal.signal(signal.SIGTERM, _end)  # uvicorn's own handler ends with this one
+        """Run one API process."""
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the group; the parent ends it
+        signal.signal(signal.SIGTERM, _end)  # called by uvicorn after its own handler
         end_with_parent()
         for other, listener in enumerate(sockets):
             if other != index:
                 listener.close()
         self._index = index
-        if self._in_process:
-            for api in self._apis:
-                api.setup("cpu")
         gc.collect()
-        gc.freeze()  # what stands now stays: spare the collector the walk through all of FastAPI
+        gc.freeze()  # exclude FastAPI and all else loaded so far from every later collection
         uvicorn.Server(config).run([sockets[index]])
 
 
 def _end(*_: object) -> None:
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second one would break into the clean end
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second one must not interrupt the shutdown
     sys.exit(0)

@@ -1,11 +1,10 @@
-"""A server in this process that takes the fast path and counts the requests that did not."""
+"""A service mounted in this process, which counts the requests that do not take the fast path."""
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncIterator, Callable, Coroutine
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,18 +12,11 @@ import uvicorn
 import uvloop
 from starlette.types import Receive, Scope, Send
 
-from serving.codecs.bodies import Limits
-from serving.codecs.predict import Predict
-from serving.engine.admission import Admission, Bounds
-from serving.engine.endpoint import Endpoint
-from serving.engine.executors import InProcess
-from serving.engine.lit_api import DigitAPI, ModelSettings
-from serving.http.app import Front, Route
-from serving.http.fast_path import DirectProtocol
-from serving.model.repository import load_repository
+from serving.__main__ import Serve
+from serving.engine.request import Endpoint
+from serving.service import Service, build
 from tests.support.connections import Connection
 from tests.support.samples import sample_test
-from tests.support.service import free_port
 
 DIGITS = sample_test().images.numpy()
 KEEP_ALIVE_S = 1
@@ -42,86 +34,73 @@ def one(index: int) -> dict[str, Any]:
 
 
 class Running:
-    """A server in this process, which says how many requests went the whole way."""
+    """A running service; `parsed` counts the requests that passed through uvicorn's parser."""
 
-    def __init__(
-        self,
-        port: int,
-        server: uvicorn.Server,
-        endpoint: Endpoint,
-        admission: Admission,
-        thread: ThreadPoolExecutor,
-    ) -> None:
-        self.port, self.server, self.endpoint, self.admission, self.thread = (
-            port,
-            server,
-            endpoint,
-            admission,
-            thread,
-        )
-        self.whole_way = 0
+    def __init__(self, service: Service) -> None:
+        self.service = service
+        self.parsed = 0
         self.clients: list[Connection] = []
+        self.server = uvicorn.Server(
+            uvicorn.Config(
+                self,
+                port=0,
+                http=service.protocol(),
+                ws="none",
+                lifespan="on",
+                log_level="warning",
+                timeout_keep_alive=KEEP_ALIVE_S,
+            )
+        )
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self.parsed += scope["type"] == "http"
+        await self.service.app(scope, receive, send)
+
+    @property
+    def endpoint(self) -> Endpoint:
+        route = self.service.app.find("/predict")
+        assert route
+        return route.endpoint
 
     async def connect(self) -> Connection:
-        self.clients.append(await Connection.to("127.0.0.1", self.port))
+        port = self.server.servers[0].sockets[0].getsockname()[1]
+        self.clients.append(await Connection.to("127.0.0.1", port))
         return self.clients[-1]
 
 
 @asynccontextmanager
-async def running(models: Path, bounds: Bounds, max_batch: int) -> AsyncIterator[Running]:
-    entry = load_repository(models)["student"]
-    api = DigitAPI(entry, ModelSettings(Limits(), max_batch=max_batch))
-    api.setup("cpu")
-    with ThreadPoolExecutor(1) as threads:
-        endpoint = Endpoint(api, InProcess(api, threads), threads)
-        admission = Admission(bounds)
-
-        async def nothing_else(*_: Any) -> None:
-            raise AssertionError("only predictions are asked for")
-
-        front = Front(nothing_else, admission)
-        front.open({"/predict": Route(Predict(), endpoint)})
-
-        async def counted(scope: Scope, receive: Receive, send: Send) -> None:
-            service.whole_way += 1
-            await front(scope, receive, send)
-
-        port = free_port()
-        protocol: Any = partial(DirectProtocol, front, admission)
-        config = uvicorn.Config(
-            counted,
-            port=port,
-            http=protocol,
-            ws="none",
-            lifespan="off",
-            log_level="warning",
-            timeout_keep_alive=KEEP_ALIVE_S,
-        )
-        server = uvicorn.Server(config)
-        service = Running(port, server, endpoint, admission, threads)
-        serving = asyncio.create_task(server.serve())
-        while not server.started:  # noqa: ASYNC110 - uvicorn gives no event
-            await asyncio.sleep(0.01)
-        try:
-            yield service
-        finally:
-            for client in service.clients:
-                client.writer.close()
-            server.should_exit = True
-            await serving
+async def running(models: Path, **settings: Any) -> AsyncIterator[Running]:
+    running = Running(build(Serve(models_dir=models, **settings)))
+    serving = asyncio.create_task(running.server.serve())
+    await until(lambda: running.server.started)
+    try:
+        yield running
+    finally:
+        for client in running.clients:
+            client.writer.close()
+        running.server.should_exit = True
+        await serving
 
 
 Scenario = Callable[[Running], Coroutine[Any, Any, None]]
 Run = Callable[..., None]
 
 
-def run_with_server(models: Path, scenario: Scenario, *, max_batch: int = 64, **bounds: Any) -> None:
-    """Run a scenario with a server."""
+def run_with_server(models: Path, scenario: Scenario, **settings: Any) -> None:
+    """Run a scenario with a service; no request may remain in flight."""
 
     async def within() -> None:
-        async with running(models, Bounds(**bounds), max_batch) as service, asyncio.timeout(20):
+        async with running(models, **settings) as service, asyncio.timeout(20):
             await scenario(service)
         assert service.endpoint.metrics.in_flight == 0
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(within())
+
+
+async def until(condition: Callable[[], object], seconds: float = 10) -> None:
+    """Poll a condition of the server, which offers no event."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "not in time"
+        await asyncio.sleep(0.005)

@@ -1,7 +1,12 @@
 """The committed sample of real digits: 600 from MNIST's training set, 200 from its test set."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+import pytest
+
+from training.data import mnist
 from training.data.mnist import Digits, parse_images, parse_labels, read_file, split
 from training.model.files import sha256
 
@@ -35,3 +40,15 @@ def write_as_mnist(folder: Path) -> dict[str, str]:
             (folder / file).write_bytes(content)
             digests[file] = sha256(content)
     return digests
+
+
+@contextmanager
+def samples_as_mnist(folder: Path) -> Iterator[None]:
+    """Write the sample to `folder`, and let commands read it as MNIST with 500 training and 100 validation digits."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with pytest.MonkeyPatch.context() as patch:
+        for name, digest in write_as_mnist(folder).items():
+            patch.setitem(mnist.SHA256, name, digest)
+        patch.setattr(mnist, "VALIDATION_DIGITS", 100)
+        patch.setenv("DISTILLERY_DATA_DIR", str(folder))
+        yield

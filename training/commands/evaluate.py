@@ -1,55 +1,48 @@
 """`distillery-train evaluate`: count the test errors of a run's models."""
 
-from functools import cache
-from pathlib import Path
+from collections.abc import Sequence
+from typing import ClassVar
 
-from pydantic import Field
 from rich.console import Console
 from rich.table import Table
 
-import distillery
+from training.commands.settings import RunSettings
 from training.data.mnist import find_mnist, load_test
-from training.evaluation.evaluate import EVALUATION, evaluate_run
+from training.evaluation.evaluate import EVALUATION, Evaluator, evaluate_run
+from training.loop.device import Device
 from training.model.files import older_than
-from training.recipe.files import find_recipe, read_recipe
-from training.report.figures import (
-    FIGURES,
-    draw_confusion,
-    draw_mistakes,
-)
-from training.runs.pipeline import jobs
+from training.recipe.files import read_recipe
+from training.recipe.schema import FIGURES
+from training.report.figures import draw_confusion, draw_errors
+from training.runs.pipeline import DataSet, jobs
 
 
-class Evaluate(distillery.Command):
+class Evaluate(RunSettings):
     """Count the errors of a run's models on the 10,000 test digits.
 
-    Only this command and `report` read them; run it when every choice has been made.
-    It writes evaluation.json and the pictures of the mistakes and the confusions into the run's folder.
-
-        distillery-train evaluate --recipe notebook
+    Writes evaluation.json and figures of the errors and the confusion matrices to the run's folder. Only this command,
+    `report` and `reproduce` read the test digits: run it after all choices are made.
     """
 
-    recipe: str = Field("quick", description="the run to evaluate, as it was given to distillery-train")
-    data_dir: Path | None = Field(
-        None, description="folder with the MNIST files, if not to be found or fetched"
-    )
-    out: Path = Field(Path("runs"), description="folder of the runs")
+    examples: ClassVar[Sequence[str]] = ("distillery-train evaluate --recipe notebook",)
 
     def run(self) -> None:
-        root = self.out / find_recipe(self.recipe).stem
-        read_test = cache(lambda: load_test(find_mnist(self.data_dir)))
         names = [job.name for job in jobs(read_recipe(self.recipe))]
-        evaluation = evaluate_run(root, names, read_test)
-        mistakes, confusion = (root / FIGURES / f"{name}.png" for name in ("mistakes", "confusion"))
-        if older_than(root / EVALUATION, mistakes, confusion):
-            draw_mistakes(mistakes, evaluation, read_test())
+        evaluator = Evaluator(
+            lambda: load_test(find_mnist(self.data_dir)),
+            lambda: DataSet.of_mnist(self.data_dir),
+            device=Device("cpu", bfloat16=False),
+        )
+        evaluation = evaluate_run(self.root, names, evaluator)
+        errors, confusion = (self.root / FIGURES / f"{name}.png" for name in ("errors", "confusion"))
+        if older_than(self.root / EVALUATION, errors, confusion):
+            draw_errors(errors, evaluation, evaluator.test)
             draw_confusion(confusion, evaluation)
-        count = sum(map(sum, evaluation[names[0]]["confusion"]))
-        table = Table(title=f"{root}, {count:,} test digits")
-        for heading in ("model", "parameters", "test errors", "accuracy", "validation errors", "training"):
-            table.add_column(
-                heading, justify="left" if heading == "model" else "right", no_wrap=heading == "model"
-            )
+        digits = sum(map(sum, evaluation[names[0]]["confusion"]))
+        table = Table(title=f"{self.root}, {digits:,} test digits")
+        table.add_column("model", no_wrap=True)
+        for heading in ("parameters", "test errors", "accuracy", "validation errors", "training"):
+            table.add_column(heading, justify="right")
         for name, model in evaluation.items():
             table.add_row(
                 name,

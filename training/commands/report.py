@@ -1,100 +1,79 @@
-"""`distillery-train report`: what is known of a run's models, as files, pictures, and a table."""
+"""`distillery-train report`: model cards, figures and a table of a run's models."""
 
-from collections.abc import Mapping
-from functools import cache
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, ClassVar
 
 from pydantic import Field
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-import distillery
+from distillery import Metavar
+from training.commands.progress import TrainingProgress
+from training.commands.settings import DeviceSettings, RunSettings
 from training.data.mnist import find_mnist, load_test
-from training.evaluation.evaluate import EVIDENCE, Examination
-from training.loop.device import DeviceName, Precision, choose_device
+from training.evaluation.evaluate import METRICS, Evaluator
 from training.model.files import older_than
-from training.recipe.files import find_recipe, read_recipe
-from training.report.card_results import interval, listed
-from training.report.figures import FIGURES, draw_confusion, draw_mistakes, draw_reliability, draw_robustness
+from training.recipe.files import read_recipe
+from training.recipe.schema import FIGURES
+from training.report.figures import draw_confusion, draw_errors, draw_reliability, draw_robustness
+from training.report.model_card import interval
 from training.report.report import report_run
 from training.runs.pipeline import DataSet, jobs
 
 
-class Report(distillery.Command):
-    """Write a model card for every model of a run, with all that is known of it, measured on the test digits.
+class Report(RunSettings, DeviceSettings):
+    """Write a model card for every model of a run, measured on the test digits.
 
-    MODEL_CARD.md and report.json go into each model's folder, pictures beside them: errors over all the seeds that
-    were trained, the student against its control, calibration, fidelity to the teacher, corrupted digits. What was
-    measured is kept: the test digits are read again only for models that are new.
-
-        distillery-train report --recipe notebook
-        distillery-train report --recipe best --seeds 0,1,2 --robustness-digits 2000
+    MODEL_CARD.md and report.json in each model's folder: errors over all trained seeds, the student against its
+    control, calibration, fidelity to the teacher, robustness to corrupted digits; figures in the run's folder. Metrics
+    are kept: the test digits are read again only for new models. The device is used for the corrupted digits.
     """
 
-    recipe: str = Field("quick", description="the run to report, as it was given to distillery-train")
+    examples: ClassVar[Sequence[str]] = (
+        "distillery-train report --recipe notebook",
+        "distillery-train report --recipe best --seeds 0,1,2 --robustness-digits 2000",
+    )
+
     seeds: list[int] | None = Field(
-        None, min_length=1, description="trainings whose errors count; all there are if not given"
+        None, min_length=1, description="trainings whose errors are counted; default: all"
     )
-    data_dir: Path | None = Field(
-        None, description="folder with the MNIST files, if not to be found or fetched"
+    robustness_digits: Annotated[int | None, Metavar("N")] = Field(
+        None, gt=0, description="test digits to corrupt, 35 times each; default: all"
     )
-    out: Path = Field(Path("runs"), description="folder of the runs")
-    robustness_digits: int | None = Field(
-        None, gt=0, description="test digits to corrupt, 35 times each; all if not given"
-    )
-    device: DeviceName = Field(
-        "auto", description="for the corrupted digits; auto takes CUDA if there is one"
-    )
-    precision: Precision = Field("auto", description="of matrix products, for the corrupted digits")
-    threads: int | None = Field(None, gt=0, description="CPU threads; all usable cores if not given")
 
     def run(self) -> None:
-        root = self.out / find_recipe(self.recipe).stem
         names = [job.name for job in jobs(read_recipe(self.recipe))]
-        device = choose_device(self.device, self.precision, threads=self.threads)
-        with _progress() as progress:
-            examination = Examination(
-                cache(lambda: load_test(find_mnist(self.data_dir))),
+        with TrainingProgress() as progress:
+            evaluator = Evaluator(
+                lambda: load_test(find_mnist(self.data_dir)),
                 lambda: DataSet.of_mnist(self.data_dir),
-                device=device,
+                device=self.choose_device(),
                 robustness_digits=self.robustness_digits,
-                progress=progress,
+                on_step=progress.counted,
             )
-            reports = report_run(root, names, examination, seeds=self.seeds)
-        self._draw(root, {name: report["evidence"] for name, report in reports.items()}, examination)
-        console = Console()
-        console.print(_table(root, reports))
-        console.print(
-            f"model cards in {root}/*/MODEL_CARD.md, pictures in {root / 'pictures'}", soft_wrap=True
-        )
+            reports = report_run(self.root, names, evaluator, seeds=self.seeds)
+        self._draw_figures({name: report["metrics"] for name, report in reports.items()}, evaluator)
+        Console().print(_table(self.root, reports))
+        progress.print(f"model cards in {self.root}/*/MODEL_CARD.md, figures in {self.root / FIGURES}")
 
-    def _draw(self, root: Path, evidence: Mapping[str, Mapping[str, Any]], examination: Examination) -> None:
-        names = ("mistakes", "confusion", "reliability", "robustness")
-        mistakes, confusion, reliability, robustness = made = [
-            root / FIGURES / f"{name}.png" for name in names
-        ]
-        sources = [path for name in evidence for path in (root / name, root / name / EVIDENCE)]
-        if any(older_than(source, *made) for source in sources):
-            draw_mistakes(mistakes, evidence, examination.test)
-            draw_confusion(confusion, evidence)
-            draw_reliability(reliability, evidence)
-            draw_robustness(robustness, evidence)
-
-
-def _progress() -> Progress:
-    console = Console()
-    columns = (TextColumn("{task.description:<32}"), BarColumn(), TimeRemainingColumn(compact=True))
-    return Progress(*columns, console=console, disable=not console.is_terminal)
+    def _draw_figures(self, metrics: Mapping[str, Mapping[str, Any]], evaluator: Evaluator) -> None:
+        names = ("errors", "confusion", "reliability", "robustness")
+        figures = [self.root / FIGURES / f"{name}.png" for name in names]
+        sources = [path for name in metrics for path in (self.root / name, self.root / name / METRICS)]
+        if any(older_than(source, *figures) for source in sources):
+            errors, confusion, reliability, robustness = figures
+            draw_errors(errors, metrics, evaluator.test)
+            draw_confusion(confusion, metrics)
+            draw_reliability(reliability, metrics)
+            draw_robustness(robustness, metrics)
 
 
 def _table(root: Path, reports: Mapping[str, Mapping[str, Any]]) -> Table:
-    digits = next(iter(reports.values()))["evidence"]["digits"]["test"]
+    digits = next(iter(reports.values()))["metrics"]["digits"]["test"]
     table = Table(title=f"{root}, {digits:,} test digits; ± 95 % over seeds")
     table.add_column("model", no_wrap=True)
-    headings = ("errors", "mean of seeds", "saved", "agreement", "ECE, with temperature", "corrupted")
-    for heading in headings:
+    for heading in ("errors", "mean (seeds)", "saved", "agreement", "ECE, with temperature", "corrupted"):
         table.add_column(heading, justify="right")
     for name, report in reports.items():
         headline, row = report["headline"], report["models"][name]
@@ -102,7 +81,7 @@ def _table(root: Path, reports: Mapping[str, Mapping[str, Any]]) -> Table:
         table.add_row(
             name,
             f"{row['errors']:,}",
-            f"{interval(seeds)} ({listed(seeds['seeds'])})",
+            f"{interval(seeds)} ({', '.join(map(str, seeds['seeds']))})",
             interval(saved) if saved else "",
             f"{row['fidelity']['agreement']:.2%}" if row["fidelity"] else "",
             f"{headline['ece']:.2%}, {headline['ece_calibrated']:.2%}",

@@ -1,52 +1,50 @@
 """`distillery-train reproduce`: the paper's MNIST experiments over several seeds."""
 
+from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, ClassVar
 
 from pydantic import Field, PositiveFloat
 from rich.console import Console
 from rich.table import Table
 
-import distillery
+from distillery import Metavar
 from training.commands.progress import TrainingProgress
+from training.commands.settings import DeviceSettings, RunSettings
 from training.data.mnist import find_mnist, load_test
-from training.loop.device import DeviceName, Precision, choose_device
 from training.model.files import older_than
 from training.paper.figure import draw_temperatures
 from training.paper.reproduce import REPRODUCTION, reproduce
 from training.recipe.files import read_recipe
-from training.recipe.schema import Units
-from training.report.figures import FIGURES
+from training.recipe.schema import FIGURES, Units
 from training.runs.pipeline import DataSet
 
 
-class Reproduce(distillery.Command):
-    """Reproduce the MNIST section of the paper: 67, 146 and 74 errors, temperatures, transfer sets without a class.
+class Reproduce(RunSettings, DeviceSettings):
+    """Reproduce the MNIST section of Hinton, Vinyals and Dean 2015: 67, 146 and 74 errors.
 
-    What has been trained before is used again, and the test digits are read once, when everything is trained.
-
-        distillery-train reproduce
-        distillery-train reproduce --seeds 0 --units 30 --temperatures 1,4,20
+    Trains, for every seed, the recipe's teacher and its student with and without distillation, narrower students at
+    several temperatures, and students whose transfer set lacks classes. Models trained before are reused; the test
+    digits are read once, when all models are trained.
     """
 
-    recipe: str = Field("paper", description="a recipe with a teacher and a student")
-    seeds: list[int] = Field([0, 1, 2, 3, 4], min_length=1, description="one training of everything each")
-    units: list[Units] = Field([30, 300], description="of each hidden layer of the narrower students")
-    temperatures: list[PositiveFloat] = Field([1, 2.5, 4, 8, 20], description="that these are distilled at")
-    data_dir: Path | None = Field(
-        None, description="folder with the MNIST files, if not to be found or fetched"
+    examples: ClassVar[Sequence[str]] = (
+        "distillery-train reproduce",
+        "distillery-train reproduce --seeds 0 --units 30 --temperatures 1,4,20",
     )
-    out: Path = Field(Path("runs"), description="folder for runs")
-    device: DeviceName = Field("auto", description="auto takes CUDA where there is one")
-    precision: Precision = Field(
-        "auto", description="of matrix products; auto takes bfloat16 where it is quick"
+
+    recipe: Annotated[str, Metavar("RECIPE")] = Field(
+        "paper", description="recipe with a teacher and a student"
     )
-    threads: int | None = Field(None, gt=0, description="CPU threads; all usable cores if not given")
+    seeds: list[int] = Field([0, 1, 2, 3, 4], min_length=1, description="seeds to train")
+    units: list[Units] = Field([30, 300], description="units per hidden layer of the narrower students")
+    temperatures: list[PositiveFloat] = Field(
+        [1, 2.5, 4, 8, 20], description="distillation temperatures of the narrower students"
+    )
 
     def run(self) -> None:
         recipe = read_recipe(self.recipe)
-        folder, root = find_mnist(self.data_dir), self.out / recipe.name
+        folder = find_mnist(self.data_dir)
         with TrainingProgress() as progress:
             result = reproduce(
                 recipe,
@@ -55,26 +53,26 @@ class Reproduce(distillery.Command):
                 seeds=self.seeds,
                 units=self.units,
                 temperatures=self.temperatures,
-                device=choose_device(self.device, self.precision, threads=self.threads),
-                root=root,
+                device=self.choose_device(),
+                root=self.root,
                 observer=progress,
             )
-        picture = root / FIGURES / "temperatures.png"
-        if result["temperatures"] and older_than(root / REPRODUCTION, picture):
-            draw_temperatures(picture, result)
+        figure = self.root / FIGURES / "temperatures.png"
+        if result["temperatures"] and older_than(self.root / REPRODUCTION, figure):
+            draw_temperatures(figure, result)
         Console().print(_table(result))
 
 
 def _table(result: dict[str, Any]) -> Table:
     rows = dict(result["models"])
     for row in result["temperatures"]:
-        rows[f"2 x {row['units']}, " + (f"T = {row['temperature']:g}" if row["temperature"] else "alone")] = (
-            row
-        )
+        setting = f"T = {row['temperature']:g}" if row["temperature"] else "control"
+        rows[f"2 x {row['units']}, {setting}"] = row
     for name, transfer in result["transfer_sets"].items():
-        rows |= {f"{name}, bias: {way}": row["errors"] for way, row in transfer["corrections"].items()}
+        for correction, row in transfer["corrections"].items():
+            rows[f"{name}, bias: {correction}"] = row["errors"]
     table = Table(
-        "model", "each seed", "mean", "95 %", title=f"errors on {result['test_digits']:,} test digits"
+        "model", "per seed", "mean", "95 %", title=f"errors on {result['test_digits']:,} test digits"
     )
     for name, row in rows.items():
         interval = "" if row["interval_95"] is None else f"± {row['interval_95']:.1f}"

@@ -1,51 +1,50 @@
 """`distillery-train`: train the models of a recipe."""
 
-from pathlib import Path
-from typing import Annotated
+from collections.abc import Sequence
+from typing import Annotated, ClassVar
 
 from pydantic import Field
 
 from training.commands.progress import TrainingProgress
-from training.commands.settings import RecipeCommand
+from training.commands.settings import RecipeSettings
 from training.data.views import Views
 from training.loop.collective import rank
-from training.loop.device import choose_device
 from training.loop.distributed import follow, lead
 from training.loop.sanity import overfit_one_batch
 from training.model.checkpoint import load_checkpoint
 from training.model.files import older_than
-from training.recipe.schema import Recipe
-from training.report.figures import FIGURES, draw_curves, draw_digits, draw_soft_targets
+from training.recipe.schema import FIGURES, Recipe
+from training.report.figures import draw_curves, draw_digits, draw_soft_targets
 from training.runs.folder import ModelRun, read_history
 from training.runs.pipeline import DataSet, jobs, train_recipe
 
 
-class Train(RecipeCommand):
-    """Train every model of a recipe: teachers, students, and for each student its control without a teacher.
+class Train(RecipeSettings):
+    """Train all models of a recipe: teachers, students, and every student's control without a teacher.
 
-    What the recipe's settings have trained before is used again; what was interrupted goes on from its last
-    epoch, with the same result. The test digits are not read: `distillery-train evaluate` and `report` do that.
-    Every field of every model in the recipe is a flag: --help lists those of the recipe that is given with it.
+    Models trained before with the same settings are reused; an interrupted training resumes after its last epoch and
+    gives the same result. The test digits are not read; `evaluate` and `report` do that.
 
-        distillery-train                                    the demo's recipe, about two minutes on 2 cores
-        distillery-train --recipe notebook --seed 1
-        distillery-train --recipe best --help
-        distillery-train --student.hidden 256,128 --student.distillation.temperature 4 --out runs-small
-        distillery-train --recipe best --seeds 1,2          and two more seeds
-        distillery-train --recipe my.toml --sanity-check    first see whether each network can learn one batch
+    Every setting of every model is an option; --help lists those of the given recipe.
     """
 
+    examples: ClassVar[Sequence[str]] = (
+        "distillery-train                                 the recipe quick",
+        "distillery-train --recipe notebook --seed 1",
+        "distillery-train --recipe best --seeds 1,2       three seeds",
+        "distillery-train --recipe my.toml --sanity-check",
+        "distillery-train --student.hidden 256,128 --out runs-small",
+    )
+
     seeds: list[Annotated[int, Field(ge=0)]] = Field(
-        [],
-        description="train these seeds too, one after another; --seed stays the current one",
+        [], description="further seeds to train, one after another; --seed remains the current one"
     )
     sanity_check: bool = Field(
-        False, description="overfit one batch with every network, and train nothing else"
+        False, description="only overfit one batch with every network, to see whether it learns at all"
     )
 
     def run(self) -> None:
-        recipe = self.settled()
-        device = choose_device(self.device, self.precision, threads=self.threads)
+        recipe, device = self.resolved(), self.choose_device()
         if rank():  # of several processes the first leads; a sanity check it does alone
             if not self.sanity_check:
                 follow(device)
@@ -54,31 +53,23 @@ class Train(RecipeCommand):
         with TrainingProgress() as progress:
             if self.sanity_check:
                 overfit_one_batch(jobs(recipe), data.training, device=device, observer=progress)
-                progress.console.print("every network learns one batch by heart")
+                progress.print("every network overfits one batch")
                 return
-            root = self.out / recipe.name
             with lead(device, data.training, data.validation):
                 runs = train_recipe(
-                    recipe, data, device=device, root=root, observer=progress, seeds=self.seeds
+                    recipe, data, device=device, root=self.root, observer=progress, seeds=self.seeds
                 )
-        pictures = root / FIGURES
-        names = [pictures / f"{name}.png" for name in ("digits", "soft_targets", "curves")]
-        if any(older_than(run.link, *names) for run in runs.values()):
-            self._draw(recipe, data, runs, *names)
-        progress.console.print(f"models in {root}, pictures in {pictures}", soft_wrap=True)
+        self._draw_figures(recipe, data, runs)
+        progress.print(f"models in {self.root}, figures in {self.root / FIGURES}")
 
-    def _draw(
-        self,
-        recipe: Recipe,
-        data: DataSet,
-        runs: dict[str, ModelRun],
-        digits: Path,
-        soft_targets: Path,
-        curves: Path,
-    ) -> None:
+    def _draw_figures(self, recipe: Recipe, data: DataSet, runs: dict[str, ModelRun]) -> None:
+        figures = [self.root / FIGURES / f"{name}.png" for name in ("digits", "soft_targets", "curves")]
+        if not any(older_than(run.link, *figures) for run in runs.values()):
+            return
+        digits, soft_targets, curves = figures
         first = next(iter(recipe.models))
-        seen = Views(data.training.images, recipe.models[first], recipe.seed)
-        draw_digits(digits, data.training, {first: seen})
+        views = Views(data.training.images, recipe.models[first], recipe.seed)
+        draw_digits(digits, data.training, {first: views})
         draw_soft_targets(soft_targets, load_checkpoint(runs[first].checkpoint).network, data.validation)
         histories = {name: read_history(run.folder) for name, run in runs.items()}
         draw_curves(curves, histories, distilled=[job.name for job in jobs(recipe) if job.distillation])

@@ -1,6 +1,7 @@
-"""What finished models answer to the test digits: each is asked once, and its evidence stays beside its weights.
+"""Evaluation of trained models on the test digits; every model is evaluated once.
 
-`evidence.json` in a model's folder says which weights it is of. So a second report reads no test digits.
+The metrics are kept in `metrics.json` beside the weights, together with what they were computed from, so the test
+digits are read again only for new models.
 """
 
 import json
@@ -10,133 +11,26 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.progress import Progress
 from torch import Tensor
 
 from training.data.mnist import Digits
 from training.evaluation.corruptions import CORRUPTIONS
-from training.evaluation.metrics import Predict, collect_evidence, score
+from training.evaluation.metrics import Predict, all_metrics, error_metrics
 from training.loop.device import Device
 from training.loop.trainer import predict
 from training.model.checkpoint import load_checkpoint
 from training.model.files import sha256, write_atomically
 from training.model.network import Network, normalise
-from training.runs.folder import RunError
 from training.runs.pipeline import DataSet
-from training.runs.trained import Trained
-
-EVIDENCE = "evidence.json"
-REVISION = 1
-"""Raised whenever the same answers come to give other evidence, so that older evidence is not taken for it."""
-BATCH = 1_000
-
-
-class Examination:
-    """Asks models, and remembers what they answered.
-
-    `robustness_digits`: how many test digits are corrupted, all if None. The plain digits are answered in full
-    precision on the CPU, as `evaluate` has it; the corrupted ones, 35 times as many, as `device` is quickest.
-    """
-
-    def __init__(
-        self,
-        read_test: Callable[[], Digits],
-        read_training: Callable[[], DataSet],
-        *,
-        device: Device,
-        robustness_digits: int | None = None,
-        progress: Progress | None = None,
-    ) -> None:
-        self._read_test, self._read_training = read_test, read_training
-        self.device, self.robustness_digits = device, robustness_digits
-        self.progress = progress or Progress(disable=True)
-        self._logits: dict[str, Tensor] = {}
-
-    def errors(self, one: Trained) -> dict[str, Any]:
-        """Return what `score` says of the model's answers, at least."""
-        digest = sha256(one.checkpoint.read_bytes())
-        return self._kept(
-            one, {"sha256": digest}, lambda: score(self._answers(one, digest), self.test.labels)
-        )
-
-    def evidence(self, one: Trained) -> dict[str, Any]:
-        """Return what `collect_evidence` says, and how many `digits` there were to learn, to validate and to test."""
-        teacher = one.teacher
-        of = {
-            "sha256": sha256(one.checkpoint.read_bytes()),
-            "teacher_sha256": sha256(teacher.checkpoint.read_bytes()) if teacher else None,
-            "robustness_digits": self.robustness_digits,
-            "device": self.device.type,
-            "bfloat16": self.device.bfloat16,
-        }
-        return self._kept(one, of, lambda: self._collect(one, teacher, of))
-
-    @cached_property
-    def test(self) -> Digits:
-        """The test digits, read when they are first needed."""
-        return self._read_test()
-
-    @cached_property
-    def _data(self) -> DataSet:
-        return self._read_training()
-
-    def _kept(
-        self, one: Trained, of: dict[str, Any], collect: Callable[[], dict[str, Any]]
-    ) -> dict[str, Any]:
-        file, of = one.folder / EVIDENCE, of | {"revision": REVISION}
-        if file.exists():
-            known: dict[str, Any] = json.loads(file.read_bytes())
-            if of.items() <= known["of"].items():
-                return known
-        found = {"of": of, **collect()}
-        write_atomically(file, (json.dumps(found) + "\n").encode())
-        return found
-
-    def _collect(self, one: Trained, teacher: Trained | None, of: dict[str, Any]) -> dict[str, Any]:
-        network, validation = load_checkpoint(one.checkpoint).network, self._data.validation
-        validation_logits = predict(network, validation.images)
-        logits = self._answers(one, of["sha256"])
-        steps = sum(len(corruption.amounts) for corruption in CORRUPTIONS.values())
-        task = self.progress.add_task(f"{one.name}: corrupted digits", total=steps)
-        evidence = collect_evidence(
-            self._quickly(network, lambda: self.progress.advance(task)),
-            self.test.images,
-            self.test.labels,
-            logits,
-            validation_labels=validation.labels,
-            validation_logits=validation_logits,
-            teacher_logits=self._answers(teacher, of["teacher_sha256"]) if teacher else None,
-            robustness_digits=self.robustness_digits,
-        )
-        self.progress.console.print(f"{one.name}: {evidence['errors']} test errors, seed {one.seed}")
-        return evidence | {
-            "digits": {
-                "training": len(self._data.training),
-                "validation": len(validation),
-                "test": len(self.test),
-            }
-        }
-
-    def _answers(self, one: Trained, digest: str) -> Tensor:
-        if digest not in self._logits:  # a teacher is compared with each of its students
-            self._logits[digest] = predict(load_checkpoint(one.checkpoint).network, self.test.images)
-        return self._logits[digest]
-
-    def _quickly(self, network: Network, asked: Callable[[], None]) -> Predict:
-        network = network.to(self.device.type)
-
-        def ask(images: Tensor) -> Tensor:
-            with torch.no_grad(), self.device.autocast():
-                batches = [batch.to(self.device.type) for batch in torch.split(images, BATCH)]
-                logits = torch.cat([network(normalise(batch)).float() for batch in batches])
-            asked()
-            return logits.cpu()
-
-        return ask
-
+from training.runs.trained import Trained, current_model
 
 EVALUATION = "evaluation.json"
-CARD_FIELDS = (
+"""In a run's folder: the errors of its models."""
+METRICS = "metrics.json"
+"""In a model's folder: all its metrics."""
+REVISION = 2
+"""To be raised when the same logits give other metrics."""
+METADATA_FIELDS = (
     "architecture",
     "parameters",
     "epoch",
@@ -147,34 +41,135 @@ CARD_FIELDS = (
     "tools",
     "fingerprint",
 )
+"""Of a checkpoint's metadata, what an evaluation repeats."""
+BATCH = 1_000
+OnStep = Callable[[str, int, int], None]
+"""Receives the progress of a longer evaluation: its name, steps done, steps in total."""
 
 
 def evaluate(network: Network, test: Digits) -> dict[str, Any]:
-    """Return what `score` says of the network's answers to the test digits."""
-    return score(predict(network, test.images), test.labels)
+    """Return the `error_metrics` of a network on the test digits."""
+    return error_metrics(predict(network, test.images), test.labels)
 
 
-def evaluate_run(
-    root: Path, names: Sequence[str], read_test: Callable[[], Digits]
-) -> dict[str, dict[str, Any]]:
-    """Evaluate the models of these names in `root`, write `evaluation.json`, return it.
+class Evaluator:
+    """Computes the metrics of models, or reads those kept beside their weights.
 
-    The test digits are not read again for checkpoints that have been evaluated. Raises `RunError` for a model
-    that is missing.
+    `read_test` and `read_training` load the digits when they are first needed. `robustness_digits`: number of test
+    digits to corrupt, all if None. Undistorted digits are evaluated on the CPU in float32; the corrupted ones, 35 times
+    as many, on `device` in its precision.
     """
-    paths = {name: root / name / "model.safetensors" for name in names}
-    if missing := [name for name, path in paths.items() if not path.exists()]:
-        raise RunError(f"{root} has no finished {missing[0]}; train it with distillery-train")
-    hashes = {name: sha256(path.read_bytes()) for name, path in paths.items()}
-    kept = root / EVALUATION
-    if kept.exists():
-        known: dict[str, dict[str, Any]] = json.loads(kept.read_bytes())
-        if {name: model["sha256"] for name, model in known.items()} == hashes:
-            return known
-    evaluation, test = {}, read_test()
-    for name, path in paths.items():
-        checkpoint = load_checkpoint(path)
-        card = {field: checkpoint.card[field] for field in CARD_FIELDS if field in checkpoint.card}
-        evaluation[name] = evaluate(checkpoint.network, test) | card | {"sha256": hashes[name]}
-    write_atomically(kept, (json.dumps(evaluation) + "\n").encode())
+
+    def __init__(
+        self,
+        read_test: Callable[[], Digits],
+        read_training: Callable[[], DataSet],
+        *,
+        device: Device,
+        robustness_digits: int | None = None,
+        on_step: OnStep | None = None,
+    ) -> None:
+        self._read_test, self._read_training = read_test, read_training
+        self.device, self.robustness_digits = device, robustness_digits
+        self._on_step = on_step or (lambda *_: None)
+        self._logits: dict[str, Tensor] = {}
+
+    def errors(self, model: Trained) -> dict[str, Any]:
+        """Return the `error_metrics` of a model, and further ones if they are known."""
+        digest = sha256(model.checkpoint.read_bytes())
+
+        def compute() -> dict[str, Any]:
+            return error_metrics(self._test_logits(model, digest), self.test.labels)
+
+        return self._kept(model, {"sha256": digest}, compute)
+
+    def metrics(self, model: Trained) -> dict[str, Any]:
+        """Return `all_metrics` of a model, and the number of `digits` in the training, validation and test sets."""
+        teacher = model.teacher
+        of = {
+            "sha256": sha256(model.checkpoint.read_bytes()),
+            "teacher_sha256": sha256(teacher.checkpoint.read_bytes()) if teacher else None,
+            "robustness_digits": self.robustness_digits,
+            "device": self.device.type,
+            "bfloat16": self.device.bfloat16,
+        }
+        return self._kept(model, of, lambda: self._compute(model, teacher, of))
+
+    @cached_property
+    def test(self) -> Digits:
+        """The test digits."""
+        return self._read_test()
+
+    @cached_property
+    def _data(self) -> DataSet:
+        return self._read_training()
+
+    def _kept(
+        self, model: Trained, of: dict[str, Any], compute: Callable[[], dict[str, Any]]
+    ) -> dict[str, Any]:
+        file, of = model.folder / METRICS, of | {"revision": REVISION}
+        if file.exists():
+            known: dict[str, Any] = json.loads(file.read_bytes())
+            if of.items() <= known["of"].items():
+                return known
+        found = {"of": of, **compute()}
+        write_atomically(file, (json.dumps(found) + "\n").encode())
+        return found
+
+    def _compute(self, model: Trained, teacher: Trained | None, of: dict[str, Any]) -> dict[str, Any]:
+        network, validation = load_checkpoint(model.checkpoint).network, self._data.validation
+        validation_logits = predict(network, validation.images)
+        logits = self._test_logits(model, of["sha256"])
+        metrics = all_metrics(
+            self._fast_predict(network, f"{model.name}: corrupted digits"),
+            self.test.images,
+            self.test.labels,
+            logits,
+            validation_labels=validation.labels,
+            validation_logits=validation_logits,
+            teacher_logits=self._test_logits(teacher, of["teacher_sha256"]) if teacher else None,
+            robustness_digits=self.robustness_digits,
+        )
+        sizes = {"training": self._data.training, "validation": validation, "test": self.test}
+        return metrics | {"digits": {name: len(digits) for name, digits in sizes.items()}}
+
+    def _test_logits(self, model: Trained, digest: str) -> Tensor:
+        if digest not in self._logits:  # a teacher is compared with each of its students
+            self._logits[digest] = predict(load_checkpoint(model.checkpoint).network, self.test.images)
+        return self._logits[digest]
+
+    def _fast_predict(self, network: Network, task: str) -> Predict:
+        network, done = network.to(self.device.type), 0
+        total = sum(len(corruption.amounts) for corruption in CORRUPTIONS.values())
+
+        def fast_predict(images: Tensor) -> Tensor:
+            nonlocal done
+            with torch.no_grad(), self.device.autocast():
+                batches = [batch.to(self.device.type) for batch in torch.split(images, BATCH)]
+                logits = torch.cat([network(normalise(batch)).float() for batch in batches])
+            done += 1
+            self._on_step(task, done, total)
+            return logits.cpu()
+
+        return fast_predict
+
+
+def evaluate_run(root: Path, names: Sequence[str], evaluator: Evaluator) -> dict[str, dict[str, Any]]:
+    """Evaluate the current models `names` of the run in `root`; write and return `evaluation.json`.
+
+    Per model the `error_metrics`, the `sha256` of the weights and `METADATA_FIELDS`. Raises `RunError` for a missing
+    model.
+    """
+    evaluation = {}
+    models = {name: current_model(root, name) for name in names}
+    for name, model in models.items():
+        metrics, metadata = evaluator.errors(model), load_checkpoint(model.checkpoint).card
+        evaluation[name] = {
+            key: metrics[key] for key in ("errors", "accuracy", "loss", "confusion", "misclassified")
+        }
+        evaluation[name] |= {field: metadata[field] for field in METADATA_FIELDS if field in metadata}
+        evaluation[name]["sha256"] = metrics["of"]["sha256"]
+    file, content = root / EVALUATION, (json.dumps(evaluation) + "\n").encode()
+    if not file.exists() or file.read_bytes() != content:  # its date says whether figures are out of date
+        write_atomically(file, content)
     return evaluation

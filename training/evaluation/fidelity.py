@@ -1,7 +1,7 @@
-"""How much of its teacher does a student have? Not the same as how good it is.
+"""Fidelity of a student to its teacher, which differs from its accuracy.
 
-Stanton, Izmailov, Kirichenko, Alemi and Wilson, "Does Knowledge Distillation Really Work?" (2021,
-arXiv:2106.05945), whose two measures these are. Logits are `float [N, classes]` of the same digits.
+The two measures of Stanton, Izmailov, Kirichenko, Alemi and Wilson, "Does Knowledge Distillation Really Work?" (2021,
+arXiv:2106.05945). Logits are `float [N, classes]` of the same digits.
 """
 
 from torch import Tensor
@@ -9,7 +9,7 @@ from torch.nn import functional
 
 
 def agreement(logits_a: Tensor, logits_b: Tensor) -> float:
-    """Return the share of digits to which both give the same answer, right or wrong."""
+    """Return the share of digits for which both predict the same class, right or wrong."""
     return (logits_a.argmax(dim=1) == logits_b.argmax(dim=1)).double().mean().item()
 
 

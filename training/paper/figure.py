@@ -1,25 +1,23 @@
-"""The picture of a reproduction: a narrow student's test errors against the temperature it was distilled at."""
+"""Figure of the reproduction: test errors of narrow students against their distillation temperature."""
 
-import io
 from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
 
-from training.model.files import write_atomically
-from training.report.figures import COLOURS
+from training.report.figures import COLOURS, save
 
 
 def temperatures_figure(reproduction: dict[str, Any]) -> Figure:
-    """Return one panel for each width, of `reproduction.json`: means with 95 % intervals over seeds."""
+    """Return a panel per width from the content of `reproduction.json`: means and 95 % intervals over seeds."""
     rows = reproduction["temperatures"]
     widths = list(dict.fromkeys(row["units"] for row in rows))
     figure = Figure(figsize=(4.6 * len(widths), 3.6), layout="constrained")
     for axes, width in zip(figure.subplots(1, len(widths), squeeze=False)[0], widths, strict=True):
-        alone, *distilled = [row for row in rows if row["units"] == width]
+        control, *distilled = [row for row in rows if row["units"] == width]
         temperatures = [row["temperature"] for row in distilled]
-        axes.axhline(alone["mean"], color=COLOURS[0], linestyle="--", label="without a teacher")
-        axes.axhspan(*_ends(alone), color=COLOURS[0], alpha=0.12, linewidth=0)
+        axes.axhline(control["mean"], color=COLOURS[0], linestyle="--", label="without a teacher")
+        axes.axhspan(*_interval(control), color=COLOURS[0], alpha=0.12, linewidth=0)
         axes.errorbar(
             temperatures,
             [row["mean"] for row in distilled],
@@ -39,12 +37,10 @@ def temperatures_figure(reproduction: dict[str, Any]) -> Figure:
 
 
 def draw_temperatures(path: Path, reproduction: dict[str, Any]) -> None:
-    """Write that picture to `path` (PNG)."""
-    content = io.BytesIO()
-    temperatures_figure(reproduction).savefig(content, format="png", dpi=120)
-    write_atomically(path, content.getvalue())
+    """Write `temperatures_figure` to `path`."""
+    save(temperatures_figure(reproduction), path)
 
 
-def _ends(row: dict[str, Any]) -> tuple[float, float]:
-    spread = row["interval_95"] or 0
-    return row["mean"] - spread, row["mean"] + spread
+def _interval(row: dict[str, Any]) -> tuple[float, float]:
+    half = row["interval_95"] or 0
+    return row["mean"] - half, row["mean"] + half

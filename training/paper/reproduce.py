@@ -1,12 +1,12 @@
-"""The MNIST section of Hinton, Vinyals and Dean 2015 (arXiv:1503.02531, section 3), over several seeds.
+"""Reproduction of the MNIST section of Hinton, Vinyals and Dean 2015 (arXiv:1503.02531, section 3) over several seeds.
 
     distillery-train reproduce              five seeds of the recipe `paper`, about half an hour of one core
-    distillery-train reproduce --seeds 0    writes runs/paper/reproduction.json and temperatures.png, too
+    distillery-train reproduce --seeds 0
 
-Of every seed: the recipe's teacher, and its student alone and distilled; narrower students at several temperatures;
-students whose transfer set lacks classes, before and after their biases are corrected (`training/paper/class_bias.py`).
-What is trained already is used again. All choices are made before the test digits are read, once, for everything;
-but for one way to correct biases, `test`: the paper's own, which says how well any single offset could do.
+Per seed: the recipe's teacher, its student and the student's control; narrower students at several temperatures;
+students whose transfer set lacks classes, before and after bias correction (`training/paper/class_bias.py`). All
+choices are made before the test digits are read, once, for all models; the exception is the bias correction `test`,
+the paper's own, which bounds what any single offset can reach.
 """
 
 import json
@@ -34,18 +34,18 @@ NARROW = "narrow"
 
 
 def plan(recipe: Recipe, seed: int, *, units: Sequence[int], temperatures: Sequence[float]) -> Recipe:
-    """Return what is trained with one seed: the recipe's teacher and student, and all that is derived from these.
+    """Return the models to train with one seed: the recipe's teacher and student, and those derived from them.
 
-    Narrower students are trained as the recipe's `narrow` is (as its student, where it has none), and distilled as
-    its student is, but for the temperature. Raises `DistilleryError` without such a student.
+    Narrower students have the training settings of the recipe's `narrow` (of its student if there is none) and the
+    student's distillation at each of the temperatures. Raises `DistilleryError` without such a student.
     """
     student = recipe.models.get("student")
     if student is None or student.distillation is None:
         raise distillery.DistilleryError(
-            f"the recipe {recipe.name} has no student with a distillation; paper and quick have one"
+            f"the recipe {recipe.name} needs a model `student` with a distillation, such as paper and quick have"
         )
     models = {name: model for name, model in recipe.models.items() if name != NARROW}
-    template = recipe.models.get(NARROW, student).model_copy(update={"alone": False})
+    template = recipe.models.get(NARROW, student).model_copy(update={"control": False})
     for width in units:
         narrow = template.model_copy(update={"hidden": [width] * len(template.hidden)})
         models[narrow_name(width)] = narrow.without_teacher
@@ -54,12 +54,12 @@ def plan(recipe: Recipe, seed: int, *, units: Sequence[int], temperatures: Seque
             model = narrow.model_copy(update={"distillation": distillation})
             models[narrow_name(width, temperature)] = model
     for name, transfer in TRANSFER_SETS.items():
-        models[name] = student.model_copy(update={"leave_out": transfer.leave_out, "alone": False})
+        models[name] = student.model_copy(update={"leave_out": transfer.leave_out, "control": False})
     return Recipe(name=recipe.name, seed=seed, models=models)
 
 
 def narrow_name(width: int, temperature: float | None = None) -> str:
-    """Name a student of the sweep, distilled or alone, as a recipe allows it: `units30t2p5`, `units30`."""
+    """Return a valid model name for a narrow student: `units30t2p5` at temperature 2.5, `units30` for its control."""
     return f"units{width}" + ("" if temperature is None else f"t{temperature:g}".replace(".", "p"))
 
 
@@ -75,9 +75,9 @@ def reproduce(
     root: Path,
     observer: Observer,
 ) -> dict[str, Any]:
-    """Train everything into `root`, evaluate it, write `reproduction.json`, return it.
+    """Train all models in `root`, evaluate them, write and return `reproduction.json`.
 
-    The test digits are not read again for models that have been evaluated. Raises `DistilleryError`.
+    The test digits are read only if a model has changed since. Raises `DistilleryError`.
     """
     trained: dict[int, dict[str, ModelRun]] = {}
     for seed in seeds:
@@ -92,13 +92,13 @@ def reproduce(
         if known["fingerprints"] == fingerprints:
             return known
     prior = torch.bincount(data.training.labels, minlength=CLASSES) / len(data.training)
-    validated = [_answers(runs, data.validation.images, TRANSFER_SETS) for runs in trained.values()]
+    validated = [_logits(runs, data.validation.images, TRANSFER_SETS) for runs in trained.values()]
     offsets = {
         name: [find_offsets(of[name], data.validation.labels, prior, moved) for of in validated]
         for name, (_, moved) in TRANSFER_SETS.items()
     }
-    test = read_test()  # from here on nothing is chosen, but for what is called `test`
-    logits = [_answers(runs, test.images, runs) for runs in trained.values()]
+    test = read_test()  # from here on nothing is chosen except the correction `test`
+    logits = [_logits(runs, test.images, runs) for runs in trained.values()]
     names = ("teacher", f"student{ALONE}", "student")
     result = {
         "recipe": recipe.name,
@@ -128,7 +128,7 @@ def reproduce(
     return result
 
 
-def _answers(runs: dict[str, ModelRun], images: Tensor, names: Iterable[str]) -> dict[str, Tensor]:
+def _logits(runs: dict[str, ModelRun], images: Tensor, names: Iterable[str]) -> dict[str, Tensor]:
     return {name: predict(load_checkpoint(runs[name].checkpoint).network, images) for name in names}
 
 

@@ -1,14 +1,13 @@
-"""Students that never see some classes, and what a correction of their biases brings (the paper's section 3).
+"""Students trained without some classes, and the effect of bias corrections (the paper's section 3).
 
-A correction is one offset for the logits of the classes in question, as in the paper, or one for every class:
+A correction is one offset for the logits of the affected classes, as in the paper, or one per class:
 
 - `none`
 - `prior`: the mean predicted probability of these classes on the validation digits becomes their share of the
-  training digits; no label of a validation digit is looked at
-- `prior of all`: the same, for each of the ten classes by itself
-- `validation`: the fewest errors on the labelled validation digits
-- `test`: the fewest errors on the test digits themselves, as the paper has it; not a result but a bound, that no
-  other single offset can beat
+  training digits; no validation labels are used
+- `prior of all`: the same for each of the ten classes separately
+- `validation`: fewest errors on the labelled validation digits
+- `test`: fewest errors on the test digits, as in the paper; not a result but a lower bound for any single offset
 """
 
 from collections.abc import Sequence
@@ -23,7 +22,7 @@ from training.paper.class_bias import fewest_errors, match_prior
 
 
 class TransferSet(NamedTuple):
-    """The digits that a student learns from, and the classes whose biases are then moved together."""
+    """The classes missing from a student's transfer set, and the classes whose biases are corrected together."""
 
     leave_out: list[int]
     moved: list[int]
@@ -33,14 +32,14 @@ TRANSFER_SETS = {
     "threeless": TransferSet(leave_out=[3], moved=[3]),
     "seveneight": TransferSet(leave_out=[0, 1, 2, 3, 4, 5, 6, 9], moved=[7, 8]),
 }
-"""By the student's name. The paper raised the bias of the 3 by 3.5, and lowered those of 7 and 8 by 7.6."""
+"""By student. The paper raised the bias of the 3 by 3.5, and lowered those of 7 and 8 by 7.6."""
 
 Offsets = dict[str, Tensor]
-"""By the way they were found, `float [10]`."""
+"""`float [10]` by correction."""
 
 
 def find_offsets(logits: Tensor, labels: Tensor, prior: Tensor, moved: Sequence[int]) -> Offsets:
-    """Return the corrections that the validation digits speak for, from their `logits [N, 10]` and `labels [N]`."""
+    """Return the corrections from the validation digits: their `logits [N, 10]` and `labels [N]`."""
     return {
         "none": torch.zeros(CLASSES),
         "prior": match_prior(logits, prior, tied=[moved]),
@@ -52,13 +51,13 @@ def find_offsets(logits: Tensor, labels: Tensor, prior: Tensor, moved: Sequence[
 def correct(
     logits: Sequence[Tensor], offsets: Sequence[Offsets], labels: Tensor, moved: Sequence[int]
 ) -> dict[str, Any]:
-    """Return what each correction brings on the test digits, `logits` and `offsets` by seed, and `test` beside them.
+    """Return the result of every correction, and of `test`, on the test digits; `logits` and `offsets` are per seed.
 
-    Of each, over seeds: `errors`, those among them `on_moved` classes, and the `offset` of these beside the others.
+    Per correction, over seeds: `errors`, those `on_moved` classes, and the mean `offset` of these minus the others'.
     """
-    ways = {way: [of_seed[way] for of_seed in offsets] for way in offsets[0]}
-    ways["test"] = [_one_offset(of_seed, labels, moved) for of_seed in logits]
-    return {way: _count(logits, found, labels, moved) for way, found in ways.items()}
+    by_correction = {name: [of_seed[name] for of_seed in offsets] for name in offsets[0]}
+    by_correction["test"] = [_one_offset(of_seed, labels, moved) for of_seed in logits]
+    return {name: _count(logits, found, labels, moved) for name, found in by_correction.items()}
 
 
 def _one_offset(logits: Tensor, labels: Tensor, moved: Sequence[int]) -> Tensor:
@@ -81,10 +80,10 @@ def _count(
 
 
 def over_seeds(values: Sequence[float]) -> dict[str, Any]:
-    """Return the values, their mean, and half of its 95 % interval (None for one seed)."""
-    centre, spread = mean_interval(values)
+    """Return the values, their mean, and half the width of its 95 % interval (None for one seed)."""
+    centre, half = mean_interval(values)
     return {
         "values": list(values),
         "mean": round(centre, 2),
-        "interval_95": None if spread is None else round(spread, 2),
+        "interval_95": None if half is None else round(half, 2),
     }

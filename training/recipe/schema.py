@@ -1,75 +1,74 @@
-"""What decides a training: a recipe is a list of models, each with its architecture, its training, its teacher.
+"""Schema of a recipe: the models to train, each with its architecture, training settings and teacher.
 
-A recipe is a TOML file (`training/recipe/quick.toml`, or one of yours). Every section is a model, trained in the
-order of the file; one with a `distillation` learns from a model above it. Such a student is trained twice, with the
-same initial weights, views and order of digits: once distilled, and as its own control, NAME-alone, from the labels.
+A recipe is a TOML file: one of `training/recipe/*.toml`, or the user's own. Every section is a model; models are
+trained in the order of the file, and one with a `distillation` learns from a model above it. Such a student is trained
+twice, from the same initial weights and on the same batches: distilled, and as its control NAME-alone, on the labels
+only. `training/recipe/inheritance.py`: recipes that extend another one.
 """
 
 import re
 from typing import Annotated, Literal
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    PositiveInt,
-    field_validator,
-    model_validator,
-)
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, field_validator, model_validator
 
 LossName = Literal["kl", "mse", "dkd", "lskd", "dist"]
 """Losses on soft targets: training/loop/losses.py."""
 Units = Annotated[int, Field(gt=0, le=65_536)]
 ALONE = "-alone"
+"""Suffix of a student's control."""
+FIGURES, SWEEP = "figures", "sweep"
+"""Folders in runs/<recipe>, beside the models: no model may have these names."""
 NAME = re.compile("[a-z][a-z0-9]*")
-"""Names of sections: they become flags, and the names of served models."""
+"""Model names; they are also names of options and of served models."""
 
 
 class Section(BaseModel):
-    """A group of settings: unknown names are refused, values do not change."""
+    """Base class of settings: unknown names are rejected, values are frozen."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class Augmentation(Section):
-    """What happens to every digit at random; zeros leave the digits as they are."""
+    """Random changes to every training digit; 0 disables each."""
 
-    rotation: float = Field(0, ge=0, le=180, description="degrees, up to this much either way")
-    shift: float = Field(0, ge=0, le=14, description="pixels, up to this much in x and y")
-    scale: float = Field(0, ge=0, lt=1, description="0.1: from 0.9 to 1.1 times the size")
-    shear: float = Field(0, ge=0, lt=90, description="degrees, up to this much either way")
-    elastic: float = Field(0, ge=0, le=14, description="pixels, standard deviation of local displacements")
-    mixup: float = Field(0, ge=0, le=1, description="share of another digit, up to this much of the ink")
+    rotation: float = Field(0, ge=0, le=180, description="maximum rotation either way, degrees")
+    shift: float = Field(0, ge=0, le=14, description="maximum shift in x and in y, pixels")
+    scale: float = Field(0, ge=0, lt=1, description="maximum change of size; 0.1: 0.9 to 1.1 times")
+    shear: float = Field(0, ge=0, lt=90, description="maximum shear either way, degrees")
+    elastic: float = Field(0, ge=0, le=14, description="standard deviation of local displacements, pixels")
+    mixup: float = Field(0, ge=0, le=1, description="maximum share of ink taken from another digit")
 
     @property
     def enabled(self) -> bool:
-        """Whether anything is moved at all."""
+        """Whether digits are changed at all."""
         return any(self.model_dump().values())
 
 
 class Distillation(Section):
-    """From whom a student learns, and how."""
+    """Teacher and loss of a student."""
 
-    teacher: str = Field("teacher", description="the model that gives the soft targets")
-    loss: LossName = Field("kl", description="of the soft targets: see training/loop/losses.py")
-    temperature: float = Field(20, gt=0, description="softens both softmaxes")
-    alpha: float = Field(0.7, ge=0, le=1, description="weight of the soft targets; the labels have the rest")
-    beta: float = Field(1, ge=0, description="dkd, dist: weight of the loss's second term")
+    teacher: str = Field("teacher", description="model that provides the soft targets")
+    loss: LossName = Field("kl", description="loss on the soft targets, defined in training/loop/losses.py")
+    temperature: float = Field(20, gt=0, description="divides the logits of teacher and student")
+    alpha: float = Field(0.7, ge=0, le=1, description="weight of the soft targets; the labels' is 1 - alpha")
+    beta: float = Field(1, ge=0, description="weight of the second term of dkd and dist")
 
 
 class Architecture(Section):
-    """Convolutional stages, then fully connected layers, then ten logits; several of them make an ensemble."""
+    """Convolutional stages, fully connected layers and ten logits; several such networks form an ensemble."""
 
     stages: list[Annotated[list[Units], Field(min_length=1, max_length=8)]] = Field(
         [], max_length=4, description="channels of the 3x3 convolutions before each 2x2 max-pooling"
     )
     hidden: list[Units] = Field([], max_length=16, description="units of each fully connected layer")
     norm: bool = Field(True, description="BatchNorm before each ReLU")
-    members: int = Field(1, ge=1, le=32, description="networks whose answers are averaged")
+    members: int = Field(
+        1, ge=1, le=32, description="networks of the ensemble; their predictions are averaged"
+    )
 
     @property
     def architecture(self) -> "Architecture":
-        """Only what decides the shape."""
+        """The fields that determine the shapes, without those of subclasses."""
         return Architecture(**{name: getattr(self, name) for name in Architecture.model_fields})
 
     def __str__(self) -> str:
@@ -79,72 +78,77 @@ class Architecture(Section):
 
 
 class Model(Architecture):
-    """One model and how it is trained."""
+    """A model and its training."""
 
-    dropout: float = Field(
-        0, ge=0, lt=1, description="probability of dropping a unit that the next layer reads"
+    dropout: float = Field(0, ge=0, lt=1, description="dropout probability of every layer's input units")
+    max_norm: float = Field(
+        0, ge=0, description="maximum norm of the weights into a hidden unit; 0: unlimited"
     )
-    max_norm: float = Field(0, ge=0, description="longest weight vector into a hidden unit; 0: no limit")
     epochs: int = Field(20, gt=0, description="passes over the training digits")
     batch_size: int = Field(256, gt=1, description="digits per optimizer step")
-    learning_rate: float = Field(3e-3, gt=0, description="the highest rate of the schedule")
-    weight_decay: float = Field(0, ge=0, description="AdamW's decoupled decay; with 0 it is Adam")
+    learning_rate: float = Field(3e-3, gt=0, description="maximum learning rate of the schedule")
+    weight_decay: float = Field(0, ge=0, description="decoupled weight decay of AdamW; 0: Adam")
     schedule: Literal["one-cycle", "plateau"] = Field(
-        "one-cycle", description="rise and fall once, or a tenth whenever validation stops improving"
+        "one-cycle",
+        description="one-cycle: rise and fall once; plateau: divide the rate by 10 when validation stalls",
     )
-    patience: int = Field(10, ge=0, description="plateau: epochs without improvement before the rate drops")
+    patience: int = Field(10, ge=0, description="epochs without improvement before a plateau")
     keep: Literal["best", "last"] = Field(
-        "best", description="the weights of the epoch with the fewest validation errors, or of the last one"
+        "best", description="weights to keep: of the epoch with the fewest validation errors, or of the last"
     )
     augmentation: Augmentation = Augmentation()
     views: PositiveInt | None = Field(
-        None, description="views of a digit before the first comes again; new ones every epoch if not given"
+        None, description="augmented views per digit, repeated in order; default: new views every epoch"
     )
     leave_out: list[Annotated[int, Field(ge=0, le=9)]] = Field(
-        [], max_length=9, description="digits that are never shown"
+        [], max_length=9, description="classes excluded from the training digits"
     )
-    distillation: Distillation | None = Field(None, description="learn from another model, too")
-    alone: bool = Field(True, description="of a student: train its control, without the teacher, as well")
+    distillation: Distillation | None = Field(None, description="learn from another model")
+    control: bool = Field(
+        True, description="of a student: also train NAME-alone, the same model without its teacher"
+    )
 
     @model_validator(mode="after")
-    def _a_plateau_goes_back_to_its_best(self) -> "Model":
+    def _plateau_returns_to_the_best_epoch(self) -> "Model":
         if (self.schedule, self.keep) == ("plateau", "last"):
             raise ValueError(
-                'schedule plateau goes on from the best epoch so far: keep = "last" wants one-cycle'
+                'schedule plateau resumes from the best epoch so far: keep = "last" requires one-cycle'
             )
         return self
 
     @property
     def without_teacher(self) -> "Model":
-        """The same in everything but the distillation."""
+        """The control: identical but for the distillation."""
         return self.model_copy(update={"distillation": None})
 
 
 class Recipe(Section):
-    """A recipe with everything settled."""
+    """A recipe after all settings are resolved."""
 
     name: str
     seed: int = Field(0, ge=0)
     teacher_seed: int | None = Field(None, ge=0)
-    """The seed of the first teachers, and of all views: students of several seeds then share the soft targets."""
+    """Seed of the first teachers and of all views; students of several seeds then share soft targets."""
     models: dict[str, Model] = Field(min_length=1)
 
     @field_validator("models")
     @classmethod
-    def _plain_names(cls, models: dict[str, Model]) -> dict[str, Model]:
+    def _names_are_plain(cls, models: dict[str, Model]) -> dict[str, Model]:
         for name in models:
             if not NAME.fullmatch(name):
-                raise ValueError(f"a model's name is lower-case letters and digits, not {name!r}")
+                raise ValueError(f"a model's name must be lower-case letters and digits, not {name!r}")
+            if name in (FIGURES, SWEEP):
+                raise ValueError(f"[{name}] is reserved; rename the model")
         return models
 
     @model_validator(mode="after")
-    def _mixtures_have_no_label(self) -> "Recipe":
+    def _mixup_needs_soft_targets(self) -> "Recipe":
         for name, model in self.models.items():
-            unlabelled = model.distillation and model.distillation.alpha == 1 and not model.alone
+            unlabelled = model.distillation and model.distillation.alpha == 1 and not model.control
             if model.augmentation.mixup and not unlabelled:
                 raise ValueError(
-                    f"{name}: with augmentation.mixup {model.augmentation.mixup} a digit has no label any more, "
-                    "so it needs distillation.alpha 1 and alone = false"
+                    f"{name}: digits have no label with augmentation.mixup {model.augmentation.mixup}; "
+                    "it requires distillation.alpha 1 and control = false"
                 )
         return self
 
@@ -155,7 +159,7 @@ class Recipe(Section):
             if model.distillation and model.distillation.teacher not in above:
                 raise ValueError(
                     f"{name} learns from {model.distillation.teacher!r}, "
-                    f"which is none of the models above it: {', '.join(above) or 'there are none'}"
+                    f"which must be a model above it: {', '.join(above) or 'there is none'}"
                 )
             above.append(name)
         return self

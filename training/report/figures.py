@@ -1,7 +1,7 @@
-"""The pictures of a run: `runs/<recipe>/pictures/*.png`.
+"""Figures of a run: `runs/<recipe>/figures/*.png`.
 
-After training: digits, soft_targets, curves. After the evaluation: mistakes, confusion. With the report: those,
-and reliability and robustness, which are in training/report/report_pictures.py.
+After training: digits, soft_targets, curves. After `evaluate` and `report`: errors, confusion. After `report`:
+reliability, robustness.
 """
 
 import io
@@ -22,22 +22,20 @@ from training.model.files import write_atomically
 from training.model.network import CLASSES, Network
 from training.recipe.schema import ALONE
 
-FIGURES = "figures"
-"""Folder of a run."""
 COLOURS = ("#4c566a", "#2a7de1", "#d08770", "#5b9a3c", "#9a5bb5", "#c0392b", "#00838f")
 TEMPERATURES = (1, 4, 8, 20)
-SURE = 0.99
+CONFIDENT = 0.99
 DIGITS = range(CLASSES)
 
 
 def draw_digits(path: Path, digits: Digits, views: Mapping[str, Views]) -> None:
-    """Ten digits of each class as they are, and as models (by name) that do not see them plain see them first."""
+    """Draw ten digits of each class, and their first views for models (by name) that train on augmented ones."""
     chosen = torch.cat([torch.nonzero(digits.labels == digit)[:10, 0] for digit in DIGITS])
     images = digits.images[chosen]
     sheets = {"the training digits": images}
     for name, seen in views.items():
         if (number := seen.number(epoch=1)) != PLAIN:
-            sheets[f"the same, as the {name} sees them in one epoch"] = seen.of(images).show(number)
+            sheets[f"augmented for the {name} in its first epoch"] = seen.of(images).show(number)
     figure = Figure(figsize=(5.2 * len(sheets), 5.6), layout="constrained")
     for axes, (title, sheet) in zip(
         figure.subplots(1, len(sheets), squeeze=False)[0], sheets.items(), strict=True
@@ -49,16 +47,16 @@ def draw_digits(path: Path, digits: Digits, views: Mapping[str, Views]) -> None:
 
 
 def draw_soft_targets(path: Path, teacher: Network, digits: Digits) -> None:
-    """What the teacher says of one digit at several temperatures: the knowledge that a label does not hold."""
+    """Draw the teacher's probabilities for one digit at several temperatures: more than its label says."""
     logits = predict(teacher, digits.images)
-    sure = (torch.softmax(logits, dim=1).amax(dim=1) > SURE) & (logits.argmax(1) == digits.labels)
+    confident = (torch.softmax(logits, dim=1).amax(dim=1) > CONFIDENT) & (logits.argmax(1) == digits.labels)
     _, second, third = torch.softmax(logits / TEMPERATURES[1], dim=1).topk(3, dim=1).values.unbind(dim=1)
-    chosen = int(torch.where(sure, second - third, -1).argmax())  # a digit that is most like one other digit
+    chosen = int(torch.where(confident, second - third, -1).argmax())  # resembles one other class most
     figure = Figure(figsize=(13, 2.9), layout="constrained")
-    picture, *panels = figure.subplots(1, 1 + len(TEMPERATURES))
-    picture.imshow(digits.images[chosen].numpy(), cmap="gray")
-    picture.set_title(f"a {int(digits.labels[chosen])} held out for validation", fontsize=10)
-    picture.set_axis_off()
+    image, *panels = figure.subplots(1, 1 + len(TEMPERATURES))
+    image.imshow(digits.images[chosen].numpy(), cmap="gray")
+    image.set_title(f"a {int(digits.labels[chosen])} held out for validation", fontsize=10)
+    image.set_axis_off()
     for axes, temperature in zip(panels, TEMPERATURES, strict=True):
         axes.bar(DIGITS, torch.softmax(logits[chosen] / temperature, dim=0).numpy(), color=COLOURS[0])
         axes.set(xticks=DIGITS, ylim=(0, 1))
@@ -68,7 +66,7 @@ def draw_soft_targets(path: Path, teacher: Network, digits: Digits) -> None:
 
 
 def draw_curves(path: Path, histories: Mapping[str, Sequence[Record]], *, distilled: Collection[str]) -> None:
-    """Loss and accuracy of every model, training dotted and validation solid; controls are paler."""
+    """Draw loss and accuracy of every model: training dotted, validation solid, controls paler."""
     roles = dict.fromkeys(name.removesuffix(ALONE) for name in histories)
     colours = dict(zip(roles, cycle(COLOURS), strict=False))
     figure = Figure(figsize=(12, 4.6), layout="constrained")
@@ -91,26 +89,26 @@ def draw_curves(path: Path, histories: Mapping[str, Sequence[Record]], *, distil
     save(figure, path)
 
 
-def draw_mistakes(
+def draw_errors(
     path: Path, evaluation: Mapping[str, Mapping[str, Any]], test: Digits, *, count: int = 12
 ) -> None:
-    """The test digits that each model got wrong with the greatest confidence."""
+    """Draw the test digits that each model misclassified with the highest confidence."""
     figure = Figure(figsize=(1.15 * count, 1.75 * len(evaluation)), layout="constrained")
     rows = figure.subplots(len(evaluation), count, squeeze=False)
     for row, (name, model) in zip(rows, evaluation.items(), strict=True):
         for axes in row:
             axes.set_axis_off()
-        for axes, mistake in zip(row, model["mistakes"], strict=False):
-            axes.imshow(test.images[mistake["index"]].numpy(), cmap="gray")
+        for axes, digit in zip(row, model["misclassified"], strict=False):
+            axes.imshow(test.images[digit["index"]].numpy(), cmap="gray")
             axes.set_title(
-                f"{mistake['label']}, not {mistake['answer']}\n({mistake['probability']:.1%})", fontsize=8
+                f"{digit['label']}, not {digit['prediction']}\n({digit['probability']:.1%})", fontsize=8
             )
         row[0].set_title(f"{name}\n" + row[0].get_title(), fontsize=8)
     save(figure, path)
 
 
 def draw_confusion(path: Path, evaluation: Mapping[str, Mapping[str, Any]]) -> None:
-    """For every model: which digits are taken for which; the right answers are left out of the colours."""
+    """Draw the confusion matrix of every model; colours show errors only."""
     figure = Figure(figsize=(4.6 * len(evaluation), 4.8), layout="constrained")
     confusions = {name: torch.tensor(model["confusion"]) for name, model in evaluation.items()}
     darkest = max(int(confusion.clone().fill_diagonal_(0).max()) for confusion in confusions.values())
@@ -121,11 +119,11 @@ def draw_confusion(path: Path, evaluation: Mapping[str, Mapping[str, Any]]) -> N
         wrong = confusion.clone().fill_diagonal_(0)
         axes.imshow(wrong.numpy(), cmap="Oranges", vmin=0, vmax=max(darkest, 1))
         for label in DIGITS:
-            for answer in DIGITS:
-                if confusion[label, answer]:
-                    text = str(int(confusion[label, answer]))
-                    axes.text(answer, label, text, ha="center", va="center", fontsize=7)
-        axes.set(xticks=DIGITS, yticks=DIGITS, xlabel="answer", ylabel="label")
+            for predicted in DIGITS:
+                if confusion[label, predicted]:
+                    text = str(int(confusion[label, predicted]))
+                    axes.text(predicted, label, text, ha="center", va="center", fontsize=7)
+        axes.set(xticks=DIGITS, yticks=DIGITS, xlabel="prediction", ylabel="label")
         axes.set_title(f"{name}: {model['errors']} errors")
     save(figure, path)
 
@@ -143,56 +141,56 @@ def save(figure: Figure, path: Path) -> None:
 
 
 COLUMNS = 4
-STATES = {"before": "as it is", "after": "with the temperature"}
+STATES = {"before": "without temperature", "after": "with temperature"}
 
 
-def draw_reliability(path: Path, evidence: Mapping[str, Mapping[str, Any]]) -> None:
-    """How often each model is right when it is so sure; the larger a dot, the more digits."""
-    rows = -(-len(evidence) // COLUMNS)
-    columns = min(len(evidence), COLUMNS)
+def draw_reliability(path: Path, metrics: Mapping[str, Mapping[str, Any]]) -> None:
+    """Draw each model's accuracy against its confidence, with and without temperature; dots grow with digits."""
+    rows = -(-len(metrics) // COLUMNS)
+    columns = min(len(metrics), COLUMNS)
     figure = Figure(figsize=(3.4 * columns, 3.5 * rows), layout="constrained")
     panels = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True).flat
-    for axes, (name, model) in zip(panels, evidence.items(), strict=False):
+    for axes, (name, model) in zip(panels, metrics.items(), strict=False):
         axes.plot((0, 1), (0, 1), color="grey", linestyle=":")
         title = name
-        for colour, (state, words) in zip(COLOURS, STATES.items(), strict=False):
+        for colour, (state, title_of_state) in zip(COLOURS, STATES.items(), strict=False):
             calibration = model["calibration"][state]
             bars = [bar for bar in calibration["reliability"] if bar["digits"]]
             digits = sum(bar["digits"] for bar in bars)
             x, y = ([bar[key] for bar in bars] for key in ("confidence", "accuracy"))
             axes.plot(x, y, color=colour, linewidth=1, alpha=0.6)
             sizes = [8 + 150 * (bar["digits"] / digits) ** 0.5 for bar in bars]
-            axes.scatter(x, y, sizes, color=colour, alpha=0.6, label=words)
-            title += f"\nECE {calibration['ece']:.2%} {words}"
+            axes.scatter(x, y, sizes, color=colour, alpha=0.6, label=title_of_state)
+            title += f"\nECE {calibration['ece']:.2%} {title_of_state}"
         axes.set_title(title, fontsize=9)
         axes.grid(visible=True, alpha=0.3)
     for axes in panels:
         axes.set_axis_off()
     figure.axes[0].legend(loc="upper left", fontsize=8, markerscale=0.5)
-    figure.supxlabel("probability of the answer")
-    figure.supylabel("share of right answers")
+    figure.supxlabel("confidence")
+    figure.supylabel("accuracy")
     save(figure, path)
 
 
-def draw_robustness(path: Path, evidence: Mapping[str, Mapping[str, Any]]) -> None:
+def draw_robustness(path: Path, metrics: Mapping[str, Mapping[str, Any]]) -> None:
     """Write `robustness_figure` to `path`."""
-    save(robustness_figure(evidence), path)
+    save(robustness_figure(metrics), path)
 
 
-def robustness_figure(evidence: Mapping[str, Mapping[str, Any]]) -> Figure:
-    """Share of wrong answers against the strength of each corruption, and of all; controls are dashed."""
-    roles = dict.fromkeys(name.removesuffix(ALONE) for name in evidence)
+def robustness_figure(metrics: Mapping[str, Mapping[str, Any]]) -> Figure:
+    """Return error rates against the strength of each corruption, and their mean; controls are dashed."""
+    roles = dict.fromkeys(name.removesuffix(ALONE) for name in metrics)
     colours = dict(zip(roles, cycle(COLOURS), strict=False))
-    corruptions = list(next(iter(evidence.values()))["robustness"])
+    corruptions = list(next(iter(metrics.values()))["robustness"])
     panels = [*corruptions, "mean of all"]
     figure = Figure(figsize=(3.4 * COLUMNS, 3.1 * (-(-len(panels) // COLUMNS))), layout="constrained")
     grid = figure.subplots(-(-len(panels) // COLUMNS), COLUMNS, squeeze=False, sharex=True, sharey=True).flat
     for axes, corruption in zip(grid, panels, strict=False):
-        for name, model in evidence.items():
+        for name, model in metrics.items():
             table = model["robustness"]
             counts = table.get(corruption) or [mean(at) for at in zip(*table.values(), strict=True)]
-            plain = model["errors"] / model["digits"]["test"]
-            shares = [plain, *(count / model["robustness_digits"] for count in counts)]
+            undistorted = model["errors"] / model["digits"]["test"]
+            shares = [undistorted, *(count / model["robustness_digits"] for count in counts)]
             style = "--" if name.endswith(ALONE) else "-"
             colour = colours[name.removesuffix(ALONE)]
             axes.plot(range(len(shares)), shares, style, color=colour, label=name, linewidth=1.4)
@@ -200,6 +198,6 @@ def robustness_figure(evidence: Mapping[str, Mapping[str, Any]]) -> Figure:
         axes.grid(visible=True, alpha=0.3)
         axes.yaxis.set_major_formatter(lambda share, _: f"{share:.0%}")
     figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside right upper")
-    figure.supxlabel("strength; 0: as they are")
-    figure.supylabel("wrong answers")
+    figure.supxlabel("strength; 0: undistorted")
+    figure.supylabel("error rate")
     return figure

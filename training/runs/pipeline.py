@@ -34,7 +34,7 @@ def jobs(recipe: Recipe) -> list[Job]:
         if recipe.teacher_seed is not None and name in teachers and not model.distillation:
             found.append(Job(name, model, recipe.teacher_seed))
             continue
-        if model.distillation and model.alone:
+        if model.distillation and model.control:
             found.append(Job(name + ALONE, model.without_teacher, recipe.seed, recipe.teacher_seed))
         found.append(Job(name, model, recipe.seed, recipe.teacher_seed))
     return found
@@ -100,7 +100,7 @@ def model_run(
     """Return where `job` is trained, or has been."""
     decisive = _decisive(job, data, device, teacher.fingerprint if teacher else None)
     # A setting left at its default is as if it were not there: a new one changes no older model's identity.
-    chosen = job.model.model_dump(exclude={"alone"}, exclude_defaults=True)
+    chosen = job.model.model_dump(exclude={"control"}, exclude_defaults=True)
     return ModelRun(root, job.name, decisive, identity=fingerprint(decisive | {"model": chosen}))
 
 
@@ -163,7 +163,7 @@ def _decisive(job: Job, data: DataSet, device: Device, teacher: str | None) -> d
     views = {} if job.view_seed is None else {"view_seed": job.view_seed}
     return views | {
         "name": job.name,
-        "model": job.model.model_dump(exclude={"alone"}),
+        "model": job.model.model_dump(exclude={"control"}),
         "teacher": teacher,
         "seed": job.seed,
         "dataset": data.sha256,

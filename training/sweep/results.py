@@ -1,4 +1,4 @@
-"""What a sweep leaves behind in `runs/<recipe>/sweep/<student>`: trials.csv, sweep.json, heat_map.png."""
+"""Results of a sweep in `runs/<recipe>/sweep/<student>`: trials.csv, sweep.json, heat_map.png."""
 
 import csv
 import io
@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from training.model.files import write_atomically
 from training.report.figures import save
-from training.sweep.search import Result, front
+from training.sweep.search import Result, pareto_front
 from training.sweep.space import Space
 
 if TYPE_CHECKING:
@@ -24,17 +24,17 @@ TEMPERATURES, ALPHAS = 6, 5
 
 
 def importances(study: "Study") -> dict[str, float]:
-    """Return the share that each setting has in whether validation errors are among the fewest tenth.
+    """Return each setting's importance for being among the tenth of trials with fewest validation errors; sum 1.
 
-    PED-ANOVA (Watanabe, Bansal, Hutter 2023, arXiv:2304.10255), which needs nothing but numpy. Empty for fewer than
-    two trials, between which nothing can be told.
+    PED-ANOVA (Watanabe, Bansal, Hutter 2023, arXiv:2304.10255), Optuna's only method without scikit-learn. Empty for
+    fewer than two trials.
     """
     from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances  # noqa: PLC0415
     from optuna.trial import TrialState  # noqa: PLC0415
 
     if len(study.get_trials(deepcopy=False, states=[TrialState.COMPLETE])) < 2:
         return {}
-    with warnings.catch_warnings():  # that it is experimental, and that few are better than many
+    with warnings.catch_warnings():  # it is experimental, and warns of few trials
         warnings.simplefilter("ignore")
         found = get_param_importances(
             study, evaluator=PedAnovaImportanceEvaluator(), target=lambda trial: trial.values[0]
@@ -43,7 +43,7 @@ def importances(study: "Study") -> dict[str, float]:
 
 
 def write_results(
-    folder: Path, study: str, results: Sequence[Result], weights: dict[str, float], space: Space
+    folder: Path, study: str, results: Sequence[Result], shares: dict[str, float], space: Space
 ) -> dict[str, Any]:
     """Write the three files and return the content of `sweep.json`."""
     rows = [
@@ -51,11 +51,11 @@ def write_results(
         | result.settings
         for result in results
     ]
-    kept: dict[str, Any] = {
+    summary: dict[str, Any] = {
         "study": study,
         "trials": len(rows),
-        "importances": weights,
-        "front": [row for best in front(results) for row in rows if row["trial"] == best.number],
+        "importances": shares,
+        "front": [row for best in pareto_front(results) for row in rows if row["trial"] == best.number],
     }
     table = io.StringIO()
     names = ("trial", "validation_errors", "multiply_adds", *Space.model_fields)
@@ -63,36 +63,36 @@ def write_results(
     writer.writeheader()
     writer.writerows(rows)
     write_atomically(folder / "trials.csv", table.getvalue().encode())
-    write_atomically(folder / "sweep.json", (json.dumps(kept, indent=2) + "\n").encode())
+    write_atomically(folder / "sweep.json", (json.dumps(summary, indent=2) + "\n").encode())
     draw_heat_map(folder / "heat_map.png", results, space)
-    return kept
+    return summary
 
 
 def draw_heat_map(path: Path, results: Sequence[Result], space: Space) -> None:
-    """The fewest validation errors of the trials in each cell of temperature by alpha, and how many they are."""
+    """Draw the fewest validation errors, and the number of trials, for each cell of temperature and alpha."""
     temperatures = np.geomspace(*space.temperature, TEMPERATURES + 1)
     alphas = np.linspace(*space.alpha, ALPHAS + 1)
     cells: dict[tuple[int, int], list[int]] = {}
     for result in results:
         alpha, temperature = result.settings["alpha"], result.settings["temperature"]
-        place = _cell(alpha, alphas), _cell(temperature, temperatures)
-        cells.setdefault(place, []).append(result.errors)
+        cell = _cell(alpha, alphas), _cell(temperature, temperatures)
+        cells.setdefault(cell, []).append(result.errors)
     fewest = np.full((ALPHAS, TEMPERATURES), np.nan)
-    for place, errors in cells.items():
-        fewest[place] = min(errors)
+    for cell, errors in cells.items():
+        fewest[cell] = min(errors)
     figure = Figure(figsize=(8, 4.8), layout="constrained")
     axes = figure.subplots()
     low, high = min(map(min, cells.values())), max(map(min, cells.values()))
-    # Nothing is as dark as that: the figures stay readable.
+    # No cell reaches the darkest colours, so that the numbers stay readable.
     axes.imshow(fewest, cmap="Oranges", vmin=low, vmax=2 * high - low + 1, origin="lower", aspect="auto")
     for (row, column), errors in cells.items():
         axes.text(column, row, f"{min(errors)}\n({len(errors)})", ha="center", va="center", fontsize=8)
     axes.set_xticks(np.arange(TEMPERATURES + 1) - 0.5, [f"{edge:.2g}" for edge in temperatures])
     axes.set_yticks(np.arange(ALPHAS + 1) - 0.5, [f"{edge:.2g}" for edge in alphas])
-    axes.set(xlabel="temperature", ylabel="alpha", title="fewest validation errors (of so many trials)")
+    axes.set(xlabel="temperature", ylabel="alpha", title="fewest validation errors (number of trials)")
     save(figure, path)
 
 
 def _cell(value: float, edges: np.ndarray) -> int:
-    """The place of `value` between `edges`; it may be a rounding outside of them."""
+    """Return the index of the cell with `value`, which rounding may have moved past the outer `edges`."""
     return int(np.clip(np.searchsorted(edges, value, side="right") - 1, 0, len(edges) - 2))

@@ -1,9 +1,9 @@
-"""A search for one student's settings: an Optuna study that any number of processes and machines work on.
+"""Search of a student's settings: an Optuna study shared by any number of processes and machines.
 
-A trial trains a model like any other (training/runs/pipeline.py): equal settings have one folder, so that what is
-trained is used again and what was interrupted goes on from its last epoch. What nobody works on any more is finished
-before anything new begins. When enough trials have begun, those of others are waited for; or done once more, where they
-are on a machine whose folders are not seen here: who comes first counts.
+A trial trains a model like any other (training/runs/pipeline.py): equal settings share a folder, so a trained model is
+reused and an interrupted training resumes after its last epoch. Abandoned trials are finished before new ones start.
+When enough trials have started, a process waits for those of others; a trial of a machine whose folders are not visible
+here is run again, and the first result counts.
 """
 
 import re
@@ -19,26 +19,24 @@ from distillery import DistilleryError
 from training.data.views import draw_seed
 from training.loop.device import Device
 from training.loop.trainer import Job, Observer
-from training.recipe.schema import Distillation, Model, Recipe
+from training.recipe.schema import SWEEP, Distillation, Model, Recipe
 from training.runs.folder import ModelRun, at_work, fingerprint, only_one
 from training.runs.pipeline import REVISION, DataSet, model_run, train_model
-from training.sweep.space import Space, multiply_adds, rounded, tried
+from training.sweep.space import Space, multiply_adds, rounded, with_settings
 
 if TYPE_CHECKING:  # an extra: at run time it is imported where it is used
     from optuna import Study
     from optuna.trial import FrozenTrial
 
-SWEEP = "sweep"
-"""Folder of a run."""
 LOCK_WAIT_S = 60
-"""How long a process waits for others to be done with an SQLite file."""
-BEGINNING = timedelta(minutes=1)
-"""A trial is asked for in an instant; one that has only some of its settings after this never began."""
+"""How long a process waits for the lock of an SQLite file, seconds."""
+START_TIMEOUT = timedelta(minutes=1)
+"""A trial that lacks some of its settings after this time was never started."""
 
 
 @dataclass(frozen=True)
 class Result:
-    """A finished trial: what it tried, by the names of `Space`, and what came of it."""
+    """A finished trial: its settings, by the names of `Space`, validation errors and multiply-adds."""
 
     number: int
     settings: dict[str, Any]
@@ -48,7 +46,7 @@ class Result:
 
 @dataclass(frozen=True)
 class Search:
-    """One student's search. Its trials are trained into `root`, beside the recipe's own models."""
+    """Search of one student. Its trials are trained in `root`, beside the recipe's own models."""
 
     recipe: Recipe
     student: str
@@ -59,44 +57,48 @@ class Search:
 
     @property
     def model(self) -> Model:
-        """The student as the recipe has it; its control is not trained here."""
-        return self.recipe.models[self.student].model_copy(update={"alone": False})
+        """The student with the recipe's settings, without a control."""
+        return self.recipe.models[self.student].model_copy(update={"control": False})
 
     @property
-    def soft(self) -> Distillation:
-        """How it is taught. Raises `DistilleryError` for a model that is not."""
-        if (soft := self.model.distillation) is None:
-            raise DistilleryError(f"{self.student} learns from no other model")
-        return soft
+    def distillation(self) -> Distillation:
+        """The student's distillation. Raises `DistilleryError` for a model without one."""
+        if (distillation := self.model.distillation) is None:
+            raise DistilleryError(f"{self.student} has no distillation, as a student has")
+        return distillation
 
     @property
     def teachers(self) -> Recipe:
-        """The recipe of those whom the student learns from, directly or not."""
+        """The recipe of the student's teachers, direct and indirect."""
         above: dict[str, Model] = {}
-        soft: Distillation | None = self.soft
-        while soft:
-            above[soft.teacher] = self.recipe.models[soft.teacher].model_copy(update={"alone": False})
-            soft = above[soft.teacher].distillation
+        distillation: Distillation | None = self.distillation
+        while distillation:
+            above[distillation.teacher] = self.recipe.models[distillation.teacher].model_copy(
+                update={"control": False}
+            )
+            distillation = above[distillation.teacher].distillation
         seeds: dict[str, int | None] = {}
-        if self.recipe.teacher_seed is not None and len(above) == 1:  # without pupils it would be no teacher
+        if (
+            self.recipe.teacher_seed is not None and len(above) == 1
+        ):  # alone in its recipe, it would not count as a teacher
             seeds = {"seed": self.recipe.teacher_seed, "teacher_seed": None}
         return self.recipe.model_copy(update={"models": dict(reversed(above.items())), **seeds})
 
     @property
     def name(self) -> str:
-        """The study's: trials are compared only where nothing but what is searched can differ."""
+        """Name of the study; it covers everything but the searched settings, so that only these differ in a study."""
         searched = {"hidden", "learning_rate", "distillation"}
-        decisive = {
+        fixed = {
             "teachers": self.teachers.model_dump(exclude_defaults=True),
             "model": self.model.model_dump(exclude_defaults=True, exclude=searched),
-            "soft": {"teacher": self.soft.teacher, "beta": self.soft.beta},
+            "soft": {"teacher": self.distillation.teacher, "beta": self.distillation.beta},
             "space": self.space.model_dump(),
             "seeds": [self.recipe.seed, self.recipe.teacher_seed],
             "dataset": self.data.sha256,
             "validation_digits": len(self.data.validation),
             "revision": REVISION,
         }
-        return f"{self.recipe.name}-{self.student}-{fingerprint(decisive)[:8]}"
+        return f"{self.recipe.name}-{self.student}-{fingerprint(fixed)[:8]}"
 
     def run(
         self,
@@ -115,7 +117,9 @@ class Search:
 
         deadline = time.monotonic() + (seconds or float("inf"))
         while time.monotonic() < deadline:
-            with only_one(self.root / SWEEP, wait=True):  # so that no two count before either has begun
+            with only_one(
+                self.root / SWEEP, wait=True
+            ):  # two processes must not both count before either starts
                 trial = self._next(study, teacher, trials)
             if trial is None:
                 return
@@ -123,20 +127,20 @@ class Search:
             card = train_model(job, run, self.data, device=self.device, teacher=teacher, observer=observer)
             done = self.results(study)
             if trial.number in {result.number for result in done}:
-                continue  # it was another's, who has finished it meanwhile
+                continue  # another process has finished it meanwhile
             errors, cost = int(card["validation_errors"]), multiply_adds(job.model)
             result = Result(trial.number, rounded(trial.params), errors, cost)
-            with suppress(UpdateFinishedTrialError):  # in this very instant
+            with suppress(UpdateFinishedTrialError):  # finished since `results`
                 study.tell(trial.number, (errors, cost), skip_if_finished=True)
             yield result, 1 + len(done)
 
     def results(self, study: "Study") -> list[Result]:
-        """Return the finished trials in the order they began."""
+        """Return the finished trials in the order they were started."""
         finished = [trial for trial in study.get_trials(deepcopy=False) if trial.state.name == "COMPLETE"]
         return [Result(trial.number, rounded(trial.params), *map(int, trial.values)) for trial in finished]
 
     def _next(self, study: "Study", teacher: ModelRun, wanted: int) -> "FrozenTrial | None":
-        """Return the trial to work on: one left behind, or a new one, or one of somebody else."""
+        """Return the next trial: an abandoned one, a new one, or one of another process; None: all are done."""
         from optuna.samplers import TPESampler  # noqa: PLC0415
         from optuna.trial import TrialState  # noqa: PLC0415
 
@@ -145,47 +149,47 @@ class Search:
         for trial in known:
             if trial.state == TrialState.RUNNING and trial.params.keys() == distributions.keys():
                 running.append(trial)
-            elif trial.state == TrialState.RUNNING and _age(trial) > BEGINNING:
+            elif trial.state == TrialState.RUNNING and _age(trial) > START_TIMEOUT:
                 study.tell(trial.number, state=TrialState.FAIL)
         for trial in running:
             folder = self._training(trial, teacher)[1].folder
             if folder.exists() and not at_work(folder):
                 return trial
         if len(running) + len(self.results(study)) < wanted:
-            own = self.space.settings(self.model, self.soft)
+            own = self.space.settings(self.model, self.distillation)
             if not known and own:
-                study.enqueue_trial(own)  # what the recipe has comes first, to be compared with
-            # From the trials so far, not from a state of its own: no process repeats another, or itself.
+                study.enqueue_trial(own)  # the recipe's settings come first, for comparison
+            # Seeded by the trials so far rather than a state of its own, so that no process repeats another's.
             seed = draw_seed(study.study_name, len(known)) % 2**32
             study.sampler = TPESampler(seed=seed, constant_liar=True)
-            asked = study.ask(distributions).number
-            return study.get_trials(deepcopy=False)[asked]
+            number = study.ask(distributions).number
+            return study.get_trials(deepcopy=False)[number]
         return running[0] if running else None
 
     def _training(self, trial: "FrozenTrial", teacher: ModelRun) -> tuple[Job, ModelRun]:
-        model = tried(self.model, self.soft, rounded(trial.params))
+        model = with_settings(self.model, self.distillation, rounded(trial.params))
         job = Job(self.student, model, self.recipe.seed, self.recipe.teacher_seed)
         return job, model_run(job, self.data, device=self.device, root=self.root, teacher=teacher)
 
 
-def front(results: Sequence[Result]) -> list[Result]:
-    """Return those that no other beats in errors without costing more, fewest errors first."""
-    best: list[Result] = []
+def pareto_front(results: Sequence[Result]) -> list[Result]:
+    """Return the results on the Pareto front of errors and multiply-adds, fewest errors first."""
+    front: list[Result] = []
     for result in sorted(results, key=lambda result: (result.errors, result.multiply_adds, result.number)):
-        if not best or result.multiply_adds < best[-1].multiply_adds:
-            best.append(result)
-    return best
+        if not front or result.multiply_adds < front[-1].multiply_adds:
+            front.append(result)
+    return front
 
 
 def open_study(url: str, name: str) -> "Study":
-    """Return the study of that name in the database at `url`, a new one if there is none; within `storage_errors`."""
+    """Return the study of that name in the database at `url`, created if missing. Call within `storage_errors`."""
     import optuna  # noqa: PLC0415
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     waiting = {"connect_args": {"timeout": LOCK_WAIT_S}} if url.startswith("sqlite") else {}
     try:
         storage = optuna.storages.RDBStorage(url, engine_kwargs=waiting)
-    except ImportError as error:  # of the driver
+    except ImportError as error:  # the driver is missing
         raise optuna.exceptions.StorageInternalError(str(error)) from None
     return optuna.create_study(
         storage=storage, study_name=name, directions=["minimize", "minimize"], load_if_exists=True
@@ -194,7 +198,7 @@ def open_study(url: str, name: str) -> "Study":
 
 @contextmanager
 def storage_errors(url: str) -> Iterator[None]:
-    """Turn what a database refuses into a `DistilleryError` that names it, without its password."""
+    """Turn database errors into a `DistilleryError` that names the URL without its password."""
     from optuna.exceptions import StorageInternalError  # noqa: PLC0415
     from sqlalchemy.exc import SQLAlchemyError  # noqa: PLC0415
 
@@ -203,8 +207,8 @@ def storage_errors(url: str) -> Iterator[None]:
     except (StorageInternalError, SQLAlchemyError) as error:
         shown, reason = re.sub(r"(://[^:/@]*):[^@]*@", r"\1:***@", url), str(error).splitlines()[0]
         raise DistilleryError(
-            f"--storage {shown}: {reason.rstrip('.')}; give the URL of a database that can be reached and whose driver "
-            "is installed, as sqlite:///runs/sweep.db or postgresql+psycopg://user:password@host/name"
+            f"--storage {shown}: {reason.rstrip('.')}; give the URL of a reachable database whose driver is "
+            "installed, such as sqlite:///runs/sweep.db or postgresql+psycopg://user:password@host/name"
         ) from None
 
 

@@ -1,4 +1,4 @@
-"""What a sweep tries of a student: temperature, alpha and loss of its distillation, learning rate, hidden layers."""
+"""Search space of a sweep: temperature, alpha and loss of the distillation, learning rate, hidden layers."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any
@@ -14,43 +14,41 @@ if TYPE_CHECKING:  # an extra: at run time it is imported where it is used
     from optuna.distributions import BaseDistribution
 
 
-def _rising(ends: tuple[float, float]) -> tuple[float, float]:
-    if ends[0] > ends[1]:
-        raise ValueError(f"the lower end comes first, not {ends[0]:g},{ends[1]:g}")
-    return ends
+def _ordered(bounds: tuple[float, float]) -> tuple[float, float]:
+    if bounds[0] > bounds[1]:
+        raise ValueError(f"the lower bound must come first, not {bounds[0]:g},{bounds[1]:g}")
+    return bounds
 
 
 Rates = Annotated[
-    tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]], AfterValidator(_rising)
+    tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]], AfterValidator(_ordered)
 ]
 Share = Annotated[float, Field(ge=0, le=1)]
-Shares = Annotated[tuple[Share, Share], AfterValidator(_rising)]
+Shares = Annotated[tuple[Share, Share], AfterValidator(_ordered)]
 Widths = Annotated[str, Field(pattern=r"^[1-9]\d*(-[1-9]\d*)*$")]
 
 
 class Space(Section):
-    """What is searched; both ends of a range belong to it."""
+    """Ranges to search, bounds included."""
 
-    temperature: Rates = Field(
-        (1, 20), description="from,to; equal steps of its logarithm are equally likely"
-    )
-    alpha: Shares = Field((0.1, 1), description="from,to")
-    learning_rate: Rates = Field((1e-3, 1e-2), description="from,to; by its logarithm, too")
+    temperature: Rates = Field((1, 20), description="MIN,MAX of a log-uniform distribution")
+    alpha: Shares = Field((0.1, 1), description="MIN,MAX")
+    learning_rate: Rates = Field((1e-3, 1e-2), description="MIN,MAX of a log-uniform distribution")
     loss: list[LossName] = Field(
-        ["kl", "mse", "dkd", "lskd", "dist"], min_length=1, description="any of these"
+        ["kl", "mse", "dkd", "lskd", "dist"], min_length=1, description="losses to choose from"
     )
     hidden: list[Widths] = Field(
         [],
-        description="hidden layers, as 256-128,48-32; the model's own, a half, quarter and eighth if not given",
+        description="hidden layers, such as 256-128,48-32; default: the model's, their halves, quarters and eighths",
     )
 
     def of(self, model: Model) -> "Space":
-        """The same with hidden layers to choose from; a network without any has no choice."""
+        """Return the space with the hidden layers resolved for `model`."""
         parts = [_joined([max(1, units // part) for units in model.hidden]) for part in (1, 2, 4, 8)]
         return self.model_copy(update={"hidden": list(dict.fromkeys(self.hidden or parts))})
 
     def distributions(self) -> "dict[str, BaseDistribution]":
-        """The same for Optuna."""
+        """Return the space as Optuna distributions."""
         from optuna.distributions import CategoricalDistribution, FloatDistribution  # noqa: PLC0415
 
         return {
@@ -61,12 +59,12 @@ class Space(Section):
             "learning_rate": FloatDistribution(*self.learning_rate, log=True),
         }
 
-    def settings(self, model: Model, soft: Distillation) -> dict[str, Any] | None:
-        """Return the settings that a student has now, None where one of them is outside."""
+    def settings(self, model: Model, distillation: Distillation) -> dict[str, Any] | None:
+        """Return the student's own settings, None if one of them lies outside the space."""
         own: dict[str, Any] = {
-            "temperature": soft.temperature,
-            "alpha": soft.alpha,
-            "loss": soft.loss,
+            "temperature": distillation.temperature,
+            "alpha": distillation.alpha,
+            "loss": distillation.loss,
             "hidden": _joined(model.hidden),
             "learning_rate": model.learning_rate,
         }
@@ -76,7 +74,7 @@ class Space(Section):
 
 
 def rounded(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what Optuna suggests as people write it: numbers to two digits."""
+    """Return Optuna's suggestion with numbers rounded to two digits."""
     return {
         "temperature": float(f"{settings['temperature']:.2g}"),
         "alpha": round(settings["alpha"], 2),
@@ -86,22 +84,23 @@ def rounded(settings: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def tried(model: Model, soft: Distillation, settings: Mapping[str, Any]) -> Model:
-    """Return `model`, taught as `soft` has it, with these settings."""
-    teaching = {name: settings[name] for name in ("temperature", "alpha", "loss")}
-    found = {
+def with_settings(model: Model, distillation: Distillation, settings: Mapping[str, Any]) -> Model:
+    """Return `model` with the settings of a trial; `distillation` provides those that are not searched."""
+    searched = {name: settings[name] for name in ("temperature", "alpha", "loss")}
+    changes = {
         "hidden": [int(units) for units in settings["hidden"].split("-") if units],
         "learning_rate": settings["learning_rate"],
-        "distillation": soft.model_copy(update=teaching),
+        "distillation": distillation.model_copy(update=searched),
     }
-    return model.model_copy(update=found)
+    return model.model_copy(update=changes)
 
 
 def multiply_adds(architecture: Architecture) -> int:
-    """Count the multiplications on one digit's way through the network: what its latency is made of.
+    """Return the number of multiply-adds of a forward pass with one digit, which determines the latency.
 
-    Not a time: torch's own overhead at one digit is larger than what small networks save, and the machines that share
-    a study differ. Below some 100,000 a served model gets no faster: calling it costs more than it does.
+    It replaces a measured time, because torch's overhead at one digit exceeds the differences of small networks, and
+    because the machines that share a study differ. Below about 100,000 a served model gets no faster: the overhead of
+    a call dominates.
     """
     with torch.device("meta"), FlopCounterMode(display=False) as counter:
         build(architecture).eval()(torch.empty(1, PIXELS))

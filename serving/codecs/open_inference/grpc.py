@@ -1,17 +1,25 @@
-"""The Open Inference Protocol over gRPC: what its messages ask for, and how they are answered.
+"""The codec of the Open Inference Protocol over gRPC.
 
-`serving.grpc.server` carries the bytes; what the messages hold is in `open_inference.proto`.
+`serving.grpc.server` transports the messages; `open_inference.proto` defines them.
 """
 
 import math
-from collections.abc import Container, Mapping
-from typing import NamedTuple, TypeVar
+from collections.abc import Container, Mapping, Sequence
+from typing import TypeVar
 
 import numpy as np
 from google.protobuf.message import DecodeError, Message
 
-from serving.codecs.base import Protocol, Query, Reply, Request, Timing
-from serving.codecs.bodies import Limits
+from serving.codecs.base import (
+    BodyLimits,
+    Codec,
+    Head,
+    Prediction,
+    Query,
+    Reply,
+    RequestedOutput,
+    Timing,
+)
 from serving.codecs.errors import (
     InvalidInput,
     InvalidRange,
@@ -28,7 +36,7 @@ from serving.codecs.open_inference.open_inference_pb2 import (
     ModelInferTarget,
     ModelMetadataResponse,
 )
-from serving.engine.batching import Prediction
+from serving.codecs.open_inference.outputs import ALL_OUTPUTS
 from serving.model.repository import INPUTS, OUTPUTS, Manifest
 from serving.model.session import Images
 
@@ -39,54 +47,46 @@ PLATFORM = "onnxruntime_onnx"  # Triton's name for it
 _INPUT = INPUTS[0]
 _OUTPUTS = tuple(spec.name for spec in OUTPUTS)
 _UNSUPPORTED = ("classification", "sequence_id", "shared_memory_region")
-_QUICK_BYTES = 64 * 1024  # so many values one by one take two milliseconds; as raw bytes, none
+_MAX_INLINE_BYTES = 64 * 1024  # two milliseconds if sent as single values, microseconds as raw bytes
 
 
-class Wishes(NamedTuple):
-    """What the answer repeats: the request's id, and the names of the outputs asked for."""
-
-    id: str
-    outputs: tuple[str, ...]
-
-
-class GrpcInference(Protocol):
-    """`ModelInfer` and its answer, as serialised messages."""
+class GrpcCodec(Codec):
+    """`ModelInferRequest` and `ModelInferResponse` as serialised messages."""
 
     name = "grpc"
 
-    def check(self, headers: Mapping[bytes, bytes]) -> None:
-        """Metadata has nothing to say about the message."""
+    def check(self, headers: Mapping[bytes, bytes]) -> Head:
+        return Head(headers.get(b"x-api-key", b""))
 
-    def is_quick(self, request: Request) -> bool:
-        return len(request.content) <= _QUICK_BYTES
+    def decodes_inline(self, head: Head, content: bytes) -> bool:  # noqa: ARG002
+        return len(content) <= _MAX_INLINE_BYTES
 
-    def decode(self, request: Request, limits: Limits) -> Query:
-        message = _parse(ModelInferRequest, request.content)
+    def decode(self, head: Head, content: bytes, limits: BodyLimits) -> Query:  # noqa: ARG002
+        message = _parse(ModelInferRequest, content)
         outputs = _outputs(message)
-        return Query(_images(message, limits), Wishes(message.id, outputs))
+        return Query(_images(message, limits), message.id, outputs)
 
     def encode(self, model: Manifest, query: Query, prediction: Prediction, timing: Timing) -> Reply:
-        wishes: Wishes = query.wishes
         tensors = {"logits": prediction.logits, "probabilities": prediction.probabilities}
-        message = ModelInferResponse(model_name=model.name, model_version=model.version, id=wishes.id)
-        for name in wishes.outputs:
-            tensor = tensors[name]
-            message.outputs.add(name=name, datatype="FP32", shape=tensor.shape)
+        message = ModelInferResponse(model_name=model.name, model_version=model.version, id=query.id)
+        for output in query.outputs:
+            tensor = tensors[output.name]
+            message.outputs.add(name=output.name, datatype="FP32", shape=tensor.shape)
             message.raw_output_contents.append(tensor.tobytes())
         return Reply(200, message.SerializeToString(), (timing.header(),))
 
-    def refuse(self, error: RequestError) -> Reply:
+    def reject(self, error: RequestError) -> Reply:
         return Reply(error.status, str(error).encode())
 
 
 def target(content: bytes) -> tuple[str, str]:
-    """The model and the version that a `ModelInferRequest` names, its tensors left unread."""
+    """Return model name and version of a `ModelInferRequest` without parsing its tensors."""
     message = _parse(ModelInferTarget, content)
     return message.model_name, message.model_version
 
 
 def describe(model: Manifest) -> ModelMetadataResponse:
-    """What `ModelMetadata` answers."""
+    """Return the response of `ModelMetadata`."""
     tensor = ModelMetadataResponse.TensorMetadata
     return ModelMetadataResponse(
         name=model.name,
@@ -101,63 +101,65 @@ def _parse(kind: type[_Message], content: bytes) -> _Message:
     try:
         return kind.FromString(content)
     except DecodeError:
-        raise MalformedBody("the message is no ModelInferRequest") from None
+        raise MalformedBody("the message is not a ModelInferRequest") from None
 
 
-def _outputs(message: ModelInferRequest) -> tuple[str, ...]:
-    _refuse_parameters("the request", message.parameters)
-    names: list[str] = []
+def _outputs(message: ModelInferRequest) -> Sequence[RequestedOutput]:
+    _reject_parameters("the request", message.parameters)
+    outputs: list[RequestedOutput] = []
     for output in message.outputs:
         if output.name not in _OUTPUTS:
             raise InvalidInput(
                 f"there is no output {output.name[:40]!r}; the model has {', '.join(_OUTPUTS)}"
             )
-        if output.name in names:
-            raise InvalidInput(f"outputs asks for {output.name!r} twice")
-        _refuse_parameters(f"output {output.name}", output.parameters)
-        names.append(output.name)
-    return tuple(names) or _OUTPUTS
+        if any(output.name == other.name for other in outputs):
+            raise InvalidInput(f"outputs has {output.name!r} twice")
+        _reject_parameters(f"output {output.name}", output.parameters)
+        outputs.append(RequestedOutput(output.name, binary=True))
+    return outputs or ALL_OUTPUTS[True]
 
 
-def _images(message: ModelInferRequest, limits: Limits) -> Images:
+def _images(message: ModelInferRequest, limits: BodyLimits) -> Images:
     names = [tensor.name[:40] for tensor in message.inputs[:5]]
     if names != [_INPUT.name]:
         raise InvalidInput(f"the inputs are {names}; expected one, {_INPUT.name}")
     (tensor,) = message.inputs
-    _refuse_parameters(f"input {_INPUT.name}", tensor.parameters)
+    _reject_parameters(f"input {_INPUT.name}", tensor.parameters)
     if tensor.datatype != _INPUT.datatype:
         raise InvalidType(f"the datatype of image is {tensor.datatype[:40]!r}; expected {_INPUT.datatype}")
     shape = list(tensor.shape)
     if shape[1:] != list(_INPUT.shape[1:]) or shape[0] < 1:
         raise InvalidShape(f"the shape of image is {shape[:10]}; expected [N, 28, 28], N at least 1")
     if shape[0] > limits.max_images:
-        raise TooManyImages(f"image holds {shape[0]} images; one request may carry {limits.max_images}")
+        raise TooManyImages(f"image has {shape[0]} images; the limit is {limits.max_images}")
     size = math.prod(shape)
     if not message.raw_input_contents:
-        return np.frombuffer(_unpack(tensor.contents, size), np.uint8).reshape(shape)
+        return np.frombuffer(_uint_contents(tensor.contents, size), np.uint8).reshape(shape)
     if len(message.raw_input_contents) != 1 or tensor.HasField("contents"):
-        raise InvalidInput("expected one entry in raw_input_contents, or contents in the input; never both")
+        raise InvalidInput("expected one entry in raw_input_contents, or contents in the input, not both")
     (raw,) = message.raw_input_contents
     if len(raw) != size:
         raise InvalidShape(f"raw_input_contents has {len(raw):,} bytes; shape {shape} takes {size:,}")
     return np.frombuffer(raw, np.uint8).reshape(shape)
 
 
-def _unpack(contents: InferTensorContents, size: int) -> bytes:
-    """The bytes of `uint_contents`, where UINT8 goes."""
+def _uint_contents(contents: InferTensorContents, size: int) -> bytes:
+    """Return the values of `uint_contents`, the field for UINT8."""
     found = [field.name for field, _ in contents.ListFields()]
     if found not in ([], ["uint_contents"]):
-        raise InvalidType(f"the contents of image are in {', '.join(found)}; UINT8 goes into uint_contents")
+        raise InvalidType(
+            f"the contents of image are in {', '.join(found)}; expected uint_contents for UINT8"
+        )
     if len(contents.uint_contents) != size:
         raise InvalidShape(f"uint_contents has {len(contents.uint_contents):,} values; expected {size:,}")
     try:
         return bytes(contents.uint_contents)
     except ValueError:
-        raise InvalidRange(f"uint_contents holds {max(contents.uint_contents)}; expected 0–255") from None
+        raise InvalidRange(f"uint_contents has {max(contents.uint_contents)}; expected 0–255") from None
 
 
-def _refuse_parameters(place: str, parameters: Container[str]) -> None:
-    """Refuse what would change the answer's meaning; other parameters are ignored, as Triton does."""
+def _reject_parameters(place: str, parameters: Container[str]) -> None:
+    """Reject parameters that would change the response; others are ignored, as by Triton."""
     for name in _UNSUPPORTED:
         if name in parameters:
-            raise InvalidInput(f"{place} has the parameter {name!r}, which this service does not support")
+            raise InvalidInput(f"{place} has the parameter {name!r}, which is not supported")

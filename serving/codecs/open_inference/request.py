@@ -1,4 +1,4 @@
-"""Read an inference request of the Open Inference Protocol: JSON, and the binary tensor that may follow it.
+"""Decode an inference request of the Open Inference Protocol: JSON, and the binary tensor that may follow it.
 
 Specification: https://kserve.github.io/website/docs/concepts/architecture/data-plane/v2-protocol and its
 extension for binary tensors.
@@ -9,11 +9,10 @@ from typing import Any
 import numpy as np
 import orjson
 
-from serving.codecs.base import Query
-from serving.codecs.bodies import Limits
+from serving.codecs.base import BodyLimits, Query
 from serving.codecs.errors import InvalidInput, InvalidShape, InvalidType, MalformedBody, TooManyImages
 from serving.codecs.open_inference.fields import Object, as_object, parameters_of
-from serving.codecs.open_inference.outputs import ALL_OUTPUTS, Wishes, read_wishes
+from serving.codecs.open_inference.outputs import ALL_OUTPUTS, request_id, requested_outputs
 from serving.codecs.pixels import describe, explain_image, explain_pixels, image_bytes
 from serving.model.repository import INPUTS
 from serving.model.session import Images
@@ -23,16 +22,15 @@ _DATATYPE = INPUTS[0].datatype
 _SIDE, _PIXELS = 28, 28 * 28
 
 
-def read_request(content: bytes, json_bytes: int | None, limits: Limits) -> Query:
-    """Read a body whose first `json_bytes` are JSON and the rest a binary tensor; None: all of it is JSON.
+def read_request(content: bytes, json_bytes: int | None, limits: BodyLimits) -> Query:
+    """Decode a body of `json_bytes` of JSON followed by a binary tensor; None: the whole body is JSON.
 
-    0 means that the body is nothing but the pixels of its images (Triton's "raw binary request").
-    Raises `RequestError`.
+    With 0, the body is the pixels of its images (Triton's "raw binary request"). Raises `RequestError`.
     """
     if json_bytes is None:
         json_bytes = len(content)
     elif json_bytes == 0:
-        return Query(_raw_images(content, limits), Wishes(None, ALL_OUTPUTS[True]))
+        return Query(_raw_images(content, limits), outputs=ALL_OUTPUTS[True])
     elif json_bytes > len(content):
         raise MalformedBody(
             f"Inference-Header-Content-Length is {json_bytes:,}, but the body has {len(content):,} bytes"
@@ -42,15 +40,16 @@ def read_request(content: bytes, json_bytes: int | None, limits: Limits) -> Quer
         document = orjson.loads(text)
     except orjson.JSONDecodeError as error:
         raise MalformedBody(
-            f"the body is not JSON up to byte {json_bytes:,}: {error}; before a binary tensor, "
-            "Inference-Header-Content-Length says how long the JSON is"
+            f"the body is not JSON up to byte {json_bytes:,}: {error}; with a binary tensor, "
+            "Inference-Header-Content-Length is the length of the JSON"
         ) from None
     tensor = _input(as_object(document, "the body"))
-    return Query(_images(tensor, text, content, limits), read_wishes(document))
+    images = _images(tensor, text, content, limits)
+    return Query(images, request_id(document), requested_outputs(document))
 
 
 def _input(document: Object) -> Object:
-    """The only input these models have."""
+    """Return the input tensor; these models have exactly one."""
     inputs = document.get("inputs")
     if type(inputs) is not list:
         raise InvalidInput(f"inputs is {describe(inputs)}; expected a list with one tensor, {_IMAGE!r}")
@@ -59,14 +58,14 @@ def _input(document: Object) -> Object:
     for index, tensor in enumerate(inputs):
         name = as_object(tensor, f"inputs[{index}]").get("name")
         if name != _IMAGE:
-            raise InvalidInput(f"inputs[{index}].name is {describe(name)}; this model reads {_IMAGE!r} alone")
+            raise InvalidInput(f"inputs[{index}].name is {describe(name)}; expected {_IMAGE!r}")
         if index:
-            raise InvalidInput(f"inputs holds {_IMAGE!r} twice")
-    only: Object = inputs[0]
-    return only
+            raise InvalidInput(f"inputs has {_IMAGE!r} twice")
+    first: Object = inputs[0]
+    return first
 
 
-def _images(tensor: Object, text: bytes, content: bytes, limits: Limits) -> Images:
+def _images(tensor: Object, text: bytes, content: bytes, limits: BodyLimits) -> Images:
     if tensor.get("datatype") != _DATATYPE:
         raise InvalidType(f"inputs[0].datatype is {describe(tensor.get('datatype'))}; expected {_DATATYPE!r}")
     count = _count(tensor.get("shape"), limits)
@@ -75,25 +74,27 @@ def _images(tensor: Object, text: bytes, content: bytes, limits: Limits) -> Imag
     if size is None:
         if "data" not in tensor:
             raise InvalidInput(
-                "inputs[0] has neither data nor parameters.binary_data_size; send its pixels one way"
+                "inputs[0] has neither data nor parameters.binary_data_size; expected one of them"
             )
         if follows:
             raise MalformedBody(f"{follows:,} bytes follow the JSON, but no input has binary_data_size")
         return _from_lists(tensor["data"], count, text)
     if "data" in tensor:
-        raise InvalidInput("inputs[0] has both data and parameters.binary_data_size; send its pixels one way")
+        raise InvalidInput("inputs[0] has both data and parameters.binary_data_size; expected one of them")
     if type(size) is not int or size != count * _PIXELS:
         raise InvalidShape(
             f"inputs[0].parameters.binary_data_size is {describe(size)}; "
             f"shape [{count},28,28] of {_DATATYPE} takes {count * _PIXELS:,} bytes"
         )
     if follows != size:
-        raise MalformedBody(f"{follows:,} bytes follow the JSON, but inputs[0] announces {size:,}")
+        raise MalformedBody(
+            f"{follows:,} bytes follow the JSON, but inputs[0].parameters.binary_data_size is {size:,}"
+        )
     return np.frombuffer(content, np.uint8, size, len(text)).reshape(count, _SIDE, _SIDE)
 
 
-def _count(shape: Any, limits: Limits) -> int:
-    """How many images a tensor of this shape holds."""
+def _count(shape: Any, limits: BodyLimits) -> int:
+    """Return the number of images in a tensor of this shape."""
     if type(shape) is not list or len(shape) != 3 or set(map(type, shape)) != {int} or shape[1:] != [28, 28]:
         found = str(shape)[:60] if type(shape) is list else describe(shape)
         raise InvalidShape(f"inputs[0].shape is {found}; expected [N,28,28] with N images")
@@ -101,15 +102,15 @@ def _count(shape: Any, limits: Limits) -> int:
     if count < 1:
         raise InvalidShape(f"inputs[0].shape is {shape}; expected [N,28,28] with N ≥ 1")
     if count > limits.max_images:
-        raise TooManyImages(f"inputs[0].shape is {shape}; one request may carry {limits.max_images} images")
+        raise TooManyImages(f"inputs[0].shape is {shape}; the limit is {limits.max_images} images")
     return count
 
 
 def _from_lists(data: Any, count: int, text: bytes) -> Images:
-    """Flat or nested lists of pixels; `bytes` validates them, but takes true and false for 1 and 0."""
+    """Convert flat or nested lists of pixels; `bytes` validates them, but accepts true and false as 1 and 0."""
     if type(data) is not list:
         raise InvalidType(f"inputs[0].data is {describe(data)}; expected a list of pixels")
-    booleans = b"true" in text or b"false" in text  # perhaps elsewhere
+    booleans = b"true" in text or b"false" in text  # possibly outside the pixels
     if data and type(data[0]) is not list:
         if len(data) != count * _PIXELS:
             raise InvalidShape(
@@ -136,13 +137,13 @@ def _from_lists(data: Any, count: int, text: bytes) -> Images:
     return np.frombuffer(pixels, np.uint8).reshape(count, _SIDE, _SIDE)
 
 
-def _raw_images(content: bytes, limits: Limits) -> Images:
+def _raw_images(content: bytes, limits: BodyLimits) -> Images:
     count, rest = divmod(len(content), _PIXELS)
     if rest or not count:
         raise InvalidShape(
-            f"Inference-Header-Content-Length is 0, so the body is pixels only: found {len(content):,} bytes, "
+            f"Inference-Header-Content-Length is 0, so the body is pixels: found {len(content):,} bytes, "
             f"expected N times {_PIXELS}"
         )
     if count > limits.max_images:
-        raise TooManyImages(f"the body holds {count} images; one request may carry {limits.max_images}")
+        raise TooManyImages(f"the body has {count} images; the limit is {limits.max_images}")
     return np.frombuffer(content, np.uint8).reshape(count, _SIDE, _SIDE)

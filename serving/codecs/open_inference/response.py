@@ -1,13 +1,11 @@
-"""Write an inference response of the Open Inference Protocol: JSON, and the binary tensors that were asked for."""
+"""Encode an inference response of the Open Inference Protocol: JSON, followed by the binary tensors requested."""
 
 from typing import Any
 
 import numpy as np
 import orjson
 
-from serving.codecs.base import Reply, Timing
-from serving.codecs.open_inference.outputs import Wishes
-from serving.engine.batching import Prediction
+from serving.codecs.base import Prediction, Query, Reply, Timing
 from serving.model.repository import Manifest
 from serving.model.session import Scores
 
@@ -16,16 +14,16 @@ JSON = (b"content-type", b"application/json")
 _OCTETS = (b"content-type", b"application/octet-stream")
 
 
-def write_response(model: Manifest, wishes: Wishes, prediction: Prediction, timing: Timing) -> Reply:
-    """The outputs in the order asked for; float32 is little-endian wherever onnxruntime runs."""
+def write_response(model: Manifest, query: Query, prediction: Prediction, timing: Timing) -> Reply:
+    """Encode the outputs in the order requested; float32 is little-endian wherever onnxruntime runs."""
     outputs: list[dict[str, Any]] = []
     blobs: list[Any] = []
-    for name, binary, classes in wishes.outputs:
+    for name, binary, classes in query.outputs:
         scores = prediction.logits if name == "logits" else prediction.probabilities
         output: dict[str, Any] = {"name": name, "datatype": "FP32", "shape": scores.shape}
         values: Any = scores.ravel()
         if classes:
-            values = _likeliest(scores, classes)
+            values = _most_probable(scores, classes)
             output |= {"datatype": "BYTES", "shape": (len(scores), len(values) // len(scores))}
             if binary:
                 values = b"".join(len(text).to_bytes(4, "little") + text.encode() for text in values)
@@ -35,17 +33,17 @@ def write_response(model: Manifest, wishes: Wishes, prediction: Prediction, timi
         else:
             output["data"] = values
         outputs.append(output)
-    answer: dict[str, Any] = {"model_name": model.name, "model_version": model.version, "outputs": outputs}
-    if wishes.id is not None:
-        answer["id"] = wishes.id
-    text = orjson.dumps(answer, option=orjson.OPT_SERIALIZE_NUMPY)
+    document: dict[str, Any] = {"model_name": model.name, "model_version": model.version, "outputs": outputs}
+    if query.id is not None:
+        document["id"] = query.id
+    text = orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY)
     if not blobs:
         return Reply(200, text, (JSON, timing.header()))
     headers = (_OCTETS, (HEADER_LENGTH, b"%d" % len(text)), timing.header())
     return Reply(200, b"".join((text, *blobs)), headers)
 
 
-def _likeliest(scores: Scores, wanted: int) -> list[str]:
-    """The `wanted` likeliest digits of each image as "score:digit" (Triton's classification extension)."""
-    best = np.argsort(-scores, axis=1, kind="stable")[:, :wanted]
+def _most_probable(scores: Scores, count: int) -> list[str]:
+    """Return the `count` most probable digits per image as "score:digit" (Triton's classification extension)."""
+    best = np.argsort(-scores, axis=1, kind="stable")[:, :count]
     return [f"{scores[row, digit]:f}:{digit}" for row, digits in enumerate(best) for digit in digits]

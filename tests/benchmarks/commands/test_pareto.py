@@ -15,7 +15,7 @@ from export.splits import Splits
 from serving.model.repository import load_repository
 from tests.support.samples import sample_test, sample_training
 from tests.support.trainings import CPU
-from training.evaluation.evaluate import evaluate_run
+from training.evaluation.evaluate import Evaluator, evaluate_run
 from training.loop.trainer import Observer
 from training.recipe.files import read_recipe
 from training.runs.pipeline import DataSet, jobs, train_recipe
@@ -47,12 +47,12 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> str:
 def runs(recipe: str, splits: Splits, tmp_path_factory: pytest.TempPathFactory) -> list[SeedRun]:
     """Two seeds whose students share the first seed's teacher."""
     root, found = tmp_path_factory.mktemp("runs"), []
+    data = DataSet(*sample_training(), {})
     for seed in (0, 1):
         settled = read_recipe(recipe).model_copy(update={"seed": seed, "teacher_seed": 0})
-        trained = train_recipe(
-            settled, DataSet(*sample_training(), {}), device=CPU, root=root, observer=Observer()
-        )
-        evaluation = evaluate_run(root, [job.name for job in jobs(settled)], sample_test)
+        trained = train_recipe(settled, data, device=CPU, root=root, observer=Observer())
+        evaluator = Evaluator(sample_test, lambda: data, device=CPU)
+        evaluation = evaluate_run(root, [job.name for job in jobs(settled)], evaluator)
         models_dir = tmp_path_factory.mktemp("models")
         for name, run in trained.items():
             export_checkpoint(Source(name, run.checkpoint), splits, models_dir=models_dir, int8=True)

@@ -1,4 +1,4 @@
-"""Other systems with our models: their declarations, their environments, and some of them for real."""
+"""The peers: their declarations, virtual environments and processes, and the command that compares them."""
 
 import json
 import os
@@ -9,26 +9,27 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psutil
 import pytest
 
 from benchmarks.__main__ import COMMANDS
+from benchmarks.commands.peers import ours_by
 from benchmarks.errors import BenchmarkError
 from benchmarks.load.digits import load_digits
 from benchmarks.load.run import run_load
 from benchmarks.load.workloads import TOLERANCE, check_answers
-from benchmarks.report.peers_tables import compare_with_ours
 from benchmarks.results.models import select_models
 from benchmarks.systems.peer import FILES, PEERS, Peer, load_peer, peer_names
-from benchmarks.systems.peer_environments import MADE_FROM, peer_environment
+from benchmarks.systems.peer_environments import MARKER, peer_environment
 from benchmarks.systems.processes import ServerProcess
 from benchmarks.systems.servers import running_peer
 from distillery import main
 
 HERE = Path(sys.executable)
-"""The project's own environment: what some of the systems need, it has."""
+"""The project's own environment, which has what some of the peers need."""
 
 
 def started(name: str, model: Path, processes: int = 1) -> AbstractContextManager[ServerProcess]:
@@ -36,7 +37,7 @@ def started(name: str, model: Path, processes: int = 1) -> AbstractContextManage
 
 
 def alive(processes: list[psutil.Process]) -> list[psutil.Process]:
-    """Those that do not end; whoever ended and was not yet asked after (a zombie) did."""
+    """Return the processes that have not ended after 5 s; a zombie has ended."""
     deadline = time.monotonic() + 5
     while time.monotonic() < deadline:
         left = [one for one in processes if one.is_running() and one.status() != psutil.STATUS_ZOMBIE]
@@ -56,7 +57,7 @@ def student(model_repository: Path) -> Path:
 
 
 def write_peer(folder: Path, **changes: str) -> Peer:
-    """A system of our own making, a copy of the smallest."""
+    """Write a copy of the smallest peer, with other files."""
     original = PEERS / "bare_asgi"
     (folder / "mine").mkdir()
     for name in FILES:
@@ -87,7 +88,7 @@ def test_the_first_example_uses_our_version_of_litserve() -> None:
 
 
 @pytest.mark.parametrize("name", peer_names())
-def test_every_system_is_sent_the_digits(name: str) -> None:
+def test_every_peer_is_sent_the_digits(name: str) -> None:
     digits = load_digits()[:3]
     workload = load_peer(name).workload("http://127.0.0.1:81", "student", digits)
     for number, request in enumerate(workload.requests):
@@ -99,9 +100,11 @@ def test_every_system_is_sent_the_digits(name: str) -> None:
         json.loads(content)
 
 
-def test_an_unknown_peer_is_told_apart_from_those_there_are() -> None:
-    with pytest.raises(BenchmarkError, match="there is no peer 'triton', there are bare-asgi, bentoml, "):
-        load_peer("triton")
+def test_an_unknown_peer_lists_the_known_ones_and_suggests_the_nearest() -> None:
+    with pytest.raises(
+        BenchmarkError, match=r"there is no peer 'mosek'; known: bare-asgi, .*; did you mean mosec\?"
+    ):
+        load_peer("mosek")
 
 
 @pytest.mark.parametrize(
@@ -109,14 +112,14 @@ def test_an_unknown_peer_is_told_apart_from_those_there_are() -> None:
     [
         ("title = 3", "title\n.*valid string"),
         ("titel = 'x'", "titel\n.*not permitted"),
-        ("body = '{\"image\": {picture}}'", r"body\n.*\{image\} or \{pixels\}, once"),
+        ("body = '{\"image\": {picture}}'", r"body\n.*\{image\} or \{pixels\} exactly once, found"),
         ("body = '{\"image\": {image}'", "body\n.*delimiter"),
         ("command = ['python', '{modell}']", r"command\n.*unknown placeholders \['modell'\]"),
         ("ready = 'health'", "ready\n.*match pattern"),
         ("title = ", "Invalid value"),
     ],
 )
-def test_a_declaration_that_does_not_fit_says_where(tmp_path: Path, line: str, message: str) -> None:
+def test_an_invalid_declaration_names_the_key_and_the_value(tmp_path: Path, line: str, message: str) -> None:
     original = (PEERS / "bare_asgi/peer.toml").read_text(encoding="utf-8")
     key = line.partition(" ")[0]
     others = [other for other in original.splitlines() if not other.startswith(f"{key} ")]
@@ -124,7 +127,7 @@ def test_a_declaration_that_does_not_fit_says_where(tmp_path: Path, line: str, m
         write_peer(tmp_path, peer="\n".join([line, *others]))
 
 
-def test_the_floor_answers_as_a_session_does_and_batches(student: Path) -> None:
+def test_tick_batching_answers_like_a_session_under_concurrent_load(student: Path) -> None:
     with started("tick-batching", student) as server:
         workload = load_peer("tick-batching").workload(server.url, "student")
         assert check_answers(workload, student) <= TOLERANCE
@@ -133,12 +136,12 @@ def test_the_floor_answers_as_a_session_does_and_batches(student: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["bare-asgi", "fastapi-onnxruntime", "litserve-first-example"])
-def test_what_runs_in_our_environment_answers_as_a_session_does(name: str, student: Path) -> None:
+def test_peers_that_run_in_our_environment_answer_like_a_session(name: str, student: Path) -> None:
     with started(name, student, processes=2) as server:
         assert check_answers(load_peer(name).workload(server.url, "student"), student) <= TOLERANCE
 
 
-def test_a_system_with_another_model_is_noticed(model_repository: Path, student: Path) -> None:
+def test_the_check_fails_for_a_peer_with_another_model(model_repository: Path, student: Path) -> None:
     teacher = select_models(model_repository)["teacher"].path
     with (
         started("bare-asgi", teacher) as server,
@@ -147,52 +150,54 @@ def test_a_system_with_another_model_is_noticed(model_repository: Path, student:
         check_answers(load_peer("bare-asgi").workload(server.url, "student"), student)
 
 
-def test_an_answer_of_another_form_is_shown(tmp_path: Path, student: Path) -> None:
+def test_a_response_of_another_form_is_shown_in_the_error(tmp_path: Path, student: Path) -> None:
     declaration = (PEERS / "bare_asgi/peer.toml").read_text(encoding="utf-8")
     peer = write_peer(tmp_path, peer=declaration.replace('answer = "probabilities"', 'answer = "outputs.0"'))
     with (
         running_peer(peer, student, HERE, processes=1) as server,
-        pytest.raises(BenchmarkError, match=r"mine answered .*probabilities.*no 'outputs' of 'outputs\.0'"),
+        pytest.raises(
+            BenchmarkError, match=r"mine: no 'outputs' of 'outputs\.0' in the response .*probabilities"
+        ),
     ):
         check_answers(peer.workload(server.url, "student"), student)
 
 
-def test_a_system_that_does_not_start_says_why(tmp_path: Path) -> None:
+def test_the_output_of_a_peer_that_does_not_start_is_in_the_error(tmp_path: Path) -> None:
     server = started("bare-asgi", tmp_path / "no.onnx")
     with pytest.raises(BenchmarkError, match=r"(?s)no server became ready .*no\.onnx"), server:
         pass
 
 
-def test_a_program_that_is_not_there_is_named(student: Path) -> None:
+def test_a_missing_program_is_named(student: Path) -> None:
     server = started("mlserver", student)
     with pytest.raises(BenchmarkError, match="there is no program mlserver"), server:
         pass
 
 
-def test_all_processes_are_paused_continued_and_ended(student: Path) -> None:
+def test_all_processes_are_paused_resumed_and_stopped(student: Path) -> None:
     with started("bare-asgi", student, processes=2) as server:
-        everything = server.all()
-        assert len(everything) == 3
+        before = server.all()
+        assert len(before) == 3
         server.pause()
-        assert {process.status() for process in everything} == {psutil.STATUS_STOPPED}
+        assert {process.status() for process in before} == {psutil.STATUS_STOPPED}
         server.resume()
-        assert psutil.STATUS_STOPPED not in {process.status() for process in everything}
+        assert psutil.STATUS_STOPPED not in {process.status() for process in before}
         server.pause()
         assert server.memory_mib() > 30
-    assert alive(everything) == []
+    assert alive(before) == []
 
 
-def test_processes_with_a_session_of_their_own_are_found_too(tmp_path: Path, student: Path) -> None:
+def test_processes_in_a_session_of_their_own_are_stopped_too(tmp_path: Path, student: Path) -> None:
     loud = "import os, sys\n" + (PEERS / "bare_asgi/server.py").read_text(encoding="utf-8")
     peer = write_peer(tmp_path, server=loud.replace("    listener =", "    os.setsid()\n    listener ="))
     with running_peer(peer, student, HERE, processes=1) as server:
-        everything = server.all()
-        assert len({os.getsid(process.pid) for process in everything}) == 2
-    assert alive(everything) == []
+        before = server.all()
+        assert len({os.getsid(process.pid) for process in before}) == 2
+    assert alive(before) == []
 
 
 @pytest.mark.slow
-def test_an_environment_is_made_once_and_again_when_it_is_another(tmp_path: Path) -> None:
+def test_an_environment_is_created_once_and_again_for_other_requirements(tmp_path: Path) -> None:
     (tmp_path / "peers").mkdir()
     peer = write_peer(tmp_path / "peers", requirements="# nothing\n")
     python = peer_environment(peer, tmp_path)
@@ -205,13 +210,13 @@ def test_an_environment_is_made_once_and_again_when_it_is_another(tmp_path: Path
     peer_environment(peer, tmp_path)
     assert not marker.exists()
     marker.touch()
-    (tmp_path / "mine" / MADE_FROM).unlink()  # as if it had been interrupted
+    (tmp_path / "mine" / MARKER).unlink()  # as after an interruption
     peer_environment(peer, tmp_path)
     assert not marker.exists()
 
 
 @pytest.mark.slow
-def test_who_comes_while_an_environment_is_made_waits_for_it(
+def test_concurrent_requests_for_an_environment_create_it_once(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "peers").mkdir()
@@ -223,27 +228,27 @@ def test_who_comes_while_an_environment_is_made_waits_for_it(
 
 
 @pytest.mark.slow
-def test_an_installation_that_fails_says_why_and_is_not_taken_for_made(tmp_path: Path) -> None:
+def test_a_failed_installation_is_reported_and_not_kept(tmp_path: Path) -> None:
     (tmp_path / "peers").mkdir()
     peer = write_peer(tmp_path / "peers", requirements="./no-such-package\n")
     with pytest.raises(BenchmarkError, match=r"(?s)mine could not be installed: .*no-such-package"):
         peer_environment(peer, tmp_path)
     assert (tmp_path / "mine").exists()
-    assert not (tmp_path / "mine" / MADE_FROM).exists()
+    assert not (tmp_path / "mine" / MARKER).exists()
 
 
-def test_ratios_are_of_our_service_and_within_a_round() -> None:
-    def row(server: str, rates: list[float], p50: list[float]) -> dict[str, object]:
-        rounds = {"requests_per_s": rates, "p50_ms": p50}
-        return {"server": server, "connections": 16, "rounds": rounds}
+def test_our_ratio_is_taken_within_a_round_at_the_same_connections() -> None:
+    def row(server: str, rates: list[float], connections: int = 16) -> dict[str, Any]:
+        return {"server": server, "connections": connections, "rounds": {"requests_per_s": rates}}
 
-    rows = [row("inprocess", [4, 40, 9], [1, 1, 1]), row("other", [2, 4, 3], [2, 4, 8])]
-    assert compare_with_ours(rows[0], rows) == {"ours_requests_ratio": 1, "ours_p50_ratio": 1}
-    assert compare_with_ours(rows[1], rows) == {"ours_requests_ratio": 3, "ours_p50_ratio": 0.25}
+    rows = [row("inprocess", [1, 1, 1], 1), row("inprocess", [4, 40, 9]), row("other", [2, 4, 3])]
+    assert ours_by(rows[1], rows).median == 1
+    ratio = ours_by(rows[2], rows)
+    assert (ratio.low, ratio.median, ratio.high) == (2, 3, 10)
 
 
 @pytest.mark.slow
-def test_the_command_measures_a_system_of_an_environment_of_its_own_beside_ours(
+def test_the_command_compares_a_peer_in_its_own_environment_with_our_service(
     model_repository: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     flags = ["--models-dir", str(model_repository), "--peers", "bare-asgi", "--executor", "inprocess"]

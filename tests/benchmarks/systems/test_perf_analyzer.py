@@ -1,4 +1,4 @@
-"""perf_analyzer's report is read right, and the program itself measures the service."""
+"""perf_analyzer: its report is parsed, and the program measures the service."""
 
 import ctypes
 import json
@@ -18,22 +18,22 @@ from benchmarks.systems.perf_analyzer import Report, install, measure, read_repo
 from benchmarks.systems.servers import free_port
 from distillery import main
 
-# What perf_analyzer said of this service once: teacher, 64 images a request, 16 at once.
+# Output of one measurement of this service: teacher, 64 images per request, 16 concurrent requests.
 HERE = Path(__file__).parents[2] / "data"
-SAID, TABLE = ((HERE / f"perf_analyzer.{kind}").read_text() for kind in ("txt", "csv"))
+OUTPUT, TABLE = ((HERE / f"perf_analyzer.{kind}").read_text() for kind in ("txt", "csv"))
 LIBB64 = None
 with suppress(OSError):
     LIBB64 = ctypes.CDLL("libb64.so.0d")
 
 
 def runs_the_program(test: Callable[..., None]) -> Callable[..., None]:
-    """It is installed once, which takes a few seconds and a package registry."""
+    """Mark a test that installs the program: a few seconds, once, with access to PyPI."""
     missing = pytest.mark.skipif(LIBB64 is None, reason="no libb64-0d: make system installs it")
     return pytest.mark.slow(missing(test))
 
 
-def test_a_report_is_read() -> None:
-    assert read_report(SAID, TABLE) == Report(
+def test_a_report_is_parsed() -> None:
+    assert read_report(OUTPUT, TABLE) == Report(
         requests=1548,
         images_per_s=27006.6,
         mean_us=37754,
@@ -54,30 +54,30 @@ def test_a_report_is_read() -> None:
 
 
 @pytest.mark.parametrize(
-    ("said", "table"),
+    ("output", "table"),
     [
-        (SAID.partition("Server:")[0], TABLE),  # a service without statistics
-        (SAID, TABLE.replace("Server Queue", "Queue")),
-        (SAID, TABLE.splitlines()[0]),
-        (SAID, TABLE.replace("27006.6", "many")),
+        (OUTPUT.partition("Server:")[0], TABLE),  # a service without statistics
+        (OUTPUT, TABLE.replace("Server Queue", "Queue")),
+        (OUTPUT, TABLE.splitlines()[0]),
+        (OUTPUT, TABLE.replace("27006.6", "many")),
     ],
     ids=["no statistics", "no queue", "no row", "no number"],
 )
-def test_another_report_is_refused(said: str, table: str) -> None:
-    with pytest.raises(BenchmarkError, match="no report of perf_analyzer"):
-        read_report(said, table)
+def test_an_incomplete_report_is_rejected(output: str, table: str) -> None:
+    with pytest.raises(BenchmarkError, match="not a report of perf_analyzer"):
+        read_report(output, table)
 
 
 @runs_the_program
-def test_both_sides_of_every_case_are_measured_and_kept(
+def test_client_and_server_figures_of_every_case_are_kept(
     model_repository: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     sizes = ["--models=teacher,student", "--batch=1,8", "--concurrency=1,4", "--rounds=1", "--window-ms=200"]
     folders = ["--models-dir", str(model_repository), "--results-dir", str(tmp_path)]
     assert main("distillery-bench", COMMANDS, arguments=["perf-analyzer", *sizes, *folders]) == 0
-    said = json.loads(capsys.readouterr().out.splitlines()[-1])
+    summary = json.loads(capsys.readouterr().out.splitlines()[-1])
     path = latest("perf_analyzer", folder=tmp_path)
-    assert said["result"] == str(path)
+    assert summary["result"] == str(path)
     assert path
     rows = read_result(path)["data"]["rows"]
     assert [(row["batch"], row["concurrency"], row["model"]) for row in rows] == [
@@ -93,7 +93,7 @@ def test_both_sides_of_every_case_are_measured_and_kept(
         assert section.count(line) == 1
         assert row["requests"] > 0
         assert 0 < row["p50_us"] <= row["p90_us"] <= row["p95_us"] <= row["p99_us"]
-        # the server's view is of the same requests, but for those of 0.1 s at each end of a window of 0.2 s
+        # the server counts the same requests, except for 0.1 s at each end of a window of 0.2 s
         assert 0.3 < row["inference_count"] / (row["batch"] * row["requests"]) < 1.7
         assert 0.7 < row["images_per_run"] / row["batch"] < 1.3 * row["concurrency"]
         stages = [row[name] for name in ("compute_input_us", "compute_infer_us", "compute_output_us")]
@@ -102,7 +102,9 @@ def test_both_sides_of_every_case_are_measured_and_kept(
 
 
 @runs_the_program
-def test_a_missing_library_names_its_cure(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_error_for_a_missing_library_names_the_command_that_installs_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     install()
     monkeypatch.setattr(perf_analyzer_tool, "CUDA", "nowhere")
     with pytest.raises(BenchmarkError, match=r"lacks a library.*make system"):
@@ -110,7 +112,7 @@ def test_a_missing_library_names_its_cure(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 @runs_the_program
-def test_a_service_that_is_not_there_is_an_error() -> None:
+def test_a_service_that_does_not_run_is_an_error() -> None:
     install()
     with pytest.raises(BenchmarkError, match=r"student.*ended with an error"):
         measure(f"http://127.0.0.1:{free_port()}", "student", batch=1, concurrency=1, window_ms=100)

@@ -1,4 +1,4 @@
-"""Bodies become images, or an error that names what was found."""
+"""Decoding of request bodies to images, and the errors of invalid ones."""
 
 import base64
 import io
@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from serving.codecs.bodies import JSON, MULTIPART, Body, Limits, decode, decodes_quickly, media_type
+from serving.codecs.base import BodyLimits, Head
+from serving.codecs.bodies import JPEG, JSON, MULTIPART, PNG, decode, decodes_inline, media_type
 from serving.codecs.errors import RequestError
 from tests.support.samples import sample_test
 
@@ -17,9 +18,9 @@ DIGITS = sample_test().images.numpy()[:5]
 ROWS: list[list[int]] = DIGITS[0].tolist()
 
 
-def from_json(document: Any, limits: Limits | None = None) -> Any:
+def from_json(document: Any, limits: BodyLimits | None = None) -> Any:
     content = document if isinstance(document, bytes) else json.dumps(document).encode()
-    return decode(Body(JSON, JSON, content), limits or Limits())
+    return decode(Head(media_type=JSON), content, limits or BodyLimits())
 
 
 def picture(digit: Any) -> bytes:
@@ -28,31 +29,30 @@ def picture(digit: Any) -> bytes:
     return buffer.getvalue()
 
 
-def form(*files: bytes, end: bytes = b"--", boundary: bytes = b"xyz") -> Body:
+def form(*files: bytes, end: bytes = b"--", boundary: bytes = b"xyz") -> tuple[Head, bytes]:
     parts = b"".join(
         b'--%s\r\nContent-Disposition: form-data; name="f"; filename="f.png"\r\n\r\n%s\r\n' % (boundary, file)
         for file in files
     )
     content = parts + b"--" + boundary + end + b"\r\n"
-    return Body(MULTIPART, MULTIPART + b"; boundary=" + boundary, content)
+    return Head(media_type=MULTIPART, boundary=boundary), content
 
 
 def with_pixel(value: Any) -> list[list[Any]]:
-    """A good image but for one pixel."""
+    """A valid image except for one pixel."""
     return [[value if (row, column) == (3, 17) else 0 for column in range(28)] for row in range(28)]
 
 
-def test_every_form_of_an_image_is_the_same_image() -> None:
+def test_all_forms_of_an_image_decode_to_the_same_array() -> None:
     text = base64.b64encode(picture(DIGITS[0])).decode()
     for image in (ROWS, DIGITS[0].ravel().tolist(), text, f"data:image/png;base64,{text}"):
         assert np.array_equal(from_json({"image": image}), DIGITS[:1])
         assert np.array_equal(from_json({"images": [image, image]}), DIGITS[[0, 0]])
-    kind = b"image/png"
-    assert np.array_equal(decode(Body(kind, kind, picture(DIGITS[0])), Limits()), DIGITS[:1])
-    assert np.array_equal(decode(form(*map(picture, DIGITS)), Limits()), DIGITS)
+    assert np.array_equal(decode(Head(media_type=PNG), picture(DIGITS[0]), BodyLimits()), DIGITS[:1])
+    assert np.array_equal(decode(*form(*map(picture, DIGITS)), BodyLimits()), DIGITS)
 
 
-def test_rows_and_flat_images_mix() -> None:
+def test_nested_and_flat_images_can_be_mixed() -> None:
     assert np.array_equal(from_json({"images": [ROWS, DIGITS[1].ravel().tolist()]}), DIGITS[:2])
 
 
@@ -103,49 +103,56 @@ def test_rows_and_flat_images_mix() -> None:
         ({"image": ""}, 422, "invalid_picture", "image is not a PNG or JPEG"),
     ],
 )  # fmt: skip
-def test_a_wrong_document_is_told_what_is_wrong(document: Any, status: int, code: str, message: str) -> None:
+def test_an_invalid_document_is_rejected_with_value_and_expectation(
+    document: Any, status: int, code: str, message: str
+) -> None:
     with pytest.raises(RequestError, match=message) as caught:
-        from_json(document, Limits(max_images=8))
+        from_json(document, BodyLimits(max_images=8))
     assert (caught.value.status, caught.value.code) == (status, code)
     assert len(str(caught.value)) < 300
 
 
 @pytest.mark.parametrize(
-    ("body", "status", "message"),
+    ("request_", "status", "message"),
     [
-        (form(), 422, "holds no file"),
+        (form(), 422, "has no file"),
         (form(b"hello"), 422, "file 1 is not a PNG or JPEG"),
         (form(picture(DIGITS[0]), b""), 422, "file 2 is not a PNG or JPEG: it is empty"),
         (form(*[b""] * 9), 422, "more than 8 files"),
-        (form(picture(DIGITS[0]), end=b""), 400, "breaks off"),
-        (Body(MULTIPART, MULTIPART, b""), 400, "names no boundary"),
-        (Body(MULTIPART, MULTIPART + b"; boundary=xyz", b"hello"), 400, "not multipart/form-data"),
+        (form(picture(DIGITS[0]), end=b""), 400, "truncated"),
+        ((Head(media_type=MULTIPART), b""), 400, "has no boundary"),
+        ((Head(media_type=MULTIPART, boundary=b"xyz"), b"hello"), 400, "not multipart/form-data"),
         (form(b"", boundary=b"x" * 300), 400, "not multipart/form-data"),
     ],
 )
-def test_a_wrong_form_is_told_what_is_wrong(body: Body, status: int, message: str) -> None:
+def test_an_invalid_form_is_rejected_with_value_and_expectation(
+    request_: tuple[Head, bytes], status: int, message: str
+) -> None:
     with pytest.raises(RequestError, match=message) as caught:
-        decode(body, Limits(max_images=8))
+        decode(*request_, BodyLimits(max_images=8))
     assert caught.value.status == status
 
 
 @pytest.mark.parametrize("kind", [b"", b"text/plain", b"application/x-www-form-urlencoded", b"image/gif"])
-def test_other_media_types_are_refused_naming_those_read(kind: bytes) -> None:
+def test_an_unsupported_media_type_is_rejected_with_the_supported_ones(kind: bytes) -> None:
     with pytest.raises(RequestError, match="application/json, image/png, image/jpeg, multipart/form-data"):
         media_type(kind)
 
 
-def test_media_types_are_read_as_the_standard_says() -> None:
-    assert media_type(b"Application/JSON ; charset=utf-8") == JSON
+def test_media_types_ignore_case_and_parameters_but_the_boundary() -> None:
+    assert media_type(b"Application/JSON ; charset=utf-8") == (JSON, b"")
+    assert media_type(b'multipart/Form-Data; boundary="x y"; a=b') == (MULTIPART, b"x y")
+    assert media_type(MULTIPART) == (MULTIPART, b"")
 
 
-def test_only_numbers_and_small_pictures_are_decoded_on_the_event_loop() -> None:
-    def quick(kind: bytes, content: bytes) -> bool:
-        return decodes_quickly(Body(kind, kind, content))
+def test_only_numbers_and_small_png_are_decoded_inline() -> None:
+    def inline(kind: bytes, content: bytes) -> bool:
+        return decodes_inline(Head(media_type=kind), content)
 
-    assert quick(JSON, json.dumps({"image": ROWS}).encode())
-    assert quick(b"image/png", picture(DIGITS[0]))
-    assert not quick(JSON, b'{"image": "iVBO"}')
-    assert not quick(JSON, b'{"images": ["iVBO"]}')
-    assert not quick(b"image/png", picture(np.zeros((200, 200), np.uint8)))
-    assert not quick(MULTIPART, b"")
+    assert inline(JSON, json.dumps({"image": ROWS}).encode())
+    assert inline(PNG, picture(DIGITS[0]))
+    assert not inline(JSON, b'{"image": "iVBO"}')
+    assert not inline(JSON, b'{"images": ["iVBO"]}')
+    assert not inline(PNG, picture(np.zeros((200, 200), np.uint8)))
+    assert not inline(JPEG, b"")
+    assert not inline(MULTIPART, b"")

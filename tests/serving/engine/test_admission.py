@@ -1,67 +1,55 @@
-"""The bounds of admission, where a real client would have to send hundreds of megabytes to meet them."""
+"""Limits that a real client could reach only with hundreds of megabytes."""
 
-import asyncio
-import json
-from typing import Any
+import time
 
-from starlette.types import Message
+import pytest
 
-from serving.codecs.predict import Predict
-from serving.engine.admission import Admission, Bounds
-from serving.engine.endpoint import Endpoint
-from serving.http.app import Front, Route
+from serving.codecs.errors import BodyTooLarge, Overloaded
+from serving.engine.admission import Admission, AdmissionLimits
 
 
-class NeverAsked(Endpoint):
-    """An endpoint whose requests end before a model is needed."""
+class Request:
+    """A request in flight."""
 
     def __init__(self) -> None:
-        class Metrics:
-            in_flight = 0
+        self.started = 0.0
+        self.held_bytes = 0
+        self.expired = False
 
-            def answered(self, protocol: str, status: int, *, seconds: float | None) -> None: ...
+    def expire(self) -> None:
+        self.expired = True
 
-        self.metrics: Any = Metrics()
+
+def test_bodies_in_several_pieces_share_a_limited_memory() -> None:
+    admission = Admission(AdmissionLimits(max_held_bytes=1000))
+    first, second, third = Request(), Request(), Request()
+    for request in (first, second, third):
+        admission.enter(request)
+    admission.hold(first, 300)
+    admission.hold(second, 300)
+    admission.hold(first, 600)
+    with pytest.raises(Overloaded):
+        admission.hold(second, 600)
+    admission.leave(second)
+    admission.leave(first)
+    admission.hold(third, 900)  # the memory of the others is free again
 
 
-def test_bodies_that_come_in_pieces_share_a_bounded_memory() -> None:
-    async def test() -> None:
-        async def never(*_: Any) -> None:
-            raise AssertionError("only predictions are asked for")
+def test_a_body_in_several_pieces_is_limited_like_any_other() -> None:
+    admission = Admission(AdmissionLimits(max_body_bytes=100))
+    request = Request()
+    admission.enter(request)
+    admission.hold(request, 100)
+    with pytest.raises(BodyTooLarge, match="at least 101 bytes; the limit is 100"):
+        admission.hold(request, 101)
 
-        front = Front(never, Admission(Bounds(max_held_bytes=1000)))
-        front.open({"/predict": Route(Predict(), NeverAsked())})
-        scope = {
-            "type": "http",
-            "method": "POST",
-            "path": "/predict",
-            "headers": [(b"content-type", b"image/png")],
-        }
-        answers: list[Message] = []
 
-        async def send(message: Message) -> None:
-            answers.append(message)
-
-        def client(pieces: list[int]) -> asyncio.Task[None]:
-            async def receive() -> Message:
-                if pieces:
-                    return {"type": "http.request", "body": bytes(pieces.pop(0)), "more_body": True}
-                return await asyncio.Future()  # the rest never comes
-
-            return asyncio.create_task(front(dict(scope), receive, send))
-
-        patient = client([300, 300])
-        await asyncio.sleep(0)
-        await client([300, 300])
-        assert [message.get("status") for message in answers] == [503, None]
-        assert json.loads(answers[1]["body"])["error"]["code"] == "overloaded"
-        patient.cancel()
-        await asyncio.wait((patient,))
-        answers.clear()
-        again = client([900])  # what the others held is free again
-        await asyncio.sleep(0)
-        assert not answers
-        again.cancel()
-        await asyncio.wait((again,))
-
-    asyncio.run(test())
+def test_only_requests_past_their_deadline_expire() -> None:
+    admission = Admission(AdmissionLimits(request_timeout=5))
+    late, early = Request(), Request()
+    early.started = time.monotonic()
+    late.started = early.started - 5.1
+    for request in (late, early):
+        admission.enter(request)
+    admission.expire_late()
+    assert (late.expired, early.expired) == (True, False)

@@ -1,4 +1,4 @@
-"""Requests that arrive together run together, and never harm one another."""
+"""Requests that arrive together share a run and do not affect one another."""
 
 import asyncio
 from collections.abc import Coroutine, Sequence
@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from serving.engine.batching import AwayBatcher, Batcher, LoopBatcher, Prediction
+from serving.codecs.base import Prediction
+from serving.engine.batching import Batcher, InlineBatcher, OffloadBatcher
 from serving.model.session import Images
 
 
@@ -18,7 +19,7 @@ def images(*values: int) -> Images:
 
 
 def classify(inputs: Sequence[Images]) -> list[Prediction]:
-    """A model whose digit is the image's first pixel."""
+    """A model whose prediction is the first pixel of the image."""
     return [
         Prediction(array[:, 0, 0].astype(np.int64), scores, scores, 0, 0)
         for array in inputs
@@ -27,7 +28,7 @@ def classify(inputs: Sequence[Images]) -> list[Prediction]:
 
 
 class Recorder:
-    """Runs batches and remembers their sizes; `gate` holds runs away from the loop back."""
+    """Runs batches and records their sizes; `gate` delays offloaded runs."""
 
     def __init__(self) -> None:
         self.batches: list[list[int]] = []
@@ -37,7 +38,7 @@ class Recorder:
         self.batches.append([len(array) for array in inputs])
         return classify(inputs)
 
-    def run_away(self, inputs: list[Images]) -> asyncio.Future[list[Prediction]]:
+    def run_offloaded(self, inputs: list[Images]) -> asyncio.Future[list[Prediction]]:
         async def later() -> list[Prediction]:
             await self.gate.wait()
             return self.run(inputs)
@@ -59,10 +60,10 @@ def run(test: Coroutine[Any, Any, None]) -> None:
     asyncio.run(asyncio.wait_for(test, 10))
 
 
-def test_what_one_turn_brings_is_one_run() -> None:
+def test_requests_of_one_loop_iteration_share_a_run() -> None:
     async def test() -> None:
         recorder = Recorder()
-        batcher = LoopBatcher(recorder.run, 64)
+        batcher = InlineBatcher(recorder.run, 64)
 
         async def client(value: int) -> Prediction:
             return await submit(batcher, images(value))
@@ -74,10 +75,10 @@ def test_what_one_turn_brings_is_one_run() -> None:
     run(test())
 
 
-def test_a_run_holds_no_more_images_than_allowed_unless_one_request_does() -> None:
+def test_a_run_exceeds_max_images_only_for_a_single_request() -> None:
     async def test() -> None:
         recorder = Recorder()
-        batcher = LoopBatcher(recorder.run, 4)
+        batcher = InlineBatcher(recorder.run, 4)
         sizes = [1, 2, 2, 9, 1]
         answers = await asyncio.gather(*(submit(batcher, images(*range(size))) for size in sizes))
         assert digits(answers) == [list(range(size)) for size in sizes]
@@ -86,7 +87,7 @@ def test_a_run_holds_no_more_images_than_allowed_unless_one_request_does() -> No
     run(test())
 
 
-def test_other_work_goes_on_between_two_runs_of_a_backlog() -> None:
+def test_the_event_loop_gets_control_between_two_runs_of_a_backlog() -> None:
     async def test() -> None:
         order: list[str] = []
 
@@ -94,7 +95,7 @@ def test_other_work_goes_on_between_two_runs_of_a_backlog() -> None:
             order.append("run")
             return classify(inputs)
 
-        batcher = LoopBatcher(note, 1)
+        batcher = InlineBatcher(note, 1)
         first, second = submit(batcher, images(1)), submit(batcher, images(2))
         first.add_done_callback(lambda _: order.append("answered"))
         await asyncio.gather(first, second)
@@ -103,13 +104,13 @@ def test_other_work_goes_on_between_two_runs_of_a_backlog() -> None:
     run(test())
 
 
-@pytest.mark.parametrize("kind", ["loop", "away"])
+@pytest.mark.parametrize("kind", ["inline", "offload"])
 def test_a_cancelled_request_is_not_computed(kind: str) -> None:
     async def test() -> None:
         recorder = Recorder()
         recorder.gate.set()
         batcher: Batcher = (
-            LoopBatcher(recorder.run, 8) if kind == "loop" else AwayBatcher(recorder.run_away, 8)
+            InlineBatcher(recorder.run, 8) if kind == "inline" else OffloadBatcher(recorder.run_offloaded, 8)
         )
         futures = [submit(batcher, images(value)) for value in range(3)]
         futures[1].cancel()
@@ -119,37 +120,37 @@ def test_a_cancelled_request_is_not_computed(kind: str) -> None:
     run(test())
 
 
-@pytest.mark.parametrize("kind", ["loop", "away"])
-def test_a_failed_run_is_told_to_those_who_wait_and_the_next_one_works(kind: str) -> None:
+@pytest.mark.parametrize("kind", ["inline", "offload"])
+def test_a_failed_run_is_reported_to_its_requests_and_the_next_run_succeeds(kind: str) -> None:
     async def test() -> None:
-        failures = [RuntimeError("the model is ill")]
+        failures = [RuntimeError("the model failed")]
 
         def fail_once(inputs: list[Images]) -> list[Prediction]:
             if failures:
                 raise failures.pop()
             return classify(inputs)
 
-        async def fail_once_away(inputs: list[Images]) -> list[Prediction]:
+        async def fail_once_offloaded(inputs: list[Images]) -> list[Prediction]:
             return fail_once(inputs)
 
         batcher: Batcher = (
-            LoopBatcher(fail_once, 8)
-            if kind == "loop"
-            else AwayBatcher(lambda inputs: asyncio.ensure_future(fail_once_away(inputs)), 8)
+            InlineBatcher(fail_once, 8)
+            if kind == "inline"
+            else OffloadBatcher(lambda inputs: asyncio.ensure_future(fail_once_offloaded(inputs)), 8)
         )
-        ill = await asyncio.gather(
+        failed = await asyncio.gather(
             submit(batcher, images(1)), submit(batcher, images(2)), return_exceptions=True
         )
-        assert [str(error) for error in ill] == ["the model is ill"] * 2
+        assert [str(error) for error in failed] == ["the model failed"] * 2
         assert digits([await submit(batcher, images(3))]) == [[3]]
 
     run(test())
 
 
-def test_what_arrives_during_a_run_away_from_the_loop_forms_the_next() -> None:
+def test_requests_that_arrive_during_an_offloaded_run_form_the_next_batch() -> None:
     async def test() -> None:
         recorder = Recorder()
-        batcher = AwayBatcher(recorder.run_away, 8)
+        batcher = OffloadBatcher(recorder.run_offloaded, 8)
         first = submit(batcher, images(1))
         await asyncio.sleep(0.01)
         rest = [submit(batcher, images(value)) for value in range(2, 5)]
@@ -162,10 +163,10 @@ def test_what_arrives_during_a_run_away_from_the_loop_forms_the_next() -> None:
     run(test())
 
 
-def test_a_client_that_leaves_during_a_run_does_not_disturb_the_others() -> None:
+def test_a_request_cancelled_during_a_run_does_not_affect_the_others() -> None:
     async def test() -> None:
         recorder = Recorder()
-        batcher = AwayBatcher(recorder.run_away, 8)
+        batcher = OffloadBatcher(recorder.run_offloaded, 8)
         leaver, stayer = submit(batcher, images(1)), submit(batcher, images(2))
         await asyncio.sleep(0.01)
         leaver.cancel()
@@ -175,8 +176,8 @@ def test_a_client_that_leaves_during_a_run_does_not_disturb_the_others() -> None
     run(test())
 
 
-@pytest.mark.parametrize("kind", ["loop", "away"])
-def test_a_backlog_of_one_model_does_not_keep_another_waiting(kind: str) -> None:
+@pytest.mark.parametrize("kind", ["inline", "offload"])
+def test_a_backlog_of_one_model_does_not_delay_another(kind: str) -> None:
     async def test() -> None:
         order: list[str] = []
         loop = asyncio.get_running_loop()
@@ -186,11 +187,11 @@ def test_a_backlog_of_one_model_does_not_keep_another_waiting(kind: str) -> None
                 order.append(model)
                 return classify(inputs)
 
-            if kind == "loop":
-                return LoopBatcher(note, 1)
-            return AwayBatcher(lambda inputs: loop.run_in_executor(thread, note, inputs), 1)
+            if kind == "inline":
+                return InlineBatcher(note, 1)
+            return OffloadBatcher(lambda inputs: loop.run_in_executor(thread, note, inputs), 1)
 
-        with ThreadPoolExecutor(1) as thread:  # one for all models, as the service has it
+        with ThreadPoolExecutor(1) as thread:  # shared by all models, as in the service
             busy, calm = noting("busy", thread), noting("calm", thread)
             backlog = [submit(busy, images(1)) for _ in range(50)]
             await backlog[2]

@@ -59,16 +59,16 @@ def client(service: Addresses) -> Iterator[triton.InferenceServerClient]:
         ({"input": {"shape": []}}, INVALID, "the shape of image is []"),
         ({"input": {"shape": [0, 28, 28]}, "raw_input_contents": [b""]}, INVALID, "[0, 28, 28]"),
         ({"input": {"shape": [-1, 28, 28]}}, INVALID, "[-1, 28, 28]"),
-        ({"input": {"shape": [201, 28, 28]}}, INVALID, "image holds 201 images; one request may carry 200"),
+        ({"input": {"shape": [201, 28, 28]}}, INVALID, "image has 201 images; the limit is 200"),
         ({"input": {"shape": [2, 28, 28]}}, INVALID, "has 784 bytes; shape [2, 28, 28] takes 1,568"),
         ({"raw_input_contents": [bytes(785)]}, INVALID, "has 785 bytes"),
         ({"raw_input_contents": [bytes(784)] * 2}, INVALID, "one entry in raw_input_contents"),
         ({"raw_input_contents": []}, INVALID, "uint_contents has 0 values; expected 784"),
-        ({"input": {"contents": {"uint_contents": [1]}}}, INVALID, "never both"),
+        ({"input": {"contents": {"uint_contents": [1]}}}, INVALID, "not both"),
         ({"input": {"contents": {"int_contents": [1]}}, "raw_input_contents": []}, INVALID, "are in int_contents"),
-        ({"input": {"contents": {"uint_contents": [256] * 784}}, "raw_input_contents": []}, INVALID, "holds 256"),
+        ({"input": {"contents": {"uint_contents": [256] * 784}}, "raw_input_contents": []}, INVALID, "has 256"),
         ({"outputs": [{"name": "digit"}]}, INVALID, "'digit'; the model has logits, probabilities"),
-        ({"outputs": [{"name": "logits"}] * 2}, INVALID, "asks for 'logits' twice"),
+        ({"outputs": [{"name": "logits"}] * 2}, INVALID, "has 'logits' twice"),
         ({"outputs": [{"name": "logits", "parameters": {"classification": {"int64_param": 1}}}]}, INVALID,
          "'classification'"),
         ({"input": {"parameters": {"shared_memory_region": {"string_param": "x"}}}}, INVALID,
@@ -86,7 +86,7 @@ def test_a_mistake_is_named(
 
 
 def test_what_is_no_message_is_refused(service: Addresses) -> None:
-    assert refusal(service.grpc, iter([b"\xff\xff"])) == (INVALID, "the message is no ModelInferRequest")
+    assert refusal(service.grpc, iter([b"\xff\xff"])) == (INVALID, "the message is not a ModelInferRequest")
     assert refusal(service.grpc, iter([]))[0] == INVALID
 
 

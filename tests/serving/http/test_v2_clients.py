@@ -116,7 +116,7 @@ def test_the_server_and_its_models_are_described(client: Any) -> None:
         ("student", "2", (1, 28, 28), 404, "no version '2'"),
         ("student", "", (1, 28, 27), 400, "expected [N,28,28]"),
         ("student", "", (28, 28), 400, "expected [N,28,28]"),
-        ("student", "", (201, 28, 28), 400, "one request may carry 200 images"),
+        ("student", "", (201, 28, 28), 400, "the limit is 200 images"),
     ],
 )
 def test_mistakes_come_as_the_clients_own_errors(

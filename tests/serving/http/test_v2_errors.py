@@ -11,9 +11,8 @@ import httpx
 import pytest
 
 from serving.codecs import errors
-from serving.codecs.base import Request
-from serving.codecs.decompress import unpack
-from serving.codecs.open_inference.rest import OpenInference
+from serving.codecs.decompress import decompress
+from serving.codecs.open_inference.rest import OpenInferenceCodec
 from serving.codecs.open_inference.schemas import InferError
 from tests.support.service import Service
 
@@ -71,9 +70,9 @@ def refused(answer: httpx.Response, status: int, message: str) -> None:
         ({"inputs": {}}, "inputs is an empty object"),
         ({"inputs": []}, "inputs is empty; expected one tensor, 'image'"),
         ({"inputs": [7]}, "inputs[0] is the number 7; expected an object"),
-        ({"inputs": asking()["inputs"] * 2}, "inputs holds 'image' twice"),
+        ({"inputs": asking()["inputs"] * 2}, "inputs has 'image' twice"),
         ({"inputs": [*asking()["inputs"], {"name": "mask"}]}, "inputs[1].name is the string 'mask'"),
-        (asking(name="input0"), "inputs[0].name is the string 'input0'; this model reads 'image' alone"),
+        (asking(name="input0"), "inputs[0].name is the string 'input0'; expected 'image'"),
         (asking(name=...), "inputs[0].name is null"),
         (asking(datatype="FP32"), "inputs[0].datatype is the string 'FP32'; expected 'UINT8'"),
         (asking(datatype=8), "inputs[0].datatype is the number 8"),
@@ -93,8 +92,8 @@ def refused(answer: httpx.Response, status: int, message: str) -> None:
         (asking(shape=[1, 28.0, 28]), "inputs[0].shape is [1, 28.0, 28]"),
         (asking(shape=["1", 28, 28]), "inputs[0].shape is ['1', 28, 28]"),
         (asking(shape=[[1], 28, 28]), "inputs[0].shape is [[1], 28, 28]"),
-        (asking(shape=[201, 28, 28]), "inputs[0].shape is [201, 28, 28]; one request may carry 200 images"),
-        (asking(shape=[2**63, 28, 28]), "one request may carry 200 images"),
+        (asking(shape=[201, 28, 28]), "inputs[0].shape is [201, 28, 28]; the limit is 200 images"),
+        (asking(shape=[2**63, 28, 28]), "the limit is 200 images"),
         (asking(shape=[10**30, 28, 28]), "inputs[0].shape is [1e+30, 28, 28]"),
         (asking(shape=[1] * 10_000), "inputs[0].shape is [1, 1, 1"),
         (asking(data=...), "inputs[0] has neither data nor parameters.binary_data_size"),
@@ -123,7 +122,7 @@ def refused(answer: httpx.Response, status: int, message: str) -> None:
         (asking(shape=[2, 28, 28], data=[BLANK, "x"]), "inputs[0].data[1] is the string 'x'"),
         (asking(parameters=[1]), "inputs[0].parameters is a list of 1; expected an object"),
         (asking(parameters={"binary_data_size": 784}), "inputs[0] has both data and parameters.binary_data_size"),
-        (asking(parameters={"shared_memory_region": "r"}), "this service has no shared memory"),
+        (asking(parameters={"shared_memory_region": "r"}), "shared memory is not supported"),
         (wanting(id=42), "id is the number 42; expected a string"),
         (wanting(parameters="x"), "parameters is the string 'x'; expected an object"),
         (wanting(parameters={"binary_data_output": 1}), "parameters.binary_data_output is the number 1"),
@@ -132,15 +131,15 @@ def refused(answer: httpx.Response, status: int, message: str) -> None:
         (wanting(outputs="logits"), "outputs is the string 'logits'; expected a list"),
         (wanting(outputs={}), "outputs is an empty object; expected a list"),
         (wanting("logits"), "outputs[0] is the string 'logits'; expected an object"),
-        (wanting({"name": "digit"}), "'digit'; this model gives logits and probabilities"),
+        (wanting({"name": "digit"}), "'digit'; expected logits or probabilities"),
         (wanting({}), "outputs[0].name is null"),
         (wanting({"name": ["logits"]}), "outputs[0].name is a list of 1"),
-        (wanting({"name": "logits"}, {"name": "logits"}), "outputs asks for 'logits' twice"),
-        (wanting({"name": "logits"}, {"name": "probabilities"}, {}), "outputs holds 3; there are 2"),
+        (wanting({"name": "logits"}, {"name": "logits"}), "outputs has 'logits' twice"),
+        (wanting({"name": "logits"}, {"name": "probabilities"}, {}), "outputs has 3 entries; expected at most 2"),
         (wanting(logits(binary_data="yes")), "binary_data is the string 'yes'; expected true or false"),
         (wanting(logits(classification=-1)), "parameters.classification is the number -1"),
         (wanting(logits(classification=True)), "classification is true"),
-        (wanting(logits(shared_memory_region="r")), "has no shared memory"),
+        (wanting(logits(shared_memory_region="r")), "shared memory is not supported"),
     ],
 )  # fmt: skip
 def test_a_wrong_document_is_told_what_is_wrong(client: httpx.Client, document: Any, message: str) -> None:
@@ -157,9 +156,9 @@ GOOD = announcing(784)
 @pytest.mark.parametrize(
     ("text", "blob", "length", "message"),
     [
-        (GOOD, bytes(783), None, "783 bytes follow the JSON, but inputs[0] announces 784"),
-        (GOOD, bytes(785), None, "785 bytes follow the JSON, but inputs[0] announces 784"),
-        (GOOD, b"", None, "0 bytes follow the JSON, but inputs[0] announces 784"),
+        (GOOD, bytes(783), None, "783 bytes follow the JSON, but inputs[0].parameters.binary_data_size is 784"),
+        (GOOD, bytes(785), None, "785 bytes follow the JSON, but inputs[0].parameters.binary_data_size is 784"),
+        (GOOD, b"", None, "0 bytes follow the JSON, but inputs[0].parameters.binary_data_size is 784"),
         (announcing(783), bytes(783), None, "binary_data_size is the number 783; shape [1,28,28] of UINT8"),
         (announcing(784, shape=[2, 28, 28]), bytes(784), None, "shape [2,28,28] of UINT8 takes 1,568 bytes"),
         (announcing(-784), bytes(784), None, "binary_data_size is the number -784"),
@@ -176,9 +175,9 @@ GOOD = announcing(784)
         (GOOD, bytes(784), "12a", f"{LENGTH} is '12a'; expected a number of bytes"),
         (GOOD, bytes(784), "", f"{LENGTH} is ''; expected a number of bytes"),
         (GOOD, bytes(784), "9" * 5000, f"{LENGTH} is '999"),
-        (b"", bytes(783), 0, f"{LENGTH} is 0, so the body is pixels only: found 783 bytes, expected N times 784"),
+        (b"", bytes(783), 0, f"{LENGTH} is 0, so the body is pixels: found 783 bytes, expected N times 784"),
         (b"", b"", 0, "found 0 bytes"),
-        (b"", bytes(784 * 201), 0, "the body holds 201 images; one request may carry 200"),
+        (b"", bytes(784 * 201), 0, "the body has 201 images; the limit is 200"),
     ],
 )  # fmt: skip
 def test_lengths_that_do_not_fit_together_are_named(
@@ -193,7 +192,7 @@ def test_lengths_that_do_not_fit_together_are_named(
     [
         (b"", "the body is not JSON up to byte 0"),
         (b"{", "the body is not JSON"),
-        (GOOD + bytes(784), f"before a binary tensor, {LENGTH} says how long the JSON is"),
+        (GOOD + bytes(784), f"with a binary tensor, {LENGTH} is the length of the JSON"),
         (b'{"id": "\xff"}', "the body is not JSON"),
         (b'{"id": NaN}', "the body is not JSON"),
         (b"[" * 50_000, "the body is not JSON"),
@@ -211,18 +210,18 @@ PACKED = gzip.compress(json.dumps(asking()).encode(), mtime=0)
 @pytest.mark.parametrize(
     ("encoding", "content", "status", "message"),
     [
-        ("gzip", b"{}", 400, "Content-Encoding says gzip, but the body is not"),
-        ("gzip", PACKED[:-9], 400, "the gzip body breaks off before its end"),
-        ("gzip", b"", 400, "the gzip body breaks off"),
-        ("gzip", PACKED[:40] + b"\xff" * 5 + PACKED[45:], 400, "Content-Encoding says gzip, but the body is not"),
-        ("gzip", PACKED + b"more", 400, "4 bytes follow the end of the gzip body"),
-        ("gzip", PACKED + PACKED, 400, f"{len(PACKED):,} bytes follow the end of the gzip body"),
+        ("gzip", b"{}", 400, "the body is not valid gzip"),
+        ("gzip", PACKED[:-9], 400, "the gzip body is truncated"),
+        ("gzip", b"", 400, "the gzip body is truncated"),
+        ("gzip", PACKED[:40] + b"\xff" * 5 + PACKED[45:], 400, "the body is not valid gzip"),
+        ("gzip", PACKED + b"more", 400, "the gzip body is followed by 4 more bytes"),
+        ("gzip", PACKED + PACKED, 400, f"the gzip body is followed by {len(PACKED):,} more bytes"),
         ("gzip", gzip.compress(PACKED, mtime=0), 400, "the body is not JSON"),
-        ("gzip", gzip.compress(bytes(MAX_BODY + 1), mtime=0), 413, f"unpacks to more than the {MAX_BODY:,} bytes"),
-        ("gzip", gzip.compress(bytes(10_000_000), mtime=0), 413, f"unpacks to more than the {MAX_BODY:,} bytes"),
-        ("deflate", PACKED, 400, "Content-Encoding says deflate, but the body is not"),
-        ("deflate", zlib.compress(bytes(10_000_000)), 413, f"unpacks to more than the {MAX_BODY:,} bytes"),
-        ("br", b"", 415, "Content-Encoding is br; this service reads gzip and deflate"),
+        ("gzip", gzip.compress(bytes(MAX_BODY + 1), mtime=0), 413, f"more than the limit of {MAX_BODY:,} bytes"),
+        ("gzip", gzip.compress(bytes(10_000_000), mtime=0), 413, f"more than the limit of {MAX_BODY:,} bytes"),
+        ("deflate", PACKED, 400, "the body is not valid deflate"),
+        ("deflate", zlib.compress(bytes(10_000_000)), 413, f"more than the limit of {MAX_BODY:,} bytes"),
+        ("br", b"", 415, "Content-Encoding is br; expected gzip or deflate"),
         ("gzip, gzip", gzip.compress(PACKED, mtime=0), 415, "Content-Encoding is gzip, gzip"),
     ],
 )  # fmt: skip
@@ -239,7 +238,7 @@ def test_a_bomb_is_never_unpacked() -> None:
     bomb = zlib.compress(bytes(30_000_000))
     tracemalloc.start()
     with pytest.raises(errors.BodyTooLarge):
-        unpack(b"deflate", bomb, 100_000)
+        decompress(b"deflate", bomb, 100_000)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 2_000_000
@@ -250,10 +249,10 @@ def test_a_bomb_is_never_unpacked() -> None:
     [
         ("POST", "/v2/models/nobody/infer", 404, "there is no model 'nobody'; this service has student, "),
         ("POST", "/v2/models//infer", 404, "there is no model ''"),
-        ("POST", "/v2/models/student/versions/2/infer", 404, "'2' of model 'student'; served is the highest, 1"),
+        ("POST", "/v2/models/student/versions/2/infer", 404, "'2' of model 'student'; expected the highest, 1"),
         ("POST", "/v2/models/student/versions/01/infer", 404, "no version '01'"),
         ("POST", "/v2/models/student/versions/1/x/infer", 404, "no version '1/x'"),
-        ("GET", "/v2/models/student/infer", 405, "found GET; predictions are asked for with POST"),
+        ("GET", "/v2/models/student/infer", 405, "found GET; expected POST"),
         ("GET", "/v2/models/nobody", 404, "there is no model 'nobody'"),
         ("GET", "/v2/models/nobody/ready", 404, "there is no model 'nobody'"),
         ("GET", "/v2/models/student/versions/2/config", 404, "no version '2'"),
@@ -270,7 +269,7 @@ def test_what_is_not_there_is_said_in_the_protocols_way(
 
 
 def test_a_body_over_the_limit_is_not_read(client: httpx.Client) -> None:
-    refused(client.post(INFER, content=bytes(MAX_BODY + 1)), 413, f"this service reads {MAX_BODY:,}")
+    refused(client.post(INFER, content=bytes(MAX_BODY + 1)), 413, f"the limit is {MAX_BODY:,}")
 
 
 def test_every_refusal_has_its_status_and_the_one_body() -> None:
@@ -280,14 +279,15 @@ def test_every_refusal_has_its_status_and_the_one_body() -> None:
         errors.Overloaded: 503, errors.TimedOut: 504,
     }  # fmt: skip
     for kind, status in statuses.items():
-        reply = OpenInference().refuse(kind("why"))
+        reply = OpenInferenceCodec().reject(kind("why"))
         assert (reply.status, json.loads(reply.content)) == (status, {"error": "why"})
 
 
 def test_only_what_takes_long_leaves_the_event_loop() -> None:
     def quick(content: bytes, **headers: str) -> bool:
         names = {name.replace("_", "-").lower().encode(): value.encode() for name, value in headers.items()}
-        return OpenInference().is_quick(Request(names, content))
+        codec = OpenInferenceCodec()
+        return codec.decodes_inline(codec.check(names), content)
 
     assert quick(json.dumps(asking()).encode())
     assert quick(bytes(1_000_000), Inference_Header_Content_Length="200")

@@ -46,7 +46,7 @@ def test_the_examples_of_the_specification_are_understood(client: httpx.Client, 
     # Word for word they are another model's, and that is what is said.
     words = json.dumps(request).encode()
     answer = client.post(INFER, content=words + bytes(19), headers={LENGTH: str(len(words))})
-    assert answer.json() == {"error": "inputs[0].name is the string 'input0'; this model reads 'image' alone"}
+    assert answer.json() == {"error": "inputs[0].name is the string 'input0'; expected 'image'"}
 
 
 def structure(value: Any) -> Any:

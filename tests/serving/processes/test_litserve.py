@@ -1,4 +1,4 @@
-"""What serving/processes/litserve.py relies on inside LitServe; when one of these fails, read that file again."""
+"""The internals of LitServe that serving/processes/litserve.py relies on; a failure means it must be reviewed."""
 
 import asyncio
 import inspect
@@ -15,7 +15,7 @@ from litserve.server import response_queue_to_buffer
 from litserve.transport.process_transport import MPQueueTransport
 from litserve.utils import LitAPIStatus, LoopResponseType, ResponseBufferItem
 
-from serving.codecs.bodies import Limits
+from serving.codecs.base import BodyLimits
 from serving.engine.lit_api import DigitAPI, ModelSettings
 from serving.model.repository import load_repository
 from serving.processes.litserve import DigitServer
@@ -25,7 +25,7 @@ def parameters(function: Any) -> list[str]:
     return list(inspect.signature(function).parameters)
 
 
-def test_the_version_is_the_one_that_was_read() -> None:
+def test_the_version_of_litserve_is_the_one_reviewed() -> None:
     assert version("litserve") == "0.2.19"
 
 
@@ -56,11 +56,13 @@ def test_the_version_is_the_one_that_was_read() -> None:
         ),
     ],
 )  # fmt: skip
-def test_what_we_call_or_replace_has_the_parameters_we_know(function: Any, expected: list[str]) -> None:
+def test_functions_called_or_overridden_have_the_expected_parameters(
+    function: Any, expected: list[str]
+) -> None:
     assert parameters(function) == expected
 
 
-def test_a_worker_is_launched_with_our_queue_our_transport_and_our_loop() -> None:
+def test_a_worker_is_launched_with_the_queue_transport_and_loop_of_the_server() -> None:
     launch = inspect.getsource(LitServer.launch_inference_worker)
     for part in (
         'mp.get_context("spawn")',
@@ -78,7 +80,7 @@ def test_a_worker_is_launched_with_our_queue_our_transport_and_our_loop() -> Non
     assert "while True:\n                self.run(" in inspect.getsource(LitLoop.__call__)
 
 
-def test_an_answer_sent_by_a_loop_reaches_the_buffer_of_its_api_process() -> None:
+def test_a_response_sent_by_a_loop_reaches_the_buffer_of_its_api_process() -> None:
     async def test() -> None:
         context = multiprocessing.get_context("spawn")
         queues = [context.Queue() for _ in range(2)]
@@ -98,9 +100,11 @@ def test_an_answer_sent_by_a_loop_reaches_the_buffer_of_its_api_process() -> Non
     asyncio.run(test())
 
 
-def test_our_server_has_none_of_litserves_routes(model_repository: Path) -> None:
-    apis = [DigitAPI(entry, ModelSettings(Limits())) for entry in load_repository(model_repository).values()]
-    server = DigitServer(apis, workers_per_model=0, timeout=1, models_running=NotImplemented)
+def test_the_server_has_none_of_litserves_routes(model_repository: Path) -> None:
+    apis = [
+        DigitAPI(entry, ModelSettings(BodyLimits())) for entry in load_repository(model_repository).values()
+    ]
+    server = DigitServer(apis, workers_per_model=0, timeout=1)
     paths = {route.path for route in server.app.routes}
     assert paths == {"/openapi.json", "/docs", "/docs/oauth2-redirect", "/redoc"}
     assert [api.request_timeout for api in apis] == [1] * len(apis)

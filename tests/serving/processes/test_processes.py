@@ -142,7 +142,7 @@ def test_a_port_that_is_taken_is_one_clear_line(one_model: Path) -> None:
 @pytest.mark.slow
 def test_what_cannot_be_served_is_one_clear_line(one_model: Path, tmp_path: Path) -> None:
     assert "there is no model repository at" in failed_start(tmp_path / "nowhere")
-    assert "--default-model nobody: the repository has student" in failed_start(
+    assert "--default-model: there is no model 'nobody'; known: student" in failed_start(
         one_model, "--default-model", "nobody"
     )
     assert "--host 256.0.0.1 is not an address" in failed_start(one_model, "--host", "256.0.0.1")

@@ -1,4 +1,4 @@
-"""`distillery-train` as a person uses it, on the sample digits."""
+"""`distillery-train` and `evaluate` on the sample digits."""
 
 import json
 from importlib.metadata import version
@@ -8,122 +8,100 @@ import pytest
 import torch
 from PIL import Image
 
-import distillery
-from tests.support.samples import sample_test, write_as_mnist
-from training.commands.evaluate import Evaluate
-from training.commands.train import Train
-from training.data import mnist as data
+from tests.support.samples import sample_test
+from tests.training.conftest import SmallRun, call
 from training.model.checkpoint import load_checkpoint
 
 MODELS = ("teacher", "student-alone", "student")
-SMALL = [
-    "--teacher.hidden=48,32",
-    "--teacher.epochs=4",
-    "--teacher.batch-size=50",
-    "--teacher.learning-rate=0.01",
-    "--student.hidden=24",
-    "--student.epochs=4",
-    "--student.batch-size=50",
-    "--student.learning-rate=0.01",
-    "--precision=float32",
-    "--threads=1",
-]
 
 
-def call(*arguments: str | Path) -> int:
-    commands: dict[str, type[distillery.Command]] = {"train": Train, "evaluate": Evaluate}
-    return distillery.main(
-        "distillery-train", commands, default="train", arguments=[str(a) for a in arguments]
-    )
+def test_training_prints_the_last_epoch_and_the_result_of_every_model(trained_run: SmallRun) -> None:
+    lines = trained_run.output.splitlines()
+    assert [line.split()[0] for line in lines if "epoch 4/4" in line] == list(MODELS)
+    assert [line.split()[0] for line in lines if "validation errors at epoch" in line] == list(MODELS)
 
 
-@pytest.fixture
-def mnist(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder = tmp_path / "mnist"
-    folder.mkdir()
-    for name, digest in write_as_mnist(folder).items():
-        monkeypatch.setitem(data.SHA256, name, digest)
-    monkeypatch.setattr(data, "VALIDATION_DIGITS", 100)
-    monkeypatch.setenv("DISTILLERY_DATA_DIR", str(folder))
-    monkeypatch.setenv("DISTILLERY_OUT", str(tmp_path / "runs"))
-    monkeypatch.setenv("COLUMNS", "200")
-
-
-@pytest.mark.usefixtures("mnist")
-def test_train_then_evaluate(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert call(*SMALL) == 0
-    lines = capsys.readouterr().out.splitlines()
-    assert [line.split()[0] for line in lines if " epoch " in line and "/4" in line] == [
-        name for name in MODELS for _ in range(4)
-    ]
-    run = tmp_path / "runs" / "quick"
-    assert call("evaluate", "--recipe=quick") == 0
-    evaluation = json.loads((run / "evaluation.json").read_text())
+def test_evaluation_counts_the_errors_of_every_checkpoint(trained_run: SmallRun) -> None:
+    evaluation = json.loads((trained_run.root / "evaluation.json").read_text())
+    assert evaluation.keys() == set(MODELS)
     test = sample_test()
-    for name in MODELS:
-        model = evaluation[name]
-        network = load_checkpoint(run / name / "model.safetensors").network
+    for name, model in evaluation.items():
+        network = load_checkpoint(trained_run.root / name / "model.safetensors").network
         inputs = (test.images.flatten(1).double() / 255 - 0.1307) / 0.3081
-        answers = network.double()(inputs).argmax(1)
-        assert model["errors"] == int((answers != test.labels).sum()) == len(model["mistakes"])
+        predicted = network.double()(inputs).argmax(1)
+        assert model["errors"] == int((predicted != test.labels).sum()) == len(model["misclassified"])
         assert model["accuracy"] == pytest.approx(1 - model["errors"] / 200)
         confusion = torch.tensor(model["confusion"])
-        assert confusion.sum(1).tolist() == [20] * 10  # one row for every label
+        assert confusion.sum(1).tolist() == [20] * 10  # a row per label
         assert int(confusion.trace()) == 200 - model["errors"]
-        sureness = [mistake["probability"] for mistake in model["mistakes"]]
-        assert sureness == sorted(sureness, reverse=True)
-        for mistake in model["mistakes"]:
-            assert int(test.labels[mistake["index"]]) == mistake["label"] != mistake["answer"]
-            assert int(answers[mistake["index"]]) == mistake["answer"]
-        assert model["dataset"] == data.SHA256
+        confidences = [digit["probability"] for digit in model["misclassified"]]
+        assert confidences == sorted(confidences, reverse=True)
+        for digit in model["misclassified"]:
+            assert int(test.labels[digit["index"]]) == digit["label"] != digit["prediction"]
+            assert int(predicted[digit["index"]]) == digit["prediction"]
         assert model["recipe"]["model"]["epochs"] == 4
         assert model["tools"]["torch"] == version("torch")
     assert evaluation["teacher"]["accuracy"] > 0.4  # 0.1 by chance
-    pictures = {path.stem: Image.open(path).convert("L").getextrema() for path in (run / "figures").iterdir()}
-    assert pictures.keys() == {"digits", "soft_targets", "curves", "mistakes", "confusion"}
-    assert all(darkest < 64 and lightest > 192 for darkest, lightest in pictures.values())
 
 
-@pytest.mark.usefixtures("mnist")
-@pytest.mark.slow
-def test_nothing_is_evaluated_or_drawn_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert call(*SMALL) == 0
-    run = tmp_path / "runs" / "quick"
-    assert call("evaluate") == 0
-    first = (run / "evaluation.json").read_bytes()
+def test_figures_are_drawn_after_training_and_evaluation(trained_run: SmallRun) -> None:
+    figures = {
+        path.stem: Image.open(path).convert("L").getextrema()
+        for path in (trained_run.root / "figures").iterdir()
+    }
+    assert {"digits", "soft_targets", "curves", "errors", "confusion"} <= figures.keys()
+    assert all(darkest < 64 and lightest > 192 for darkest, lightest in figures.values())
+
+
+def test_a_second_call_neither_trains_evaluates_nor_draws(
+    small_run: SmallRun, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def dates() -> dict[Path, int]:
+        return {path: path.stat().st_mtime_ns for path in small_run.root.rglob("*.*")}
+
+    before = dates()
+    assert call("--recipe=small.toml") == 0
+    assert capsys.readouterr().out.count("trained before") == 3
     with monkeypatch.context() as patch:
-        patch.delattr("training.commands.evaluate.load_test")  # whoever reads them again fails
-        assert call("evaluate") == 0
-    assert (run / "evaluation.json").read_bytes() == first
-    (run / "figures" / "mistakes.png").unlink()
-    assert call("evaluate") == 0
-    assert (run / "figures" / "mistakes.png").exists()
-    curves = run / "figures" / "curves.png"
-    drawn = curves.stat().st_mtime_ns
-    assert call(*SMALL) == 0
-    assert curves.stat().st_mtime_ns == drawn  # nothing new to draw
-    for seed in (1, 0):  # pictures and evaluation are of the current models, also of those trained before
-        assert call(*SMALL, f"--seed={seed}") == 0
-        assert call("evaluate") == 0
-        assert ((run / "evaluation.json").read_bytes() == first) == (seed == 0)
+        patch.delattr("training.commands.evaluate.load_test")  # reading the test digits again fails
+        assert call("evaluate", "--recipe=small.toml") == 0
+    assert dates() == before
+
+
+@pytest.mark.slow
+def test_another_seed_becomes_the_current_one_and_is_evaluated(small_run: SmallRun) -> None:
+    file, curves = small_run.root / "evaluation.json", small_run.root / "figures" / "curves.png"
+    before, drawn = file.read_bytes(), curves.stat().st_mtime_ns
+    for seed in (1, 0):
+        assert call("--recipe=small.toml", f"--seed={seed}") == 0
+        assert call("evaluate", "--recipe=small.toml") == 0
+        assert (file.read_bytes() == before) == (seed == 0)
         assert curves.stat().st_mtime_ns > drawn
         drawn = curves.stat().st_mtime_ns
 
 
-@pytest.mark.usefixtures("mnist")
-def test_sanity_check_trains_nothing_else(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert call(*SMALL, "--sanity-check") == 0
-    assert capsys.readouterr().out.endswith("every network learns one batch by heart\n")
-    assert not (tmp_path / "runs").exists()
+def test_evaluate_prints_a_table_of_the_run(small_run: SmallRun, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call("evaluate", "--recipe=small.toml") == 0
+    table = " ".join(capsys.readouterr().out.split())
+    assert "student-alone" in table
+    assert f"{small_run.root}, 200 test" in table
 
 
-@pytest.mark.usefixtures("mnist")
-def test_sanity_check_names_the_network_that_cannot_learn(capsys: pytest.CaptureFixture[str]) -> None:
-    assert call(*SMALL, "--sanity-check", "--student.learning-rate=1e-9") == 1
-    error = capsys.readouterr().err
-    assert "student-alone errs on " in error
-    assert "of the 64 digits it was trained on" in error
-    assert "try another learning rate than 1e-09" in error
+def test_sanity_check_trains_nothing_else(small_run: SmallRun, capsys: pytest.CaptureFixture[str]) -> None:
+    out = small_run.folder / "sanity"
+    assert call("--recipe=small.toml", "--sanity-check", f"--out={out}") == 0
+    assert capsys.readouterr().out.endswith("every network overfits one batch\n")
+    assert not out.exists()
+
+
+def test_sanity_check_names_the_network_that_cannot_learn(
+    small_run: SmallRun, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["--recipe=small.toml", "--sanity-check", "--student.learning-rate=1e-9"]
+    assert call(*arguments, f"--out={small_run.folder / 'sanity'}") == 1
+    assert "student-alone" in (error := capsys.readouterr().err)
+    assert "64 digits" in error
+    assert "1e-09" in error
 
 
 OWN = """
@@ -149,14 +127,15 @@ def own(tmp_path: Path) -> Path:
 
 
 @pytest.mark.usefixtures("mnist")
-def test_a_recipe_of_ones_own_trains_its_models(
+def test_a_user_recipe_is_trained_with_its_options_and_resumes_without_a_damaged_teacher(
     tmp_path: Path, own: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DISTILLERY_TINY__DISTILLATION__TEMPERATURE", "3")
-    assert call("--recipe", own, "--tiny.epochs=1", "--tiny.distillation.alpha=0.9", "--threads=1") == 0
-    assert "models in" in capsys.readouterr().out
-    run = tmp_path / "runs" / "own"
-    card = load_checkpoint(run / "tiny" / "model.safetensors").card
+    arguments = ["--recipe", own, "--tiny.epochs=1", "--tiny.distillation.alpha=0.9"]
+    assert call(*arguments) == 0
+    root = tmp_path / "runs" / "own"
+    checkpoints = {name: root / name / "model.safetensors" for name in ("tiny", "tiny-alone")}
+    card = load_checkpoint(checkpoints["tiny"]).card
     model = card["recipe"]["model"]
     assert (card["recipe"]["seed"], model["hidden"], model["epochs"]) == (7, [4], 1)
     assert {key: model["distillation"][key] for key in ("teacher", "temperature", "alpha")} == {
@@ -164,39 +143,22 @@ def test_a_recipe_of_ones_own_trains_its_models(
         "temperature": 3,
         "alpha": 0.9,
     }
-    assert call("evaluate", "--recipe", own) == 0
-    assert json.loads((run / "evaluation.json").read_text()).keys() == {"cnn", "tiny-alone", "tiny"}
-    table = " ".join(capsys.readouterr().out.split())
-    assert "tiny-alone" in table
-    assert "runs/own, 200 test" in table
 
-
-@pytest.mark.usefixtures("mnist")
-def test_a_broken_teacher_is_told_and_no_other_model_is_lost(
-    tmp_path: Path, own: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    flags = ["--tiny.epochs=1", "--threads=1"]
-    assert call("--recipe", own, *flags) == 0
-    checkpoints = {
-        name: tmp_path / "runs/own" / name / "model.safetensors" for name in ("tiny", "tiny-alone")
-    }
     before = {name: path.read_bytes() for name, path in checkpoints.items()}
-    teacher = (tmp_path / "runs/own/cnn/model.safetensors").resolve()
+    teacher = (root / "cnn" / "model.safetensors").resolve()
     teacher.write_bytes(teacher.read_bytes()[:1000])
     capsys.readouterr()
-    assert call("--recipe", own, *flags) == 1
+    assert call(*arguments) == 1
     error = capsys.readouterr().err
-    assert f"{teacher.name} is cut short" in error
+    assert teacher.name in error
     assert "delete it and train again" in error
     assert {name: path.read_bytes() for name, path in checkpoints.items()} == before
     teacher.unlink()
-    assert call("--recipe", own, *flags) == 0
+    assert call(*arguments) == 0
     assert capsys.readouterr().out.count("trained before") == 2
 
 
-def test_help_lists_the_flags_of_the_recipe_and_their_values(
-    own: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_help_lists_the_options_of_the_recipes_models(own: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert call("--recipe", own, "--help") == 0
     text = " ".join(capsys.readouterr().out.split())
     assert "--MODEL.stages [[N,...],...] channels of the 3x3 convolutions" in text
@@ -208,7 +170,9 @@ def test_help_lists_the_flags_of_the_recipe_and_their_values(
 
 
 @pytest.mark.usefixtures("mnist")
-def test_evaluation_of_nothing_says_what_to_do(capsys: pytest.CaptureFixture[str]) -> None:
+def test_evaluating_an_untrained_run_names_the_command_that_trains(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     assert call("evaluate") == 1
     assert "has no finished teacher; train it with distillery-train" in capsys.readouterr().err
 
@@ -216,9 +180,18 @@ def test_evaluation_of_nothing_says_what_to_do(capsys: pytest.CaptureFixture[str
 @pytest.mark.parametrize(
     ("flags", "status", "message"),
     [
-        (["--recipe=slow"], 1, "distillery-train: --recipe slow: there is no file"),
-        (["--recipe=quick", "--recipe", "slow"], 1, "distillery-train: --recipe slow: there is no file"),
-        (["evaluate", "--recipe=slow"], 1, "distillery-train evaluate: --recipe slow: there is no file"),
+        (
+            ["--recipe=quik"],
+            1,
+            "distillery-train: --recipe quik: there is no recipe 'quik'; known: assistant, best",
+        ),
+        (["--recipe=quick", "--recipe", "quik"], 1, "did you mean quick?"),
+        (
+            ["evaluate", "--recipe=quik"],
+            1,
+            "distillery-train evaluate: --recipe quik: there is no recipe 'quik'",
+        ),
+        (["--recipe=slow.toml"], 1, "distillery-train: --recipe slow.toml: there is no file slow.toml"),
         (["--student.distillation.alpha=1.5"], 2, "less than or equal to 1 (found '1.5')"),
         (
             ["--student.distillation.temperature=0"],
@@ -228,17 +201,17 @@ def test_evaluation_of_nothing_says_what_to_do(capsys: pytest.CaptureFixture[str
         (["--student.hidden=0"], 2, "greater than 0"),
         (["--student.distillation.loss=l2"], 2, "loss: Input should be 'kl', 'mse', 'dkd', 'lskd' or 'dist'"),
         (["--teacher.schedule=linear"], 2, "'one-cycle' or 'plateau'"),
-        (["--teacher.schedule=plateau", "--teacher.keep=last"], 2, 'keep = "last" wants one-cycle'),
+        (["--teacher.schedule=plateau", "--teacher.keep=last"], 2, 'keep = "last" requires one-cycle'),
         (
             ["--student.distillation.teacher=cnn"],
             2,
-            "distillery-train: student learns from 'cnn', which is none of the models above it: teacher\n",
+            "distillery-train: student learns from 'cnn', which must be a model above it: teacher\n",
         ),
         (["--seed=-1"], 2, "seed: Input should be greater than or equal to 0 (found '-1')"),
         (["--device=cuda"], 1, "--device cuda: torch finds no CUDA device here; use --device cpu"),
     ],
 )
-def test_mistakes_are_told_in_a_line(
+def test_invalid_settings_are_reported_in_one_line(
     flags: list[str], status: int, message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     if "--device=cuda" in flags and torch.cuda.is_available():
@@ -247,18 +220,18 @@ def test_mistakes_are_told_in_a_line(
     assert message in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("name", ["seed", "recipe", "threads", "run", "settled", "figures"])
-def test_a_model_cannot_have_the_name_of_a_setting(
+@pytest.mark.parametrize("name", ["seed", "recipe", "threads", "run", "resolved", "root"])
+def test_a_model_cannot_have_the_name_of_an_option(
     name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     recipe = tmp_path / "mine.toml"
     recipe.write_text(f"[{name}]\nhidden = [4]\n")
     assert call("--recipe", recipe) == 1
-    assert f"mine.toml: [{name}] is taken; give the model another name" in capsys.readouterr().err
+    assert f"mine.toml: [{name}] is the name of an option; rename the model" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("flags", [["--cnn.epochs=3"], ["--distillation.alpha=0.5"], ["--student.epoch=3"]])
-def test_a_flag_of_a_model_that_is_not_in_the_recipe_is_refused(
+def test_an_option_of_an_unknown_model_is_rejected(
     flags: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert call(*flags) == 2

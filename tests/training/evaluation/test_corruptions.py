@@ -138,10 +138,10 @@ def test_contrast_keeps_each_pictures_mean(strength: int, images: Tensor) -> Non
 
 
 def test_what_cannot_be_done_is_said(images: Tensor) -> None:
-    with pytest.raises(DistilleryError, match="there is no corruption 'fog'; there are noise, blur, "):
+    with pytest.raises(DistilleryError, match="there is no corruption 'fog'; known: noise, blur, "):
         corrupt(images, "fog", 1, 0)
     for strength in (0, 6):
-        with pytest.raises(DistilleryError, match=f"no strength {strength} of blur; strengths are 1 to 5"):
+        with pytest.raises(DistilleryError, match=f"strength of blur must be 1 to 5, not {strength}"):
             corrupt(images, "blur", strength, 0)
     with pytest.raises(DistilleryError, match=r"not torch.float32 \[200, 28, 28\]"):
         corrupt(images.float(), "blur", 1, 0)

@@ -1,4 +1,4 @@
-"""The evidence about a network: a linear one, fitted to real digits."""
+"""The metrics about a network: a linear one, fitted to real digits."""
 
 import json
 from typing import Any
@@ -11,7 +11,7 @@ from torch.nn import functional
 from tests.support.samples import sample_test, sample_training
 from training.evaluation.calibration import fit_temperature, negative_log_likelihood
 from training.evaluation.corruptions import CORRUPTIONS, corrupt
-from training.evaluation.metrics import collect_evidence, robustness, score
+from training.evaluation.metrics import all_metrics, error_metrics, robustness
 
 TEACHER_SCALE = 3.0
 """The teacher answers as its student does, but surer."""
@@ -41,9 +41,9 @@ def network() -> Linear:
 
 
 @pytest.fixture(scope="module")
-def evidence(network: Linear) -> dict[str, Any]:
+def metrics(network: Linear) -> dict[str, Any]:
     logits = network(network.test.images)
-    return collect_evidence(
+    return all_metrics(
         network,
         network.test.images,
         network.test.labels,
@@ -56,35 +56,35 @@ def evidence(network: Linear) -> dict[str, Any]:
 
 def test_scores_by_hand() -> None:
     logits = torch.tensor([[2.0, 0.0], [0.0, 0.0], [0.0, 1.0], [0.0, 3.0]])
-    scored = score(logits, torch.tensor([0, 0, 0, 0]))
+    scored = error_metrics(logits, torch.tensor([0, 0, 0, 0]))
     # ln(1 + e⁻²), ln 2, ln(1 + e), ln(1 + e³)
     assert scored["loss"] == pytest.approx((0.126928 + 0.693147 + 1.313262 + 3.048587) / 4, abs=1e-6)
     assert (scored["errors"], scored["accuracy"], scored["confusion"]) == (2, 0.5, [[2, 2], [0, 0]])
     # The surer first: e³ / (1 + e³), e / (1 + e).
-    assert scored["mistakes"] == [
-        {"index": 3, "label": 0, "answer": 1, "probability": 0.952574},
-        {"index": 2, "label": 0, "answer": 1, "probability": 0.731059},
+    assert scored["misclassified"] == [
+        {"index": 3, "label": 0, "prediction": 1, "probability": 0.952574},
+        {"index": 2, "label": 0, "prediction": 1, "probability": 0.731059},
     ]
 
 
-def test_all_counts_agree_and_survive_json(evidence: dict[str, Any]) -> None:
-    assert json.loads(json.dumps(evidence)) == evidence
-    errors = evidence["errors"]
+def test_all_counts_agree_and_survive_json(metrics: dict[str, Any]) -> None:
+    assert json.loads(json.dumps(metrics)) == metrics
+    errors = metrics["errors"]
     assert 0 < errors < 100
-    assert sum(evidence["errors_by_class"]) == len(evidence["mistakes"]) == errors
-    assert evidence["accuracy"] == pytest.approx(1 - errors / 200)
-    for label, row in enumerate(evidence["confusion"]):
-        assert (sum(row), 20 - row[label]) == (20, evidence["errors_by_class"][label])
+    assert sum(metrics["errors_by_class"]) == len(metrics["misclassified"]) == errors
+    assert metrics["accuracy"] == pytest.approx(1 - errors / 200)
+    for label, row in enumerate(metrics["confusion"]):
+        assert (sum(row), 20 - row[label]) == (20, metrics["errors_by_class"][label])
     for state in ("before", "after"):
-        assert sum(bar["digits"] for bar in evidence["calibration"][state]["reliability"]) == 200
+        assert sum(bar["digits"] for bar in metrics["calibration"][state]["reliability"]) == 200
 
 
-def test_the_validation_digits_set_the_temperature(network: Linear, evidence: dict[str, Any]) -> None:
-    calibration = evidence["calibration"]
+def test_the_validation_digits_set_the_temperature(network: Linear, metrics: dict[str, Any]) -> None:
+    calibration = metrics["calibration"]
     validation = network(network.validation.images)
     assert calibration["temperature"] == fit_temperature(validation, network.validation.labels)
     logits = network(network.test.images).double()
-    assert calibration["before"]["nll"] == pytest.approx(evidence["loss"], rel=1e-5)
+    assert calibration["before"]["nll"] == pytest.approx(metrics["loss"], rel=1e-5)
     assert calibration["after"]["nll"] == negative_log_likelihood(
         logits / calibration["temperature"], network.test.labels
     )
@@ -92,15 +92,15 @@ def test_the_validation_digits_set_the_temperature(network: Linear, evidence: di
     assert calibration["after"]["ece"] < calibration["before"]["ece"]
 
 
-def test_fidelity_is_to_the_teacher(network: Linear, evidence: dict[str, Any]) -> None:
-    assert evidence["fidelity"]["agreement"] == 1
+def test_fidelity_is_to_the_teacher(network: Linear, metrics: dict[str, Any]) -> None:
+    assert metrics["fidelity"]["agreement"] == 1
     logits = network(network.test.images).double()
     p, q = (TEACHER_SCALE * logits).log_softmax(dim=1), logits.log_softmax(dim=1)
-    assert evidence["fidelity"]["kl"] == pytest.approx((p.exp() * (p - q)).sum(dim=1).mean().item(), rel=1e-5)
+    assert metrics["fidelity"]["kl"] == pytest.approx((p.exp() * (p - q)).sum(dim=1).mean().item(), rel=1e-5)
 
 
 def test_a_network_without_a_teacher_has_no_fidelity(network: Linear) -> None:
-    evidence = collect_evidence(
+    metrics = all_metrics(
         network,
         network.test.images,
         network.test.labels,
@@ -108,15 +108,15 @@ def test_a_network_without_a_teacher_has_no_fidelity(network: Linear) -> None:
         validation_labels=network.validation.labels,
         validation_logits=network(network.validation.images),
     )
-    assert evidence["fidelity"] is None
+    assert metrics["fidelity"] is None
 
 
-def test_robustness_counts_errors_on_the_corrupted_digits(network: Linear, evidence: dict[str, Any]) -> None:
-    table = evidence["robustness"]
+def test_robustness_counts_errors_on_the_corrupted_digits(network: Linear, metrics: dict[str, Any]) -> None:
+    table = metrics["robustness"]
     assert {name: len(errors) for name, errors in table.items()} == dict.fromkeys(CORRUPTIONS, 5)
     answers = network(corrupt(network.test.images, "occlusion", 4, 0)).argmax(dim=1)
     assert table["occlusion"][3] == int((answers != network.test.labels).sum())
-    assert all(evidence["errors"] < errors[4] for errors in table.values())
+    assert all(metrics["errors"] < errors[4] for errors in table.values())
     again = robustness(network, network.test.images, network.test.labels)
     other = robustness(network, network.test.images, network.test.labels, seed=1)
     assert again == table != other

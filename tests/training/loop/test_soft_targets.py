@@ -90,7 +90,7 @@ def test_a_broken_file_is_made_again(damage: str, tmp_path: Path) -> None:
 def test_students_share_what_their_teacher_said(tmp_path: Path) -> None:
     moved = Augmentation(shift=1)
     learning = Model(
-        hidden=[8], epochs=3, views=2, augmentation=moved, alone=False, distillation=Distillation()
+        hidden=[8], epochs=3, views=2, augmentation=moved, control=False, distillation=Distillation()
     )
     other_loss = learning.model_copy(update={"distillation": Distillation(loss="mse", alpha=1)})
     recipe = Recipe(

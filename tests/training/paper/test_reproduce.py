@@ -85,9 +85,9 @@ def test_no_other_offset_errs_less() -> None:
 def test_the_plan_changes_one_thing_at_a_time() -> None:
     paper = read_recipe("paper")
     models = plan(paper, 3, units=[30], temperatures=[2.5, 20]).models
-    student = paper.models["student"].model_copy(update={"alone": False})
+    student = paper.models["student"].model_copy(update={"control": False})
     assert list(models) == ["teacher", "student", "units30", "units30t2p5", "units30t20", *TRANSFER_SETS]
-    assert models["units30"] == paper.models["narrow"].model_copy(update={"alone": False})
+    assert models["units30"] == paper.models["narrow"].model_copy(update={"control": False})
     wider = plan(paper, 3, units=[300], temperatures=[]).models["units300"]
     assert wider == models["units30"].model_copy(update={"hidden": [300, 300]})
     cooler = models["units30t2p5"].distillation
@@ -108,7 +108,7 @@ def test_the_recipe_is_the_papers() -> None:
     assert (student.dropout, student.max_norm, student.weight_decay) == (0, 0, 0)
     assert not student.augmentation.enabled
     assert models["narrow"].hidden == [30, 30]
-    assert student.alone
+    assert student.control
     assert student.distillation is not None
     assert (student.distillation.loss, student.distillation.temperature) == ("kl", 20)
 
@@ -238,5 +238,5 @@ def test_the_command_trains_evaluates_and_draws(
 
 def test_a_recipe_without_such_a_student_is_refused() -> None:
     alone = RECIPE.model_copy(update={"models": {"teacher": RECIPE.models["teacher"]}})
-    with pytest.raises(distillery.DistilleryError, match="small has no student with a distillation; paper"):
+    with pytest.raises(distillery.DistilleryError, match="small needs a model `student` with a distillation"):
         plan(alone, 0, units=[], temperatures=[])

@@ -1,4 +1,4 @@
-"""A recipe says which models there are, and a mistake in it is told with its place, its value and the cure."""
+"""Recipes: their models, inheritance, and reports of invalid settings."""
 
 from pathlib import Path
 
@@ -6,7 +6,8 @@ import pytest
 from pydantic import ValidationError
 
 from distillery import DistilleryError
-from training.recipe.files import RECIPES, read_recipe
+from training.recipe.files import read_recipe, to_toml
+from training.recipe.inheritance import RECIPES
 from training.recipe.schema import Architecture, Augmentation, Model, Recipe
 from training.runs.pipeline import jobs
 
@@ -29,7 +30,7 @@ temperature = 4
 
 [tiny]
 hidden = [32]
-alone = false
+control = false
 
 [tiny.distillation]
 teacher = "student"
@@ -42,7 +43,7 @@ def file(tmp_path: Path) -> Path:
     return tmp_path / "mine.toml"
 
 
-def test_a_recipe_is_a_list_of_models_each_with_its_control(file: Path) -> None:
+def test_a_recipe_is_a_list_of_models_and_their_controls(file: Path) -> None:
     file.write_text(WHOLE)
     recipe = read_recipe(str(file))
     assert recipe.name == "mine"
@@ -72,19 +73,20 @@ def test_a_recipe_is_a_list_of_models_each_with_its_control(file: Path) -> None:
         (("temperature = 4", 'loss = "l2"'), r"loss: Input should be 'kl', 'mse', .* \(found 'l2'\)"),
         (
             ('teacher = "cnn"', 'teacher = "tiny"'),
-            "student learns from 'tiny', which is none of the models above it: cnn",
+            "student learns from 'tiny', which must be a model above it: cnn",
         ),
-        (('teacher = "cnn"', 'teacher = "student"'), "student learns from 'student', which is none"),
+        (('teacher = "cnn"', 'teacher = "student"'), "student learns from 'student', which must be"),
         (
             ('teacher = "cnn"', 'teacher = "student-alone"'),
-            "student learns from 'student-alone', which is none",
+            "student learns from 'student-alone', which must be",
         ),
         (
             ("[cnn]", '[cnn.distillation]\nteacher="x"\n[cnn]'),
-            "cnn learns from 'x', .* above it: there are none",
+            "cnn learns from 'x', .* above it: there is none",
         ),
-        (("[cnn]", "[Cnn]"), "a model's name is lower-case letters and digits, not 'Cnn'"),
-        (("[cnn]", '["my-cnn"]'), "a model's name is lower-case letters and digits, not 'my-cnn'"),
+        (("[cnn]", "[figures]"), r"\[figures\] is reserved; rename the model"),
+        (("[cnn]", "[Cnn]"), "a model's name must be lower-case letters and digits, not 'Cnn'"),
+        (("[cnn]", '["my-cnn"]'), "a model's name must be lower-case letters and digits, not 'my-cnn'"),
         (("members = 2", "members = 0"), r"cnn\.members: .* greater than or equal to 1 \(found 0\)"),
         (("[[16, 16], [32]]", "[[16], []]"), r"cnn\.stages\.1: List should have at least 1 item"),
         (("[[16, 16], [32]]", "[[1], [1], [1], [1], [1]]"), r"cnn\.stages: List should have at most 4 items"),
@@ -95,7 +97,7 @@ def test_a_recipe_is_a_list_of_models_each_with_its_control(file: Path) -> None:
         ),
         (
             ("views = 4", "augmentation = { mixup = 0.5 }"),
-            r"student: with augmentation\.mixup 0\.5 a digit has no label .*\.alpha 1 and alone = false",
+            r"student: digits have no label with augmentation\.mixup 0\.5; .*\.alpha 1 and control = false",
         ),
         (("views = 4", "views = "), r"mine\.toml is not valid TOML: .* line 12"),
         (("[student]", "[cnn]"), r"mine\.toml is not valid TOML: "),
@@ -103,7 +105,7 @@ def test_a_recipe_is_a_list_of_models_each_with_its_control(file: Path) -> None:
         ((WHOLE, "\udcff"), "mine.toml is not valid TOML: 'utf-8' codec"),
     ],
 )
-def test_a_mistake_is_told_with_file_place_and_value(
+def test_an_invalid_setting_is_reported_with_file_place_and_value(
     file: Path, change: tuple[str, str], message: str
 ) -> None:
     assert change[0] in WHOLE
@@ -113,7 +115,7 @@ def test_a_mistake_is_told_with_file_place_and_value(
     assert str(caught.value).startswith(f"--recipe {file}: ")
 
 
-def test_all_mistakes_are_told_at_once(file: Path) -> None:
+def test_all_invalid_settings_are_reported_at_once(file: Path) -> None:
     file.write_text("[teacher]\nepochs = 0\nhiden = [1]\n[student]\nalpha = 3\n")
     with pytest.raises(DistilleryError) as caught:
         read_recipe(str(file))
@@ -121,15 +123,61 @@ def test_all_mistakes_are_told_at_once(file: Path) -> None:
     assert [line.split(": ")[1] for line in lines] == ["teacher.epochs", "teacher.hiden", "student.alpha"]
 
 
-def test_a_recipe_that_is_not_there_is_named(tmp_path: Path) -> None:
-    with pytest.raises(DistilleryError, match=r"--recipe slow: there is no file .*recipe/slow\.toml"):
-        read_recipe("slow")
+def test_an_unknown_recipe_lists_the_known_ones_and_the_nearest(tmp_path: Path) -> None:
+    with pytest.raises(
+        DistilleryError, match=r"--recipe quik: there is no recipe 'quik'; known: .*best.* quick\?"
+    ):
+        read_recipe("quik")
+    with pytest.raises(DistilleryError, match=r"there is no file .*quik\.toml"):
+        read_recipe(str(tmp_path / "quik.toml"))
     (tmp_path / "folder.toml").mkdir()
     with pytest.raises(DistilleryError, match=r"is not valid TOML: .*Is a directory"):
         read_recipe(str(tmp_path / "folder.toml"))
 
 
-def test_a_recipe_does_not_change() -> None:
+def test_a_recipe_inherits_the_models_of_its_base_and_changes_single_settings(tmp_path: Path) -> None:
+    (tmp_path / "base.toml").write_text(WHOLE)
+    (tmp_path / "mine.toml").write_text(
+        'base = "base.toml"\n[student]\nepochs = 3\n[student.distillation]\nalpha = 0.5\n[new]\nhidden = [5]\n'
+    )
+    base, mine = (read_recipe(str(tmp_path / f"{name}.toml")).models for name in ("base", "mine"))
+    assert list(mine) == [*base, "new"]
+    assert (mine["cnn"], mine["tiny"]) == (base["cnn"], base["tiny"])
+    student = base["student"]
+    assert student.distillation
+    distillation = student.distillation.model_copy(update={"alpha": 0.5})
+    assert mine["student"] == student.model_copy(update={"epochs": 3, "distillation": distillation})
+
+
+def test_a_base_may_be_a_shipped_recipe_that_has_a_base_itself(tmp_path: Path) -> None:
+    (tmp_path / "mine.toml").write_text('base = "best"\n[cnn]\nmembers = 5\n')
+    mine, best = read_recipe(str(tmp_path / "mine.toml")).models, read_recipe("best").models
+    assert mine == best | {"cnn": best["cnn"].model_copy(update={"members": 5})}
+
+
+@pytest.mark.parametrize(
+    ("base", "message"),
+    [
+        ('"b.toml"', "a recipe cannot be its own base: a → b → a"),
+        ('"quik"', "there is no recipe 'quik'; known: .* quick\\?"),
+        ('"c.toml"', r"there is no file .*c\.toml"),
+        ("3", "base must be the name of a recipe or a .toml file, not 3"),
+    ],
+)
+def test_an_invalid_base_is_rejected(tmp_path: Path, base: str, message: str) -> None:
+    (tmp_path / "a.toml").write_text(f"base = {base}\n")
+    (tmp_path / "b.toml").write_text('base = "a.toml"\n')
+    with pytest.raises(DistilleryError, match=message):
+        read_recipe(str(tmp_path / "a.toml"))
+
+
+def test_a_written_recipe_reads_back_as_the_same_models(tmp_path: Path) -> None:
+    models = read_recipe("best").models
+    (tmp_path / "again.toml").write_text(to_toml(models))
+    assert read_recipe(str(tmp_path / "again.toml")).models == models
+
+
+def test_a_recipe_is_frozen() -> None:
     recipe = Recipe(name="x", models={"teacher": Model()})
     with pytest.raises(ValidationError):
         recipe.models["teacher"].epochs = 3  # type: ignore[misc]
@@ -146,14 +194,14 @@ def test_every_recipe_shipped_is_valid(path: Path) -> None:
         assert name not in recipe.models or recipe.models[name].hidden == hidden
 
 
-def test_recipes_that_name_the_same_models_mean_the_same() -> None:
+def test_models_shared_by_several_recipes_are_identical() -> None:
     best, assistant, longer = (read_recipe(name).models for name in ("best", "assistant", "ensemble"))
     assert assistant["cnn"] == best["cnn"]
     assert longer["cnn"] == best["cnn"].model_copy(update={"epochs": 2 * best["cnn"].epochs, "keep": "last"})
     assert assistant["tiny"] == best["tiny"]
 
 
-def test_the_notebook_recipe_is_the_notebooks() -> None:
+def test_the_notebook_recipe_has_the_notebooks_settings() -> None:
     teacher, student = read_recipe("notebook").models.values()
     assert (teacher.epochs, student.epochs) == (30, 100)
     assert (teacher.dropout, student.dropout) == (0.2, 0)  # 0.8 was the share to keep

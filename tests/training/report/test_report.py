@@ -1,4 +1,4 @@
-"""The report of a run: every number counted again, from the checkpoints, by other means."""
+"""The report of a run: every number recomputed from the checkpoints by other means."""
 
 import json
 import math
@@ -17,10 +17,8 @@ import distillery
 from benchmarks.__main__ import COMMANDS
 from benchmarks.commands.record import evidence_of
 from benchmarks.results.files import write_result
-from tests.support.samples import sample_test, write_as_mnist
-from training.commands.report import Report
-from training.commands.train import Train
-from training.data import mnist as data
+from tests.support.samples import sample_test
+from tests.training.conftest import SmallRun, call, inside
 from training.evaluation.corruptions import corrupt
 from training.evaluation.significance import mean_interval
 from training.model.checkpoint import load_checkpoint
@@ -29,58 +27,21 @@ from training.runs.folder import RunError
 from training.runs.trained import current_model, over_seeds
 
 NAMES = ("teacher", "student-alone", "student")
-RECIPE = """
-[teacher]
-hidden = [32]
-epochs = 4
-batch_size = 50
-learning_rate = 1e-2
-augmentation = { shift = 1 }
-
-[student]
-hidden = [16]
-epochs = 4
-batch_size = 50
-learning_rate = 1e-2
-
-[student.distillation]
-temperature = 4
-"""
 
 
-def call(*arguments: str | Path) -> int:
-    commands: dict[str, type[distillery.Command]] = {"train": Train, "report": Report}
-    return distillery.main(
-        "distillery-train", commands, default="train", arguments=[str(a) for a in arguments]
-    )
+@pytest.fixture(scope="session")
+def reported_run(trained_run: SmallRun) -> SmallRun:
+    """The small run with its report."""
+    with inside(trained_run.folder):
+        assert call("report", "--recipe=small.toml") == 0
+    return trained_run
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A folder with MNIST's sample under its own names, and a recipe trained with the seeds 1 and 0."""
-    folder = tmp_path_factory.mktemp("report")
-    threads = torch.get_num_threads()
-    with pytest.MonkeyPatch.context() as patch:
-        for name, digest in write_as_mnist(folder).items():
-            patch.setitem(data.SHA256, name, digest)
-        patch.setattr(data, "VALIDATION_DIGITS", 100)
-        settings = {"DATA_DIR": folder, "OUT": folder / "runs", "PRECISION": "float32", "THREADS": 1}
-        for name, value in settings.items():
-            patch.setenv(f"DISTILLERY_{name}", str(value))
-        patch.setenv("COLUMNS", "200")
-        patch.chdir(folder)
-        (folder / "small.toml").write_text(RECIPE)
-        for seed in (1, 0):
-            assert call("--recipe=small.toml", f"--seed={seed}") == 0
-        yield folder
-    torch.set_num_threads(threads)
-
-
-@pytest.fixture(scope="module")
-def run(folder: Path) -> Path:
-    """The run, reported."""
-    assert call("report", "--recipe=small.toml") == 0
-    return folder / "runs" / "small"
+@pytest.fixture
+def run(reported_run: SmallRun) -> Iterator[Path]:
+    """The folder of the reported run, with its settings in the environment; leave it as it was."""
+    with inside(reported_run.folder):
+        yield reported_run.root
 
 
 def read_report(run: Path, name: str) -> dict[str, Any]:
@@ -107,12 +68,12 @@ def errors_of(run: Path, name: str, seed: int) -> int:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_errors_are_those_of_every_seed(run: Path, name: str) -> None:
+def test_errors_are_counted_for_every_seed(run: Path, name: str) -> None:
     report, errors = read_report(run, name), [errors_of(run, name, seed) for seed in (0, 1)]
     centre, half = mean_interval(errors)
     expected = {"seeds": [0, 1], "values": errors, "mean": centre, "interval_95": half}
     assert report["models"][name]["errors_over_seeds"] == expected
-    assert report["headline"]["test_errors"] == report["evidence"]["errors"] == errors[0]
+    assert report["headline"]["test_errors"] == report["metrics"]["errors"] == errors[0]
     assert report["headline"]["test_errors_mean"] == sum(errors) / 2
     assert f"| **{name}** |" in (run / name / "MODEL_CARD.md").read_text()
 
@@ -126,17 +87,17 @@ def test_a_student_is_compared_with_its_control_and_its_teacher(run: Path) -> No
         errors_of(run, "student-alone", seed) - errors_of(run, "student", seed) for seed in (0, 1)
     ]
     teacher, student = (logits_of(run / name, test.images).log_softmax(1) for name in ("teacher", "student"))
-    fidelity = report["evidence"]["fidelity"]
+    fidelity = report["metrics"]["fidelity"]
     agreement = (teacher.argmax(1) == student.argmax(1)).double().mean().item()
     assert fidelity["agreement"] == report["headline"]["agreement_with_teacher"] == agreement
     kl = (teacher.exp() * (teacher - student)).sum(1).mean().item()
     assert fidelity["kl"] == pytest.approx(kl, rel=1e-4)
     for name in ("teacher", "student-alone"):
         other = read_report(run, name)
-        assert other["saved_by_distillation"] is other["evidence"]["fidelity"] is None
+        assert other["saved_by_distillation"] is other["metrics"]["fidelity"] is None
 
 
-def test_the_headline_is_numbers_alone(run: Path) -> None:
+def test_the_headline_contains_only_numbers(run: Path) -> None:
     for name in NAMES:
         headline = read_report(run, name)["headline"]
         assert all(isinstance(value, int | float) and math.isfinite(value) for value in headline.values())
@@ -144,27 +105,27 @@ def test_the_headline_is_numbers_alone(run: Path) -> None:
         assert 0 < headline["corrupted_accuracy"] < headline["test_accuracy"] < 1
 
 
-def test_the_card_is_markdown_with_the_reports_numbers(run: Path) -> None:
+def test_the_model_card_contains_the_numbers_of_the_report(run: Path) -> None:
     card, report = (run / "student" / "MODEL_CARD.md").read_text(), read_report(run, "student")
     _, head, text = card.split("---\n", 2)
     metadata = yaml.safe_load(head)
     [result] = metadata["model-index"][0]["results"]
     assert result["metrics"] == [{"type": "accuracy", "value": report["headline"]["test_accuracy"]}]
     assert metadata["tags"] == ["mnist", "knowledge-distillation"]
-    evidence = report["evidence"]
-    assert f"Of 200 test digits it gets **{evidence['errors']}** wrong" in text
-    assert "500 digits to learn from, as they are; 100 to choose the epoch" in text
-    assert f"gives teacher's answer, right or wrong, to {evidence['fidelity']['agreement']:.2%} of" in text
-    calibration = evidence["calibration"]
-    assert f"Temperature {calibration['temperature']:.3f} suits the validation digits" in text
+    metrics = report["metrics"]
+    assert f"Of 200 test digits it misclassifies **{metrics['errors']}** (" in text
+    assert "500 digits for training, without augmentation; 100 for choosing the epoch" in text
+    assert f"agrees with teacher, right or wrong, on {metrics['fidelity']['agreement']:.2%} of" in text
+    calibration = metrics["calibration"]
+    assert f"Temperature {calibration['temperature']:.3f} minimises the negative log-likelihood" in text
     eces = " | ".join(f"{calibration[state]['ece']:.4f}" for state in ("before", "after"))
     assert f"| expected calibration error | {eces} |" in text
-    for label, row in enumerate(evidence["confusion"]):
+    for label, row in enumerate(metrics["confusion"]):
         cells = re.search(rf"^\| {label} \| (.*) \|$", text, re.MULTILINE)
         assert cells
         counts = [int(cell.strip("*").replace("·", "0")) for cell in cells[1].split(" | ")[:-1]]
         assert counts == [*row, sum(row) - row[label]]
-    for name, counts in evidence["robustness"].items():
+    for name, counts in metrics["robustness"].items():
         shares = " | ".join(f"{count / 200:.1%}" for count in counts)
         assert re.search(rf"^\| {name} \(.*\) \| {re.escape(shares)} \|", text, re.MULTILINE)
     assert "mean of student-alone" in text
@@ -175,20 +136,21 @@ def test_the_card_is_markdown_with_the_reports_numbers(run: Path) -> None:
     assert [len(counts) for counts in widths] == [1] * 4  # every table has as many cells in each line
 
 
-def test_the_recipe_in_a_card_trains_the_very_same_network(run: Path, folder: Path) -> None:
+def test_the_recipe_in_a_model_card_trains_the_same_network(run: Path, tmp_path: Path) -> None:
     for name in ("student", "student-alone"):
         card = (run / name / "MODEL_CARD.md").read_text()
         [recipe] = re.findall(r"```toml\n(.*?)```", card, re.DOTALL)
         [command] = re.findall(r"^distillery-train (--recipe .*)$", card, re.MULTILINE)
-        (folder / "recipe.toml").write_text(recipe)
-        assert call(*command.split(), f"--out={folder / name}") == 0
-        [again] = (folder / name / "recipe").glob("student-*/model.safetensors")
+        (tmp_path / "recipe.toml").write_text(recipe)
+        arguments = command.replace("recipe.toml", str(tmp_path / "recipe.toml")).split()
+        assert call(*arguments, f"--out={tmp_path / name}") == 0
+        [again] = (tmp_path / name / "recipe").glob("student-*/model.safetensors")
         images = sample_test().images
         assert torch.equal(logits_of(again.parent, images), logits_of(run / name, images))
 
 
-def test_pictures_show_every_model(run: Path) -> None:
-    for name in ("mistakes", "confusion", "reliability", "robustness"):
+def test_figures_are_drawn(run: Path) -> None:
+    for name in ("errors", "confusion", "reliability", "robustness"):
         darkest, lightest = Image.open(run / "figures" / f"{name}.png").convert("L").getextrema()
         assert darkest < 64
         assert lightest > 192
@@ -200,24 +162,24 @@ def test_the_test_digits_are_not_read_again(run: Path, monkeypatch: pytest.Monke
 
     before = made()
     with monkeypatch.context() as patch:
-        patch.delattr("training.commands.report.load_test")  # whoever reads them fails
+        patch.delattr("training.commands.report.load_test")  # reading them again fails
         patch.delattr("training.commands.report.DataSet")
         assert call("report", "--recipe=small.toml") == 0
     assert made() == before
 
 
 @pytest.mark.slow
-def test_corrupted_digits_can_be_fewer(run: Path) -> None:
+def test_robustness_digits_are_spread_over_the_test_set(run: Path) -> None:
     assert call("report", "--recipe=small.toml", "--robustness-digits=20") == 0
     report, test = read_report(run, "teacher"), sample_test()
     answers = logits_of(run / "teacher", corrupt(test.images[::10], "rotation", 3, 0)).argmax(1)
-    assert report["evidence"]["robustness"]["rotation"][2] == int((answers != test.labels[::10]).sum())
+    assert report["metrics"]["robustness"]["rotation"][2] == int((answers != test.labels[::10]).sum())
     card = (run / "teacher" / "MODEL_CARD.md").read_text()
-    assert "Share of 20 test digits (evenly spread over the set)" in card
+    assert "Errors on 20 corrupted test digits (evenly spread over the set)" in card
     assert call("report", "--recipe=small.toml") == 0
 
 
-def test_only_the_seed_may_differ(run: Path) -> None:
+def test_trainings_of_other_settings_are_not_counted_as_seeds(run: Path) -> None:
     student = current_model(run, "student")
     assert list(over_seeds(student)) == [0, 1]
     assert list(over_seeds(student, [0])) == [0]
@@ -233,7 +195,7 @@ def test_only_the_seed_may_differ(run: Path) -> None:
     assert list(over_seeds(current_model(run, "student-alone"))) == [0, 1, 2]  # a control has no teacher
 
 
-def test_a_setting_younger_than_a_model_makes_no_other_kind(run: Path) -> None:
+def test_a_training_from_before_a_setting_existed_counts_as_the_same(run: Path) -> None:
     path = folder_of(run, "teacher", 1) / "recipe.json"
     content = path.read_bytes()
     decisive = json.loads(content)
@@ -247,36 +209,38 @@ def test_a_setting_younger_than_a_model_makes_no_other_kind(run: Path) -> None:
         path.write_bytes(content)
 
 
-def test_the_card_says_what_one_seed_and_missing_digits_mean(run: Path) -> None:
+def test_the_model_card_explains_one_seed_and_missing_classes(run: Path) -> None:
     report = read_report(run, "student")
     report["settings"]["leave_out"] = [3]
     report["settings"]["distillation"]["alpha"] = 1.0
     report["saved_by_distillation"] |= {"interval_95": None, "mean": 3.0}
     card = model_card(report)
-    assert "It was never shown these: 3." in card
+    assert "Excluded from training: 3." in card
     assert ", and from no labels." in card
     assert "mean 3. " in card
-    assert "One seed cannot say what another would bring." in card
+    assert "One seed does not tell what other seeds would give." in card
 
 
-def test_a_run_that_is_not_there(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert call("report", "--recipe=small.toml", f"--out={folder / 'nothing'}") == 1
+def test_reporting_an_untrained_run_names_the_command_that_trains(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call("report", "--recipe=small.toml", f"--out={run / 'nothing'}") == 1
     assert "has no finished teacher; train it with distillery-train" in capsys.readouterr().err
 
 
-def test_it_is_kept_as_a_result_and_rendered(run: Path, tmp_path: Path) -> None:
+def test_the_evidence_benchmark_keeps_and_renders_the_report(run: Path, tmp_path: Path) -> None:
     write_result("evidence", evidence_of(run, NAMES), folder=tmp_path / "results")
     page = tmp_path / "page.md"
     page.write_text("<!-- evidence:begin -->\n<!-- evidence:end -->\n", encoding="utf-8")
     place = [f"--documents={page}", f"--pictures={tmp_path}", f"--results-dir={tmp_path / 'results'}"]
     assert distillery.main("distillery-bench", COMMANDS, arguments=["render", *place]) == 0
     text, report = page.read_text(encoding="utf-8"), read_report(run, "student")
-    fidelity, calibration = report["evidence"]["fidelity"], report["evidence"]["calibration"]
+    fidelity, calibration = report["metrics"]["fidelity"], report["metrics"]["calibration"]
     assert (
         f"| {calibration['temperature']:.2f} | {fidelity['agreement']:.2%} | {fidelity['kl']:.4f} |" in text
     )
-    assert f"| `student` | {' | '.join(map(str, report['evidence']['errors_by_class']))} |" in text
-    blurred = sum(report["evidence"]["robustness"]["blur"]) / 5 / report["evidence"]["robustness_digits"]
+    assert f"| `student` | {' | '.join(map(str, report['metrics']['errors_by_class']))} |" in text
+    blurred = sum(report["metrics"]["robustness"]["blur"]) / 5 / report["metrics"]["robustness_digits"]
     assert re.search(
         rf"\| `student` \|.* {1 - blurred:.1%} \|.* {report['headline']['corrupted_accuracy']:.1%} \|", text
     )

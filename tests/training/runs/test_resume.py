@@ -196,7 +196,7 @@ def test_what_is_trained_is_used_again_and_what_changed_is_not(
 
 
 def test_whether_there_is_a_control_changes_no_student(uninterrupted: Path, tmp_path: Path) -> None:
-    main(tmp_path, changed(student=STUDENT.model_copy(update={"alone": False})))
+    main(tmp_path, changed(student=STUDENT.model_copy(update={"control": False})))
     assert {path.name for path in tmp_path.iterdir() if path.is_symlink()} == {"teacher", "student"}
     for name in ("teacher", "student"):
         assert (tmp_path / name).readlink() == (uninterrupted / name).readlink()

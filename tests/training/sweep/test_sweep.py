@@ -1,4 +1,4 @@
-"""A sweep finds what it says, goes on after any end, and shares its trials among processes; on the sample digits."""
+"""Sweeps on the sample digits: results, resuming, and several processes on one study."""
 
 import csv
 import json
@@ -13,14 +13,10 @@ from typing import Any
 import pytest
 from PIL import Image
 
-import distillery
-from tests.support.samples import write_as_mnist
-from training.commands.sweep import Sweep
-from training.commands.train import Train
-from training.data import mnist as data
+from tests.training.conftest import call
 from training.model.checkpoint import load_checkpoint
 from training.recipe.schema import Architecture, Distillation, Model
-from training.sweep.search import Result, front, open_study
+from training.sweep.search import Result, open_study, pareto_front
 from training.sweep.space import Space, multiply_adds
 
 RECIPE = """
@@ -44,30 +40,20 @@ temperature = 4
 SCRIPT = Path(__file__).parents[2] / "support" / "train_on_samples.py"
 
 
-@pytest.fixture
-def mnist(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with the sample digits as MNIST, and the recipe `small.toml` beside it."""
-    folder = tmp_path / "mnist"
-    folder.mkdir()
-    for name, digest in write_as_mnist(folder).items():
-        monkeypatch.setitem(data.SHA256, name, digest)
-    monkeypatch.setattr(data, "VALIDATION_DIGITS", 100)
+@pytest.fixture(autouse=True)
+def small(mnist: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: ARG001
+    """The recipe small.toml beside the sample digits, as the default recipe."""
     (tmp_path / "small.toml").write_text(RECIPE)
-    for name in ("RECIPE", "OUT", "DATA_DIR"):
-        value = {"RECIPE": "small.toml", "OUT": "runs", "DATA_DIR": "mnist"}[name]
-        monkeypatch.setenv(f"DISTILLERY_{name}", str(tmp_path / value))
-    monkeypatch.setenv("DISTILLERY_THREADS", "1")
-    monkeypatch.setenv("DISTILLERY_PRECISION", "float32")
+    monkeypatch.setenv("DISTILLERY_RECIPE", str(tmp_path / "small.toml"))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    return folder
 
 
 def sweep(*arguments: str | Path) -> int:
-    return distillery.main("train", {"sweep": Sweep}, arguments=["sweep", *map(str, arguments)])
+    return call("sweep", *arguments)
 
 
 def start(mnist: Path, *arguments: str) -> subprocess.Popen[str]:
-    """The same in a process of its own."""
+    """Start a sweep in a process of its own."""
     command = [sys.executable, "-u", str(SCRIPT), str(mnist), "sweep", *arguments]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
@@ -77,16 +63,16 @@ def rows(out: Path) -> list[dict[str, Any]]:
         return list(csv.DictReader(file))
 
 
-def test_two_trials_then_a_third(mnist: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_sweep_resumes_its_trials(mnist: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert sweep("--trials=2") == 0
     output = capsys.readouterr().out
-    told = json.loads(output.splitlines()[-1])
+    summary = json.loads(output.splitlines()[-1])
     root = tmp_path / "runs" / "small"
     folder = root / "sweep" / "student"
-    assert json.loads((folder / "sweep.json").read_bytes()) == told
-    assert told["importances"].keys() == Space.model_fields.keys()
-    assert sum(told["importances"].values()) == pytest.approx(1, abs=1e-3)
-    assert "its share, by 2 trials" in output
+    assert json.loads((folder / "sweep.json").read_bytes()) == summary
+    assert summary["importances"].keys() == Space.model_fields.keys()
+    assert sum(summary["importances"].values()) == pytest.approx(1, abs=1e-3)
+    assert "importance for errors, 2 trials" in output
     first, second = rows(tmp_path / "runs")
     assert [first[name] for name in ("temperature", "alpha", "loss", "hidden", "learning_rate")] == [
         "4.0", "0.7", "kl", "16-8", "0.009"
@@ -112,7 +98,7 @@ def test_two_trials_then_a_third(mnist: Path, tmp_path: Path, capsys: pytest.Cap
     assert sweep("--trials=3", f"--out={tmp_path / 'uninterrupted'}") == 0
     assert rows(tmp_path / "uninterrupted") == rows(tmp_path / "runs")
     capsys.readouterr()
-    command = next(line for line in output.splitlines() if line.startswith("its first: "))
+    command = next(line for line in output.splitlines() if line.startswith("fewest errors: "))
     flags = command.partition("small.toml ")[2].split()
     train = subprocess.run(
         [sys.executable, SCRIPT, mnist, *flags], capture_output=True, text=True, check=True
@@ -120,12 +106,11 @@ def test_two_trials_then_a_third(mnist: Path, tmp_path: Path, capsys: pytest.Cap
     assert "student: trained before, " in train.stdout
 
 
-@pytest.mark.usefixtures("mnist")
-def test_teacher_and_trials_are_those_of_the_recipe(capsys: pytest.CaptureFixture[str]) -> None:
+def test_teacher_and_trials_are_reused_by_the_recipe(capsys: pytest.CaptureFixture[str]) -> None:
     seeds = ["--seed=1", "--teacher-seed=5"]
     assert sweep("--trials=1", *seeds) == 0
     capsys.readouterr()
-    assert distillery.main("train", {"train": Train}, default="train", arguments=seeds) == 0
+    assert call(*seeds) == 0
     output = capsys.readouterr().out
     assert "teacher: trained before" in output
     assert "student: trained before" in output
@@ -162,8 +147,7 @@ def test_two_processes_share_a_study(mnist: Path, tmp_path: Path) -> None:
     assert sum("teacher: trained before" in output for output, _ in outputs) == 1
 
 
-@pytest.mark.usefixtures("mnist")
-def test_a_trial_of_a_machine_that_does_not_finish_is_done_here(
+def test_an_unfinished_trial_of_another_machine_is_run_here(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     url = f"sqlite:///{tmp_path / 'shared.db'}"
@@ -175,19 +159,18 @@ def test_a_trial_of_a_machine_that_does_not_finish_is_done_here(
     assert sweep("--trials=2", f"--storage={url}") == 0
     assert [row["trial"] for row in rows(tmp_path / "runs")] == ["0", "1"]
     late = elsewhere.tell(begun.number, (0, 0), skip_if_finished=True)
-    assert late.values != [0, 0]  # who comes first counts
+    assert late.values != [0, 0]  # the first result counts
 
 
-@pytest.mark.usefixtures("mnist")
 @pytest.mark.parametrize(
     ("flags", "status", "message"),
     [
         (
-            ["--model=pupil"],
+            ["--model=studnt"],
             1,
-            "--model pupil: it is no model of it; recipe small has these to search: student",
+            "--model: there is no student 'studnt'; known: student; did you mean student?",
         ),
-        (["--model=teacher"], 1, "--model teacher: it learns from no other model"),
+        (["--model=teacher"], 1, "--model teacher: must be a model with a distillation: student"),
         (["--storage=sweep"], 1, "--storage sweep: Could not parse SQLAlchemy URL"),
         (["--storage=sqlite:////nowhere/sweep.db"], 1, "unable to open database file; give the URL"),
         (
@@ -196,14 +179,14 @@ def test_a_trial_of_a_machine_that_does_not_finish_is_done_here(
             "--storage postgresql://me:***@here/x: Failed to import",
         ),
         ([f"--storage=sqlite:///{__file__}"], 1, "file is not a database"),
-        (["--space.temperature=8,4"], 2, "space.temperature: the lower end comes first, not 8,4"),
+        (["--space.temperature=8,4"], 2, "space.temperature: the lower bound must come first, not 8,4"),
         (["--space.alpha=0.5,2"], 2, "space.alpha.1: Input should be less than or equal to 1 (found 2)"),
         (["--space.hidden=64x32"], 2, "space.hidden.0: String should match pattern"),
         (["--space.loss=kd"], 2, "space.loss.0: Input should be 'kl'"),
         (["--trials=0"], 2, "trials: Input should be greater than or equal to 1"),
     ],
 )
-def test_mistakes_are_told_in_a_line(
+def test_invalid_settings_are_reported_in_one_line(
     flags: list[str], status: int, message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert sweep(*flags) == status
@@ -212,22 +195,21 @@ def test_mistakes_are_told_in_a_line(
     assert "secret" not in error
 
 
-@pytest.mark.usefixtures("mnist")
-def test_without_optuna_it_says_how_to_install_it(
+def test_without_optuna_the_error_names_the_command_that_installs_it(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setitem(sys.modules, "optuna", None)
     assert sweep() == 1
-    assert "distillery-train sweep needs optuna: pip install '.[sweep]'" in capsys.readouterr().err
+    assert "distillery-train sweep requires optuna: pip install '.[sweep]'" in capsys.readouterr().err
 
 
-def test_hidden_layers_to_choose_from_are_the_models_own_in_parts() -> None:
+def test_the_default_hidden_layers_are_fractions_of_the_models() -> None:
     assert Space().of(Model(hidden=[800, 6])).hidden == ["800-6", "400-3", "200-1", "100-1"]
     assert Space().of(Model(stages=[[8]])).hidden == [""]
     assert Space(hidden=["48-32"]).of(Model(hidden=[800])).hidden == ["48-32"]
 
 
-def test_the_recipes_own_settings_are_tried_only_inside_the_space() -> None:
+def test_the_recipes_own_settings_are_a_trial_only_inside_the_space() -> None:
     model, soft = Model(hidden=[64]), Distillation(temperature=4, alpha=0.7)
     own = Space().of(model).settings(model, soft)
     assert own is not None
@@ -244,7 +226,7 @@ def test_multiply_adds_are_those_of_the_forward_pass() -> None:
     assert multiply_adds(network.model_copy(update={"members": 3})) == 3 * once
 
 
-def test_the_front_holds_what_no_other_beats() -> None:
+def test_the_pareto_front() -> None:
     found = [(5, 100), (3, 300), (4, 200), (4, 250), (3, 300), (9, 100), (6, 90)]
     results = [Result(number, {}, errors, cost) for number, (errors, cost) in enumerate(found)]
-    assert [result.number for result in front(results)] == [1, 2, 0, 6]
+    assert [result.number for result in pareto_front(results)] == [1, 2, 0, 6]

@@ -1,0 +1,239 @@
+"""A prediction request in flight: one life cycle for the fast path, ASGI and gRPC.
+
+    InFlightRequest(…)  enters `Admission` and is counted as in flight
+    begin               decodes the complete body, on the event loop or a decoding thread, and submits its images
+    set_result          called by the batcher: encodes the prediction and sends the reply
+    set_exception       turns an error of any stage into the reply
+    expire, abandon     end the request early: deadline passed, client gone
+
+Every request ends exactly once and is counted with its status. It is driven by calls rather than by a coroutine,
+because a task per request costs more than a small model; transports that have a task use `AwaitedRequest`.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+from serving.codecs.base import Codec, Head, Prediction, Query, Reply, Timing
+from serving.codecs.errors import InternalError, RequestError, SlowBody, TimedOut
+from serving.engine.admission import Admission
+from serving.engine.executors import Executor
+from serving.engine.lit_api import DigitAPI
+from serving.engine.metrics import count_unknown_model
+from serving.engine.recorder import RequestMetrics
+
+CLIENT_GONE = 499
+"""The status of a request whose client hung up: never sent, but counted."""
+
+_logger = logging.getLogger("distillery")
+
+
+class ClientGoneError(Exception):
+    """The client hung up before its request was complete."""
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """A model that serves requests in this process."""
+
+    api: DigitAPI
+    executor: Executor
+    decoders: ThreadPoolExecutor
+    metrics: RequestMetrics
+
+
+class InFlightRequest:
+    """A request from its arrival to its reply; a batcher uses it like an `asyncio.Future`."""
+
+    __slots__ = (
+        "_admission",
+        "_codec",
+        "_decoded",
+        "_endpoint",
+        "_metrics",
+        "_query",
+        "_received",
+        "_send",
+        "held_bytes",
+        "started",
+    )
+    _endpoint: Endpoint
+    _query: Query
+
+    def __init__(
+        self, admission: Admission, codec: Codec, endpoint: Endpoint | None, send: Callable[[Reply], object]
+    ) -> None:
+        """Enter the request; `send` receives its reply. Without an `endpoint`, no served model is known yet."""
+        self.started = time.monotonic()
+        self.held_bytes = 0
+        self._admission = admission
+        self._codec = codec
+        self._metrics: RequestMetrics | None = None
+        self._send: Callable[[Reply], object] | None = send
+        self._received = self._decoded = 0.0
+        admission.enter(self)
+        if endpoint:
+            self.assign(endpoint)
+
+    def assign(self, endpoint: Endpoint) -> None:
+        """Set the model of the request."""
+        self._endpoint = endpoint
+        self._metrics = endpoint.metrics
+        self._metrics.in_flight += 1
+
+    def begin(self, head: Head, content: bytes) -> bool:
+        """Decode a complete body and submit its images. Raises `RequestError`.
+
+        Returns whether decoding and run both take place on the event loop, so that the reply is imminent.
+        """
+        self._received = time.monotonic()
+        if self._codec.decodes_inline(head, content):
+            return self._submit(self._decode(head, content))
+        decoders = self._endpoint.decoders
+        decoding = asyncio.get_running_loop().run_in_executor(decoders, self._decode, head, content)
+        decoding.add_done_callback(self._submit_decoded)
+        return False
+
+    def _decode(self, head: Head, content: bytes) -> Query:
+        return self._endpoint.api.decode_request(content, codec=self._codec, head=head)
+
+    def _submit(self, query: Query) -> bool:
+        self._query = query
+        self._decoded = time.monotonic()
+        executor = self._endpoint.executor
+        executor.submit(query.images, self)
+        return executor.runs_inline(len(query.images))
+
+    def _submit_decoded(self, decoding: asyncio.Future[Query]) -> None:
+        if self.done():
+            return
+        try:
+            self._submit(decoding.result())
+        except Exception as error:  # noqa: BLE001 - it becomes the reply
+            self.set_exception(error)
+
+    def done(self) -> bool:
+        """Return whether the request has ended."""
+        return self._send is None
+
+    def set_result(self, prediction: Prediction) -> None:
+        """Encode the prediction and send the reply."""
+        try:
+            reply = self._encode(prediction)
+        except Exception as error:  # noqa: BLE001 - it must not affect the other requests of the batch
+            self.set_exception(error)
+        else:
+            self._finish(reply)
+
+    def _encode(self, prediction: Prediction) -> Reply:
+        """Encode the reply and record the time spent in each stage."""
+        encoding = time.monotonic()
+        decode_seconds = self._decoded - self._received
+        queue_seconds = prediction.started - self._decoded
+        inference_seconds = prediction.finished - prediction.started
+        timing = Timing(
+            decode_ms=_milliseconds(decode_seconds),
+            queue_ms=_milliseconds(queue_seconds),
+            inference_ms=_milliseconds(inference_seconds),
+            total_ms=_milliseconds(encoding - self._received),
+        )
+        endpoint = self._endpoint
+        reply = endpoint.api.encode_response(prediction, codec=self._codec, query=self._query, timing=timing)
+        endpoint.metrics.predicted(
+            prediction.digits.tolist(),
+            decode_seconds,
+            queue_seconds,
+            inference_seconds,
+            encoding - prediction.finished,
+            time.monotonic() - encoding,
+        )
+        return reply
+
+    def set_exception(self, error: BaseException) -> None:
+        """Send an error as the reply; anything but a `RequestError` is logged and becomes a status 500."""
+        if not isinstance(error, RequestError):
+            _logger.error("a prediction failed", exc_info=error)
+            error = InternalError()
+        self._finish(self._codec.reject(error))
+
+    def expire(self) -> None:
+        """End a request that was received completely and has reached its deadline."""
+        if self._received:
+            limit = self._admission.limits.request_timeout
+            self.set_exception(TimedOut(f"the prediction was not ready within {limit:g} s; retry"))
+
+    def abandon(self) -> None:
+        """End the request because its client hung up; no effect on one that has ended."""
+        if self._send:
+            self._send = None
+            self._end(CLIENT_GONE)
+
+    def _finish(self, reply: Reply) -> None:
+        send, self._send = self._send, None
+        if send:
+            send(reply)
+            self._end(reply.status)
+
+    def _end(self, status: int) -> None:
+        self._admission.leave(self)
+        if self._metrics is None:
+            count_unknown_model(self._codec.name, status)
+            return
+        self._metrics.in_flight -= 1
+        seconds = time.monotonic() - self._received if self._received else None
+        self._metrics.answered(self._codec.name, status, seconds=seconds)
+
+
+class AwaitedRequest(InFlightRequest):
+    """A request of a transport that runs a task per request."""
+
+    __slots__ = ("_reply",)
+
+    def __init__(self, admission: Admission, codec: Codec, endpoint: Endpoint | None = None) -> None:
+        self._reply: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
+        super().__init__(admission, codec, endpoint, self._reply.set_result)
+
+    async def reply(
+        self,
+        receive: Awaitable[tuple[Head, bytes]],
+        hang_up: Callable[[], Awaitable[Any]] | None = None,
+    ) -> Reply | None:
+        """Receive the request and await its reply; None if the client hangs up first.
+
+        `hang_up` returns when the client has hung up; a transport that cancels the task instead needs none.
+        """
+        limit = self._admission.limits.request_timeout
+        try:
+            async with asyncio.timeout(limit):
+                head, content = await receive
+            if not self.begin(head, content) and hang_up:
+                await self._reply_or(hang_up)
+            return await self._reply
+        except ClientGoneError:
+            return None
+        except TimeoutError:
+            self.set_exception(SlowBody(f"the body did not arrive within {limit:g} s; send it faster"))
+        except Exception as error:  # noqa: BLE001 - it becomes the reply
+            self.set_exception(error)
+        finally:
+            self.abandon()
+        return self._reply.result()
+
+    async def _reply_or(self, hang_up: Callable[[], Awaitable[Any]]) -> None:
+        """Wait for the reply or the client's hang-up, which takes the images out of the queue."""
+        gone = asyncio.ensure_future(hang_up())
+        try:
+            await asyncio.wait((self._reply, gone), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            gone.cancel()
+        if not self._reply.done():
+            raise ClientGoneError
+
+
+def _milliseconds(seconds: float) -> float:
+    """Truncate to microseconds; `round` would take longer than the rest of the timing."""
+    return int(seconds * 1e6) / 1e3

@@ -1,0 +1,106 @@
+"""A small run, trained once and shared: teacher, student and control with two seeds, evaluated."""
+
+import io
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+
+import distillery
+from tests.support.samples import samples_as_mnist
+from training.__main__ import COMMANDS
+
+RECIPE = """
+[teacher]
+hidden = [32]
+epochs = 4
+batch_size = 50
+learning_rate = 1e-2
+augmentation = { shift = 1 }
+
+[student]
+hidden = [16]
+epochs = 4
+batch_size = 50
+learning_rate = 1e-2
+
+[student.distillation]
+temperature = 4
+"""
+
+
+def call(*arguments: str | Path) -> int:
+    """Run `distillery-train` in this process."""
+    return distillery.main(
+        "distillery-train", COMMANDS, default="train", arguments=[str(a) for a in arguments]
+    )
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Restore the number of threads, which commands set."""
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def mnist(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The sample digits as MNIST in a fresh folder, which is the current one; returns the folder of the digits."""
+    monkeypatch.chdir(tmp_path)
+    _settings(monkeypatch, tmp_path)
+    with samples_as_mnist(tmp_path / "mnist"):
+        yield tmp_path / "mnist"
+
+
+@dataclass(frozen=True)
+class SmallRun:
+    """A trained and evaluated run: `folder` holds small.toml, mnist and runs; `output` is what training printed."""
+
+    folder: Path
+    output: str
+
+    @property
+    def root(self) -> Path:
+        return self.folder / "runs" / "small"
+
+
+@pytest.fixture(scope="session")
+def trained_run(tmp_path_factory: pytest.TempPathFactory) -> SmallRun:
+    """The recipe small, trained with seeds 1 and 0 (the current one) and evaluated."""
+    folder, output = tmp_path_factory.mktemp("small"), io.StringIO()
+    (folder / "small.toml").write_text(RECIPE)
+    threads = torch.get_num_threads()
+    with inside(folder):
+        assert call("--recipe=small.toml", "--seed=1") == 0
+        with redirect_stdout(output):
+            assert call("--recipe=small.toml") == 0
+            assert call("evaluate", "--recipe=small.toml") == 0
+    torch.set_num_threads(threads)
+    return SmallRun(folder, output.getvalue())
+
+
+@pytest.fixture
+def small_run(trained_run: SmallRun) -> Iterator[SmallRun]:
+    """`trained_run` in its own folder, with its settings in the environment; leave it as it was."""
+    with inside(trained_run.folder):
+        yield trained_run
+
+
+@contextmanager
+def inside(folder: Path) -> Iterator[None]:
+    """Make `folder` the current one, and its digits and runs those of the commands."""
+    with pytest.MonkeyPatch.context() as patch, samples_as_mnist(folder / "mnist"):
+        patch.chdir(folder)
+        _settings(patch, folder)
+        yield
+
+
+def _settings(patch: pytest.MonkeyPatch, folder: Path) -> None:
+    settings = {"OUT": folder / "runs", "PRECISION": "float32", "THREADS": 1}
+    for name, value in settings.items():
+        patch.setenv(f"DISTILLERY_{name}", str(value))
+    patch.setenv("COLUMNS", "200")
