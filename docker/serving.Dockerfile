@@ -1,5 +1,5 @@
-# The service and nothing else: no torch, no compiler, no pip, no training code. The models are mounted, not baked
-# in, so one image serves every repository that `make export` writes.
+# The service alone: no torch, no compiler, no pip, no training code. The models are mounted, so one image serves every
+# repository that `make export` writes.
 #
 #   docker build -f docker/serving.Dockerfile -t distillery-serving .
 #   docker run --rm --read-only --tmpfs /tmp -p 127.0.0.1:8000:8000 -v "$PWD/models:/models:ro" distillery-serving
@@ -7,8 +7,8 @@
 FROM python:3.11.15-slim-bookworm AS build
 WORKDIR /build
 COPY pyproject.toml constraints.txt ./
-# Only what the `serving` extra names, read from pyproject.toml before any code is copied: changing code then costs
-# no new installation. The environment is made without pip and filled from outside.
+# Only the dependencies of the `serving` extra, read from pyproject.toml before any code is copied, so that a change of
+# code needs no new installation. The environment has no pip; it is filled from outside.
 RUN python -c "import tomllib; \
 project = tomllib.load(open('pyproject.toml', 'rb'))['project']; \
 print(*project['dependencies'], *project['optional-dependencies']['serving'], sep='\n')" > requirements.txt \
@@ -23,7 +23,7 @@ RUN python -m pip --python /opt/venv/bin/python install --no-cache-dir --no-deps
 FROM python:3.11.15-slim-bookworm
 RUN useradd --uid 10001 --no-create-home --shell /usr/sbin/nologin distillery
 COPY --from=build /opt/venv /opt/venv
-# onnxruntime's released builds report their use to their maker unless told not to; this service reports to nobody.
+# onnxruntime's released builds send usage data to their maker unless this is set.
 ENV ORT_DISABLE_TELEMETRY=1 \
     PATH=/opt/venv/bin:$PATH \
     PYTHONDONTWRITEBYTECODE=1 \
@@ -38,5 +38,5 @@ import http.client, os, sys; \
 service = http.client.HTTPConnection('127.0.0.1', int(os.environ['DISTILLERY_PORT']), timeout=2); \
 service.request('GET', '/health/ready'); \
 sys.exit(service.getresponse().status != 200)"]
-# No shell in between: SIGTERM reaches the service itself, which answers what is in flight and ends.
+# Without a shell, SIGTERM reaches the service itself, which completes the requests in flight and exits.
 ENTRYPOINT ["distillery-serve"]

@@ -14,7 +14,8 @@ import torch
 from export import ExportError
 from export.fold import fold
 from serving.model.repository import INPUTS, OUTPUTS
-from serving.model.session import Images, open_session
+from serving.model.session import open_session
+from serving.model.tensors import Images
 from training.model.network import Network
 from training.recipe.schema import Architecture
 

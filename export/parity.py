@@ -10,7 +10,7 @@ import torch
 from export import ExportError
 from export.graph import BATCH, Graph, Logits
 from serving.model.repository import Parity
-from serving.model.session import Images
+from serving.model.tensors import Images
 from training.model.network import Network, normalise
 
 TOLERANCE = 1e-4

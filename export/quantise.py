@@ -19,7 +19,7 @@ from onnx import helper, numpy_helper
 
 from export.graph import OPSET, Graph
 from serving.model.repository import INPUTS, OUTPUTS
-from serving.model.session import Images
+from serving.model.tensors import Images
 
 Float = npt.NDArray[np.float32]
 

@@ -13,12 +13,14 @@ Two parts of LitServe are replaced:
 
 import asyncio
 import logging
+import multiprocessing
 from collections.abc import AsyncIterator, Collection, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
+from multiprocessing.process import BaseProcess
 from typing import Any, Protocol
 
 from fastapi import APIRouter, FastAPI
@@ -43,6 +45,7 @@ from serving.http.v2_statistics import add_statistics_routes
 from serving.model.repository import ModelEntry, load_repository
 from serving.model.session import check_device
 from serving.processes.litserve import DigitServer
+from serving.processes.supervisor import Listeners, can_fork
 
 _PREFERRED = ("student-int8", "student")
 _PUBLISH_SECONDS = 0.1
@@ -68,14 +71,31 @@ class Service:
     def run(self) -> None:
         """Serve until SIGTERM or SIGINT. Raises `ServiceError`."""
         self.server.serve(
-            self.app,
-            http=self.protocol(),
+            self._start_api,
             host=self.settings.host,
             port=self.settings.port,
             api_servers=self.settings.api_servers,
-            log_level=self.settings.log_level,
             on_ready=self._print_ready,
         )
+
+    def run_api(self, index: int, listeners: Listeners) -> None:
+        """Run one API process."""
+        self.server.run_api(
+            self.app, index, listeners, http=self.protocol(), log_level=self.settings.log_level
+        )
+
+    def _start_api(self, index: int, listeners: Listeners) -> BaseProcess:
+        name = f"API process {index}"
+        process: BaseProcess
+        if can_fork():
+            fork = multiprocessing.get_context("fork")
+            process = fork.Process(target=self.run_api, args=(index, listeners), name=name)
+        else:
+            spawn = multiprocessing.get_context("spawn")
+            parts = (self.settings, self.grpc_address, self.server.channels)
+            process = spawn.Process(target=_run_spawned, args=(*parts, index, listeners), name=name)
+        process.start()
+        return process
 
     def protocol(self) -> Any:
         """Return the protocol of an HTTP connection, to be passed to `uvicorn.Config(http=…)`."""
@@ -135,10 +155,28 @@ class Service:
 
 def serve(settings: ServiceSettings) -> None:
     """Build the service and run it. Raises `DistilleryError` if it cannot start."""
-    logging.basicConfig(level=settings.log_level.upper(), format="%(levelname)s %(name)s: %(message)s")
-    logging.getLogger("python_multipart").setLevel(logging.ERROR)  # clients' errors belong in their responses
+    _configure_logging(settings)
     with grpc_address(settings.host, settings.grpc_port) as address:
         build(settings, grpc_address=address).run()
+
+
+def _run_spawned(
+    settings: ServiceSettings,
+    grpc_address: str | None,
+    channels: tuple[Any, ...],
+    index: int,
+    listeners: Listeners,
+) -> None:
+    """Build the service again and run one API process, where processes cannot be forked."""
+    _configure_logging(settings)
+    service = build(settings, grpc_address=grpc_address)
+    service.server.connect(channels)
+    service.run_api(index, listeners)
+
+
+def _configure_logging(settings: ServiceSettings) -> None:
+    logging.basicConfig(level=settings.log_level.upper(), format="%(levelname)s %(name)s: %(message)s")
+    logging.getLogger("python_multipart").setLevel(logging.ERROR)  # clients' errors belong in their responses
 
 
 def build(settings: ServiceSettings, *, grpc_address: str | None = None) -> Service:
@@ -146,13 +184,12 @@ def build(settings: ServiceSettings, *, grpc_address: str | None = None) -> Serv
     check_device(settings.device)
     models = load_repository(settings.models_dir)
     default = choose_default(models, settings.default_model)
-    api_key = settings.api_key.get_secret_value() if settings.api_key else None
     admission = Admission(
         AdmissionLimits(
             max_body_bytes=settings.max_body_bytes,
             max_in_flight=settings.max_in_flight,
             request_timeout=settings.request_timeout,
-            api_key=api_key,
+            api_key=settings.api_key.get_secret_value() if settings.api_key else None,
         )
     )
     limits = BodyLimits(settings.max_images, settings.max_pixels, settings.max_body_bytes)
@@ -165,7 +202,7 @@ def build(settings: ServiceSettings, *, grpc_address: str | None = None) -> Serv
     app = PredictionRoutes(server.app, admission)
     service = Service(settings, models, default, admission, server, app, grpc_address)
     server.app.include_router(APIRouter(lifespan=service.lifespan))  # FastAPI runs it inside LitServe's
-    _add_fastapi_routes(server.app, models, default, api_key, settings.max_images)
+    _add_fastapi_routes(server.app, models, default, admission, settings.max_images)
     return service
 
 
@@ -180,17 +217,17 @@ def choose_default(models: Iterable[str], wanted: str | None) -> str:
 
 
 def _add_fastapi_routes(
-    app: FastAPI, models: Mapping[str, ModelEntry], default: str, api_key: str | None, max_images: int
+    app: FastAPI, models: Mapping[str, ModelEntry], default: str, admission: Admission, max_images: int
 ) -> None:
     app.title = "Distillery"
     app.version = version("distillery")
     app.description = "Classification of handwritten digits by a teacher and the students distilled from it."
-    guard = key_guard(api_key)
+    guard = key_guard(admission)
     add_statistics_routes(app, models, guard)
     add_routes(app, models, default, guard)
     add_v2_routes(app, models, guard, max_images=max_images)
-    describe_inference(app, models, guarded=api_key is not None)
-    describe_predictions(app, models, default, guarded=api_key is not None)
+    describe_inference(app, models, guarded=bool(guard))
+    describe_predictions(app, models, default, guarded=bool(guard))
 
 
 class _Metrics(Protocol):

@@ -1,4 +1,4 @@
-"""Teacher and students side by side: what is gained, what is lost, and what each model is."""
+"""Panels that compare students with the teacher: speed, accuracy, size."""
 
 from panels import MODELS, QUANTILES, Json, graph, panel, query, tile
 
@@ -6,12 +6,10 @@ STUDENTS = 'model=~"$model", model!="teacher"'
 
 
 def comparison() -> list[Json]:
-    """Every student beside the teacher, and the times behind it."""
+    """Panels of each student relative to the teacher, and of the durations behind the ratios."""
     speedup = "model:distillery_speedup_over_teacher:ratio"
-    answer = "model:distillery_request_duration_seconds:quantile1m"
-    needs_both = (
-        " Needs traffic on the teacher and the model within the same minute, of the same kind to be fair."
-    )
+    duration = "model:distillery_request_duration_seconds:quantile1m"
+    needs_both = " Needs traffic of the same kind on the teacher and the model within the same minute."
     return [
         tile(
             "Speedup: inference per image",
@@ -21,11 +19,11 @@ def comparison() -> list[Json]:
             about="The teacher's inference seconds per image divided by the model's." + needs_both,
         ),
         tile(
-            "Speedup: median answer",
+            "Speedup: median response time",
             f'{speedup}{{{STUDENTS}, measure="answer p50"}}',
             unit="suffix:×",
             decimals=1,
-            about="The teacher's median answer time divided by the model's: what a client sees of the speedup."
+            about="The teacher's median response time divided by the model's: the speedup as clients see it."
             + needs_both,
         ),
         tile(
@@ -34,23 +32,23 @@ def comparison() -> list[Json]:
             ' - scalar(max(distillery_model_test_accuracy_ratio{model="teacher"}))',
             unit="percentunit",
             decimals=2,
-            about="Percentage points on the 10,000 test digits; below zero is what the speedup costs.",
+            about="Difference on the 10,000 test digits, in percentage points; negative: less accurate.",
         ),
         tile(
-            "Times smaller than the teacher",
+            "Size reduction over the teacher",
             'scalar(max(distillery_model_size_bytes{model="teacher"}))'
             f" / max by (model) (distillery_model_size_bytes{{{STUDENTS}}})",
             unit="suffix:×",
             decimals=1,
             about="The teacher's file size divided by the model's.",
         ),
-        side_by_side(),
+        response_times(),
         graph(
             "Speedup over the teacher",
             [query(f"{speedup}{{{STUDENTS}}}", "{{model}} · {{measure}}")],
             unit="suffix:×",
             log=True,
-            about="Inference per image is the model's own gain, answer p50 and p99 what is left of it around it."
+            about="Inference per image is the speedup of the model itself, answer p50 and p99 those of whole requests."
             + needs_both,
         ),
         graph(
@@ -61,24 +59,24 @@ def comparison() -> list[Json]:
             about="Seconds inside session.run divided by images; it falls as batches grow.",
         ),
         graph(
-            "Median answer time",
-            [query(f'{answer}{{{MODELS}, quantile="0.5"}}')],
+            "Median response time",
+            [query(f'{duration}{{{MODELS}, quantile="0.5"}}')],
             unit="s",
             log=True,
-            about="Half of the answers were faster.",
+            about="Half of the responses were faster.",
         ),
         graph(
-            "99th percentile of the answer time",
-            [query(f'{answer}{{{MODELS}, quantile="0.99"}}')],
+            "99th percentile of the response time",
+            [query(f'{duration}{{{MODELS}, quantile="0.99"}}')],
             unit="s",
             log=True,
-            about="One answer in a hundred was slower.",
+            about="One response in a hundred was slower.",
         ),
     ]
 
 
-def side_by_side() -> Json:
-    """The same panel once for every chosen model, next to each other."""
+def response_times() -> Json:
+    """Return a panel that repeats for every selected model."""
     queries = [
         query(
             f'model:distillery_request_duration_seconds:quantile1m{{model="$model", quantile="{value}"}}',
@@ -86,15 +84,13 @@ def side_by_side() -> Json:
         )
         for name, value in QUANTILES.items()
     ]
-    about = (
-        "From the body's arrival to the answer's hand-over, without the network, interpolated in a histogram."
-    )
-    made = graph("Answer time · $model", queries, unit="s", about=about, width=24, log=True)
+    about = "From the body received to the response handed over, without the network, interpolated in a histogram."
+    made = graph("Response time · $model", queries, unit="s", about=about, width=24, log=True)
     return {**made, "repeat": "model", "repeatDirection": "h", "maxPerRow": 4}
 
 
 def models_table() -> Json:
-    """What each model is: a row per model, its facts merged from four metrics by the labels they share."""
+    """Return a table with a row per model, merged from four metrics by their common labels."""
     facts = {
         "distillery_model_test_accuracy_ratio": ("Test accuracy", "percentunit", 2),
         "distillery_model_parameters": ("Parameters", "short", 2),

@@ -1,12 +1,12 @@
-"""Write the Grafana dashboard: teacher and students side by side.
+"""Write the Grafana dashboard that compares teacher and students.
 
     python docker/grafana/dashboard.py            writes dashboards/distillery.json
-    python docker/grafana/dashboard.py --check    fails when that file is not what this one says
+    python docker/grafana/dashboard.py --check    fails if that file is out of date
 
-A dashboard's JSON repeats everything for every panel, so it is written from two lists of panels, and never by hand:
-comparison.py says what sets the models apart, `traffic` what the service has to do; panels.py draws them.
-Every expression is asked of a real Prometheus by tests/monitoring/test_live.py, and the JSON is checked against
-Grafana's own types by tests/monitoring/test_dashboard.py.
+A dashboard's JSON repeats all options for every panel, so it is generated from two lists of panels: comparison.py
+compares the models, `traffic` shows the load on the service; panels.py has the kinds of panels.
+tests/monitoring/test_live.py evaluates every expression in a real Prometheus, tests/monitoring/test_dashboard.py checks
+the JSON against Grafana's types.
 """
 
 import json
@@ -20,10 +20,10 @@ FILE = Path(__file__).parent / "dashboards" / "distillery.json"
 
 
 def traffic() -> list[Json]:
-    """What is asked of the service, and how it copes."""
+    """Panels of requests, queues, errors and predictions."""
     return [
         graph(
-            "Where a request's time goes",
+            "Request time by stage",
             [
                 query(
                     f"sum by (model, stage) (rate(distillery_request_stage_seconds_total{{{MODELS}}}[1m]))"
@@ -35,8 +35,8 @@ def traffic() -> list[Json]:
             unit="s",
             width=24,
             log=True,
-            about="Means of answered requests: decode the body, queue for a run, inference (the whole run that the "
-            "request was part of), delivery (its turn once the run has finished), encode the answer.",
+            about="Means of successful requests: decode the body, wait in the queue, inference (the run that includes"
+            " the request), delivery (wait for the event loop after the run), encode the response.",
         ),
         graph(
             "Throughput: images",
@@ -48,7 +48,7 @@ def traffic() -> list[Json]:
             "Throughput: requests",
             [query(f"model:distillery_requests:rate1m{{{MODELS}}}")],
             unit="reqps",
-            about="Requests answered per second, with whatever status.",
+            about="Requests completed per second, with any status.",
         ),
         graph(
             "Queue wait",
@@ -62,22 +62,22 @@ def traffic() -> list[Json]:
             ],
             unit="s",
             log=True,
-            about="From a request being ready to its batch being started.",
+            about="Time from a request decoded to the start of its batch.",
         ),
         graph(
             "Batch size",
             [query(f"model:distillery_batch_size_images:mean1m{{{MODELS}}}")],
             unit="none",
-            about="Images per session.run, mean over a minute: a batch is whatever had arrived.",
+            about="Images per session.run, mean over a minute; a batch is whatever has arrived when a run starts.",
         ),
         graph(
-            "Answers by status",
+            "Responses by status",
             [query("status:distillery_requests:rate1m", "{{status}}")],
             unit="reqps",
-            about="4xx: the client's mistake, also for models that do not exist. 503: overloaded. 504: too late.",
+            about="4xx: client errors, including unknown models. 503: overloaded. 504: time limit exceeded.",
         ),
         graph(
-            "Errors, as a share of the answers",
+            "Errors, as a share of all responses",
             [
                 query(f"model:distillery_server_errors:ratio_rate1m{{{MODELS}}}", "{{model}} · server (5xx)"),
                 query(f"model:distillery_client_errors:ratio_rate1m{{{MODELS}}}", "{{model}} · client (4xx)"),
@@ -98,14 +98,14 @@ def traffic() -> list[Json]:
             unit="s",
             width=8,
             log=True,
-            about="Seconds inside one session.run, whatever the size of its batch.",
+            about="Seconds inside one session.run, for batches of any size.",
         ),
         graph(
             "Requests in flight",
             [query(f"sum by (model) (distillery_requests_in_flight{{{MODELS}}})")],
             unit="none",
             width=8,
-            about="Requests taken and not yet answered, over all API processes.",
+            about="Requests received and not yet answered, over all API processes.",
         ),
         graph(
             "Predictions by digit",
@@ -118,21 +118,21 @@ def traffic() -> list[Json]:
             ],
             unit="percentunit",
             width=8,
-            about="Share of each digit in the answers of the chosen models. MNIST's digits lie between 9 and 11 %.",
+            about="Share of each digit in the predictions of the selected models. In MNIST each digit has 9 to 11 %.",
         ),
     ]
 
 
 def dashboard() -> Json:
-    """The whole document, as Grafana provisions it."""
+    """Return the dashboard as Grafana provisions it."""
     return {
         "uid": "distillery",
-        "title": "Distillery: teacher and students side by side",
-        "description": "What is gained, and what is lost, when a distilled model replaces the big one.",
+        "title": "Distillery: teacher and students",
+        "description": "Speed, size and accuracy of students against their teacher, and the load on the service.",
         "tags": ["distillery"],
         "editable": False,
         "schemaVersion": 42,
-        "graphTooltip": 1,  # one cross-hair through all panels
+        "graphTooltip": 1,  # one crosshair shared by all panels
         "refresh": "5s",
         "time": {"from": "now-15m", "to": "now"},
         "templating": {
@@ -143,7 +143,7 @@ def dashboard() -> Json:
                     "type": "query",
                     "datasource": PROMETHEUS,
                     "query": {"query": "label_values(distillery_model_info, model)", "refId": "model"},
-                    "refresh": 2,  # when the time range changes: a model may be new
+                    "refresh": 2,  # on every change of the time range: models may have been added
                     "sort": 1,
                     "multi": True,
                     "includeAll": True,
@@ -160,14 +160,14 @@ def dashboard() -> Json:
 
 
 def main() -> int:
-    """Write the file, or with --check say whether it is up to date."""
+    """Write the file; with --check, return 1 if it is out of date."""
     text = json.dumps(dashboard(), indent=2, ensure_ascii=False) + "\n"
     if "--check" not in sys.argv[1:]:
         FILE.write_text(text, encoding="utf-8")
         return 0
     if FILE.read_text(encoding="utf-8") == text:
         return 0
-    print(f"{FILE} is not what {__file__} says; run python {__file__}", file=sys.stderr)
+    print(f"{FILE} is out of date; run python {__file__}", file=sys.stderr)
     return 1
 
 

@@ -1,4 +1,4 @@
-"""The kinds of panel that the dashboard is made of, as Grafana's JSON."""
+"""The kinds of panels in the dashboard, as Grafana's JSON."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ QUANTILES = {"p50": "0.5", "p90": "0.9", "p99": "0.99"}
 
 
 def query(expr: str, legend: str = "{{model}}", *, table: bool = False, now: bool = False) -> Json:
-    """One expression; `now` asks for its present value only, `table` for rows instead of a series."""
+    """Return a query; `now` selects the present value only, `table` rows instead of a time series."""
     return {
         "datasource": PROMETHEUS,
         "expr": expr,
@@ -24,13 +24,13 @@ def query(expr: str, legend: str = "{{model}}", *, table: bool = False, now: boo
 def panel(
     kind: str, title: str, queries: list[Json], *, width: int, height: int, about: str, unit: str = "short"
 ) -> Json:
-    """What every panel has; `width` and `height` are in units of Grafana's 24-column grid."""
+    """Return the options common to all panels; `width` and `height` are in units of Grafana's 24-column grid."""
     return {
         "type": kind,
         "title": title,
         "description": about,
         "datasource": PROMETHEUS,
-        "gridPos": {"w": width, "h": height, "x": 0, "y": 0},  # `arrange` puts it in its place
+        "gridPos": {"w": width, "h": height, "x": 0, "y": 0},  # `arrange` sets the position
         "targets": [{**q, "refId": chr(ord("A") + i)} for i, q in enumerate(queries)],
         "fieldConfig": {
             "defaults": {
@@ -46,7 +46,7 @@ def panel(
 def graph(
     title: str, queries: list[Json], *, unit: str, about: str, width: int = 12, log: bool = False
 ) -> Json:
-    """Lines over time, with the last value beside each name. `log`: the models lie a factor of ten apart."""
+    """Return lines over time, with the last value next to each name; `log` for models a factor of ten apart."""
     made = panel("timeseries", title, queries, width=width, height=8, about=about, unit=unit)
     made["fieldConfig"]["defaults"]["custom"] = {
         "lineWidth": 2,
@@ -68,7 +68,7 @@ def graph(
 
 
 def tile(title: str, expr: str, *, unit: str, about: str, decimals: int) -> Json:
-    """One large number for each student."""
+    """Return a panel with one large number per student."""
     made = panel("stat", title, [query(expr, now=True)], width=6, height=5, about=about, unit=unit)
     made["fieldConfig"]["defaults"]["decimals"] = decimals
     made["options"] = {
@@ -86,7 +86,7 @@ def tile(title: str, expr: str, *, unit: str, about: str, decimals: int) -> Json
 
 
 def arrange(made: list[Json]) -> list[Json]:
-    """Give every panel its id and its place, left to right, a new row when 24 columns are full."""
+    """Set the id and position of every panel: left to right, in rows of 24 columns."""
     x = y = row_height = 0
     for number, one in enumerate(made, start=1):
         place = one["gridPos"]

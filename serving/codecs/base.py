@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from serving.codecs.errors import Header, RequestError
 from serving.model.repository import Manifest
-from serving.model.session import Images, Scores
+from serving.model.tensors import Images, Scores
 
 
 class Head(NamedTuple):

@@ -7,7 +7,7 @@ from serving.codecs.base import BodyLimits, Head
 from serving.codecs.errors import InvalidInput, MalformedBody, TooManyImages, UnsupportedMediaType
 from serving.codecs.image import decode_pictures
 from serving.codecs.pixels import decode_json
-from serving.model.session import Images
+from serving.model.tensors import Images
 
 JSON = b"application/json"
 PNG, JPEG = b"image/png", b"image/jpeg"

@@ -17,7 +17,7 @@ from functools import partial
 from typing import Protocol
 
 from serving.codecs.base import Prediction
-from serving.model.session import Images
+from serving.model.tensors import Images
 
 MAX_INLINE_SECONDS = 0.001
 """The longest run on the event loop."""

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 from serving.codecs.base import Prediction
 from serving.engine.batching import MAX_INLINE_SECONDS, InlineBatcher, OffloadBatcher, Waiter
 from serving.engine.lit_api import DigitAPI, run_batch
-from serving.model.session import Images
+from serving.model.tensors import Images
 
 WorkerCall = Callable[[DigitAPI, list[Images]], Coroutine[Any, Any, list[Prediction]]]
 """Runs one batch in a worker process: `DigitServer.run_in_worker`."""

@@ -21,7 +21,8 @@ from litserve.loops import LitLoop
 from serving.codecs.base import BodyLimits, Codec, Head, Prediction, Query, Reply, Timing
 from serving.engine.recorder import RunMetrics
 from serving.model.repository import ModelEntry
-from serving.model.session import Device, Images, Session
+from serving.model.session import Device, Session
+from serving.model.tensors import Images
 
 
 @dataclass(frozen=True)

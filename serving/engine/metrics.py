@@ -1,8 +1,8 @@
-"""What the service counts, and how the counts of all its processes come together at /metrics.
+"""The Prometheus metrics of the service, and their exposition at /metrics.
 
-prometheus_client's multiprocess mode keeps every process's numbers in files of one folder; a scrape adds
-them up. The folder is named by an environment variable that must be set before this module is imported:
-`serving.config` does so. What a process counts meanwhile stands in `serving.engine.recorder`.
+In prometheus_client's multiprocess mode every process keeps its values in files of one folder, and a scrape sums
+them. The folder is named by an environment variable that must be set before this module is imported, which
+`serving.__main__` does. `serving.engine.recorder` records values within a process.
 """
 
 import os
@@ -26,7 +26,7 @@ SECONDS = tuple(
     for step in (1, 1.5, 2, 3, 5, 7.5)
     if 2e-5 <= step * decade <= 5
 )
-"""Bucket bounds from 20 µs to 5 s, about 1.5 apart, so that a quantile is known to about 20 %."""
+"""Bucket bounds from 20 µs to 5 s, about a factor of 1.5 apart: quantiles are accurate to about 20 %."""
 
 BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 
@@ -34,7 +34,7 @@ _REGISTRY = CollectorRegistry()
 
 
 class BulkHistogram(Histogram):
-    """A histogram that takes many observations at once."""
+    """A histogram that accepts many observations at once, through internals of prometheus_client that a test checks."""
 
     def add(self, counts: Sequence[int], total: float) -> None:
         """Add `counts[i]` observations to bucket i, and `total` to their sum."""
@@ -46,27 +46,27 @@ class BulkHistogram(Histogram):
 
 REQUESTS = Counter(
     "distillery_requests_total",
-    "Answered prediction requests; model is empty where the request named none that is served.",
+    "Completed prediction requests; model is empty if the request named an unknown model.",
     ("model", "protocol", "status"),
     registry=_REGISTRY,
 )
 REQUEST_SECONDS = BulkHistogram(
     "distillery_request_duration_seconds",
-    "From the body received to the response handed over.",
+    "Time from the body received to the response handed over.",
     ("model",),
     buckets=SECONDS,
     registry=_REGISTRY,
 )
 QUEUE_SECONDS = BulkHistogram(
     "distillery_queue_wait_seconds",
-    "From the input decoded to the start of the run that answers it.",
+    "Time from the input decoded to the start of the run that includes it.",
     ("model",),
     buckets=SECONDS,
     registry=_REGISTRY,
 )
 INFERENCE_SECONDS = BulkHistogram(
     "distillery_inference_duration_seconds",
-    "One run of the model over one batch.",
+    "Duration of one run of the model over one batch.",
     ("model",),
     buckets=SECONDS,
     registry=_REGISTRY,
@@ -79,24 +79,24 @@ BATCH_IMAGES = BulkHistogram(
     registry=_REGISTRY,
 )
 STAGES = ("decode", "queue", "inference", "delivery", "encode")
-"""Of an answered request; `delivery` is the wait for its turn once its run has finished."""
+"""Of a successful request; `delivery` is the wait for the event loop after its run."""
 
 STAGE_SECONDS = Counter(
     "distillery_request_stage_seconds_total",
-    "Where answered requests spent their time; a run counts whole for each request in it.",
+    "Time of successful requests by stage; a run counts in full for each request in it.",
     ("model", "stage"),
     registry=_REGISTRY,
 )
 OUTCOMES = ("success", "failure")
 OUTCOME_SECONDS = Counter(
     "distillery_request_outcome_seconds_total",
-    "The seconds of distillery_request_duration_seconds, apart for answers with status 200 and all others.",
+    "The seconds of distillery_request_duration_seconds, by outcome: success is status 200.",
     ("model", "outcome"),
     registry=_REGISTRY,
 )
 LAST_PREDICTION = Gauge(
     "distillery_last_prediction_timestamp_seconds",
-    "When a request was last answered with predictions; 0 before the first.",
+    "Time of the last response with predictions; 0 before the first.",
     ("model",),
     multiprocess_mode="max",
     registry=_REGISTRY,
@@ -107,12 +107,12 @@ RUNS = Counter(
 RUN_STAGES = ("batch", "predict", "unbatch")
 RUN_SECONDS = Counter(
     "distillery_run_seconds_total",
-    "Seconds of a run's stages by exact batch size.",
+    "Duration of a run's stages by exact batch size.",
     ("model", "images", "stage"),
     registry=_REGISTRY,
 )
 _BY_EXACT_SIZE = {"distillery_runs", "distillery_run_seconds"}
-"""For `serving.http.v2_statistics` only: hundreds of series, of which /metrics has a histogram already."""
+"""Hundreds of series for `serving.http.v2_statistics`; /metrics has histograms instead."""
 
 IMAGES = Counter("distillery_images_total", "Images classified.", ("model",), registry=_REGISTRY)
 PREDICTIONS = Counter(
@@ -126,7 +126,7 @@ PROCESS_CPU_SECONDS = Counter(
 )
 IN_FLIGHT = Gauge(
     "distillery_requests_in_flight",
-    "Prediction requests being answered.",
+    "Prediction requests in flight.",
     ("model",),
     multiprocess_mode="livesum",
     registry=_REGISTRY,
@@ -134,21 +134,21 @@ IN_FLIGHT = Gauge(
 
 
 def count_unknown_model(protocol: str, status: int) -> None:
-    """Note a request that named no served model; its words never become a label."""
+    """Count a request that named an unknown model; the name itself must not become a label."""
     REQUESTS.labels("", protocol, str(status)).inc()
 
 
 def forget_process(pid: int) -> None:
-    """Drop what a process that died had under way; what it counted stays counted."""
+    """Remove the gauges of a process that died, such as its requests in flight; its counters remain."""
     if FOLDER_VARIABLE in os.environ:
         mark_process_dead(pid)  # type: ignore[no-untyped-call]
 
 
 def merged(kind: str = "") -> Iterable[Metric]:
-    """All processes' numbers added up, those that have died included. Reads files: not for the event loop.
+    """Return the sums over all processes, including those that died. Reads files: not to be called on the event loop.
 
-    A process keeps a file for each kind of metric, "counter", "gauge" and "histogram". Only what stands in the
-    same file is of the same moment: reading all of them takes milliseconds, in which a process may publish.
+    A process has one file per kind of metric: "counter", "gauge" and "histogram". Only values of one file are of the
+    same moment: reading all files takes milliseconds, during which a process may publish.
     """
     if FOLDER_VARIABLE in os.environ:
         files = list(_files(Path(os.environ[FOLDER_VARIABLE]), kind))
@@ -157,7 +157,7 @@ def merged(kind: str = "") -> Iterable[Metric]:
 
 
 def _files(folder: Path, kind: str) -> Iterator[str]:
-    """All but those just created, which are empty and would break the merge, and those just deleted."""
+    """Yield all files but those just created, which are empty and would break the merge, and those just deleted."""
     for path in folder.glob(f"{kind}*.db"):
         with suppress(FileNotFoundError):
             if path.stat().st_size:
@@ -165,22 +165,22 @@ def _files(folder: Path, kind: str) -> Iterator[str]:
 
 
 def exposition(models: Iterable[ModelEntry]) -> bytes:
-    """All processes' metrics in Prometheus' text format."""
+    """Return the metrics of all processes in the Prometheus text format."""
     registry = CollectorRegistry()
-    registry.register(_Counted())
-    registry.register(_ModelFacts(models))
+    registry.register(_ProcessMetrics())
+    registry.register(_ManifestMetrics(models))
     return generate_latest(registry)
 
 
-class _Counted(Collector):
-    """What the processes counted and Prometheus is to know."""
+class _ProcessMetrics(Collector):
+    """The metrics of the processes that /metrics shows."""
 
     def collect(self) -> Iterable[Metric]:
         return (metric for metric in merged() if metric.name not in _BY_EXACT_SIZE)
 
 
-class _ModelFacts(Collector):
-    """What the manifests say: the same in every process, so nothing is stored for it."""
+class _ManifestMetrics(Collector):
+    """Gauges read from the manifests, which are the same in every process."""
 
     def __init__(self, models: Iterable[ModelEntry]) -> None:
         self._manifests = [model.manifest for model in models]
@@ -188,12 +188,12 @@ class _ModelFacts(Collector):
     def collect(self) -> Iterable[Metric]:
         info = GaugeMetricFamily(
             "distillery_model_info",
-            "Always 1; what the model is.",
+            "Always 1; the labels describe the model.",
             labels=("model", "version", "precision", "architecture"),
         )
         accuracy = GaugeMetricFamily(
             "distillery_model_test_accuracy_ratio",
-            "Share of the 10,000 test digits classified right.",
+            "Share of the 10,000 test digits classified correctly.",
             labels=("model",),
         )
         size = GaugeMetricFamily("distillery_model_size_bytes", "Size of the ONNX file.", labels=("model",))

@@ -1,7 +1,7 @@
-"""What a process notes of its requests and runs until it publishes them, a few times a second.
+"""Recorders of a process's requests and runs, published to the shared metrics ten times a second.
 
-Writing to the shared files of `serving.engine.metrics` costs more than a small model does, so everything is noted in
-plain numbers, at a tenth of the price, and `publish` writes what has come together.
+Writing to the shared files of `serving.engine.metrics` costs more than a run of a small model. Recording in plain
+numbers costs a tenth of that; `publish` writes what has accumulated.
 """
 
 import time
@@ -33,12 +33,12 @@ from serving.engine.metrics import (
     BulkHistogram,
 )
 
-# Numbers that a thread may note while the event loop publishes only ever grow, and what is published is the
-# growth since the last time: nothing is set back to zero, so nothing that is noted meanwhile is lost. A count
-# grows last, because it is what tells `publish` that there is something new.
+# A thread may record while the event loop publishes. So numbers are never reset: they only grow, `publish` writes the
+# growth since its last call, and nothing recorded meanwhile is lost. A count grows last, because `publish` looks at it
+# to see whether there is anything new.
 
 
-class _Tally:
+class _HistogramRecorder:
     """Observations for one histogram."""
 
     def __init__(self, histogram: BulkHistogram, bounds: Sequence[float]) -> None:
@@ -55,7 +55,7 @@ class _Tally:
         self._counts[bucket] += 1
 
     def publish(self) -> float:
-        """Return by how much the sum has grown since the last time."""
+        """Publish, and return the growth of the sum since the last call."""
         counts = self._counts.copy()
         growth = 0.0
         if counts != self._published_counts:
@@ -67,8 +67,8 @@ class _Tally:
         return growth
 
 
-class _Runs:
-    """The runs of one exact batch size."""
+class _RunsRecorder:
+    """Runs of one batch size."""
 
     def __init__(self, model: str, images: int) -> None:
         self.images = images
@@ -79,7 +79,7 @@ class _Runs:
         self._published: tuple[int, tuple[float, ...]] = (0, (0.0,) * len(RUN_STAGES))
 
     def publish(self) -> int:
-        """Return how many runs there have been since the last time."""
+        """Publish, and return the number of runs since the last call."""
         count, seconds = self.count, (self.batch_seconds, self.predict_seconds, self.unbatch_seconds)
         published_count, published_seconds = self._published
         if count > published_count:
@@ -91,27 +91,27 @@ class _Runs:
 
 
 class RunMetrics:
-    """What the process that runs a model notes of each run."""
+    """Recorder of a model's runs, in the process that runs it."""
 
     def __init__(self, model: str) -> None:
         self._model = model
-        self._seconds = _Tally(INFERENCE_SECONDS.labels(model), SECONDS)
+        self._seconds = _HistogramRecorder(INFERENCE_SECONDS.labels(model), SECONDS)
         self._histogram = BATCH_IMAGES.labels(model)
-        self._runs: dict[int, _Runs] = {}  # by batch size, which --max-batch and --max-images bound
+        self._runs: dict[int, _RunsRecorder] = {}  # by batch size, which --max-batch and --max-images bound
 
     def ran(self, images: int, batch_seconds: float, predict_seconds: float, unbatch_seconds: float) -> None:
-        """Note a run over so many images, and how long each of the hooks took."""
+        """Record a run over `images` images and the durations of its hooks."""
         self._seconds.observe(predict_seconds)
         runs = self._runs.get(images)
         if runs is None:
-            runs = self._runs.setdefault(images, _Runs(self._model, images))
+            runs = self._runs.setdefault(images, _RunsRecorder(self._model, images))
         runs.batch_seconds += batch_seconds
         runs.predict_seconds += predict_seconds
         runs.unbatch_seconds += unbatch_seconds
         runs.count += 1
 
     def publish(self) -> None:
-        """Make visible to all processes what was noted since the last time."""
+        """Write what was recorded since the last call to the shared metrics."""
         self._seconds.publish()
         counts = [0] * (len(BATCH_SIZES) + 1)
         total = 0
@@ -124,18 +124,18 @@ class RunMetrics:
 
 
 class RequestMetrics:
-    """What the process that answers requests notes of each, on its event loop."""
+    """Recorder of a model's requests, on the event loop of an API process."""
 
     def __init__(self, model: str) -> None:
         self.in_flight = self._published_in_flight = 0
         self._model = model
         self._statuses: defaultdict[tuple[str, int], int] = defaultdict(int, {("rest", 200): 0})
         self._digits = [0] * 10
-        self._seconds = _Tally(REQUEST_SECONDS.labels(model), SECONDS)
+        self._seconds = _HistogramRecorder(REQUEST_SECONDS.labels(model), SECONDS)
         self._failed = 0.0
-        self._queue = _Tally(QUEUE_SECONDS.labels(model), SECONDS)
+        self._queue = _HistogramRecorder(QUEUE_SECONDS.labels(model), SECONDS)
         self._decode = self._inference = self._delivery = self._encode = 0.0
-        # Looking one up by its labels takes as long as writing to it.
+        # Looking up a metric by its labels takes as long as writing to it.
         self._in_flight = IN_FLIGHT.labels(model)
         self._last_prediction = LAST_PREDICTION.labels(model)
         self._outcome_seconds = [OUTCOME_SECONDS.labels(model, outcome) for outcome in OUTCOMES]
@@ -152,7 +152,7 @@ class RequestMetrics:
         delivery_seconds: float,
         encode_seconds: float,
     ) -> None:
-        """Note what a request was answered, and the seconds it spent in each of the stages."""
+        """Record the predicted digits of a request and its duration by stage."""
         self._queue.observe(queue_seconds)
         self._decode += decode_seconds
         self._inference += inference_seconds
@@ -162,7 +162,7 @@ class RequestMetrics:
             self._digits[digit] += 1
 
     def answered(self, protocol: str, status: int, *, seconds: float | None) -> None:
-        """Note how a request ended; `seconds` are None for one whose body was never here."""
+        """Record the status of a request; `seconds` is None if its body never arrived."""
         self._statuses[protocol, status] += 1
         if seconds is not None:
             self._seconds.observe(seconds)
@@ -170,7 +170,7 @@ class RequestMetrics:
                 self._failed += seconds
 
     def publish(self) -> None:
-        """Make visible to all processes what was noted since the last time."""
+        """Write what was recorded since the last call to the shared metrics."""
         if self.in_flight != self._published_in_flight:
             self._published_in_flight = self.in_flight
             self._in_flight.set(self.in_flight)

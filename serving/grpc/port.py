@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
 
-from serving.processes.supervisor import ServiceError, free_address, spell
+from serving.processes.supervisor import ServiceError, format_address, free_address
 
 
 @contextmanager
@@ -20,9 +20,11 @@ def grpc_address(host: str, port: int | None) -> Iterator[str | None]:
         return
     if find_spec("grpc") is None:
         raise ServiceError("--grpc-port needs grpcio: pip install '.[serving,grpc]'")
+    if not hasattr(socket, "SO_REUSEPORT"):
+        raise ServiceError("--grpc-port needs SO_REUSEPORT, which this operating system lacks; leave it out")
     kind, address = free_address(host, port, "--grpc-port")
     with socket.socket(*kind) as kept:
         # Without SO_REUSEADDR no other program can bind it; a socket that does not listen gets no connections.
         kept.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         kept.bind(address)
-        yield spell(kept)
+        yield format_address(kept)

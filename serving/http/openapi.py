@@ -1,6 +1,8 @@
-"""The OpenAPI document: FastAPI's, with the predictions that are answered in front of it.
+"""The prediction routes in the OpenAPI document. Those below /v2 are in `serving.http.v2_openapi`.
 
-Those below /v2 are in `serving.http.v2_openapi`.
+`serving.http.app` serves these routes in front of FastAPI, so their operations are added to FastAPI's document here.
+Declaring them with `openapi_extra` would need handlers that are never called, and could not derive the error
+responses from the error classes.
 """
 
 from collections.abc import Callable, Mapping, Set
@@ -15,20 +17,20 @@ from serving.codecs.schemas import ErrorAnswer, ManyImages, OneImage, PredictAns
 
 _REF = "#/components/schemas/{model}"
 TIMING_HEADER = {
-    "description": "decode, queue, inference and total, in milliseconds",
+    "description": "durations of decode, queue, inference and total, in milliseconds",
     "schema": {"type": "string"},
 }
 CONTENT_ENCODING = {
     "name": "Content-Encoding",
     "in": "header",
-    "description": "how the body is compressed",
+    "description": "compression of the body",
     "schema": {"type": "string", "enum": ["gzip", "deflate", "identity"]},
 }
-_PICTURE = {"schema": {"type": "string", "format": "binary"}}
+_FILE = {"schema": {"type": "string", "format": "binary"}}
 
 
 def describe_predictions(app: FastAPI, models: Mapping[str, Any], default: str, *, guarded: bool) -> None:
-    """Write `POST /predict` and `POST /predict/{model}` into the document `app` serves."""
+    """Add `POST /predict` and `POST /predict/{model}` to the document of `app`; `guarded` ones need the API key."""
     add_schemas(app, OneImage, ManyImages, PredictAnswer, ErrorAnswer)
     operation: dict[str, Any] = {
         "tags": ["predictions"],
@@ -36,11 +38,11 @@ def describe_predictions(app: FastAPI, models: Mapping[str, Any], default: str, 
         "requestBody": {"required": True, "content": _bodies()},
         "responses": {
             "200": {
-                "description": "one prediction for each image",
+                "description": "one prediction per image",
                 "headers": {"Server-Timing": TIMING_HEADER},
                 "content": {"application/json": {"schema": ref(PredictAnswer)}},
             },
-            **refusals(
+            **error_responses(
                 ErrorAnswer, lambda kind: kind.status, never=set() if guarded else {errors.Unauthorized}
             ),
         },
@@ -67,7 +69,7 @@ def describe_predictions(app: FastAPI, models: Mapping[str, Any], default: str, 
 
 
 def add_schemas(app: FastAPI, *models: type[BaseModel]) -> None:
-    """Add what FastAPI does not know of, and take out its own validation, which has nothing to refuse here."""
+    """Add schemas that FastAPI does not know, and remove those of its validation, which rejects nothing here."""
     document = app.openapi()
     _, schemas = models_json_schema([(model, "validation") for model in models], ref_template=_REF)
     known = document.setdefault("components", {}).setdefault("schemas", {})
@@ -81,7 +83,7 @@ def add_schemas(app: FastAPI, *models: type[BaseModel]) -> None:
 
 
 def add_posts(app: FastAPI, paths: Mapping[str, dict[str, Any]], *, guarded: bool) -> None:
-    """Write these POST operations at the head of the document; `guarded` ones want the API key."""
+    """Add POST operations at the head of the document; `guarded` ones need the API key."""
     document = app.openapi()
     security: dict[str, Any] = {"security": [{"APIKeyHeader": []}]} if guarded else {}
     document["paths"] = {
@@ -96,8 +98,8 @@ def _bodies() -> dict[str, Any]:
             "schema": {"anyOf": [ref(OneImage), ref(ManyImages)]},
             "example": {"image": image},
         },
-        "image/png": _PICTURE,
-        "image/jpeg": _PICTURE,
+        "image/png": _FILE,
+        "image/jpeg": _FILE,
         "multipart/form-data": {
             "schema": {
                 "type": "object",
@@ -109,13 +111,13 @@ def _bodies() -> dict[str, Any]:
     }
 
 
-def refusals(
+def error_responses(
     body: type[BaseModel],
     status: Callable[[type[errors.RequestError]], int],
     *,
     never: Set[type[errors.RequestError]],
 ) -> dict[str, Any]:
-    """Every error a prediction may end in, by `status`, read from the error classes but for `never`."""
+    """Return the error responses of a prediction by status, derived from the error classes except `never`."""
     kinds: dict[int, list[type[errors.RequestError]]] = {}
     for kind in _all_kinds(errors.RequestError):
         if kind not in never:
@@ -134,5 +136,5 @@ def _all_kinds(base: type[errors.RequestError]) -> list[type[errors.RequestError
 
 
 def ref(model: type[BaseModel]) -> dict[str, str]:
-    """Point to a schema that `add_schemas` added."""
+    """Return a reference to a schema that `add_schemas` added."""
     return {"$ref": _REF.format(model=model.__name__)}

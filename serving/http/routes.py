@@ -1,6 +1,5 @@
-"""Everything but predictions, on FastAPI: what is served, how it is, and what it counts."""
+"""The FastAPI routes: models, health and metrics. `serving.http.app` serves predictions."""
 
-import hmac
 from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Annotated, Any
@@ -12,33 +11,33 @@ from fastapi.security import APIKeyHeader
 from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4
 from starlette.exceptions import HTTPException
 
-from serving.codecs.errors import RequestError, Unauthorized, UnknownModel, error_body
+from serving.codecs.errors import RequestError, error_body, unknown_model
 from serving.codecs.open_inference.rest import PREFIX as V2
 from serving.codecs.open_inference.rest import error_body as v2_error_body
 from serving.codecs.open_inference.rest import error_status as v2_error_status
 from serving.codecs.schemas import ErrorAnswer, Health, ModelList
+from serving.engine.admission import Admission
 from serving.engine.metrics import exposition
 from serving.model.repository import Manifest, ModelEntry, read_card
 
 _api_key_header = APIKeyHeader(name="X-API-Key", auto_error=False)
 
 
-def key_guard(api_key: str | None) -> dict[str, Any]:
-    """What a route takes that is only for those who have the key, if there is one."""
+def key_guard(admission: Admission) -> dict[str, Any]:
+    """Return the arguments of a route that requires the API key, if the service has one."""
 
     async def authorise(key: Annotated[str | None, Depends(_api_key_header)]) -> None:
-        if api_key and not hmac.compare_digest((key or "").encode(), api_key.encode()):
-            raise Unauthorized("the header X-API-Key is missing or wrong")
+        admission.check_key((key or "").encode())
 
-    return {"dependencies": [Depends(authorise)]} if api_key else {}
+    return {"dependencies": [Depends(authorise)]} if admission.limits.api_key else {}
 
 
 def add_routes(
     app: FastAPI, models: Mapping[str, ModelEntry], default: str, guard: Mapping[str, Any]
 ) -> None:
-    """Add the routes to `app`, and give its errors the error body of their path. Raises `RepositoryError`.
+    """Add the routes and the error handlers to `app`. Raises `RepositoryError`.
 
-    `guard` goes with the models; health, metrics and documentation stay open to whoever watches the service.
+    `guard` protects the models; health, metrics and documentation need no key.
     """
 
     @app.get("/", include_in_schema=False)
@@ -47,18 +46,18 @@ def add_routes(
 
     _add_model_routes(app, models, default, guard)
 
-    @app.get("/health/live", tags=["health"], summary="Whether the service answers at all")
+    @app.get("/health/live", tags=["health"], summary="Liveness of the service")
     async def live() -> Health:
         return Health(status="live")
 
-    @app.get("/health/ready", tags=["health"], summary="Whether predictions are answered")
+    @app.get("/health/ready", tags=["health"], summary="Readiness for predictions")
     async def ready() -> Health:
-        return Health(status="ready")  # a process accepts connections only once its models are loaded
+        return Health(status="ready")  # a process accepts connections only after loading its models
 
     @app.get(
         "/metrics",
         tags=["health"],
-        summary="Counts and timings of all processes, for Prometheus",
+        summary="Metrics of all processes, for Prometheus",
         response_class=Response,
         responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
     )
@@ -66,9 +65,9 @@ def add_routes(
         text = await run_in_threadpool(exposition, models.values())
         return Response(text, media_type=CONTENT_TYPE_PLAIN_0_0_4)
 
-    app.add_exception_handler(RequestError, _refuse)
-    app.add_exception_handler(HTTPException, _refuse_http)
-    app.add_exception_handler(Exception, _fail)
+    app.add_exception_handler(RequestError, _request_error)
+    app.add_exception_handler(HTTPException, _http_error)
+    app.add_exception_handler(Exception, _internal_error)
 
 
 def _add_model_routes(
@@ -76,22 +75,22 @@ def _add_model_routes(
 ) -> None:
     manifests = {name: entry.manifest for name, entry in models.items()}
     cards = {name: read_card(entry) for name, entry in models.items()}
-    refusals: dict[int | str, dict[str, Any]] = {401: {"model": ErrorAnswer}} if guard else {}
+    errors: dict[int | str, dict[str, Any]] = {401: {"model": ErrorAnswer}} if guard else {}
 
     def known(model: str) -> str:
         if model not in models:
-            raise UnknownModel(f"there is no model {model[:80]!r}; this service has {', '.join(models)}")
+            raise unknown_model(model, models)
         return model
 
-    @app.get("/models", tags=["models"], summary="Every model served", responses=refusals, **guard)
+    @app.get("/models", tags=["models"], summary="All models", responses=errors, **guard)
     async def list_models() -> ModelList:
         return ModelList(default=default, models=list(manifests.values()))
 
     @app.get(
         "/models/{model}",
         tags=["models"],
-        summary="What one model is, scores and came from",
-        responses=refusals | {404: {"model": ErrorAnswer}},
+        summary="Architecture, test results and origin of a model",
+        responses=errors | {404: {"model": ErrorAnswer}},
         **guard,
     )
     async def describe_model(model: str) -> Manifest:
@@ -100,12 +99,12 @@ def _add_model_routes(
     @app.get(
         "/models/{model}/card",
         tags=["models"],
-        summary="The model's card: results, calibration, robustness, limitations, how it was made",
+        summary="Model card: results, calibration, robustness, limitations, training",
         response_class=Response,
-        responses=refusals
+        responses=errors
         | {
             200: {"content": {"text/markdown": {"schema": {"type": "string"}}}},
-            404: {"model": ErrorAnswer, "description": "no such model, or one without a card"},
+            404: {"model": ErrorAnswer, "description": "unknown model, or a model without a card"},
         },
         **guard,
     )
@@ -118,25 +117,25 @@ def _add_model_routes(
         return Response(card, media_type="text/markdown")
 
 
-async def _refuse(request: Request, error: Exception) -> Response:
-    assert isinstance(error, RequestError)  # noqa: S101 - FastAPI gives each handler its own kind
+async def _request_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestError)  # noqa: S101 - FastAPI calls each handler with its own type
     headers = {name.decode(): value.decode() for name, value in error.headers}
     status = v2_error_status(type(error)) if _is_v2(request) else error.status
-    return _answer(request, status, error.code, str(error), headers)
+    return _error_response(request, status, error.code, str(error), headers)
 
 
-async def _refuse_http(request: Request, error: Exception) -> Response:
+async def _http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)  # noqa: S101
     code = HTTPStatus(error.status_code).phrase.lower().replace(" ", "_")
-    message = f"{request.method} {request.url.path[:80]}: {error.detail}; /docs lists what there is"
-    return _answer(request, error.status_code, code, message, error.headers)
+    message = f"{request.method} {request.url.path[:80]}: {error.detail}; /docs lists all routes"
+    return _error_response(request, error.status_code, code, message, error.headers)
 
 
-async def _fail(request: Request, error: Exception) -> Response:  # noqa: ARG001 - FastAPI's signature
-    return _answer(request, 500, "internal_error", "the service failed; its log says why")
+async def _internal_error(request: Request, error: Exception) -> Response:  # noqa: ARG001 - FastAPI's signature
+    return _error_response(request, 500, "internal_error", "the service failed; its log says why")
 
 
-def _answer(
+def _error_response(
     request: Request, status: int, code: str, message: str, headers: Mapping[str, str] | None = None
 ) -> Response:
     body = v2_error_body(message) if _is_v2(request) else error_body(code, message)

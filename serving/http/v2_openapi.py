@@ -14,25 +14,25 @@ from serving.codecs.errors import (
 )
 from serving.codecs.open_inference.rest import error_status
 from serving.codecs.open_inference.schemas import InferError, InferRequest, InferResponse
-from serving.http.openapi import CONTENT_ENCODING, TIMING_HEADER, add_posts, add_schemas, ref, refusals
+from serving.http.openapi import CONTENT_ENCODING, TIMING_HEADER, add_posts, add_schemas, error_responses, ref
 from serving.model.repository import ModelEntry
 
 _JSON_LENGTH = {"type": "integer", "minimum": 0}
-_OF_PICTURES: set[type[RequestError]] = {InvalidPicture, TooManyPixels, UnsupportedMediaType}
+_PICTURE_ERRORS: set[type[RequestError]] = {InvalidPicture, TooManyPixels, UnsupportedMediaType}
 _BINARY = {"type": "string", "format": "binary"}
 
 
 def describe_inference(app: FastAPI, models: Mapping[str, ModelEntry], *, guarded: bool) -> None:
-    """Write `POST /v2/models/{model}[/versions/{version}]/infer` into the document `app` serves."""
+    """Add `POST /v2/models/{model}[/versions/{version}]/infer` to the document of `app`."""
     add_schemas(app, InferRequest, InferResponse, InferError)
     model = _path("model", list(models))
     version = _path("version", sorted({entry.manifest.version for entry in models.values()}))
-    never = _OF_PICTURES if guarded else _OF_PICTURES | {Unauthorized}
+    never = _PICTURE_ERRORS if guarded else _PICTURE_ERRORS | {Unauthorized}
     operation: dict[str, Any] = {
         "tags": ["Open Inference Protocol"],
-        "summary": "Classify digits, as the Open Inference Protocol asks for it",
+        "summary": "Classify digits (inference of the Open Inference Protocol)",
         "requestBody": {"required": True, "content": _bodies()},
-        "responses": {"200": _answer(), **refusals(InferError, error_status, never=never)},
+        "responses": {"200": _answer(), **error_responses(InferError, error_status, never=never)},
     }
     paths = {
         "/v2/models/{model}/infer": operation | {"operationId": "infer", "parameters": [model, *_HEADERS]},
@@ -47,7 +47,7 @@ _HEADERS = [
         "name": "Inference-Header-Content-Length",
         "in": "header",
         "schema": _JSON_LENGTH,
-        "description": "bytes of JSON before the binary tensor; 0: the body is nothing but pixels",
+        "description": "bytes of JSON before the binary tensor; 0: the body consists of pixels only",
     },
     CONTENT_ENCODING,
 ]
@@ -67,7 +67,7 @@ def _bodies() -> dict[str, Any]:
 
 def _answer() -> dict[str, Any]:
     return {
-        "description": "the outputs; as octets where one is asked for as binary",
+        "description": "the outputs; application/octet-stream if any was requested as binary",
         "headers": {
             "Server-Timing": TIMING_HEADER,
             "Inference-Header-Content-Length": {

@@ -1,6 +1,6 @@
-"""Everything below /v2 but inference, on FastAPI: health, metadata, configuration, the repository's index.
+"""The FastAPI routes below /v2: health, metadata, configuration, repository index. `serving.http.app` serves inference.
 
-Of several versions of a model the highest is served, as is Triton's default; another one is a 404.
+Of several versions of a model only the highest is served, which is Triton's default; others are status 404.
 """
 
 from collections.abc import Awaitable, Callable, Mapping
@@ -22,7 +22,7 @@ from serving.codecs.open_inference.schemas import (
 from serving.model.repository import MODEL_FILE, Manifest, ModelEntry
 
 EXTENSIONS = ["binary_tensor_data", "classification", "model_configuration", "model_repository", "statistics"]
-"""By Triton's names for them."""
+"""Triton's names of the extensions."""
 
 _PLATFORM = "onnxruntime_onnx"
 
@@ -32,7 +32,7 @@ Finder = Callable[..., Awaitable[Manifest]]
 def add_v2_routes(
     app: FastAPI, models: Mapping[str, ModelEntry], guard: Mapping[str, Any], *, max_images: int
 ) -> None:
-    """Add the routes to `app`; `guard` goes with all but health."""
+    """Add the routes to `app`; `guard` protects all but health."""
     manifests = {name: entry.manifest for name, entry in models.items()}
 
     async def latest(model: str) -> Manifest:
@@ -47,9 +47,9 @@ def add_v2_routes(
         _add_model_routes(app, f"/models/{{model}}{path}", find, guard, max_images=max_images)
 
 
-def v2_router(path: str, guard: Mapping[str, Any], *refusals: int) -> APIRouter:
-    """A router for `/v2{path}`; `refusals` are the statuses that it may answer besides 200 and 401."""
-    statuses = (401, *refusals) if guard else refusals
+def v2_router(path: str, guard: Mapping[str, Any], *errors: int) -> APIRouter:
+    """Return a router for `/v2{path}`; `errors` are its possible error statuses besides 401."""
+    statuses = (401, *errors) if guard else errors
     responses: dict[int | str, dict[str, Any]] = {status: {"model": InferError} for status in statuses}
     return APIRouter(prefix=f"{PREFIX}{path}", tags=["Open Inference Protocol"], responses=responses, **guard)
 
@@ -61,13 +61,13 @@ def _add_server_routes(app: FastAPI, guard: Mapping[str, Any]) -> None:
     async def metadata() -> ServerMetadata:
         return ServerMetadata(name="distillery", version=app.version, extensions=EXTENSIONS)
 
-    @health.get("/live", summary="Whether the service answers at all")
+    @health.get("/live", summary="Liveness of the service")
     async def live() -> ServerLive:
         return ServerLive(live=True)
 
-    @health.get("/ready", summary="Whether the service infers")
+    @health.get("/ready", summary="Readiness for inference")
     async def ready() -> ServerReady:
-        return ServerReady(ready=True)  # a process accepts connections only once its models are loaded
+        return ServerReady(ready=True)  # a process accepts connections only after loading its models
 
     app.include_router(server)
     app.include_router(health)
@@ -76,18 +76,18 @@ def _add_server_routes(app: FastAPI, guard: Mapping[str, Any]) -> None:
 def _add_repository_routes(app: FastAPI, manifests: Mapping[str, Manifest], guard: Mapping[str, Any]) -> None:
     repository, loading = v2_router("/repository", guard), v2_router("/repository/models", guard, 400)
 
-    @repository.post("/index", summary="Every model served; all of them are ready")
+    @repository.post("/index", summary="All models; every one is ready")
     async def index() -> list[RepositoryEntry]:
         return [
             RepositoryEntry(name=manifest.name, version=manifest.version, state="READY")
             for manifest in manifests.values()
         ]
 
-    @loading.post("/{model}/load", summary="Refused: models are loaded when the service starts")
+    @loading.post("/{model}/load", summary="Rejected: models are loaded when the service starts")
     async def load(model: str) -> None:
         raise _unchangeable(model)
 
-    @loading.post("/{model}/unload", summary="Refused: models stay as long as the service runs")
+    @loading.post("/{model}/unload", summary="Rejected: models stay loaded while the service runs")
     async def unload(model: str) -> None:
         raise _unchangeable(model)
 
@@ -100,7 +100,7 @@ def _add_model_routes(
 ) -> None:
     router = v2_router(path, guard, 404)
 
-    @router.get("", summary="What a model reads and gives")
+    @router.get("", summary="Inputs and outputs of a model")
     async def metadata(model: Annotated[Manifest, Depends(find)]) -> ModelMetadata:
         return ModelMetadata(
             name=model.name,
@@ -110,11 +110,11 @@ def _add_model_routes(
             outputs=list(model.outputs),
         )
 
-    @router.get("/ready", summary="Whether a model infers")
+    @router.get("/ready", summary="Readiness of a model")
     async def ready(model: Annotated[Manifest, Depends(find)]) -> ModelReady:
         return ModelReady(name=model.name, ready=True)
 
-    @router.get("/config", summary="A model's configuration, as Triton gives it")
+    @router.get("/config", summary="Configuration of a model, in Triton's form")
     async def config(model: Annotated[Manifest, Depends(find)]) -> dict[str, Any]:
         return _config(model, max_images)
 
@@ -122,7 +122,7 @@ def _add_model_routes(
 
 
 def _config(model: Manifest, max_images: int) -> dict[str, Any]:
-    """The facts of config.pbtxt in Triton's JSON form; `max_batch_size` is this service's own limit."""
+    """Return the content of config.pbtxt in Triton's JSON form; `max_batch_size` is this service's limit."""
     fields = {
         field: [
             {"name": spec.name, "data_type": f"TYPE_{spec.datatype}", "dims": spec.shape[1:]}
@@ -144,6 +144,6 @@ def _config(model: Manifest, max_images: int) -> dict[str, Any]:
 
 def _unchangeable(model: str) -> InvalidInput:
     return InvalidInput(
-        f"model {model[:80]!r} is neither loaded nor unloaded while the service runs: it serves what its "
-        "repository held at the start; change the repository and start it again"
+        f"model {model[:80]!r} cannot be loaded or unloaded while the service runs; "
+        "change the model repository and restart the service"
     )

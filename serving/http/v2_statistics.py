@@ -1,21 +1,20 @@
-"""Statistics of each model as Triton's statistics extension words them, added up over all processes.
+"""Statistics of each model by Triton's statistics extension, summed over all processes.
 
     GET /v2/models/stats
     GET /v2/models/{model}[/versions/{version}]/stats
 
-All protocols count together, whichever process answers, and a process that died keeps its counts. A process
-publishes what it counts every 0.1 s, and a model worker after every run: an answer is at most so much out of
-date. What it says of one process's requests is of one moment; two processes may be 0.1 s apart.
+The statistics cover all protocols and all processes, including those that died. An API process publishes its counts
+every 0.1 s and a model worker after every run, so a response is at most that much out of date. The numbers of one
+process are consistent with each other; those of two processes may be 0.1 s apart.
 
-What Triton leaves to the server:
-- `success` is from the body received to the answer handed over; `fail` is whatever was answered with another
-  status than 200, hung-up clients included. One refused before its body was here counts and takes no time.
-- `queue`, `compute_input` (decoding), `compute_infer` and `compute_output` (encoding) are those of answered
-  requests; a run counts whole for each request in it. What `success` has beyond their sum is the wait for a
-  turn on the event loop after the run, and the write to the socket, in which the kernel may let a client on
-  the same machine go first.
-- `batch_stats` are those of runs: joining the images of several requests, the run, and taking its answers
-  apart. A run whose clients have all gone is still one.
+What the extension leaves to the server:
+- `success` lasts from the body received to the response handed over; `fail` counts every other status than 200,
+  clients that disconnected included. A request rejected before its body arrived counts with duration 0.
+- `queue`, `compute_input` (decoding), `compute_infer` and `compute_output` (encoding) are those of successful
+  requests; a run counts in full for each request in it. The rest of `success` is the wait for the event loop after the
+  run and the write to the socket, during which the kernel may schedule a client on the same machine.
+- `batch_stats` are those of runs: joining the images of several requests, the run, and splitting its outputs. A run
+  whose clients have all disconnected counts.
 """
 
 from collections import defaultdict
@@ -33,18 +32,18 @@ from serving.model.repository import Manifest, ModelEntry
 
 _Labels = Mapping[str, str]
 _Counts = Mapping[str, Sequence[tuple[_Labels, float]]]
-"""Of one model: labels and value of each series, by name."""
+"""Of one model: labels and value of each series, by metric name."""
 
 
 class Duration(BaseModel):
-    """How often, and how long all together."""
+    """Number of events, and their total duration in nanoseconds."""
 
     count: int = 0
     ns: int = 0
 
 
 class InferenceStatistics(BaseModel):
-    """What requests met with."""
+    """Requests by outcome, and the stages of successful ones."""
 
     success: Duration
     fail: Duration
@@ -52,12 +51,12 @@ class InferenceStatistics(BaseModel):
     compute_input: Duration
     compute_infer: Duration
     compute_output: Duration
-    cache_hit: Duration = Field(Duration(), description="this service keeps no answers")
+    cache_hit: Duration = Field(Duration(), description="always 0: this service has no response cache")
     cache_miss: Duration = Duration()
 
 
 class BatchStatistics(BaseModel):
-    """The runs of one exact batch size."""
+    """Runs of one batch size."""
 
     batch_size: int
     compute_input: Duration
@@ -66,25 +65,25 @@ class BatchStatistics(BaseModel):
 
 
 class ModelStatistics(BaseModel):
-    """One model since the service started."""
+    """Statistics of one model since the service started."""
 
     name: str
     version: str
     last_inference: int = Field(description="milliseconds since 1970; 0 before the first")
-    inference_count: int = Field(description="images in answered requests")
+    inference_count: int = Field(description="images in successful requests")
     execution_count: int = Field(description="runs of the model")
     inference_stats: InferenceStatistics
     batch_stats: list[BatchStatistics]
 
 
 class Statistics(BaseModel):
-    """What `GET /v2/models/…/stats` answers."""
+    """The response of `GET /v2/models/…/stats`."""
 
     model_stats: list[ModelStatistics]
 
 
 def model_statistics(models: Iterable[Manifest]) -> Statistics:
-    """Add up what all processes have published of these models. Reads files: not for the event loop."""
+    """Sum what all processes have published of these models. Reads files: not to be called on the event loop."""
     counts: defaultdict[str, defaultdict[str, list[tuple[_Labels, float]]]] = defaultdict(
         lambda: defaultdict(list)
     )
@@ -95,7 +94,7 @@ def model_statistics(models: Iterable[Manifest]) -> Statistics:
 
 
 def add_statistics_routes(app: FastAPI, models: Mapping[str, ModelEntry], guard: Mapping[str, Any]) -> None:
-    """Add the routes, with `guard`, to `app`; to go before `/v2/models/{model}`, which takes "stats" for a model."""
+    """Add the routes to `app`, protected by `guard`; before `/v2/models/{model}`, which would match "stats" too."""
     manifests = {name: entry.manifest for name, entry in models.items()}
     every, one = v2_router("/models", guard), v2_router("/models/{model}", guard, 404)
 
@@ -146,7 +145,7 @@ def _one_model(model: Manifest, counts: _Counts) -> ModelStatistics:
 
 
 def _runs(counts: _Counts) -> list[BatchStatistics]:
-    """By batch size, the smallest first."""
+    """Return the statistics by batch size, in ascending order."""
     runs = {int(labels["images"]): value for labels, value in counts["distillery_runs_total"] if value}
     seconds = {
         (int(labels["images"]), labels["stage"]): value

@@ -10,8 +10,6 @@ import onnxruntime
 from distillery import DistilleryError
 from serving.model.tensors import SIDE, Images, Scores
 
-__all__ = ["Device", "DeviceError", "Images", "Scores", "Session", "check_device"]
-
 Device = Literal["cpu", "cuda"]
 
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}

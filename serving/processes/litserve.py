@@ -21,7 +21,6 @@ import logging
 import math
 import multiprocessing
 import signal
-import socket
 import sys
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -49,12 +48,11 @@ from serving.codecs.base import Prediction
 from serving.codecs.errors import TimedOut
 from serving.engine.lit_api import DigitAPI, run_batch
 from serving.engine.recorder import CpuMetrics
-from serving.model.session import Images
-from serving.processes.supervisor import Supervisor, bind, end_with_parent, spell
+from serving.model.tensors import Images
+from serving.processes.supervisor import Listeners, Supervisor, bind, end_with_parent, format_address
 
 _logger = logging.getLogger("distillery")
 _spawn = multiprocessing.get_context("spawn")
-_fork = multiprocessing.get_context("fork")
 
 
 class DrainLoop(LitLoop):  # type: ignore[misc]
@@ -130,6 +128,7 @@ class DigitServer(LitServer):  # type: ignore[misc]
         self._index = 0
         self._numbers = itertools.count()
         self._report, self._ready = multiprocessing.Pipe(duplex=False)
+        self._transport: Any = None  # without workers
         for api in apis:
             api.loop = DrainLoop(self._ready)
 
@@ -175,39 +174,26 @@ class DigitServer(LitServer):  # type: ignore[misc]
 
     def serve(
         self,
-        app: ASGIApp,
+        start_api: Callable[[int, Listeners], BaseProcess],
         *,
-        http: Callable[..., asyncio.Protocol],
         host: str,
         port: int,
         api_servers: int,
-        log_level: str,
         on_ready: Callable[[str], None],
     ) -> None:
-        """Serve `app` until SIGTERM or SIGINT; `on_ready` receives the URL. Raises `ServiceError`.
+        """Serve until SIGTERM or SIGINT; `on_ready` receives the URL. Raises `ServiceError`.
 
-        `http` creates the protocol of a connection, with the arguments of uvicorn's own.
+        `start_api` starts an API process, which calls `run_api`.
         """
         sockets = bind(host, port, api_servers)
-        config = uvicorn.Config(
-            app,
-            http=http,  # type: ignore[arg-type] # a class or a factory
-            ws="none",
-            lifespan="on",
-            log_level=log_level,
-            access_log=False,
-            server_header=False,
-            proxy_headers=False,
-            timeout_graceful_shutdown=math.ceil(self.timeout),
-        )
         supervisor = Supervisor(
-            start_api=lambda index: self._start_api(index, config, sockets),
+            start_api=lambda index: start_api(index, sockets),
             api_servers=api_servers,
             start_workers=lambda: [] if self._in_process else self._launch_workers(api_servers),
             ready=self._report,
             patience=math.ceil(self.timeout) + 2,
         )
-        url = f"http://{spell(sockets[0])}"
+        url = f"http://{format_address(sockets[0])}"
         try:
             supervisor.run(lambda: on_ready(url))
         finally:
@@ -226,25 +212,46 @@ class DigitServer(LitServer):  # type: ignore[misc]
                 workers.append(worker)
         return workers
 
-    def _start_api(self, index: int, config: uvicorn.Config, sockets: list[socket.socket]) -> BaseProcess:
-        process = _fork.Process(
-            target=self._run_api, args=(index, config, sockets), name=f"API process {index}"
-        )
-        process.start()
-        return process
+    @property
+    def channels(self) -> tuple[Any, ...]:
+        """The pipe to the supervisor and the queues to the workers, for a spawned API process."""
+        return self._ready, self._transport, self.litapi_request_queues
 
-    def _run_api(self, index: int, config: uvicorn.Config, sockets: list[socket.socket]) -> None:
-        """Run one API process."""
+    def connect(self, channels: tuple[Any, ...]) -> None:
+        """Replace the pipe and the queues by those of the parent process."""
+        self._ready, self._transport, self.litapi_request_queues = channels
+
+    def run_api(
+        self,
+        app: ASGIApp,
+        index: int,
+        listeners: Listeners,
+        *,
+        http: Callable[..., asyncio.Protocol],
+        log_level: str,
+    ) -> None:
+        """Run API process number `index`; `http` creates the protocol of a connection, as uvicorn's own does."""
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the group; the parent ends it
         signal.signal(signal.SIGTERM, _end)  # called by uvicorn after its own handler
         end_with_parent()
-        for other, listener in enumerate(sockets):
-            if other != index:
+        for listener in listeners:
+            if listener is not listeners[index]:
                 listener.close()
         self._index = index
+        config = uvicorn.Config(
+            app,
+            http=http,  # type: ignore[arg-type] # a class or a factory
+            ws="none",
+            lifespan="on",
+            log_level=log_level,
+            access_log=False,
+            server_header=False,
+            proxy_headers=False,
+            timeout_graceful_shutdown=math.ceil(self.timeout),
+        )
         gc.collect()
         gc.freeze()  # exclude FastAPI and all else loaded so far from every later collection
-        uvicorn.Server(config).run([sockets[index]])
+        uvicorn.Server(config).run([listeners[index]])
 
 
 def _end(*_: object) -> None:

@@ -1,13 +1,19 @@
-"""The parent process: one listening socket per API process, and an eye on every child.
+"""The parent process: it opens the listening sockets, and starts, watches and ends its children.
 
-Each API process gets a `SO_REUSEPORT` socket of its own: on a shared one, most keep-alive connections
-sometimes land on one process. An API process that dies is replaced, and its socket waits meanwhile. A dead
-model worker ends the service, because it may have taken a lock of the shared queue with it.
+Each API process has a `SO_REUSEPORT` socket of its own, because on a shared one most keep-alive connections sometimes
+reach the same process. Where the kernel does not balance such sockets (anywhere but on Linux), all API processes
+share one. API processes are forked, which shares the memory of everything imported; where this is unsafe (macOS) or
+impossible, they are spawned and build the service again.
+
+An API process that dies is replaced, while its socket queues new connections. The death of a model worker ends the
+service, because the worker may have held a lock of the shared queue.
 """
 
+import multiprocessing
 import os
 import signal
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -19,39 +25,51 @@ from typing import Any
 from distillery import DistilleryError
 from serving.engine.metrics import forget_process
 
-_QUICK_DEATH_S = 1.0  # a process that dies younger would only die again
+_MIN_LIFETIME_S = 1.0  # a process that dies earlier would only die again
 
 
 class ServiceError(DistilleryError):
-    """The service cannot start, or cannot go on."""
+    """The service cannot start or continue."""
 
 
 Kind = tuple[socket.AddressFamily, socket.SocketKind, int]
+Listeners = Sequence[socket.socket]
+"""The listening socket of each API process, by its index."""
 
 
-def bind(host: str, port: int, count: int) -> list[socket.socket]:
-    """`count` listening sockets on one address; port 0 takes a free one. Raises `ServiceError`."""
+def can_fork() -> bool:
+    """Return whether processes can be forked after libraries have started threads, as macOS's own do not allow."""
+    return sys.platform != "darwin" and "fork" in multiprocessing.get_all_start_methods()
+
+
+def bind(host: str, port: int, count: int) -> Listeners:
+    """Open listening sockets on one address for `count` API processes; port 0 selects a free one.
+
+    Raises `ServiceError`.
+    """
     kind, address = free_address(host, port, "--port")
-    sockets = []
-    for _ in range(count):
+    balanced = sys.platform == "linux" and hasattr(socket, "SO_REUSEPORT")
+    listeners = []
+    for _ in range(count if balanced else 1):
         listener = socket.socket(*kind)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        if balanced:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         listener.bind(address)
         listener.listen(2048)
-        sockets.append(listener)
-    return sockets
+        listeners.append(listener)
+    return listeners if balanced else listeners * count
 
 
 def free_address(host: str, port: int, flag: str) -> tuple[Kind, Any]:
-    """An address that nobody listens on, and the kind of socket for it. Raises `ServiceError` naming `flag`."""
+    """Return an unused address and the kind of socket for it. Raises `ServiceError` naming `flag`."""
     try:
         family, type_, protocol, _, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
     except socket.gaierror as error:
         raise ServiceError(f"--host {host} is not an address of this machine: {error.strerror}") from None
-    # SO_REUSEPORT would let two services share a port in silence, so ask without it first.
+    # With SO_REUSEPORT two services could share a port unnoticed, so try without it first.
     kind = (family, type_, protocol)
     with socket.socket(*kind) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -60,19 +78,19 @@ def free_address(host: str, port: int, flag: str) -> tuple[Kind, Any]:
         except OSError as error:
             raise ServiceError(
                 f"cannot listen on {host} port {port}: {os.strerror(error.errno or 0)}; "
-                f"choose another {flag} or end what uses it"
+                f"choose another {flag} or stop the program that uses it"
             ) from None
         return kind, probe.getsockname()
 
 
-def spell(bound: socket.socket) -> str:
-    """A socket's address as URLs have it."""
+def format_address(bound: socket.socket) -> str:
+    """Return a socket's address in the form of URLs."""
     name, number = bound.getsockname()[:2]
     return f"[{name}]:{number}" if ":" in name else f"{name}:{number}"
 
 
 def end_with_parent() -> None:
-    """In a child: end when the parent is gone, however it went."""
+    """In a child: exit when the parent has ended, even by SIGKILL."""
     parent = parent_process()
     if parent is None:
         return
@@ -86,7 +104,7 @@ def end_with_parent() -> None:
 
 
 class Supervisor:
-    """Starts the children, waits until all are ready, and then until SIGTERM, SIGINT or a death."""
+    """Starts the children, waits until all are ready, then until SIGTERM, SIGINT or the death of a worker."""
 
     def __init__(
         self,
@@ -107,7 +125,7 @@ class Supervisor:
         self._started_at: list[float] = []
 
     def run(self, on_ready: Callable[[], None]) -> None:
-        """Return when asked to end, all children ended. Raises `ServiceError` when a child's death ends it."""
+        """Run until a signal, then end all children. Raises `ServiceError` when a child's death ends the service."""
         stopped, stop = socket.socketpair()
         before = {
             number: signal.signal(number, lambda *_: stop.send(b"."))
@@ -132,7 +150,7 @@ class Supervisor:
             stop.close()
 
     def _await_ready(self, count: int, stopped: socket.socket) -> bool:
-        """Whether all of `count` children have reported, rather than a stop having been asked for."""
+        """Wait until `count` children are ready; return False on a signal to stop."""
         while count:
             children = [*self._workers, *self._apis]
             happened = wait([self._ready, stopped, *(child.sentinel for child in children)])
@@ -143,7 +161,7 @@ class Supervisor:
                 count -= 1
                 continue
             dead = next(child for child in children if child.sentinel in happened)
-            raise ServiceError(f"{dead.name} ended before it was ready; its own message is above")
+            raise ServiceError(f"{dead.name} ended before it was ready; see its message above")
         return True
 
     def _watch(self, stopped: socket.socket) -> None:
@@ -167,17 +185,17 @@ class Supervisor:
     def _replace(self, index: int, process: BaseProcess) -> None:
         process.join()
         forget_process(process.pid or 0)
-        if self._workers or time.monotonic() - self._started_at[index] < _QUICK_DEATH_S:
+        if self._workers or time.monotonic() - self._started_at[index] < _MIN_LIFETIME_S:
             raise ServiceError(f"{process.name} ended with status {process.exitcode}: the service ends too")
         print(
-            f"distillery-serve: {process.name} ended with status {process.exitcode}; starting it again",
+            f"distillery-serve: {process.name} ended with status {process.exitcode}; restarting it",
             flush=True,
         )
         self._apis[index] = self._start_api(index)
         self._started_at[index] = time.monotonic()
 
     def _end(self) -> None:
-        """End the API processes with their answers given, then the workers."""
+        """End the API processes, which complete their requests, then the workers."""
         for group in (self._apis, self._workers):
             for process in group:
                 process.terminate()

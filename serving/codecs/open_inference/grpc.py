@@ -38,7 +38,7 @@ from serving.codecs.open_inference.open_inference_pb2 import (
 )
 from serving.codecs.open_inference.outputs import ALL_OUTPUTS
 from serving.model.repository import INPUTS, OUTPUTS, Manifest
-from serving.model.session import Images
+from serving.model.tensors import Images
 
 _Message = TypeVar("_Message", bound=Message)
 

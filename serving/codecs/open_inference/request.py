@@ -15,7 +15,7 @@ from serving.codecs.open_inference.fields import Object, as_object, parameters_o
 from serving.codecs.open_inference.outputs import ALL_OUTPUTS, request_id, requested_outputs
 from serving.codecs.pixels import describe, explain_image, explain_pixels, image_bytes
 from serving.model.repository import INPUTS
-from serving.model.session import Images
+from serving.model.tensors import Images
 
 _IMAGE = INPUTS[0].name
 _DATATYPE = INPUTS[0].datatype

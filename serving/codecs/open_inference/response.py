@@ -7,7 +7,7 @@ import orjson
 
 from serving.codecs.base import Prediction, Query, Reply, Timing
 from serving.model.repository import Manifest
-from serving.model.session import Scores
+from serving.model.tensors import Scores
 
 HEADER_LENGTH = b"inference-header-content-length"
 JSON = (b"content-type", b"application/json")

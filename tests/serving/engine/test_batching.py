@@ -10,7 +10,7 @@ import pytest
 
 from serving.codecs.base import Prediction
 from serving.engine.batching import Batcher, InlineBatcher, OffloadBatcher
-from serving.model.session import Images
+from serving.model.tensors import Images
 
 
 def images(*values: int) -> Images:

@@ -139,7 +139,7 @@ def test_what_is_not_offered_is_refused(client: Any) -> None:
         with pytest.raises(InferenceServerException) as caught:
             client.infer("student", tensors or [image(DIGITS[:1])], **wish)
         assert caught.value.status() == "400"
-    with pytest.raises(InferenceServerException, match="start it again"):
+    with pytest.raises(InferenceServerException, match="restart the service"):
         client.load_model("student")
 
 

@@ -88,7 +88,7 @@ def test_the_repository_is_listed_but_not_changed(client: httpx.Client) -> None:
     for verb in ("load", "unload"):
         answer = client.post(f"/v2/repository/models/student/{verb}")
         assert answer.status_code == 400
-        assert "start it again" in answer.json()["error"]
+        assert "restart the service" in answer.json()["error"]
 
 
 def test_the_documented_requests_are_those_that_are_read(client: httpx.Client) -> None:

@@ -72,7 +72,7 @@ def test_an_api_process_that_dies_is_replaced(one_model: Path) -> None:
         first, second = running.children()
         time.sleep(1.1)  # one that dies younger ends the service: it would only die again
         os.kill(first, signal.SIGKILL)
-        assert "ended with status -9; starting it again" in running.read_line()
+        assert "ended with status -9; restarting it" in running.read_line()
         for _ in range(20):  # its socket waited, so nobody is refused
             assert httpx.post(f"{url}/predict", json=ONE, timeout=10).status_code == 200
         left = {file.name for folder in metrics_folders() for file in folder.glob(f"*_{first}.db")}

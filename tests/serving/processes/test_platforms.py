@@ -1,0 +1,76 @@
+"""The service runs where the operating system lacks what it uses on Linux (macOS)."""
+
+import os
+import signal
+import time
+from pathlib import Path
+
+import httpx
+import pytest
+
+from distillery.machine import usable_cores
+from tests.support.samples import sample_test
+from tests.support.service import eventually, running_service
+
+DIGITS = sample_test().images.tolist()
+REMOVALS = {
+    "affinity": "import os; del os.sched_getaffinity",
+    "SO_REUSEPORT": "import socket; del socket.SO_REUSEPORT",
+    "fork": "import multiprocessing.context; multiprocessing.get_all_start_methods = lambda: ['spawn']; "
+    "del multiprocessing.context._concrete_contexts['fork']",
+}
+
+
+def without(*facilities: str) -> tuple[str, str]:
+    """The service without these facilities, as arguments of Python."""
+    removals = [REMOVALS[facility] for facility in facilities]
+    return "-c", "\n".join([*removals, "from serving.__main__ import run; run()"])
+
+
+@pytest.mark.parametrize(
+    "facilities",
+    [("SO_REUSEPORT",), ("affinity", "SO_REUSEPORT", "fork")],
+    ids=["no SO_REUSEPORT", "no affinity, SO_REUSEPORT, fork"],
+)
+def test_predictions_come_from_all_processes(one_model: Path, facilities: tuple[str, ...]) -> None:
+    flags = () if "affinity" in facilities else ("--api-servers", "2")
+    with running_service(one_model, *flags, program=without(*facilities)) as service:
+        processes = service.children()
+        assert len(processes) == (os.cpu_count() if "affinity" in facilities else 2)
+        for number in range(20):  # each on a connection of its own
+            answer = httpx.post(f"{service.url}/predict", json={"image": DIGITS[number]}, timeout=10)
+            assert answer.status_code == 200
+        text = httpx.get(f"{service.url}/metrics").text
+        assert 'distillery_requests_total{model="student",protocol="rest",status="200"}' in text
+
+
+@pytest.mark.slow
+def test_a_spawned_api_process_that_dies_is_replaced(one_model: Path) -> None:
+    flags = ("--api-servers", "2")
+    with running_service(one_model, *flags, program=without("SO_REUSEPORT", "fork")) as service:
+        first, second = service.children()
+        time.sleep(1.1)  # a process that dies earlier would end the service
+        os.kill(first, signal.SIGKILL)
+        assert "restarting it" in service.read_line()
+        eventually(lambda: len(service.children()) == 2 and first not in service.children())
+        assert second in service.children()
+        for number in range(20):
+            answer = httpx.post(f"{service.url}/predict", json={"image": DIGITS[number]}, timeout=10)
+            assert answer.status_code == 200
+
+
+@pytest.mark.slow
+def test_workers_and_grpc_run_without_fork(two_models: Path) -> None:
+    flags = ("--api-servers", "2", "--executor", "workers", "--grpc-port", "0", "--api-key", "secret")
+    with running_service(two_models, *flags, program=without("fork")) as service:
+        document, headers = {"image": DIGITS[0]}, {"X-API-Key": "secret"}
+        for model in ("student", "teacher"):
+            answer = httpx.post(f"{service.url}/predict/{model}", json=document, headers=headers, timeout=10)
+            assert answer.status_code == 200
+        assert httpx.post(f"{service.url}/predict", json=document).status_code == 401
+
+
+def test_cores_are_counted_without_affinity(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert usable_cores() == len(os.sched_getaffinity(0))
+    monkeypatch.delattr(os, "sched_getaffinity")
+    assert usable_cores() == os.cpu_count()
