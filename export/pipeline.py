@@ -29,8 +29,8 @@ from serving.model.repository import (
 )
 from training.evaluation.calibration import fit_temperature
 from training.model.checkpoint import load_checkpoint
-from training.model.files import sha256
 from training.recipe.schema import Architecture
+from training.storage import sha256
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ def export_checkpoint(
     int8 is requested of an ensemble.
     """
     checkpoint = load_checkpoint(source.path)
-    network, card = checkpoint.network, checkpoint.card
+    network, card = checkpoint.network, checkpoint.metadata
     architecture = Architecture(**card["architecture"])
     if int8 and architecture.members > 1:
         raise ExportError(

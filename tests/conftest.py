@@ -11,7 +11,7 @@ from filelock import FileLock
 
 from export.pipeline import Source, export_checkpoint
 from export.splits import Splits
-from tests.support.networks import card
+from tests.support.networks import metadata
 from tests.support.samples import sample_test, sample_training
 from tests.support.service import API_KEY, Service, running_service
 from training.model.checkpoint import save_checkpoint
@@ -67,7 +67,7 @@ def _train(folder: Path) -> None:
                 optimizer.zero_grad()
                 torch.nn.functional.cross_entropy(network(inputs[batch]), digits.labels[batch]).backward()
                 optimizer.step()
-        save_checkpoint(folder / f"{name}.safetensors", network.state_dict(), card(name, architecture))
+        save_checkpoint(folder / f"{name}.safetensors", network.state_dict(), metadata(name, architecture))
 
 
 @pytest.fixture(scope="session")

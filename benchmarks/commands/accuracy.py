@@ -55,7 +55,7 @@ class Accuracy(SeedsBench):
             "models": {name: run.manifests[name].test_errors for name in names},
             "validation_errors": {name: model["validation_errors"] for name, model in run.evaluation.items()},
             "training_seconds": {name: model["seconds"] for name, model in run.evaluation.items()},
-            "fingerprints": {name: model["fingerprint"] for name, model in run.evaluation.items()},
+            "cache_keys": {name: model["cache_key"] for name, model in run.evaluation.items()},
         }
 
     def summary(self, data: dict[str, Any]) -> dict[str, Any]:

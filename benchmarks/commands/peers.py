@@ -35,7 +35,7 @@ IDLE_S = 3.0
 
 
 class Peers(Bench):
-    """Compare our service with other systems over HTTP: one image as JSON, the same model.
+    """Compare the service with other systems: same model, one image as JSON.
 
     Each system runs in a virtual environment of its own, created on first use. Before anything is timed, its answers
     are compared with onnxruntime's. A system that cannot be installed, does not start or answers wrongly fails the
@@ -45,14 +45,14 @@ class Peers(Bench):
 
     limitations = (
         *LIMITATIONS,
-        "one model that answers in a tenth of a millisecond: what the frameworks are made for besides (large models, "
-        "GPUs, clusters) is not measured",
+        "one model that runs in a tenth of a millisecond; large models, GPUs and clusters, the frameworks' purpose, "
+        "are not measured",
         "one image per request, as JSON, in the form that each system documents; bodies and answers differ in form",
         "all systems but the one under load are stopped (SIGSTOP), since idle ones would use its cores",
     )
     examples: ClassVar[tuple[str, ...]] = (
         "distillery-bench peers",
-        "distillery-bench peers --peers mosec,bare-asgi --executor inprocess --connections 16",
+        "distillery-bench peers --peers mosec,bare-asgi --connections 16",
     )
 
     models_dir: Path = Field(Path("models"), description="model repository")
@@ -146,7 +146,7 @@ class _Entrant:
     idle_cpu: float
 
     def facts(self) -> dict[str, Any]:
-        """Return what a result keeps of a system besides its rows."""
+        """Return what a result keeps of a system in addition to its rows."""
         return {
             "server": self.workload.server,
             "title": self.title,

@@ -29,7 +29,7 @@ Case = tuple[int, int, str]
 
 
 class PerfAnalyzer(Bench, UrlSettings, RepositorySettings):
-    """Measure the service with Triton's perf_analyzer: binary tensors over HTTP, seen by client and server.
+    """Measure the service with Triton's perf_analyzer: binary tensors over HTTP.
 
     Installs the program under .cache (50 MB, once) and starts the service unless --url is given. Prints tables and,
     last, one line of JSON; keeps the result in a file under --results-dir.
@@ -41,9 +41,7 @@ class PerfAnalyzer(Bench, UrlSettings, RepositorySettings):
         "perf_analyzer sends random pixels; the responses are checked before, with digits",
         "the server's counts are up to 0.1 s older than the client's",
     )
-    examples = (
-        "distillery-bench perf-analyzer --models teacher,student-int8 --batch 1,64 --concurrency 1,16",
-    )
+    examples = ("distillery-bench perf-analyzer --models teacher --concurrency 1,16",)
 
     models: list[str] = Field(["teacher", "student", "student-int8"], description="models to measure")
     batch: list[PositiveInt] = Field([1, 64], description="images per request")

@@ -44,7 +44,7 @@ class Scenarios(Bench, ServiceSettings):
     )
     examples: ClassVar[tuple[str, ...]] = (
         "distillery-bench scenarios --models teacher,student,student-int8",
-        "distillery-bench scenarios --url http://127.0.0.1:8000 --scenarios Server --bound-ms 5",
+        "distillery-bench scenarios --scenarios Server --bound-ms 5",
     )
 
     models: list[str] = Field(["teacher", "student", "student-int8"], description="models to measure")

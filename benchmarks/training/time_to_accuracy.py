@@ -78,8 +78,8 @@ def time_recipe(recipe: Recipe, folder: Path, device: Device) -> dict[str, Any]:
     while not student.history or student.history[-1]["validation_accuracy"] < NOTEBOOK_ACCURACY:
         if student.done:
             raise BenchmarkError(
-                f"the student has {student.kept_record['validation_errors']} errors on 5,000 validation digits after "
-                f"{len(student.history)} epochs, more than {1 - NOTEBOOK_ACCURACY:.2%}"
+                f"the student has {student.selected_record['validation_errors']} errors on 5,000 validation digits "
+                f"after {len(student.history)} epochs, more than {1 - NOTEBOOK_ACCURACY:.2%}"
             )
         student.train_epoch(Observer())
     return {

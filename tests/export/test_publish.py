@@ -16,7 +16,7 @@ from export.pipeline import Source, export_checkpoint, find_current
 from export.splits import Splits
 from serving.model.repository import load_model, load_repository, read_card
 from serving.model.session import open_session
-from tests.support.networks import card, used
+from tests.support.networks import metadata, used
 from training.evaluation.calibration import fit_temperature
 from training.model.checkpoint import load_checkpoint, save_checkpoint
 from training.recipe.schema import Architecture
@@ -83,7 +83,7 @@ def test_a_failed_export_leaves_the_repository_as_it_was(
 def test_an_ensemble_is_exported_but_not_quantised(splits: Splits, tmp_path: Path) -> None:
     architecture = Architecture(hidden=[8], members=2)
     checkpoint = tmp_path / "checkpoint.safetensors"
-    save_checkpoint(checkpoint, used(architecture).state_dict(), card("cnn", architecture))
+    save_checkpoint(checkpoint, used(architecture).state_dict(), metadata("cnn", architecture))
     models = tmp_path / "models"
     with pytest.raises(ExportError, match=r"cnn is an ensemble, 2 × 784-8-10, and only single networks"):
         export_checkpoint(Source("cnn", checkpoint), splits, models_dir=models, int8=True)

@@ -1,4 +1,4 @@
-"""Small networks as training leaves them, and what their checkpoints say of them."""
+"""Small networks with the statistics of trained ones, and the metadata of their checkpoints."""
 
 import torch
 
@@ -6,8 +6,8 @@ from training.model.network import Network, build
 from training.recipe.schema import Architecture
 
 
-def card(name: str, architecture: Architecture) -> dict[str, object]:
-    """What a checkpoint of these tests says of itself."""
+def metadata(name: str, architecture: Architecture) -> dict[str, object]:
+    """The metadata of a checkpoint of these tests."""
     return {
         "name": name,
         "architecture": architecture.model_dump(),
@@ -22,7 +22,7 @@ def card(name: str, architecture: Architecture) -> dict[str, object]:
 
 
 def used(architecture: Architecture) -> Network:
-    """A network of that shape with BatchNorm as training leaves it, not as it starts."""
+    """A network with random weights and random BatchNorm statistics, as if trained."""
     torch.manual_seed(0)
     network = build(architecture, dropout=0.5).eval()
     for module in network.modules():

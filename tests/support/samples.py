@@ -8,7 +8,7 @@ import pytest
 
 from training.data import mnist
 from training.data.mnist import Digits, parse_images, parse_labels, read_file, split
-from training.model.files import sha256
+from training.storage import sha256
 
 DIGITS = Path(__file__).parents[1] / "data" / "digits"
 

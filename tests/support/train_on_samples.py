@@ -13,7 +13,7 @@ import distillery
 from training.commands.sweep import Sweep
 from training.commands.train import Train
 from training.data import mnist as data
-from training.model.files import sha256
+from training.storage import sha256
 
 
 def main() -> int:

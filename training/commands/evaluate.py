@@ -10,11 +10,11 @@ from training.commands.settings import RunSettings
 from training.data.mnist import find_mnist, load_test
 from training.evaluation.evaluate import EVALUATION, Evaluator, evaluate_run
 from training.loop.device import Device
-from training.model.files import older_than
 from training.recipe.files import read_recipe
 from training.recipe.schema import FIGURES
 from training.report.figures import draw_confusion, draw_errors
 from training.runs.pipeline import DataSet, jobs
+from training.storage import is_outdated
 
 
 class Evaluate(RunSettings):
@@ -35,7 +35,7 @@ class Evaluate(RunSettings):
         )
         evaluation = evaluate_run(self.root, names, evaluator)
         errors, confusion = (self.root / FIGURES / f"{name}.png" for name in ("errors", "confusion"))
-        if older_than(self.root / EVALUATION, errors, confusion):
+        if is_outdated(self.root / EVALUATION, errors, confusion):
             draw_errors(errors, evaluation, evaluator.test)
             draw_confusion(confusion, evaluation)
         digits = sum(map(sum, evaluation[names[0]]["confusion"]))

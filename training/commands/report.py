@@ -13,13 +13,13 @@ from training.commands.progress import TrainingProgress
 from training.commands.settings import DeviceSettings, RunSettings
 from training.data.mnist import find_mnist, load_test
 from training.evaluation.evaluate import METRICS, Evaluator
-from training.model.files import older_than
 from training.recipe.files import read_recipe
 from training.recipe.schema import FIGURES
 from training.report.figures import draw_confusion, draw_errors, draw_reliability, draw_robustness
 from training.report.model_card import interval
 from training.report.report import report_run
 from training.runs.pipeline import DataSet, jobs
+from training.storage import is_outdated
 
 
 class Report(RunSettings, DeviceSettings):
@@ -61,7 +61,7 @@ class Report(RunSettings, DeviceSettings):
         names = ("errors", "confusion", "reliability", "robustness")
         figures = [self.root / FIGURES / f"{name}.png" for name in names]
         sources = [path for name in metrics for path in (self.root / name, self.root / name / METRICS)]
-        if any(older_than(source, *figures) for source in sources):
+        if any(is_outdated(source, *figures) for source in sources):
             errors, confusion, reliability, robustness = figures
             draw_errors(errors, metrics, evaluator.test)
             draw_confusion(confusion, metrics)

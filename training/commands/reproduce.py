@@ -12,16 +12,16 @@ from distillery import Metavar
 from training.commands.progress import TrainingProgress
 from training.commands.settings import DeviceSettings, RunSettings
 from training.data.mnist import find_mnist, load_test
-from training.model.files import older_than
 from training.paper.figure import draw_temperatures
 from training.paper.reproduce import REPRODUCTION, reproduce
 from training.recipe.files import read_recipe
 from training.recipe.schema import FIGURES, Units
 from training.runs.pipeline import DataSet
+from training.storage import is_outdated
 
 
 class Reproduce(RunSettings, DeviceSettings):
-    """Reproduce the MNIST section of Hinton, Vinyals and Dean 2015: 67, 146 and 74 errors.
+    """Reproduce the MNIST section of Hinton, Vinyals and Dean 2015.
 
     Trains, for every seed, the recipe's teacher and its student with and without distillation, narrower students at
     several temperatures, and students whose transfer set lacks classes. Models trained before are reused; the test
@@ -58,7 +58,7 @@ class Reproduce(RunSettings, DeviceSettings):
                 observer=progress,
             )
         figure = self.root / FIGURES / "temperatures.png"
-        if result["temperatures"] and older_than(self.root / REPRODUCTION, figure):
+        if result["temperatures"] and is_outdated(self.root / REPRODUCTION, figure):
             draw_temperatures(figure, result)
         Console().print(_table(result))
 

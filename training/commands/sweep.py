@@ -14,7 +14,7 @@ from distillery import DistilleryError, Metavar, unknown
 from training.commands.progress import SweepProgress, TrainingProgress
 from training.commands.settings import RecipeSettings
 from training.recipe.schema import SWEEP, Recipe
-from training.runs.folder import only_one
+from training.runs.folder import locked
 from training.runs.pipeline import DataSet, train_recipe
 from training.sweep.results import importances, write_results
 from training.sweep.search import Result, Search, open_study, pareto_front, storage_errors
@@ -34,8 +34,8 @@ class Sweep(RecipeSettings):
     examples: ClassVar[Sequence[str]] = (
         "distillery-train sweep --recipe best --model student --trials 50",
         "distillery-train sweep --space.loss kl,dkd --space.hidden 256-128,48-32",
-        "distillery-train sweep --timeout 3600 --storage postgresql+psycopg://user@host/name",
-        "torchrun --nproc-per-node 4 -m training sweep --recipe best    a GPU per process",
+        "distillery-train sweep --storage postgresql+psycopg://user@host/name",
+        "torchrun --nproc-per-node 4 -m training sweep --recipe best  # 4 GPUs",
     )
 
     model: Annotated[str, Metavar("STUDENT")] = Field(
@@ -58,7 +58,7 @@ class Sweep(RecipeSettings):
         search = Search(recipe, self.model, space, data, device, self.root)
         url = self.storage or f"sqlite:///{self.out / 'sweep.db'}"
         with storage_errors(url):
-            with only_one(self.root / SWEEP, wait=True), TrainingProgress() as progress:
+            with locked(self.root / SWEEP, wait=True), TrainingProgress() as progress:
                 study = open_study(url, search.name)
                 runs = train_recipe(search.teachers, data, device=device, root=self.root, observer=progress)
             with SweepProgress() as progress:

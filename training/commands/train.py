@@ -4,35 +4,36 @@ from collections.abc import Sequence
 from typing import Annotated, ClassVar
 
 from pydantic import Field
+from rich.console import Console
 
 from training.commands.progress import TrainingProgress
 from training.commands.settings import RecipeSettings
 from training.data.views import Views
-from training.loop.collective import rank
-from training.loop.distributed import follow, lead
+from training.distributed import on_rank_0, process_group, rank
 from training.loop.sanity import overfit_one_batch
 from training.model.checkpoint import load_checkpoint
-from training.model.files import older_than
 from training.recipe.schema import FIGURES, Recipe
 from training.report.figures import draw_curves, draw_digits, draw_soft_targets
 from training.runs.folder import ModelRun, read_history
 from training.runs.pipeline import DataSet, jobs, train_recipe
+from training.storage import is_outdated
 
 
 class Train(RecipeSettings):
-    """Train all models of a recipe: teachers, students, and every student's control without a teacher.
+    """Train the models of a recipe: teachers, students and their controls.
 
-    Models trained before with the same settings are reused; an interrupted training resumes after its last epoch and
-    gives the same result. The test digits are not read; `evaluate` and `report` do that.
+    A control is a student trained without its teacher. Models trained before with the same settings are reused; an
+    interrupted training resumes after its last epoch and gives the same result. The test digits are not read;
+    `evaluate` and `report` do that.
 
     Every setting of every model is an option; --help lists those of the given recipe.
     """
 
     examples: ClassVar[Sequence[str]] = (
-        "distillery-train                                 the recipe quick",
+        "distillery-train                                   # the recipe quick",
         "distillery-train --recipe notebook --seed 1",
-        "distillery-train --recipe best --seeds 1,2       three seeds",
-        "distillery-train --recipe my.toml --sanity-check",
+        "distillery-train --recipe best --seeds 1,2         # three seeds",
+        "distillery-train --recipe recipe.toml --sanity-check  # can it learn?",
         "distillery-train --student.hidden 256,128 --out runs-small",
     )
 
@@ -45,26 +46,25 @@ class Train(RecipeSettings):
 
     def run(self) -> None:
         recipe, device = self.resolved(), self.choose_device()
-        if rank():  # of several processes the first leads; a sanity check it does alone
-            if not self.sanity_check:
-                follow(device)
-            return
-        data = DataSet.of_mnist(self.data_dir)
-        with TrainingProgress() as progress:
-            if self.sanity_check:
-                overfit_one_batch(jobs(recipe), data.training, device=device, observer=progress)
-                progress.print("every network overfits one batch")
-                return
-            with lead(device, data.training, data.validation):
+        with process_group(device.type):
+            quiet = rank() > 0
+            data = on_rank_0(lambda: DataSet.of_mnist(self.data_dir))
+            with TrainingProgress(Console(quiet=quiet)) as progress:
+                if self.sanity_check:
+                    overfit_one_batch(jobs(recipe), data.training, device=device, observer=progress)
+                    progress.print("every network overfits one batch")
+                    return
                 runs = train_recipe(
                     recipe, data, device=device, root=self.root, observer=progress, seeds=self.seeds
                 )
+        if quiet:
+            return
         self._draw_figures(recipe, data, runs)
         progress.print(f"models in {self.root}, figures in {self.root / FIGURES}")
 
     def _draw_figures(self, recipe: Recipe, data: DataSet, runs: dict[str, ModelRun]) -> None:
         figures = [self.root / FIGURES / f"{name}.png" for name in ("digits", "soft_targets", "curves")]
-        if not any(older_than(run.link, *figures) for run in runs.values()):
+        if not any(is_outdated(run.link, *figures) for run in runs.values()):
             return
         digits, soft_targets, curves = figures
         first = next(iter(recipe.models))

@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 
 from distillery import DistilleryError
-from training.model.files import sha256, write_atomically
 from training.model.network import CLASSES
+from training.storage import sha256, write_atomically
 
 SHA256 = {
     "train-images-idx3-ubyte": "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",

@@ -1,8 +1,8 @@
-"""What a network sees of the training digits in each epoch.
+"""Augmented views of the training digits, one per epoch.
 
-Views are drawn from the recipe's seed and their number alone, never from the model that looks at them: a teacher, its
-student and the student's control see the very same pictures ("function matching", Beyer et al. 2022), and what a
-teacher says of a view can be kept for whoever learns from it next.
+A view depends on the recipe's seed and the view's number alone, never on the model that is trained with it: a teacher,
+its student and the student's control are shown the same images ("function matching", Beyer et al. 2022,
+arXiv:2106.05237), and a teacher's logits for a view serve all its students.
 """
 
 import hashlib
@@ -12,53 +12,54 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from training.data.augmentation import jitter
+from training.data.augmentation import CHUNK, jitter
+from training.distributed import compute_in_shares
 from training.recipe.schema import Augmentation, Model
 
 PLAIN = 0
-"""The number of the view that shows the digits as they are."""
-KEPT = 40
-"""Views that come round again and stay in memory, for all models of a process: 43 MB each with MNIST's 55,000."""
+"""The number of the view without augmentation."""
+CACHED_VIEWS = 40
+"""Recurring views kept in memory for all models of a process: 43 MB each with MNIST's 55,000 digits."""
 
 
-def draw_seed(*decisive: object) -> int:
-    """Return the seed of the random numbers for what is named by `decisive`, in the 63 bits that torch takes."""
-    digest = hashlib.sha256("/".join(map(str, decisive)).encode()).digest()
+def draw_seed(*key: object) -> int:
+    """Return a seed for the random numbers that `key` names: 63 bits, as torch's generators accept."""
+    digest = hashlib.sha256("/".join(map(str, key)).encode()).digest()
     return int.from_bytes(digest[:8]) >> 1
 
 
 class Views:
-    """The views of `images`, uint8 `[N, 28, 28]`, that `model` is shown, by the recipe's seed."""
+    """The views of `images`, uint8 `[N, 28, 28]`, that `model` is trained with, from the recipe's `seed`."""
 
     def __init__(self, images: Tensor, model: Model, seed: int) -> None:
         self.images, self.augmentation, self.seed = images, model.augmentation, seed
         self.different = model.views or model.epochs
-        # New views every epoch are not seen again by this model, and would only fill the memory.
+        # A new view in every epoch does not recur for this model, and would only fill the memory.
         self._draw = self.draw if model.views else self.draw.__wrapped__
 
     def of(self, images: Tensor) -> "Views":
-        """The same views of other images."""
+        """Return the same views of other images."""
         other = copy(self)
         other.images = images
         return other
 
     def number(self, epoch: int) -> int:
-        """Return which view is shown in `epoch` (from 1): `PLAIN`, or one of those that come round again."""
+        """Return the number of the view for `epoch` (from 1): `PLAIN`, or a recurring number from 1."""
         return (epoch - 1) % self.different + 1 if self.augmentation.enabled else PLAIN
 
     def show(self, number: int) -> Tensor:
-        """Return that view of every digit, uint8 `[N, 28, 28]`."""
+        """Return view `number` of every digit, uint8 `[N, 28, 28]`."""
         if number == PLAIN:
             return self.images
         return self._draw(self.images, self.augmentation, self.seed, number)
 
     @staticmethod
-    @lru_cache(maxsize=KEPT)
+    @lru_cache(maxsize=CACHED_VIEWS)
     def draw(images: Tensor, augmentation: Augmentation, seed: int, number: int) -> Tensor:
-        """Return view `number` of `images` (the same tensor, not an equal one, for what is kept to be found)."""
-        return jitter(images, augmentation, random=random_of_view(seed, number))
+        """Return view `number` of `images`; cached by the identity of the tensor, not by its values."""
+        generator = torch.Generator().manual_seed(draw_seed(seed, "view", number))
 
+        def draw_part(part: slice) -> Tensor:
+            return jitter(images[part], augmentation, random=generator, after=part.start)
 
-def random_of_view(seed: int, number: int) -> torch.Generator:
-    """Return the random numbers that view `number` is drawn from."""
-    return torch.Generator().manual_seed(draw_seed(seed, "view", number))
+        return compute_in_shares(torch.empty_like(images), draw_part, step=CHUNK)

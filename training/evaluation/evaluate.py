@@ -19,10 +19,10 @@ from training.evaluation.metrics import Predict, all_metrics, error_metrics
 from training.loop.device import Device
 from training.loop.trainer import predict
 from training.model.checkpoint import load_checkpoint
-from training.model.files import sha256, write_atomically
 from training.model.network import Network, normalise
 from training.runs.pipeline import DataSet
 from training.runs.trained import Trained, current_model
+from training.storage import sha256, write_atomically
 
 EVALUATION = "evaluation.json"
 """In a run's folder: the errors of its models."""
@@ -39,7 +39,7 @@ METADATA_FIELDS = (
     "recipe",
     "dataset",
     "tools",
-    "fingerprint",
+    "cache_key",
 )
 """Of a checkpoint's metadata, what an evaluation repeats."""
 BATCH = 1_000
@@ -163,7 +163,7 @@ def evaluate_run(root: Path, names: Sequence[str], evaluator: Evaluator) -> dict
     evaluation = {}
     models = {name: current_model(root, name) for name in names}
     for name, model in models.items():
-        metrics, metadata = evaluator.errors(model), load_checkpoint(model.checkpoint).card
+        metrics, metadata = evaluator.errors(model), load_checkpoint(model.checkpoint).metadata
         evaluation[name] = {
             key: metrics[key] for key in ("errors", "accuracy", "loss", "confusion", "misclassified")
         }

@@ -1,7 +1,7 @@
-"""The training loop: resident digits, one network, epochs that can be stopped and taken up again.
+"""The training loop: digits in memory, one network, epochs between which training can be stopped and resumed.
 
-All randomness of an epoch comes from a seed made of the recipe's seed, the model's role and the epoch, and the
-learning rate is a function of the epochs so far. So the state between two epochs is weights, moments, history.
+All random numbers of an epoch are seeded by the recipe's seed, the model's role and the epoch, and the learning rate
+is a function of the epochs so far. So the state between two epochs is weights, optimizer moments and history.
 """
 
 import math
@@ -15,6 +15,7 @@ from torch.nn import functional
 
 from training.data.mnist import Digits, without
 from training.data.views import Views, draw_seed
+from training.distributed import data_parallel, gather_logits, on_rank_0, rank, share, size
 from training.loop.device import Device
 from training.loop.losses import distillation_loss
 from training.loop.schedule import one_cycle, plateau
@@ -22,23 +23,23 @@ from training.loop.soft_targets import SoftTargets
 from training.model.network import CLASSES, HiddenLayer, Network, build, normalise
 from training.recipe.schema import ALONE, Distillation, Model
 
-REPORT_EVERY_S = 0.1
+REPORT_INTERVAL_S = 0.1
 EVALUATION_BATCH = 2_500
 
 Record = dict[str, float]
-"""One epoch: epoch, loss, accuracy, validation_loss, validation_errors, validation_accuracy, learning_rate (at its
-end), images_per_second, seconds."""
+"""One epoch: epoch, loss (nats), accuracy, validation_loss, validation_errors, validation_accuracy, learning_rate (of
+its last step), images_per_second, seconds."""
 
 
 @dataclass(frozen=True)
 class Job:
-    """One model to train: everything that decides its weights but the digits and the teacher."""
+    """One model to train: everything its weights depend on but the digits and the teacher."""
 
     name: str
     model: Model
     seed: int
     view_seed: int | None = None
-    """Where the views are not those of `seed`: students of several seeds share what their teacher said of them."""
+    """The seed of the views if not `seed`: students of several seeds share views and soft targets."""
 
     @property
     def distillation(self) -> Distillation | None:
@@ -46,11 +47,11 @@ class Job:
 
     @property
     def role(self) -> str:
-        """A student and its control have one role: they start from the same weights and see the same batches."""
+        """The name without `-alone`: a student and its control start from the same weights and use the same batches."""
         return self.name.removesuffix(ALONE)
 
     def draw_seed(self, epoch: int) -> int:
-        """Return the seed of all random numbers of `epoch` but its views; epoch 0 draws the initial weights."""
+        """Return the seed of all random numbers of `epoch` except the views; epoch 0: the initial weights."""
         return draw_seed(self.seed, self.role, epoch)
 
 
@@ -74,7 +75,10 @@ class Observer:
 
 
 class Training:
-    """A network between two epochs of its training."""
+    """The training of one network, between two epochs. Every rank of a process group holds one (SPMD).
+
+    `selected` holds the weights of the epoch that the checkpoint will hold: see `selected_record`.
+    """
 
     def __init__(
         self,
@@ -86,7 +90,7 @@ class Training:
         teacher: SoftTargets | None = None,
     ) -> None:
         if (teacher is None) != (job.distillation is None):
-            raise ValueError(f"{job.name}: a distillation needs a teacher, and only a distillation does")
+            raise ValueError(f"{job.name}: a teacher is required with a distillation, and only then")
         self.job, self.device, self.teacher = job, device, teacher
         self.digits = device.move(without(digits, job.model.leave_out))
         self.validation = device.move(validation)
@@ -95,11 +99,12 @@ class Training:
         )
         torch.manual_seed(job.draw_seed(0))
         self.network = build(job.model, dropout=job.model.dropout).to(device.type)
+        self._data_parallel = data_parallel(self.network)
         self.optimizer = torch.optim.AdamW(
             self.network.parameters(), weight_decay=job.model.weight_decay, fused=True
         )
         self.history: list[Record] = []
-        self.kept = _copy(self.network)
+        self.selected = _copy(self.network)
 
     @property
     def done(self) -> bool:
@@ -107,14 +112,14 @@ class Training:
         return len(self.history) >= self.job.model.epochs
 
     @property
-    def kept_record(self) -> Record:
-        """The epoch whose weights are kept: fewest validation errors, then the smallest loss there; or the last."""
+    def selected_record(self) -> Record:
+        """The epoch with the fewest validation errors, of equals the lowest loss; the last with `keep = "last"`."""
         if self.job.model.keep == "last":
             return self.history[-1]
         return min(self.history, key=lambda record: (record["validation_errors"], record["validation_loss"]))
 
     def train_epoch(self, observer: Observer) -> None:
-        """Train one epoch, validate, keep the weights if they are the best so far, or the last are wanted."""
+        """Train one epoch, validate, and select the weights if they are the best so far."""
         epoch, start = len(self.history) + 1, time.perf_counter()
         view = self.views.number(epoch)
         images = self.views.show(view)
@@ -124,7 +129,7 @@ class Training:
         steps = len(batches)
         loss_sum = torch.zeros((), device=self.device.type)
         hits = torch.zeros((), dtype=torch.int64, device=self.device.type)
-        seen, told, members = 0, 0.0, self.job.model.members
+        seen, reported, members = 0, 0.0, self.job.model.members
         for step, places in enumerate(batches, start=1):
             rate = self.set_rate(epoch - 1 + step / steps)
             labels = self.digits.labels[places]
@@ -132,11 +137,11 @@ class Training:
                 images[places], labels, targets[places] if targets is not None else None
             )
             loss_sum += loss * len(places)
-            hits += (logits.view(members, -1, CLASSES).argmax(2) == labels).sum()
+            hits += (logits.argmax(2) == labels).sum()
             seen += len(places)
             now = time.perf_counter()
-            if now - told > REPORT_EVERY_S or step == steps:
-                told = now
+            if now - reported > REPORT_INTERVAL_S or step == steps:
+                reported = now
                 figures: Record = {
                     "loss": loss_sum.item() / seen,
                     "accuracy": hits.item() / (seen * members),
@@ -146,31 +151,31 @@ class Training:
                 observer.advanced(self.job, progress=epoch - 1 + step / steps, figures=figures)
         seconds = time.perf_counter() - start
         record = {"epoch": epoch, **figures, **self.validate(), "seconds": seconds}
-        self.keep(record)
+        self.finish_epoch(record)
         observer.finished_epoch(self.job, record)
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """Return everything the next epoch depends on: named tensors and JSON facts."""
+        """Return everything the next epoch depends on: tensors by name, and values for JSON."""
         tensors = {f"network.{name}": value for name, value in self.network.state_dict().items()}
-        tensors |= {f"kept.{name}": value for name, value in self.kept.items()}
+        tensors |= {f"selected.{name}": value for name, value in self.selected.items()}
         for index, moments in self.optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{index}.{name}": value for name, value in moments.items()}
         return tensors, {"history": self.history}
 
     def restore(self, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
-        """Take up where `state` was taken."""
-        parts: dict[str, dict[str, Tensor]] = {"network": {}, "kept": {}, "optimizer": {}}
+        """Continue from what `state` returned."""
+        parts: dict[str, dict[str, Tensor]] = {"network": {}, "selected": {}, "optimizer": {}}
         for name, value in tensors.items():
             part, _, rest = name.partition(".")
             parts[part][rest] = value.to(self.device.type)
         self.network.load_state_dict(parts["network"])
-        self.kept = parts["kept"]
+        self.selected = parts["selected"]
         moments: dict[int, dict[str, Tensor]] = {}
         weights = list(self.network.parameters())
         for name, value in parts["optimizer"].items():
             index, _, moment = name.partition(".")
             weight = weights[int(index)]
-            # The fused step reads weights and moments side by side in memory, and a convolution's are channels last.
+            # The fused step requires weights and moments of one memory format; convolutions are channels last.
             laid_out = torch.empty_like(weight).copy_(value) if value.shape == weight.shape else value
             moments.setdefault(int(index), {})[moment] = laid_out
         groups = self.optimizer.state_dict()["param_groups"]
@@ -178,35 +183,39 @@ class Training:
         self.history = list(facts["history"])
 
     def batches(self, epoch: int) -> tuple[Tensor, ...]:
-        """Return the places of each batch's digits, and let all random numbers that follow be those of `epoch`."""
+        """Return the indices of each batch's digits; seeds all random numbers of `epoch` that follow."""
         torch.manual_seed(self.job.draw_seed(epoch))
         steps = math.ceil(len(self.digits) / self.job.model.batch_size)
         # Nearly equal batches: a small last one would give BatchNorm poor statistics.
-        return torch.randperm(len(self.digits)).to(self.device.type).tensor_split(steps)
+        batches = torch.randperm(len(self.digits)).to(self.device.type).tensor_split(steps)
+        if size() > 1:  # dropout differs between ranks
+            torch.manual_seed(draw_seed(self.job.draw_seed(epoch), rank()))
+        return batches
 
     def logits(self, images: Tensor) -> Tensor:
-        """Return the logits of a batch, `float32 [members · N, 10]`."""
+        """Return the logits of a batch, uint8 `[N, 28, 28]`, of every member: `float32 [members, N, 10]`."""
+        part = share(len(images))
         with self.device.autocast():
-            logits: Tensor = self.network(normalise(images)).float()
-        return logits
+            own: Tensor = self._data_parallel(normalise(images[part])).float()
+        return gather_logits(own.view(self.job.model.members, -1, CLASSES), part, len(images))
 
     def validate(self) -> Record:
-        """Return what `validate` says of the network now."""
-        return validate(self.network, self.validation)
+        """Return validation_loss (nats), validation_errors and validation_accuracy of the network now."""
+        return on_rank_0(lambda: validate(self.network, self.validation))
 
     def _step(self, images: Tensor, labels: Tensor, targets: Tensor | None) -> tuple[Tensor, Tensor]:
-        """One step on uint8 `[N, 28, 28]`; return the members' mean loss, and their logits `[members · N, 10]`."""
+        """Train one step on uint8 `[N, 28, 28]`; return the members' mean loss and logits `[members, N, 10]`."""
         logits = self.logits(images)
-        losses = torch.stack([self.loss(own, labels, targets) for own in torch.split(logits, len(labels))])
+        losses = torch.stack([self.loss(of_member, labels, targets) for of_member in logits])
         self.optimizer.zero_grad()
-        losses.sum().backward()  # type: ignore[no-untyped-call] # each member learns as it would alone
+        losses.sum().backward()  # type: ignore[no-untyped-call] # not the mean: members train independently
         self.optimizer.step()
         if self.job.model.max_norm:
             limit_norms(self.network, self.job.model.max_norm)
         return losses.detach().mean(), logits
 
     def loss(self, logits: Tensor, labels: Tensor, targets: Tensor | None) -> Tensor:
-        """Return the loss of one network on a batch, with the teacher's logits if it has a teacher."""
+        """Return the loss of one network on a batch, a scalar; `targets` are the teacher's logits, if any."""
         settings = self.job.distillation
         if settings is None or targets is None:
             return functional.cross_entropy(logits, labels)
@@ -221,7 +230,7 @@ class Training:
         )
 
     def set_rate(self, epochs: float) -> float:
-        """Let the optimizer have the learning rate after so many `epochs`, and return it."""
+        """Set the optimizer's learning rate for progress `epochs` (a fraction), and return it."""
         settings = self.job.model
         if settings.schedule == "one-cycle":
             share = one_cycle(epochs / settings.epochs)
@@ -231,16 +240,16 @@ class Training:
             group["lr"] = settings.learning_rate * share
         return settings.learning_rate * share
 
-    def keep(self, record: Record) -> None:
-        """Add an epoch to the history, and keep its weights if they are the best so far, or the last are wanted."""
+    def finish_epoch(self, record: Record) -> None:
+        """Add an epoch to the history, select its weights if they are the best, and restore these on a plateau."""
         self.history.append(record)
-        if self.kept_record is record:
-            self.kept = _copy(self.network)
+        if self.selected_record is record:
+            self.selected = _copy(self.network)
         settings, losses = self.job.model, self._losses()
         if settings.schedule == "plateau" and (
             plateau(losses, settings.patience) < plateau(losses[:-1], settings.patience)
         ):
-            self.network.load_state_dict(self.kept)  # a smaller rate starts from the best place found
+            self.network.load_state_dict(self.selected)  # the lower rate starts from the best weights
 
     def _losses(self) -> list[float]:
         return [record["validation_loss"] for record in self.history]
@@ -255,7 +264,7 @@ def predict(network: Network, images: Tensor) -> Tensor:
 
 
 def limit_norms(network: Network, longest: float) -> None:
-    """Shorten every hidden unit's incoming weight vector to `longest` (max-norm: Hinton et al. 2012, section 2)."""
+    """Limit the norm of every hidden unit's incoming weights to `longest` (Hinton et al. 2012, arXiv:1207.0580)."""
     with torch.no_grad():
         for module in network.modules():
             if isinstance(module, HiddenLayer):

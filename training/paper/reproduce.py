@@ -22,12 +22,12 @@ from training.data.mnist import Digits
 from training.loop.device import Device
 from training.loop.trainer import Observer, predict
 from training.model.checkpoint import load_checkpoint
-from training.model.files import write_atomically
 from training.model.network import CLASSES
 from training.paper.transfer_sets import TRANSFER_SETS, correct, find_offsets, over_seeds
 from training.recipe.schema import ALONE, Recipe
 from training.runs.folder import ModelRun
 from training.runs.pipeline import DataSet, train_recipe
+from training.storage import write_atomically
 
 REPRODUCTION = "reproduction.json"
 NARROW = "narrow"
@@ -83,13 +83,13 @@ def reproduce(
     for seed in seeds:
         planned = plan(recipe, seed, units=units, temperatures=temperatures)
         trained[seed] = train_recipe(planned, data, device=device, root=root, observer=observer)
-    fingerprints = {
-        str(seed): {name: run.fingerprint for name, run in runs.items()} for seed, runs in trained.items()
+    cache_keys = {
+        str(seed): {name: run.cache_key for name, run in runs.items()} for seed, runs in trained.items()
     }
     kept = root / REPRODUCTION
     if kept.exists():
         known: dict[str, Any] = json.loads(kept.read_bytes())
-        if known["fingerprints"] == fingerprints:
+        if known["cache_keys"] == cache_keys:
             return known
     prior = torch.bincount(data.training.labels, minlength=CLASSES) / len(data.training)
     validated = [_logits(runs, data.validation.images, TRANSFER_SETS) for runs in trained.values()]
@@ -122,7 +122,7 @@ def reproduce(
             }
             for name, transfer in TRANSFER_SETS.items()
         },
-        "fingerprints": fingerprints,
+        "cache_keys": cache_keys,
     }
     write_atomically(kept, (json.dumps(result) + "\n").encode())
     return result

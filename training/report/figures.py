@@ -18,9 +18,9 @@ from torch import Tensor
 from training.data.mnist import Digits
 from training.data.views import PLAIN, Views
 from training.loop.trainer import Record, predict
-from training.model.files import write_atomically
 from training.model.network import CLASSES, Network
 from training.recipe.schema import ALONE
+from training.storage import write_atomically
 
 COLOURS = ("#4c566a", "#2a7de1", "#d08770", "#5b9a3c", "#9a5bb5", "#c0392b", "#00838f")
 TEMPERATURES = (1, 4, 8, 20)

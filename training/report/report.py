@@ -17,11 +17,11 @@ from training.evaluation.evaluate import METADATA_FIELDS, Evaluator
 from training.evaluation.metrics import error_mask
 from training.evaluation.significance import mean_interval, paired_over_seeds
 from training.model.checkpoint import load_checkpoint
-from training.model.files import write_atomically
 from training.recipe.files import to_toml
 from training.recipe.schema import ALONE
 from training.report.model_card import model_card
 from training.runs.trained import Trained, current_model, over_seeds
+from training.storage import write_atomically
 
 REPORT, CARD = "report.json", "MODEL_CARD.md"
 DECIMALS = 6
@@ -51,7 +51,7 @@ def report_run(
 def _report(
     model: Trained, rows: dict[str, Any], saved: dict[str, Any] | None, evaluator: Evaluator
 ) -> dict[str, Any]:
-    metrics, metadata = evaluator.metrics(model), load_checkpoint(model.checkpoint).card
+    metrics, metadata = evaluator.metrics(model), load_checkpoint(model.checkpoint).metadata
     return {
         "headline": _headline(rows[model.name], metrics, saved),
         "name": model.name,
@@ -73,7 +73,7 @@ def _row(model: Trained, trained: Mapping[int, Trained], evaluator: Evaluator) -
     corrupted = [count for counts in metrics["robustness"].values() for count in counts]
     return {
         "architecture": str(model.model.architecture),
-        "parameters": load_checkpoint(model.checkpoint).card["parameters"],
+        "parameters": load_checkpoint(model.checkpoint).metadata["parameters"],
         "seed": model.seed,
         "errors": metrics["errors"],
         "accuracy": metrics["accuracy"],

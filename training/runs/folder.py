@@ -1,99 +1,108 @@
-"""Where a run lives, and when a model is done.
+"""Layout of a runs folder, and the state of each model in it.
 
-runs/<recipe>/<model>-<fingerprint>/    one folder for each set of settings: nothing is ever overwritten
-    recipe.json                         everything that decides the weights
-    history.jsonl, history.csv          one line an epoch
-    state.safetensors                   after each epoch, until the training is finished
-    model.safetensors                   the weights of the epoch that is kept; there only when finished
-    evidence.json, report.json          what it answers to the test digits, and what follows, once reported
-    MODEL_CARD.md                       the same for people
+runs/<recipe>/<model>-<cache key>/      one folder for each set of settings: nothing is ever overwritten
+    recipe.json                         everything the weights depend on; its hash is the cache key
+    history.jsonl, history.csv          one line per epoch
+    state.safetensors                   after each epoch, until training is finished
+    model.safetensors                   the weights of the selected epoch; present only when training is finished
+    evidence.json, report.json          results on the test digits, written by `distillery-train report`
+    MODEL_CARD.md                       the same as a document
 runs/<recipe>/<model>                   symbolic link to the current one
 """
 
 import csv
-import fcntl
 import hashlib
 import io
 import json
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
+from torch import Tensor
+
 from distillery import DistilleryError
+from training.distributed import on_rank_0
 from training.loop.trainer import Record, Training
-from training.model.checkpoint import load_tensors, save_checkpoint, save_tensors
-from training.model.files import write_atomically
+from training.model.checkpoint import load_checkpoint, load_tensors, save_checkpoint, save_tensors
+from training.storage import write_atomically
+
+LOCK = ".lock"
 
 
 class RunError(DistilleryError):
     """A runs folder that cannot be used."""
 
 
-def fingerprint(decisive: dict[str, Any]) -> str:
-    """Return a hash of everything that decides something."""
-    return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
+def cache_key(inputs: dict[str, Any]) -> str:
+    """Return a hash of everything that a result depends on: equal inputs, equal result."""
+    return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
 
 
 class ModelRun:
-    """The files of one model with one set of settings."""
+    """The files of one model with one set of settings.
 
-    def __init__(self, root: Path, name: str, decisive: dict[str, Any], *, identity: str) -> None:
+    `inputs` is everything the weights depend on; `key` its hash, see `cache_key`.
+    """
+
+    def __init__(self, root: Path, name: str, inputs: dict[str, Any], *, key: str) -> None:
         self.name = name
-        self.decisive = decisive
-        self.fingerprint = identity
-        self.folder = root / f"{name}-{self.fingerprint[:8]}"
+        self.inputs = inputs
+        self.cache_key = key
+        self.folder = root / f"{name}-{key[:8]}"
         self.link = root / name
         self.checkpoint = self.folder / "model.safetensors"
         self._state = self.folder / "state.safetensors"
 
-    @property
-    def finished(self) -> bool:
-        """Whether the model is trained with just these settings."""
-        return self.checkpoint.exists()
+    def metadata(self) -> dict[str, Any] | None:
+        """Return the metadata of the finished checkpoint, None before. Raises `CheckpointError`."""
+        return load_checkpoint(self.checkpoint).metadata if self.checkpoint.exists() else None
 
-    def resume(self, training: Training) -> None:
-        """Prepare the folder, and take `training` to where an interrupted one stopped."""
-        for leftover in self.folder.glob(".*-*"):  # of a write that was killed
+    def prepare(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+        """Create the folder; return the state of an interrupted training, if any. Raises `CheckpointError`."""
+        for leftover in self.folder.glob(".*-*"):  # temporary files of a killed process
             leftover.unlink()
-        write_atomically(self.folder / "recipe.json", _json(self.decisive))
-        if self._state.exists():
-            try:
-                training.restore(*load_tensors(self._state))
-            except KeyError as error:
-                raise RunError(
-                    f"{self._state} was written by another version of distillery-train: it has {error}; delete it, "
-                    "and the training begins again"
-                ) from None
+        write_atomically(self.folder / "recipe.json", (json.dumps(self.inputs, indent=2) + "\n").encode())
+        return load_tensors(self._state) if self._state.exists() else None
+
+    def resume(self, training: Training, state: tuple[dict[str, Tensor], dict[str, Any]]) -> None:
+        """Restore `training` from what `prepare` returned. Raises `RunError` for an incompatible state."""
+        try:
+            training.restore(*state)
+        except KeyError as error:
+            raise RunError(
+                f"{self._state} was written by another version of distillery-train: unexpected {error}; "
+                "delete it to start this training again"
+            ) from None
 
     def save(self, training: Training) -> None:
-        """Keep what an interrupted training needs to go on, and the history for people."""
+        """Write the state from which an interrupted training resumes, and the history."""
         save_tensors(self._state, *training.state())
         self._write_history(training.history)
 
-    def finish(self, training: Training, card: dict[str, Any]) -> None:
-        """Publish the weights to keep."""
+    def finish(self, training: Training, metadata: dict[str, Any]) -> None:
+        """Write the checkpoint of the selected epoch."""
         self._write_history(training.history)
-        save_checkpoint(self.checkpoint, training.kept, card)
+        save_checkpoint(self.checkpoint, training.selected, metadata)
 
     def drop_state(self) -> None:
-        """Take away the state of a finished model: it has done its work."""
+        """Delete the state of a finished training."""
         self._state.unlink(missing_ok=True)
 
     def make_current(self) -> None:
-        """Let `runs/<recipe>/<model>` name this model. Raises `RunError` when something else is there."""
+        """Point `runs/<recipe>/<model>` to this model. Raises `RunError` if that path is not a link."""
         if self.link.exists() and not self.link.is_symlink():
             raise RunError(f"{self.link} is not a link to a trained model; move it away")
         if self.link.is_symlink() and self.link.readlink() == Path(self.folder.name):
-            return  # its date says since when the model is the current one
+            return  # the date of the link says since when the model is the current one
         temporary = self.link.with_name(f".{self.name}-link")
         temporary.unlink(missing_ok=True)
         temporary.symlink_to(self.folder.name)
         temporary.replace(self.link)
 
     def drop_stale_link(self) -> None:
-        """Take away a link to a model of other settings, so that nobody mixes it with the new ones."""
+        """Delete a link to a model with other settings, so that it is not mixed with new ones."""
         if self.link.is_symlink() and self.link.readlink() != Path(self.folder.name):
             self.link.unlink()
 
@@ -108,7 +117,7 @@ class ModelRun:
 
 
 def read_history(folder: Path) -> list[Record]:
-    """Return a model's epochs. Raises `RunError` for a model without a history."""
+    """Return the records of a model's epochs. Raises `RunError` if there are none."""
     try:
         lines = (folder / "history.jsonl").read_text(encoding="utf-8").splitlines()
     except FileNotFoundError:
@@ -117,30 +126,30 @@ def read_history(folder: Path) -> list[Record]:
 
 
 @contextmanager
-def only_one(root: Path, *, wait: bool = False) -> Iterator[None]:
-    """Keep a second training out of `root`: raise `RunError` there, or wait. A killed process frees it."""
-    root.mkdir(parents=True, exist_ok=True)
-    lock = os.open(root, os.O_RDONLY)
-    try:
+def locked(folder: Path, *, wait: bool = False) -> Iterator[None]:
+    """Exclude other commands from `folder`: wait for them, or raise `RunError`. A killed process frees its lock."""
+    lock = FileLock(folder / LOCK, timeout=-1 if wait else 0)
+
+    def acquire() -> None:
+        folder.mkdir(parents=True, exist_ok=True)
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except BlockingIOError:
+            lock.acquire()
+        except Timeout:
             raise RunError(
-                f"another distillery-train is at work in {root}; wait for it, or use --out"
+                f"another distillery-train is running in {folder}; wait for it, or choose another folder with --out"
             ) from None
+
+    on_rank_0(acquire)
+    try:
         yield
     finally:
-        os.close(lock)
+        lock.release()
 
 
-def at_work(root: Path) -> bool:
-    """Return whether some process has `root` to itself."""
+def is_locked(folder: Path) -> bool:
+    """Return whether another command holds the lock of `folder`."""
     try:
-        with only_one(root):
+        with FileLock(folder / LOCK, timeout=0):
             return False
-    except RunError:
+    except Timeout:
         return True
-
-
-def _json(content: object) -> bytes:
-    return (json.dumps(content, indent=2) + "\n").encode()

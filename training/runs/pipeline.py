@@ -1,11 +1,12 @@
-"""A recipe from beginning to end: every model in its order, each student after its teacher.
+"""Train the models of a recipe in order, each student after its teacher.
 
-What is trained already is used again; what was interrupted goes on.
+A finished model with the same settings is reused; an interrupted one is resumed after its last epoch.
 """
 
 import platform
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -13,21 +14,20 @@ from typing import Any
 import torch
 
 from training.data.mnist import SHA256, Digits, find_mnist, load_training
-from training.loop.collective import size
+from training.distributed import on_rank_0, size
 from training.loop.device import Device
-from training.loop.distributed import SharedTraining, new_training
 from training.loop.soft_targets import SoftTargets
 from training.loop.trainer import Job, Observer, Training
 from training.model.checkpoint import load_checkpoint
 from training.recipe.schema import ALONE, Recipe
-from training.runs.folder import ModelRun, fingerprint, only_one
+from training.runs.folder import ModelRun, cache_key, locked
 
-REVISION = 2
-"""Raised whenever the same recipe comes to mean other weights, so that older ones are not taken for them."""
+REVISION = 3
+"""Incremented when the same recipe begins to give other weights or other files, so that older models are not reused."""
 
 
 def jobs(recipe: Recipe) -> list[Job]:
-    """Return the models of `recipe` in the order they are trained; a student's control comes before it."""
+    """Return the models of `recipe` in the order of training; a student's control comes before it."""
     found = []
     teachers = {model.distillation.teacher for model in recipe.models.values() if model.distillation}
     for name, model in recipe.models.items():
@@ -42,7 +42,7 @@ def jobs(recipe: Recipe) -> list[Job]:
 
 @dataclass(frozen=True)
 class DataSet:
-    """Digits to learn from and to validate with, and the hashes of the files they come from."""
+    """Training and validation digits, and the SHA-256 of the files they come from, by name."""
 
     training: Digits
     validation: Digits
@@ -63,14 +63,14 @@ def train_recipe(
     observer: Observer,
     seeds: Sequence[int] = (),
 ) -> dict[str, ModelRun]:
-    """Train the models of `recipe` into `root` and return them by name; raises `DistilleryError`.
+    """Train the models of `recipe` into `root` and return them by name. Raises `DistilleryError`.
 
-    The models are trained with all other `seeds` too, one seed after another; links name those of the recipe's own.
+    `seeds` are trained too, one after another; the links in `root` name the models of the recipe's own seed.
     """
-    with only_one(root):
+    with locked(root):
         current = _runs(recipe, data, device=device, root=root)
         for run in current.values():
-            run.drop_stale_link()
+            on_rank_0(run.drop_stale_link)
         for seed in dict.fromkeys([recipe.seed, *seeds]):
             of_seed = recipe.model_copy(update={"seed": seed})
             runs = _runs(of_seed, data, device=device, root=root)
@@ -78,30 +78,16 @@ def train_recipe(
                 run, teacher = runs[job.name], _teacher(job, runs)
                 train_model(job, run, data, device=device, teacher=teacher, observer=observer)
                 if seed == recipe.seed:
-                    run.make_current()
+                    on_rank_0(run.make_current)
     return current
 
 
-def _runs(recipe: Recipe, data: DataSet, *, device: Device, root: Path) -> dict[str, ModelRun]:
-    runs: dict[str, ModelRun] = {}
-    for job in jobs(recipe):
-        runs[job.name] = model_run(job, data, device=device, root=root, teacher=_teacher(job, runs))
-    return runs
-
-
-def model_run(
-    job: Job,
-    data: DataSet,
-    *,
-    device: Device,
-    root: Path,
-    teacher: ModelRun | None,
-) -> ModelRun:
-    """Return where `job` is trained, or has been."""
-    decisive = _decisive(job, data, device, teacher.fingerprint if teacher else None)
-    # A setting left at its default is as if it were not there: a new one changes no older model's identity.
+def model_run(job: Job, data: DataSet, *, device: Device, root: Path, teacher: ModelRun | None) -> ModelRun:
+    """Return the run of `job`, trained or not."""
+    inputs = _inputs(job, data, device, teacher.cache_key if teacher else None)
+    # The key leaves out settings at their defaults: a new setting does not change the key of older models.
     chosen = job.model.model_dump(exclude={"control"}, exclude_defaults=True)
-    return ModelRun(root, job.name, decisive, identity=fingerprint(decisive | {"model": chosen}))
+    return ModelRun(root, job.name, inputs, key=cache_key(inputs | {"model": chosen}))
 
 
 def train_model(
@@ -113,53 +99,57 @@ def train_model(
     teacher: ModelRun | None,
     observer: Observer,
 ) -> dict[str, Any]:
-    """Train one model if it is not trained yet, and return its card; no link names it yet."""
-    with only_one(run.folder, wait=True):  # a sweep may be at the same one
-        if run.finished:
-            card = load_checkpoint(run.checkpoint).card
-            observer.reused(job, card)
+    """Train one model unless it is finished, and return the metadata of its checkpoint; does not link it."""
+    with locked(run.folder, wait=True):  # a sweep may be training the same model
+        metadata = on_rank_0(run.metadata)
+        if metadata is not None:
+            observer.reused(job, metadata)
         else:
-            training = _begin(job, data, device=device, teacher=teacher)
-            card = _train(job, run, data, training, observer=observer)
-            observer.finished(job, card)
-        run.drop_state()
-    return card
+            training = _train(job, run, data, device=device, teacher=teacher, observer=observer)
+            metadata = _metadata(job, run, training, data)
+            on_rank_0(partial(run.finish, training, metadata))
+            observer.finished(job, metadata)
+        on_rank_0(run.drop_state)
+    return metadata
+
+
+def _runs(recipe: Recipe, data: DataSet, *, device: Device, root: Path) -> dict[str, ModelRun]:
+    runs: dict[str, ModelRun] = {}
+    for job in jobs(recipe):
+        runs[job.name] = model_run(job, data, device=device, root=root, teacher=_teacher(job, runs))
+    return runs
 
 
 def _teacher(job: Job, runs: dict[str, ModelRun]) -> ModelRun | None:
     return runs[job.distillation.teacher] if job.distillation else None
 
 
-def _begin(job: Job, data: DataSet, *, device: Device, teacher: ModelRun | None) -> Training:
-    targets = _soft_targets(job, teacher, device) if teacher else None
-    return new_training(job, data.training, data.validation, device=device, teacher=targets)
-
-
 def _train(
-    job: Job, run: ModelRun, data: DataSet, training: Training, *, observer: Observer
-) -> dict[str, Any]:
-    run.resume(training)
+    job: Job, run: ModelRun, data: DataSet, *, device: Device, teacher: ModelRun | None, observer: Observer
+) -> Training:
+    targets = _soft_targets(job, teacher, device) if teacher else None
+    training = Training(job, data.training, data.validation, device=device, teacher=targets)
+    if state := on_rank_0(run.prepare):
+        run.resume(training, state)
     observer.started(job, epochs_done=len(training.history))
     while not training.done:
         training.train_epoch(observer)
-        run.save(training)
-    card = _card(job, run, training, data)
-    run.finish(training, card)
-    return card
+        on_rank_0(partial(run.save, training))
+    return training
 
 
 def _soft_targets(job: Job, teacher: ModelRun, device: Device) -> SoftTargets:
-    """What `teacher` says of the views of `job`; kept beside the teacher for all whose views are the same."""
+    """Return the logits of `teacher`, cached beside it for all jobs with the same views as `job`."""
     views = {
         "seed": job.seed if job.view_seed is None else job.view_seed,
         "augmentation": job.model.augmentation.model_dump(exclude_defaults=True),
         "leave_out": sorted(job.model.leave_out),
     }
-    folder = teacher.folder / f"soft-targets-{fingerprint(views)[:8]}"
-    return SoftTargets(load_checkpoint(teacher.checkpoint).network, device, folder)
+    network = on_rank_0(lambda: load_checkpoint(teacher.checkpoint).network)
+    return SoftTargets(network, device, teacher.folder / f"soft-targets-{cache_key(views)[:8]}")
 
 
-def _decisive(job: Job, data: DataSet, device: Device, teacher: str | None) -> dict[str, Any]:
+def _inputs(job: Job, data: DataSet, device: Device, teacher: str | None) -> dict[str, Any]:
     views = {} if job.view_seed is None else {"view_seed": job.view_seed}
     return views | {
         "name": job.name,
@@ -175,20 +165,20 @@ def _decisive(job: Job, data: DataSet, device: Device, teacher: str | None) -> d
     }
 
 
-def _card(job: Job, run: ModelRun, training: Training, data: DataSet) -> dict[str, Any]:
-    kept = training.kept_record
+def _metadata(job: Job, run: ModelRun, training: Training, data: DataSet) -> dict[str, Any]:
+    selected = training.selected_record
     return {
         "name": job.name,
         "architecture": job.model.architecture.model_dump(),
-        "recipe": run.decisive,
-        "fingerprint": run.fingerprint,
+        "recipe": run.inputs,
+        "cache_key": run.cache_key,
         "dataset": data.sha256,
         "tools": {name: version(name) for name in ("torch", "numpy", "safetensors")}
         | {"python": platform.python_version()},
         "threads": torch.get_num_threads(),
-        "processes": size() if isinstance(training, SharedTraining) else 1,
-        "epoch": int(kept["epoch"]),
-        "validation_errors": int(kept["validation_errors"]),
+        "processes": size(),
+        "epoch": int(selected["epoch"]),
+        "validation_errors": int(selected["validation_errors"]),
         "parameters": sum(weight.numel() for weight in training.network.parameters()),
         "seconds": round(sum(record["seconds"] for record in training.history), 3),
     }

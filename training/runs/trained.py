@@ -1,7 +1,7 @@
-"""What was trained, read back from the disk; and the same model with other seeds.
+"""Finished models read back from a runs folder, and the same model trained with other seeds.
 
-A training lies in a folder of its own, with all that decided its weights in `recipe.json` (training/runs/folder.py).
-Two are of one kind where nothing but the seed differs, their own and that of their teachers.
+A model's folder holds everything its weights depend on in `recipe.json` (training/runs/folder.py). Two models are the
+same but for the seed if nothing else differs in these files, their own and those of their teachers.
 """
 
 import json
@@ -18,19 +18,19 @@ from training.runs.folder import RunError
 
 @dataclass(frozen=True)
 class Trained:
-    """A finished model: its folder, `runs/<recipe>/<model>-<fingerprint>`, and what decided its weights."""
+    """A finished model: its folder, `runs/<recipe>/<model>-<cache key>`, and everything its weights depend on."""
 
     folder: Path
-    decisive: dict[str, Any]
+    inputs: dict[str, Any]
     model: Model
 
     @property
     def name(self) -> str:
-        return str(self.decisive["name"])
+        return str(self.inputs["name"])
 
     @property
     def seed(self) -> int:
-        return int(self.decisive["seed"])
+        return int(self.inputs["seed"])
 
     @property
     def checkpoint(self) -> Path:
@@ -38,34 +38,34 @@ class Trained:
 
     @property
     def teacher(self) -> "Trained | None":
-        """Whose soft targets it learned. Raises `RunError` when that model is gone."""
+        """The model whose soft targets it was trained on. Raises `RunError` if that was deleted."""
         if self.model.distillation is None:
             return None
-        folder = f"{self.model.distillation.teacher}-{self.decisive['teacher'][:8]}"
+        folder = f"{self.model.distillation.teacher}-{self.inputs['teacher'][:8]}"
         return read_trained(self.folder.with_name(folder))
 
     @property
-    def kind(self) -> dict[str, Any]:
-        """Everything that decided its weights but the seed. Raises `RunError` as `teacher` does."""
+    def inputs_without_seed(self) -> dict[str, Any]:
+        """Everything its weights depend on but the seeds, its teachers' included. Raises `RunError` as `teacher`."""
         teacher = self.teacher
-        return {name: value for name, value in self.decisive.items() if name != "seed"} | {
-            "model": self.model.model_dump(),  # with settings that are younger than it, at their defaults
-            "teacher": teacher.kind if teacher else None,
+        return {name: value for name, value in self.inputs.items() if name != "seed"} | {
+            "model": self.model.model_dump(),  # with settings newer than the file, at their defaults
+            "teacher": teacher.inputs_without_seed if teacher else None,
         }
 
 
 def read_trained(folder: Path) -> Trained:
-    """Read what lies in `folder`, or where it links to. Raises `RunError` if that is no finished model."""
+    """Read the model in `folder`, or where it links to. Raises `RunError` if that is not a finished model."""
     folder = folder.resolve()
     if not (folder / "model.safetensors").exists():
         raise RunError(f"there is no finished model in {folder}; train it with distillery-train")
     try:
-        decisive = json.loads((folder / "recipe.json").read_bytes())
-        return Trained(folder, decisive, Model.model_validate(decisive["model"]))
+        inputs = json.loads((folder / "recipe.json").read_bytes())
+        return Trained(folder, inputs, Model.model_validate(inputs["model"]))
     except (OSError, ValueError, KeyError, TypeError) as error:
         reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else error
         raise RunError(
-            f"{folder / 'recipe.json'} does not say how the model was trained ({reason}); train it again"
+            f"{folder / 'recipe.json'} does not describe how the model was trained ({reason}); train it again"
         ) from None
 
 
@@ -77,21 +77,21 @@ def current_model(root: Path, name: str) -> Trained:
 
 
 def over_seeds(current: Trained, seeds: Sequence[int] | None = None) -> dict[int, Trained]:
-    """Return the models of the kind of `current` by seed: itself, and those of `seeds`, all there are if None.
+    """Return `current` and the same model with other seeds, by seed: those in `seeds`, or all if None.
 
     Raises `RunError` for a seed that has not been trained.
     """
-    kind, found = current.kind, {current.seed: current}
+    inputs, found = current.inputs_without_seed, {current.seed: current}
     for folder in current.folder.parent.glob(f"{current.name}-*"):
         try:
             other = read_trained(folder)
-            if other.seed not in found and other.kind == kind:
+            if other.seed not in found and other.inputs_without_seed == inputs:
                 found[other.seed] = other
         except RunError:
-            continue  # not finished, or made by another version: no model to compare with
+            continue  # not finished, or written by another version
     if missing := set(seeds or ()) - found.keys():
         raise RunError(
             f"{current.name} was trained with the seeds {', '.join(map(str, sorted(found)))}, not with {min(missing)}; "
-            f"distillery-train --seed {min(missing)} does it"
+            f"train it with distillery-train --seed {min(missing)}"
         )
     return {seed: found[seed] for seed in sorted(found) if seeds is None or seed in {*seeds, current.seed}}

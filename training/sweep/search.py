@@ -20,7 +20,7 @@ from training.data.views import draw_seed
 from training.loop.device import Device
 from training.loop.trainer import Job, Observer
 from training.recipe.schema import SWEEP, Distillation, Model, Recipe
-from training.runs.folder import ModelRun, at_work, fingerprint, only_one
+from training.runs.folder import ModelRun, cache_key, is_locked, locked
 from training.runs.pipeline import REVISION, DataSet, model_run, train_model
 from training.sweep.space import Space, multiply_adds, rounded, with_settings
 
@@ -98,7 +98,7 @@ class Search:
             "validation_digits": len(self.data.validation),
             "revision": REVISION,
         }
-        return f"{self.recipe.name}-{self.student}-{fingerprint(fixed)[:8]}"
+        return f"{self.recipe.name}-{self.student}-{cache_key(fixed)[:8]}"
 
     def run(
         self,
@@ -117,7 +117,7 @@ class Search:
 
         deadline = time.monotonic() + (seconds or float("inf"))
         while time.monotonic() < deadline:
-            with only_one(
+            with locked(
                 self.root / SWEEP, wait=True
             ):  # two processes must not both count before either starts
                 trial = self._next(study, teacher, trials)
@@ -153,7 +153,7 @@ class Search:
                 study.tell(trial.number, state=TrialState.FAIL)
         for trial in running:
             folder = self._training(trial, teacher)[1].folder
-            if folder.exists() and not at_work(folder):
+            if folder.exists() and not is_locked(folder):
                 return trial
         if len(running) + len(self.results(study)) < wanted:
             own = self.space.settings(self.model, self.distillation)

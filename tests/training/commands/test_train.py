@@ -135,7 +135,7 @@ def test_a_user_recipe_is_trained_with_its_options_and_resumes_without_a_damaged
     assert call(*arguments) == 0
     root = tmp_path / "runs" / "own"
     checkpoints = {name: root / name / "model.safetensors" for name in ("tiny", "tiny-alone")}
-    card = load_checkpoint(checkpoints["tiny"]).card
+    card = load_checkpoint(checkpoints["tiny"]).metadata
     model = card["recipe"]["model"]
     assert (card["recipe"]["seed"], model["hidden"], model["epochs"]) == (7, [4], 1)
     assert {key: model["distillation"][key] for key in ("teacher", "temperature", "alpha")} == {

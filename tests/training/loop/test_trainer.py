@@ -42,7 +42,7 @@ def ensemble() -> Network:
 
 def test_it_learns() -> None:
     training = train(new(SMALL))
-    assert training.kept_record["validation_accuracy"] > 0.5  # 0.75 to 0.88 over seeds, 0.1 by chance
+    assert training.selected_record["validation_accuracy"] > 0.5  # 0.75 to 0.88 over seeds, 0.1 by chance
     assert training.history[-1]["accuracy"] > training.history[0]["accuracy"]
     assert [record["epoch"] for record in training.history] == [1, 2, 3, 4]
 
@@ -82,7 +82,7 @@ def test_going_on_gives_the_weights_of_going_through(
     assert len(resumed.history) == stop
     train(resumed)
     assert same(through.network.state_dict(), resumed.network.state_dict())
-    assert same(through.kept, resumed.kept)
+    assert same(through.selected, resumed.selected)
     assert facts(through.history) == facts(resumed.history)
 
 
@@ -161,8 +161,8 @@ def test_the_checkpoint_holds_the_weights_of_the_selected_epoch(
     training = new(SMALL.model_copy(update={"keep": keep}))
     validate_as(training, losses, errors)
     weights = weights_after_each_epoch(training)
-    assert training.kept_record["epoch"] == selected
-    assert [same(training.kept, each) for each in weights] == [n == selected for n in range(1, 5)]
+    assert training.selected_record["epoch"] == selected
+    assert [same(training.selected, each) for each in weights] == [n == selected for n in range(1, 5)]
 
 
 def test_a_plateau_lowers_the_rate_and_restores_the_best_weights() -> None:
@@ -174,7 +174,7 @@ def test_a_plateau_lowers_the_rate_and_restores_the_best_weights() -> None:
     assert rates == pytest.approx([0.3, 0.3, 0.3, 0.03, 0.03, 0.003])
     assert same(weights[2], weights[1])
     assert same(weights[4], weights[3])
-    assert same(training.kept, weights[5])
+    assert same(training.selected, weights[5])
 
 
 @pytest.mark.parametrize("model", [SMALL, ENSEMBLE])
@@ -225,7 +225,7 @@ def test_bfloat16_is_close_to_float32() -> None:
             train(Training(job, *DIGITS, device=Device("cpu", bfloat16=b))) for b in (False, True)
         )
         assert quick.history[0]["loss"] == pytest.approx(exact.history[0]["loss"], rel=0.02)
-        assert all(value.dtype in (torch.float32, torch.int64) for value in quick.kept.values())
+        assert all(value.dtype in (torch.float32, torch.int64) for value in quick.selected.values())
 
 
 def test_a_distillation_without_a_teacher_is_a_mistake() -> None:

@@ -56,8 +56,8 @@ def logits_of(folder: Path, images: Tensor) -> Tensor:
 
 def folder_of(run: Path, name: str, seed: int) -> Path:
     for path in run.glob(f"{name}-*/recipe.json"):
-        decisive = json.loads(path.read_bytes())
-        if (decisive["name"], decisive["seed"]) == (name, seed):
+        inputs = json.loads(path.read_bytes())
+        if (inputs["name"], inputs["seed"]) == (name, seed):
             return path.parent
     raise AssertionError(f"no {name} of seed {seed}")
 
@@ -198,10 +198,10 @@ def test_trainings_of_other_settings_are_not_counted_as_seeds(run: Path) -> None
 def test_a_training_from_before_a_setting_existed_counts_as_the_same(run: Path) -> None:
     path = folder_of(run, "teacher", 1) / "recipe.json"
     content = path.read_bytes()
-    decisive = json.loads(content)
-    del decisive["model"]["leave_out"]
+    inputs = json.loads(content)
+    del inputs["model"]["leave_out"]
     try:
-        path.write_text(json.dumps(decisive))
+        path.write_text(json.dumps(inputs))
         assert list(over_seeds(current_model(run, "student"))) == [0, 1]
         path.write_text("[]")
         assert list(over_seeds(current_model(run, "student"))) == [0]

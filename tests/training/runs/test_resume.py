@@ -17,12 +17,13 @@ import torch
 
 from tests.support.samples import sample_training
 from tests.support.trainings import CPU
+from training import storage
 from training.commands.progress import TrainingProgress
-from training.model import checkpoint, files
+from training.model import checkpoint
 from training.model.checkpoint import load_checkpoint
 from training.recipe.schema import Augmentation, Distillation, Model, Recipe
 from training.runs import folder as runs
-from training.runs.folder import RunError, only_one, read_history
+from training.runs.folder import RunError, locked, read_history
 from training.runs.pipeline import DataSet, jobs, train_recipe
 
 KEPT = {"history.csv", "history.jsonl", "model.safetensors", "recipe.json"}
@@ -71,8 +72,9 @@ def weights(root: Path) -> dict[str, bytes]:
 
 def files_kept(root: Path) -> set[str]:
     """The names of all files in the models' folders."""
-    folders = [path for path in root.iterdir() if not path.is_symlink()]
-    return {path.name for folder in folders for path in folder.iterdir() if path.is_file()}
+    folders = [path for path in root.iterdir() if path.is_dir() and not path.is_symlink()]
+    files = {path.name for folder in folders for path in folder.iterdir() if path.is_file()}
+    return files - {runs.LOCK}
 
 
 def soft_targets_kept(root: Path) -> list[str]:
@@ -123,7 +125,7 @@ class CrashingWrites:
             path.with_name(f".{path.name}-killed").write_bytes(content[: len(content) // 2])
             raise Crash
         self.left -= 1
-        files.write_atomically(path, content)
+        storage.write_atomically(path, content)
 
 
 @pytest.mark.slow
@@ -218,32 +220,32 @@ def test_links_to_models_of_other_settings_go_before_the_training(tmp_path: Path
 
 
 def test_the_card_and_the_history_tell_how_it_was_trained(uninterrupted: Path) -> None:
-    card = load_checkpoint(uninterrupted / "student" / "model.safetensors").card
-    teacher = load_checkpoint(uninterrupted / "teacher" / "model.safetensors").card
-    assert card["recipe"]["model"]["distillation"]["temperature"] == 4
-    assert card["recipe"]["teacher"] == teacher["fingerprint"]
-    assert Model(**card["recipe"]["model"]) == STUDENT
+    metadata = load_checkpoint(uninterrupted / "student" / "model.safetensors").metadata
+    teacher = load_checkpoint(uninterrupted / "teacher" / "model.safetensors").metadata
+    assert metadata["recipe"]["model"]["distillation"]["temperature"] == 4
+    assert metadata["recipe"]["teacher"] == teacher["cache_key"]
+    assert Model(**metadata["recipe"]["model"]) == STUDENT
     assert Model(**teacher["recipe"]["model"]) == TEACHER
-    assert card["architecture"] == {"stages": [], "hidden": [16], "norm": True, "members": 1}
-    assert card["parameters"] == 784 * 16 + 16 + 2 * 16 + 16 * 10 + 10
+    assert metadata["architecture"] == {"stages": [], "hidden": [16], "norm": True, "members": 1}
+    assert metadata["parameters"] == 784 * 16 + 16 + 2 * 16 + 16 * 10 + 10
     history = read_history(uninterrupted / "student")
-    assert min(record["validation_errors"] for record in history) == card["validation_errors"]
-    assert history[card["epoch"] - 1]["validation_errors"] == card["validation_errors"]
+    assert min(record["validation_errors"] for record in history) == metadata["validation_errors"]
+    assert history[metadata["epoch"] - 1]["validation_errors"] == metadata["validation_errors"]
     table = (uninterrupted / "student" / "history.csv").read_text().splitlines()
     assert table[0].split(",") == list(history[0])
     assert len(table) == 1 + len(history) == 1 + 3
-    decisive = json.loads((uninterrupted / "student" / "recipe.json").read_text())
-    assert decisive == card["recipe"]
+    inputs = json.loads((uninterrupted / "student" / "recipe.json").read_text())
+    assert inputs == metadata["recipe"]
 
 
 def test_two_trainings_cannot_share_a_folder(tmp_path: Path) -> None:
     with (
-        only_one(tmp_path),
-        pytest.raises(RunError, match="another distillery-train is at work"),
-        only_one(tmp_path),
+        locked(tmp_path),
+        pytest.raises(RunError, match="another distillery-train is running"),
+        locked(tmp_path),
     ):
         pass
-    with only_one(tmp_path):
+    with locked(tmp_path):
         pass
 
 
@@ -257,7 +259,7 @@ def test_a_broken_state_is_named(uninterrupted: Path, tmp_path: Path) -> None:
     folder = tmp_path / (uninterrupted / "teacher").readlink()
     folder.mkdir()
     (folder / "state.safetensors").write_bytes(os.urandom(100))
-    with pytest.raises(checkpoint.CheckpointError, match=r"state\.safetensors is cut short"):
+    with pytest.raises(checkpoint.CheckpointError, match=r"state\.safetensors is truncated"):
         main(tmp_path)
 
 
@@ -279,7 +281,7 @@ def test_a_broken_teacher_is_named_and_nothing_is_lost(
     teacher = tmp_path / "run" / "teacher" / "model.safetensors"
     teacher.write_bytes(content)
     with pytest.raises(
-        checkpoint.CheckpointError, match=r"model\.safetensors is cut short .*; delete it and train"
+        checkpoint.CheckpointError, match=r"model\.safetensors is truncated .*; delete it and train"
     ):
         main(tmp_path / "run")
     teacher.unlink()

@@ -78,8 +78,8 @@ def test_a_sweep_resumes_its_trials(mnist: Path, tmp_path: Path, capsys: pytest.
         "4.0", "0.7", "kl", "16-8", "0.009"
     ]  # what the recipe has  # fmt: skip
     assert int(first["multiply_adds"]) == 784 * 16 + 16 * 8 + 8 * 10
-    cards = [load_checkpoint(path / "model.safetensors").card for path in root.glob("student-*")]
-    assert sorted(card["validation_errors"] for card in cards) == sorted(
+    trained = [load_checkpoint(path / "model.safetensors").metadata for path in root.glob("student-*")]
+    assert sorted(model["validation_errors"] for model in trained) == sorted(
         int(row["validation_errors"]) for row in (first, second)
     )
     assert not list(root.glob("student-*/state.safetensors"))

@@ -1,4 +1,4 @@
-"""Files that are whole or absent: a reader, or a run started again, never sees half of one."""
+"""Files that are complete or absent, so that no reader and no resumed command sees half of one."""
 
 import hashlib
 import os
@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Write `content` to a new file beside `path`, flush it to the disk, and rename it into place."""
+    """Write `content` to a temporary file beside `path`, flush it to disk, and rename it to `path`."""
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor, name = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
     try:
@@ -27,7 +27,7 @@ def sha256(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def older_than(source: Path, *made: Path) -> bool:
-    """Return whether anything made from `source`, a file or a link, is missing or from before its last change."""
+def is_outdated(source: Path, *outputs: Path) -> bool:
+    """Return whether any of `outputs` is missing or older than `source`, a file or a symbolic link."""
     changed = source.lstat().st_mtime_ns
-    return any(not path.exists() or path.stat().st_mtime_ns < changed for path in made)
+    return any(not path.exists() or path.stat().st_mtime_ns < changed for path in outputs)
