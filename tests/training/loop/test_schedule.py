@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from tests.support.samples import sample_test
-from training.data.augmentation import draw_transforms, jitter
+from training.data.augmentation import draw_affine, jitter
 from training.loop.schedule import WARM_UP, one_cycle, plateau
 from training.recipe.schema import Augmentation
 
@@ -105,13 +105,13 @@ def test_views_are_drawn_from_the_numbers_given() -> None:
 
 def test_rotation_scale_and_shear_stay_within_their_bounds() -> None:
     torch.manual_seed(0)
-    linear = draw_transforms(2000, Augmentation(rotation=30))[:, :, :2]
+    linear = draw_affine(2000, Augmentation(rotation=30))[:, :, :2]
     angles = torch.rad2deg(torch.atan2(linear[:, 1, 0], linear[:, 0, 0]))
     assert (29 < angles.abs().max() <= 30.001) & (angles.min() < -29) & (angles.max() > 29)
     torch.testing.assert_close(linear @ linear.mT, torch.eye(2).expand(2000, 2, 2))
-    zooms = 1 / draw_transforms(2000, Augmentation(scale=0.2))[:, 0, 0]
+    zooms = 1 / draw_affine(2000, Augmentation(scale=0.2))[:, 0, 0]
     assert 0.8 <= zooms.min() < 0.81
     assert 1.19 < zooms.max() <= 1.2001
-    sheared = draw_transforms(2000, Augmentation(shear=20))
+    sheared = draw_affine(2000, Augmentation(shear=20))
     assert sheared[:, 0, 1].abs().max() <= math.tan(math.radians(20)) + 1e-6
     torch.testing.assert_close(sheared[:, :, :2].det(), torch.ones(2000))  # shear keeps the area

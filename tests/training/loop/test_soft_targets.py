@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.support.trainings import CPU, DIGITS, ENSEMBLE, IN_TURN, SMALL, new, same, taught, train
+from tests.support.trainings import CPU, DIGITS, ENSEMBLE, RECURRING, SMALL, new, same, taught, train
 from training.commands.progress import TrainingProgress
 from training.loop.soft_targets import SoftTargets
 from training.loop.trainer import Job, Training, predict
@@ -39,7 +39,7 @@ def test_they_are_the_teachers_logits_in_evaluation_mode() -> None:
         assert not teacher.training
 
 
-@pytest.mark.parametrize(("model", "views"), [(SMALL, 1), (IN_TURN, 2)])
+@pytest.mark.parametrize(("model", "views"), [(SMALL, 1), (RECURRING, 2)])
 def test_a_view_is_asked_for_once_in_a_training(model: Model, views: int, tmp_path: Path) -> None:
     teacher = build(SMALL)
     counted = Counted(teacher)
