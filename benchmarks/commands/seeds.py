@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -74,7 +75,11 @@ class SeedsBench(Bench, DataSettings):
 
 def run_stage(*command: str) -> None:
     """Run `python -m` a stage with its arguments; raises `BenchmarkError` when it fails."""
-    status = subprocess.run([sys.executable, "-m", *command], check=False).returncode
+    check_status(command, subprocess.run([sys.executable, "-m", *command], check=False).returncode)
+
+
+def check_status(command: Sequence[str], status: int) -> None:
+    """Raise `BenchmarkError` for a stage that failed, `KeyboardInterrupt` for one that was interrupted."""
     if status == INTERRUPTED:
         raise KeyboardInterrupt
     if status:
