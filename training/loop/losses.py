@@ -83,7 +83,7 @@ def lskd(student: Tensor, teacher: Tensor, _labels: Tensor, temperature: float, 
     not match its teacher's scale. Z-scores lie within ±√(C − 1), so a low T softens enough: the authors use 2. The
     deviation is the one over C of algorithm 1; their code and figure 2 divide by C − 1, so their T is √(1 − 1/C) ours.
     """
-    # LayerNorm without weights is the z-score; its 1e-5 beside the variance keeps equal logits from dividing by zero.
+    # LayerNorm without weights is the z-score; its epsilon of 1e-5 prevents a division by zero for equal logits.
     z_scores = (functional.layer_norm(logits, logits.shape[1:]) for logits in (student, teacher))
     return temperature**2 * _divergence(*(scores / temperature for scores in z_scores))
 

@@ -18,7 +18,7 @@ from torch import Tensor
 from training.data.mnist import Digits
 from training.data.views import PLAIN, Views
 from training.loop.trainer import Record, predict
-from training.model.network import CLASSES, Network
+from training.model.network import CLASSES, SIDE, Network
 from training.recipe.schema import ALONE
 from training.storage import write_atomically
 
@@ -129,8 +129,8 @@ def draw_confusion(path: Path, evaluation: Mapping[str, Mapping[str, Any]]) -> N
 
 
 def _tile(images: Tensor, *, columns: int) -> Tensor:
-    rows = images.view(-1, columns, 28, 28)
-    return rows.permute(0, 2, 1, 3).reshape(-1, columns * 28)
+    rows = images.view(-1, columns, SIDE, SIDE)
+    return rows.permute(0, 2, 1, 3).reshape(-1, columns * SIDE)
 
 
 def save(figure: Figure, path: Path) -> None:

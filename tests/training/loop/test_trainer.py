@@ -114,10 +114,10 @@ def test_the_members_of_an_ensemble_train_independently(teacher: Network, loss: 
     one = CONVOLUTIONAL.model_copy(update={"max_norm": 0.3})
     if loss:
         one = taught(one, Distillation(loss=loss, temperature=3, alpha=0.7))
-    asked = teacher if loss else None
-    together = new(one.model_copy(update={"members": 3}), teacher=asked)
+    own_teacher = teacher if loss else None
+    together = new(one.model_copy(update={"members": 3}), teacher=own_teacher)
     assert isinstance(together.network, Ensemble)
-    alone = [new(one, teacher=asked) for _ in together.network.members]
+    alone = [new(one, teacher=own_teacher) for _ in together.network.members]
     for training, member in zip(alone, together.network.members, strict=True):
         training.network.load_state_dict(member.state_dict())
     for training in (together, *alone):
