@@ -109,7 +109,7 @@ def test_a_page_shows_it(recipe: str, runs: list[SeedRun], tmp_path: Path) -> No
     page = tmp_path / "docs" / "distillation.md"
     page.parent.mkdir()
     page.write_text(
-        "<!-- gains:begin -->\n<!-- gains:end -->\n<!-- pareto:begin -->\n<!-- pareto:end -->\n",
+        "<!-- pareto:begin -->\n<!-- pareto:end -->\n",
         encoding="utf-8",
     )
     places = [f"--documents={page}", f"--figures={page.parent}", f"--results-dir={tmp_path / 'results'}"]
