@@ -3,13 +3,14 @@
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 
 import numpy as np
 import numpy.typing as npt
 import onnx
 import onnxruntime
 import torch
+from torch.onnx._internal.exporter._registration import ONNXRegistry
 
 from export import ExportError
 from export.fold import fold
@@ -24,6 +25,11 @@ BATCH = 256
 """Images per run where many are computed; what a convolutional network needs per image is 100 kB and more."""
 
 Logits = npt.NDArray[np.float32]
+
+# The exporter parses its 500 operator definitions anew for every graph, which is half of its time. torch is pinned;
+# tests/export/test_graph.py checks that it uses this method.
+read_operators = cache(ONNXRegistry.from_torchlib)
+ONNXRegistry.from_torchlib = staticmethod(read_operators)  # type: ignore[method-assign]
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,7 +11,7 @@ from onnx import numpy_helper
 
 from export import ExportError
 from export.fold import fold
-from export.graph import Graph, to_onnx
+from export.graph import Graph, read_operators, to_onnx
 from export.parity import measure_parity, network_logits, require_parity, require_parity_on_extremes
 from export.splits import Splits
 from tests.support.networks import used
@@ -77,6 +77,13 @@ def test_a_convolutional_ensemble_has_the_expected_nodes() -> None:
     assert [node.op_type for node in graph.node] == [
         "Cast", "Reshape", *member, *member, "Unsqueeze", "Unsqueeze", "Concat", "LogSoftmax", "ReduceMean", "Softmax",
     ]  # fmt: skip
+
+
+def test_the_exporter_parses_its_operators_once_per_process(network: Classifier, fp32: Graph) -> None:
+    before = read_operators.cache_info()
+    assert to_onnx(network, STUDENT).content == fp32.content
+    after = read_operators.cache_info()
+    assert (after.misses, after.hits) == (before.misses, before.hits + 1)
 
 
 def test_a_graph_of_another_shape_is_rejected(network: Classifier) -> None:
