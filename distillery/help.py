@@ -62,12 +62,8 @@ def command_help(title: str, command: type[Command], others: Mapping[str, type[C
 def _paragraphs(text: str) -> list[str]:
     """Wrap each paragraph of a docstring."""
     lines: list[str] = []
-    for paragraph in textwrap.dedent(text).strip("\n ").split("\n\n"):
-        verbatim = paragraph.startswith(" ")
-        wrapped = (
-            paragraph.splitlines() if verbatim else textwrap.wrap(paragraph, WIDTH, break_on_hyphens=False)
-        )
-        lines += ["", *wrapped]
+    for paragraph in textwrap.dedent(text).strip().split("\n\n"):
+        lines += ["", *textwrap.wrap(paragraph, WIDTH, break_on_hyphens=False)]
     return lines[1:]
 
 

@@ -113,14 +113,16 @@ def service(model_repository: Path) -> Iterator[Service]:
 def strict_service(model_repository: Path) -> Iterator[Service]:
     """A service with an API key, and with limits so low that a test can reach them."""
     flags = ("--api-servers", "1", "--api-key", API_KEY, "--request-timeout", "0.6", "--max-in-flight", "2")
-    with running_service(model_repository, *flags, "--max-body-bytes", "20000") as service:
+    with running_service(
+        model_repository, *flags, "--max-body-bytes", "20000", "--grpc-port", "0"
+    ) as service:
         yield service
 
 
 @pytest.fixture(scope="session")
 def workers_service(two_models: Path) -> Iterator[Service]:
     """A service whose two models run in LitServe's workers."""
-    flags = ("--api-servers", "2", "--max-images", "200", "--executor", "workers")
+    flags = ("--api-servers", "2", "--max-images", "200", "--executor", "workers", "--grpc-port", "0")
     with running_service(two_models, *flags) as service:
         yield service
 

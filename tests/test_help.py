@@ -29,7 +29,7 @@ every_command = pytest.mark.parametrize(("title", "command"), COMMANDS.items(), 
 
 
 @every_command
-def test_help_fits_80_columns_and_is_plain_english(title: str, command: type[Command]) -> None:
+def test_help_fits_80_columns_and_shows_no_python_syntax(title: str, command: type[Command]) -> None:
     text = command_help(title, command.for_arguments([]), {})
     lines = text.splitlines()
     assert [line for line in lines if len(line) > 80] == []

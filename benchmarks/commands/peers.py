@@ -45,8 +45,8 @@ class Peers(Bench):
 
     limitations = (
         *LIMITATIONS,
-        "one model that answers in a tenth of a millisecond: what the frameworks are made for besides (large models, "
-        "GPUs, clusters) is not measured",
+        "one model that runs in a tenth of a millisecond; large models, GPUs and clusters, the frameworks' purpose, "
+        "are not measured",
         "one image per request, as JSON, in the form that each system documents; bodies and answers differ in form",
         "all systems but the one under load are stopped (SIGSTOP), since idle ones would use its cores",
     )
@@ -146,7 +146,7 @@ class _Entrant:
     idle_cpu: float
 
     def facts(self) -> dict[str, Any]:
-        """Return what a result keeps of a system besides its rows."""
+        """Return what a result keeps of a system in addition to its rows."""
         return {
             "server": self.workload.server,
             "title": self.title,

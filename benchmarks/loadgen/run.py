@@ -74,6 +74,8 @@ class Outcome:
 
     valid: bool
     """LoadGen's verdict, early stopping included; false when a sample was rejected."""
+    seed: int
+    """Of arrivals and samples."""
     queries: int
     rejected: int
     p50_ms: float
@@ -108,7 +110,7 @@ def run_loadgen(system: System, scenario: Scenario, settings: dict[str, Any], *,
             raise run.error
         if run.error:
             raise BenchmarkError(f"{system.name}, {system.model}, {scenario}: {run.error}") from run.error
-        return _outcome(_read_log(Path(folder)), run, cpu)
+        return _outcome(_read_log(Path(folder)), run, seed, cpu)
 
 
 def load_loadgen() -> Any:
@@ -157,12 +159,13 @@ def _read_log(folder: Path) -> dict[str, Any]:
     return {entry["key"]: entry["value"] for entry in entries}
 
 
-def _outcome(log: dict[str, Any], run: Run, cpu: float) -> Outcome:
+def _outcome(log: dict[str, Any], run: Run, seed: int, cpu: float) -> Outcome:
     def milliseconds(percentile: int) -> float:
         return float(round(log[f"result_{percentile}.00_percentile_latency_ns"] / 1e6, 4))
 
     return Outcome(
         valid=log["result_validity"] == "VALID" and not run.rejected,
+        seed=seed,
         queries=log["result_query_count"],
         rejected=run.rejected,
         p50_ms=milliseconds(50),

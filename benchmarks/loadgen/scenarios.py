@@ -146,11 +146,10 @@ class _Runner:
 
         def passes(rate: float) -> bool:
             for _ in range(TRIES):
-                seed = next(self._seeds)
                 self._progress(f"Server {self._system.model} {rate:,.0f}/s")
-                outcomes[rate] = outcome = self._run_at(rate, seed)
-                trace.append({"rate": round(rate, 1), "seed": seed, **asdict(outcome)})
-                if outcome.valid:
+                outcomes[rate] = self._server_run(rate)
+                trace.append({"rate": round(rate, 1), **asdict(outcomes[rate])})
+                if outcomes[rate].valid:
                     return True
             return False
 
@@ -166,30 +165,22 @@ class _Runner:
             search=trace,
         )
 
-    def _run_at(self, rate: float, seed: int) -> Outcome:
+    def _server_run(self, rate: float) -> Outcome:
         settings = {
             "server_target_qps": rate,
             "server_target_latency_ns": round(self._rules.bound_ms * 1e6),
             "server_target_latency_percentile": 0.99,
             "server_coalesce_queries": True,  # queries that are due together are issued together
         }
-        return self._run("Server", settings, seed=seed)
+        return self._run("Server", settings)
 
-    def _run(
-        self,
-        scenario: Scenario,
-        settings: dict[str, Any],
-        *,
-        seconds: float | None = None,
-        seed: int | None = None,
-    ) -> Outcome:
+    def _run(self, scenario: Scenario, settings: dict[str, Any], *, seconds: float | None = None) -> Outcome:
         durations = {
             "min_duration_ms": round((seconds or self._rules.seconds) * 1e3),
             "max_duration_ms": round(self._rules.longest_s * 1e3),
             "min_query_count": MIN_QUERIES.get(scenario, 1),
         }
-        seed = next(self._seeds) if seed is None else seed
-        outcome = run_loadgen(self._system, scenario, durations | settings, seed=seed)
+        outcome = run_loadgen(self._system, scenario, durations | settings, seed=next(self._seeds))
         if outcome.rejected and scenario != "Server":
             raise BenchmarkError(
                 f"{self._system.name}, {self._system.model}, {scenario}: {outcome.rejected} samples were rejected, "
@@ -203,8 +194,8 @@ def find_peak(
 ) -> float | None:
     """Return the highest rate that passes, to 5 %; None when `floor` fails.
 
-    From `guess`, the rate is multiplied or divided by `step` until the limit lies between two rates, whose
-    geometric mean is then tried.
+    From `guess`, the rate is multiplied or divided by `step` (downwards in growing steps) until the limit lies between
+    two rates, whose geometric mean is then tried.
     """
     guess = max(guess, floor)
     if passes(guess):
@@ -217,7 +208,7 @@ def find_peak(
         while not passes(low := max(high / step, floor)):
             if low == floor:
                 return None
-            high = low
+            high, step = low, step * step
     while high / low > 1 + PRECISION:
         middle = sqrt(low * high)
         if passes(middle):
@@ -247,11 +238,11 @@ def _row(
         "scenario": scenario,
         "metric": metric,
         "unit": unit,
-        "figure": median(figures) if figures else None,
+        "figure": round(median(figures), 4) if figures else None,
         "ratio": ratio,
         "queries": sum(outcome.queries for outcome in outcomes),
         **{
-            name: median(getattr(outcome, name) for outcome in outcomes)
+            name: round(median(getattr(outcome, name) for outcome in outcomes), 4)
             for name in ("p50_ms", "p90_ms", "p99_ms")
         },
         "rounds": {

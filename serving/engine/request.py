@@ -161,10 +161,9 @@ class InFlightRequest:
         self._finish(self._codec.reject(error))
 
     def expire(self) -> None:
-        """End a request that was received completely and has reached its deadline."""
-        if self._received:
-            limit = self._admission.limits.request_timeout
-            self.set_exception(TimedOut(f"the prediction was not ready within {limit:g} s; retry"))
+        """End the request because its deadline has passed."""
+        limit = self._admission.limits.request_timeout
+        self.set_exception(TimedOut(f"the prediction was not ready within {limit:g} s; retry"))
 
     def abandon(self) -> None:
         """End the request because its client hung up; no effect on one that has ended."""
@@ -191,10 +190,14 @@ class InFlightRequest:
 class AwaitedRequest(InFlightRequest):
     """A request of a transport that runs a task per request."""
 
-    __slots__ = ("_reply",)
+    __slots__ = ("_expired", "_reply", "_task")
 
     def __init__(self, admission: Admission, codec: Codec, endpoint: Endpoint | None = None) -> None:
-        self._reply: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
+        task = asyncio.current_task()
+        assert task  # noqa: S101 - ASGI and gRPC run a task per request
+        self._task = task
+        self._reply: asyncio.Future[Reply] = task.get_loop().create_future()
+        self._expired = False
         super().__init__(admission, codec, endpoint, self._reply.set_result)
 
     async def reply(
@@ -206,22 +209,32 @@ class AwaitedRequest(InFlightRequest):
 
         `hang_up` returns when the client has hung up; a transport that cancels the task instead needs none.
         """
-        limit = self._admission.limits.request_timeout
         try:
-            async with asyncio.timeout(limit):
-                head, content = await receive
+            head, content = await receive
             if not self.begin(head, content) and hang_up:
                 await self._reply_or(hang_up)
             return await self._reply
         except ClientGoneError:
             return None
-        except TimeoutError:
+        except asyncio.CancelledError:
+            if not self._expired:
+                raise
+            self._task.uncancel()
+            limit = self._admission.limits.request_timeout
             self.set_exception(SlowBody(f"the body did not arrive within {limit:g} s; send it faster"))
         except Exception as error:  # noqa: BLE001 - it becomes the reply
             self.set_exception(error)
         finally:
             self.abandon()
         return self._reply.result()
+
+    def expire(self) -> None:
+        """End the request; while its body is received, by interrupting the task, which is cheaper than a timer."""
+        if self._received:
+            super().expire()
+        elif not self._expired:
+            self._expired = True
+            self._task.cancel()
 
     async def _reply_or(self, hang_up: Callable[[], Awaitable[Any]]) -> None:
         """Wait for the reply or the client's hang-up, which takes the images out of the queue."""

@@ -1,4 +1,4 @@
-"""One of our models behind a bare ASGI application, one image a run, a process per core.
+"""One of our models behind a bare ASGI application, one image per run, a process per core.
 
 python server.py model.onnx 8001 2
 curl 127.0.0.1:8001/predict -d '{"image": [[0, ...], ...]}'
@@ -39,7 +39,7 @@ class Application:
 
 
 async def read_body(receive: Any) -> bytes:
-    """Join the parts that a body arrives in."""
+    """Read the whole body."""
     body = b""
     while True:
         message = await receive()
@@ -49,7 +49,7 @@ async def read_body(receive: Any) -> bytes:
 
 
 def serve(model: str, port: int) -> None:
-    """Serve from a socket of this process's own: the kernel spreads connections over them."""
+    """Serve from a socket of this process; the kernel distributes connections over the sockets."""
     listener = socket.create_server(("127.0.0.1", port), backlog=2048, reuse_port=True)
     config = uvicorn.Config(
         Application(model), loop="uvloop", http="httptools", lifespan="off", access_log=False

@@ -1,4 +1,4 @@
-"""One of our models behind FastAPI and onnxruntime, one image a run, a process per core.
+"""One of our models behind FastAPI and onnxruntime, one image per run, a process per core.
 
 python server.py model.onnx 8001 2
 curl 127.0.0.1:8001/predict -H 'Content-Type: application/json' -d '{"image": [[0, ...], ...]}'
@@ -28,7 +28,7 @@ class Response(BaseModel):
 
 
 def make_app(model: str) -> FastAPI:
-    """Open the session once per process and answer on the event loop: a run is shorter than a thread's hop."""
+    """Open one session per process and run it on the event loop: a run is shorter than the hand-over to a thread."""
     options = ort.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
@@ -48,7 +48,7 @@ def make_app(model: str) -> FastAPI:
 
 
 def serve(model: str, port: int) -> None:
-    """Serve from a socket of this process's own: the kernel spreads connections over them."""
+    """Serve from a socket of this process; the kernel distributes connections over the sockets."""
     listener = socket.create_server(("127.0.0.1", port), backlog=2048, reuse_port=True)
     config = uvicorn.Config(make_app(model), loop="uvloop", http="httptools", access_log=False)
     uvicorn.Server(config).run(sockets=[listener])

@@ -1,9 +1,9 @@
-"""One of our models behind LitServe as the first example of its documentation has it.
+"""One of our models behind LitServe, as in the first example of its documentation.
 
     python server.py model.onnx 8001
     curl -X POST 127.0.0.1:8001/predict -H "Content-Type: application/json" -d '{"input": [[0, ...], ...]}'
 
-`setup` and `predict` and nothing else, no batching, one worker process, every default of LitServe.
+Only `setup` and `predict`, no batching, one worker process, all settings at their defaults.
 """
 
 import sys
@@ -21,7 +21,7 @@ class FirstExample(ls.LitAPI):
 
     def setup(self, device: str) -> None:  # noqa: ARG002 - the signature is LitServe's
         options = ort.SessionOptions()
-        options.intra_op_num_threads = options.inter_op_num_threads = 1  # as our own service has it
+        options.intra_op_num_threads = options.inter_op_num_threads = 1  # as in our service
         self.session = ort.InferenceSession(self.model_path, options, providers=["CPUExecutionProvider"])
 
     def predict(self, request: dict[str, Any]) -> dict[str, list[float]]:

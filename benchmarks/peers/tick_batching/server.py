@@ -1,10 +1,10 @@
-"""The floor: a bare ASGI application that batches what one turn of the event loop brought, a process per core.
+"""The lower bound: a bare ASGI application that batches per iteration of the event loop, a process per core.
 
     python server.py model.onnx 8001 2
     curl 127.0.0.1:8001/predict -d '{"image": [[0, ...], ...]}'
 
-The prototype that our own service grew from. The request that is the first to wait schedules a flush two turns
-of the loop later; every socket that was ready until then is parsed before it, and one run answers all of them.
+The prototype of our service. The first waiting request schedules a flush two iterations of the loop later; all
+sockets that are ready until then are read before it, and one run answers all of them.
 """
 
 import asyncio
@@ -59,7 +59,7 @@ class Application:
 
 
 async def read_body(receive: Any) -> bytes:
-    """Join the parts that a body arrives in."""
+    """Read the whole body."""
     body = b""
     while True:
         message = await receive()
@@ -69,7 +69,7 @@ async def read_body(receive: Any) -> bytes:
 
 
 def serve(model: str, port: int) -> None:
-    """Serve from a socket of this process's own: the kernel spreads connections over them."""
+    """Serve from a socket of this process; the kernel distributes connections over the sockets."""
     listener = socket.create_server(("127.0.0.1", port), backlog=2048, reuse_port=True)
     config = uvicorn.Config(
         Application(model), loop="uvloop", http="httptools", lifespan="off", access_log=False

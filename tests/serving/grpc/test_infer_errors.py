@@ -1,8 +1,7 @@
-"""Wrong questions over gRPC: the status, the words, the key and the limits."""
+"""Errors over gRPC: status and message of invalid calls, API key and limits."""
 
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import grpc
@@ -11,43 +10,22 @@ import pytest
 import tritonclient.grpc as triton
 from tritonclient.utils import InferenceServerException
 
-from tests.support.grpc_service import (
-    FLAGS,
-    INFER,
-    KEY,
-    STRICT_FLAGS,
-    Addresses,
-    image_input,
-    message,
-    refusal,
-    running_grpc,
-)
+from tests.support.grpc_service import INFER, error_of, image_input, message
 from tests.support.samples import sample_test
+from tests.support.service import API_KEY, Service
 
 DIGITS = sample_test().images.numpy()
 INVALID = grpc.StatusCode.INVALID_ARGUMENT
 
 
-@pytest.fixture(scope="module")
-def service(two_models: Path) -> Iterator[Addresses]:
-    with running_grpc(two_models, *FLAGS) as addresses:
-        yield addresses
-
-
-@pytest.fixture(scope="module")
-def strict_service(two_models: Path) -> Iterator[Addresses]:
-    with running_grpc(two_models, *STRICT_FLAGS) as addresses:
-        yield addresses
-
-
 @pytest.fixture
-def client(service: Addresses) -> Iterator[triton.InferenceServerClient]:
+def client(service: Service) -> Iterator[triton.InferenceServerClient]:
     with triton.InferenceServerClient(service.grpc) as client:
         yield client
 
 
 @pytest.mark.parametrize(
-    ("changes", "code", "words"),
+    ("changes", "code", "reason"),
     [
         ({"model_name": "nobody"}, grpc.StatusCode.NOT_FOUND, "there is no model 'nobody'"),
         ({"model_version": "2"}, grpc.StatusCode.NOT_FOUND, "'2'"),
@@ -74,72 +52,74 @@ def client(service: Addresses) -> Iterator[triton.InferenceServerClient]:
         ({"input": {"parameters": {"shared_memory_region": {"string_param": "x"}}}}, INVALID,
          "'shared_memory_region'"),
         ({"parameters": {"sequence_id": {"int64_param": 1}}}, INVALID, "'sequence_id'"),
-        ({"raw_input_contents": [bytes(200_000)]}, grpc.StatusCode.RESOURCE_EXHAUSTED, "larger than max"),
+        ({"raw_input_contents": [bytes(4 * 1024 * 1024)]}, grpc.StatusCode.RESOURCE_EXHAUSTED, "larger than max"),
     ],
 )  # fmt: skip
-def test_a_mistake_is_named(
-    service: Addresses, changes: dict[str, Any], code: grpc.StatusCode, words: str
+def test_an_invalid_request_is_rejected_with_status_and_reason(
+    service: Service, changes: dict[str, Any], code: grpc.StatusCode, reason: str
 ) -> None:
-    found, said = refusal(service.grpc, message(**changes))
+    found, details = error_of(service.grpc, message(**changes))
     assert found == code
-    assert words in said
+    assert reason in details
 
 
-def test_what_is_no_message_is_refused(service: Addresses) -> None:
-    assert refusal(service.grpc, iter([b"\xff\xff"])) == (INVALID, "the message is not a ModelInferRequest")
-    assert refusal(service.grpc, iter([]))[0] == INVALID
+def test_invalid_or_missing_messages_are_rejected(service: Service) -> None:
+    assert error_of(service.grpc, iter([b"\xff\xff"])) == (INVALID, "the message is not a ModelInferRequest")
+    assert error_of(service.grpc, iter([]))[0] == INVALID
 
 
-def test_a_message_that_unpacks_beyond_the_limit_is_refused(client: triton.InferenceServerClient) -> None:
+def test_a_message_that_decompresses_beyond_the_limit_is_rejected(
+    client: triton.InferenceServerClient,
+) -> None:
     with pytest.raises(InferenceServerException, match="larger than max") as caught:
         client.infer(
-            "student", [image_input(np.zeros((300, 28, 28), np.uint8))], compression_algorithm="gzip"
+            "student", [image_input(np.zeros((6000, 28, 28), np.uint8))], compression_algorithm="gzip"
         )
     assert caught.value.status() == "StatusCode.RESOURCE_EXHAUSTED"
 
 
-def test_methods_and_models_that_are_not_there(client: triton.InferenceServerClient) -> None:
-    for ask, code in (
+def test_unknown_methods_and_models_are_rejected(client: triton.InferenceServerClient) -> None:
+    for call, code in (
         (client.get_cuda_shared_memory_status, "UNIMPLEMENTED"),
         (lambda: client.is_model_ready("nobody"), "NOT_FOUND"),
         (lambda: client.get_model_metadata("student", "2"), "NOT_FOUND"),
     ):
         with pytest.raises(InferenceServerException) as caught:
-            ask()
+            call()
         assert caught.value.status() == f"StatusCode.{code}"
 
 
-def test_without_the_key_nothing_is_told_but_health(strict_service: Addresses) -> None:
+def test_without_the_api_key_only_health_is_available(strict_service: Service) -> None:
     with triton.InferenceServerClient(strict_service.grpc) as client:
         assert client.is_server_live()
         assert client.is_server_ready()
         for headers in ({}, {"x-api-key": "wrong"}):
-            for ask in (
+            for call in (
                 lambda headers: client.infer("student", [image_input(DIGITS[:1])], headers=headers),
                 lambda headers: client.get_model_metadata("student", headers=headers),
                 lambda headers: client.is_model_ready("student", headers=headers),
                 lambda headers: client.get_server_metadata(headers=headers),
             ):
                 with pytest.raises(InferenceServerException, match="X-API-Key") as caught:
-                    ask(headers)
+                    call(headers)
                 assert caught.value.status() == "StatusCode.UNAUTHENTICATED"
-        assert client.get_model_metadata("student", headers={"x-api-key": KEY}).name == "student"
+        assert client.get_model_metadata("student", headers={"x-api-key": API_KEY}).name == "student"
 
 
 def unsent(seconds: float) -> Iterator[bytes]:
-    """A message that never comes."""
+    """Send no message for a while."""
     time.sleep(seconds)
     yield from ()
 
 
-def test_limits_are_those_of_http(strict_service: Addresses) -> None:
+def test_deadline_and_requests_in_flight_are_limited_as_over_http(strict_service: Service) -> None:
     started = time.monotonic()
-    assert refusal(strict_service.grpc, unsent(3), KEY)[0] == grpc.StatusCode.DEADLINE_EXCEEDED
+    assert error_of(strict_service.grpc, unsent(3), API_KEY)[0] == grpc.StatusCode.DEADLINE_EXCEEDED
     assert 0.5 < time.monotonic() - started < 2
     with grpc.insecure_channel(strict_service.grpc) as channel:
-        ask = channel.stream_unary(INFER)
-        waiting = [ask.future(unsent(3), metadata=(("x-api-key", KEY),)) for _ in range(2)]
-        time.sleep(0.2)  # nothing tells a client that its call was begun
-        code, words = refusal(strict_service.grpc, message(), KEY)
-        assert (code, words[:10]) == (grpc.StatusCode.UNAVAILABLE, "2 requests")
+        infer = channel.stream_unary(INFER)
+        waiting = [infer.future(unsent(3), metadata=(("x-api-key", API_KEY),)) for _ in range(2)]
+        time.sleep(0.2)  # a client cannot observe that its call has begun
+        code, details = error_of(strict_service.grpc, message(), API_KEY)
+        assert (code, details[:10]) == (grpc.StatusCode.UNAVAILABLE, "2 requests")
         assert {call.code() for call in waiting} == {grpc.StatusCode.DEADLINE_EXCEEDED}

@@ -1,4 +1,4 @@
-"""What gRPC is made of here: messages generated from a part of the protocol, and a library imported late."""
+"""The generated messages, and the import of gRPC after the fork."""
 
 import subprocess
 import sys
@@ -12,8 +12,8 @@ from serving.codecs.open_inference import open_inference_pb2 as ours
 from tests.support.service import ROOT
 
 
-def test_the_messages_are_those_of_the_protocol() -> None:
-    """Triton's client carries the whole protocol; ours are a part of it, field for field."""
+def test_the_messages_are_a_subset_of_the_protocol() -> None:
+    """Triton's client has the complete protocol."""
 
     def fields(message: Any) -> dict[str, tuple[object, ...]]:
         return {
@@ -68,7 +68,7 @@ def run_python(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.slow
-def test_without_grpcio_the_flag_says_how_to_install_it(two_models: Path) -> None:
+def test_without_grpcio_the_error_names_the_command_to_install_it(two_models: Path) -> None:
     code = "import sys; sys.modules['grpc'] = None; from serving.__main__ import run; run()"
     done = run_python(code, "--models-dir", str(two_models), "--grpc-port", "0")
     assert (done.returncode, done.stderr) == (

@@ -1,4 +1,4 @@
-"""Every answer belongs to its request: thousands of distinct digits at once, good ones among bad ones."""
+"""Concurrent requests get their own predictions: thousands of distinct digits, with invalid requests among them."""
 
 import asyncio
 import json
@@ -23,7 +23,7 @@ BAD = '{"image": [[256]]}'
 
 
 def distinct_digits(count: int) -> NDArray[np.uint8]:
-    """Sample digits with noise of their own: no two are alike."""
+    """Return sample digits with individual noise, no two alike."""
     digits = np.resize(sample_test().images.numpy(), (count, 28, 28)).copy()
     noise = np.random.default_rng(0).integers(0, 64, digits.shape, np.uint8)
     return np.maximum(digits, noise)
@@ -54,7 +54,7 @@ def probabilities(answer: dict[str, Any]) -> Any:
 
 
 @pytest.mark.parametrize("executor", ["service", pytest.param("workers_service", marks=pytest.mark.slow)])
-def test_every_answer_belongs_to_its_request(
+def test_concurrent_requests_get_their_own_predictions(
     model_repository: Path, request: pytest.FixtureRequest, executor: str
 ) -> None:
     service: Service = request.getfixturevalue(executor)
