@@ -30,7 +30,6 @@ SECTIONS = (
     results.SECTION,
     accuracy.SECTION,
     peers.SECTION,
-    pareto.GAINS,
     pareto.PARETO,
     evidence.SECTION,
     scenarios.SECTION,
@@ -57,10 +56,10 @@ class Render(Command):
     documents: list[Path] = Field(
         [
             Path("README.md"),
+            Path("docs/benchmarks.md"),
             Path("docs/distillation.md"),
             Path("docs/paper.md"),
-            Path("docs/serving.md"),
-            Path("benchmarks/README.md"),
+            Path("docs/performance.md"),
         ],
         description="documents with markers",
     )

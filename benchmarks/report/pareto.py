@@ -1,4 +1,4 @@
-"""Sections `gains` and `pareto`: what each step gains, as tables, figure and CSV of `distillery-bench pareto`."""
+"""Section `pareto`: what each step gains, as tables, figure and CSV of `distillery-bench pareto`."""
 
 import csv
 import io
@@ -83,17 +83,6 @@ def _rows(sources: Sources) -> list[Row]:
 def _median(values: list[Any]) -> Any:
     """Return the median of old results' numbers; newer ones have one measurement for all networks that are alike."""
     return median(values) if len(values) > 1 and isinstance(values[0], float) else values[0]
-
-
-def gains_section(sources: Sources, _: str) -> str:
-    """Return the short form for the README: the gain of each step."""
-    source = sources["pareto"]
-    seeds = source.data["seeds"]
-    return (
-        _steps_table({row["model"]: row for row in _rows(sources)})
-        + f"\n\nErrors of the 10,000 test digits, mean ± 95 % interval over {len(seeds)} seeds, of the exported file; "
-        f"p50: a session, one thread; recipe `{source.data['recipe']}`; [measured]({source.link})."
-    )
 
 
 def draw_pareto(sources: Sources, path: Path, names: str) -> None:
@@ -251,4 +240,3 @@ PARETO = Section(
     figure="pareto.png",
     draw=draw_pareto,
 )
-GAINS = Section(name="gains", kinds=("pareto",), to_markdown=gains_section)

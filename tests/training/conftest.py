@@ -70,15 +70,13 @@ class SmallRun:
 
 @pytest.fixture(scope="session")
 def trained_run(tmp_path_factory: pytest.TempPathFactory) -> SmallRun:
-    """The recipe small, trained with seeds 1 and 0 (the current one) and evaluated."""
+    """The recipe small, trained with seeds 0 (the current one) and 1, and evaluated."""
     folder, output = tmp_path_factory.mktemp("small"), io.StringIO()
     (folder / "small.toml").write_text(RECIPE)
     threads = torch.get_num_threads()
-    with inside(folder):
-        assert call("--recipe=small.toml", "--seed=1") == 0
-        with redirect_stdout(output):
-            assert call("--recipe=small.toml") == 0
-            assert call("evaluate", "--recipe=small.toml") == 0
+    with inside(folder), redirect_stdout(output):
+        assert call("--recipe=small.toml", "--seeds=1") == 0
+        assert call("evaluate", "--recipe=small.toml") == 0
     torch.set_num_threads(threads)
     return SmallRun(folder, output.getvalue())
 

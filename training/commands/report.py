@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
 from pydantic import Field
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
@@ -71,7 +72,7 @@ class Report(RunSettings, DeviceSettings):
 
 def _table(root: Path, reports: Mapping[str, Mapping[str, Any]]) -> Table:
     digits = next(iter(reports.values()))["metrics"]["digits"]["test"]
-    table = Table(title=f"{root}, {digits:,} test digits; ± 95 % over seeds")
+    table = Table(title=f"{root}, {digits:,} test digits; ± 95 % over seeds", box=SIMPLE_HEAD)
     table.add_column("model", no_wrap=True)
     for heading in ("errors", "mean (seeds)", "saved", "agreement", "ECE, with temperature", "corrupted"):
         table.add_column(heading, justify="right")

@@ -18,7 +18,7 @@ from torch import Tensor
 from training.data.mnist import Digits
 from training.data.views import PLAIN, Views
 from training.loop.trainer import Record, predict
-from training.model.network import CLASSES, Network
+from training.model.network import CLASSES, SIDE, Network
 from training.recipe.schema import ALONE
 from training.storage import write_atomically
 
@@ -26,6 +26,9 @@ COLOURS = ("#4c566a", "#2a7de1", "#d08770", "#5b9a3c", "#9a5bb5", "#c0392b", "#0
 TEMPERATURES = (1, 4, 8, 20)
 CONFIDENT = 0.99
 DIGITS = range(CLASSES)
+COLUMNS = 4
+"""Panels per row."""
+STATES = {"before": "without temperature", "after": "with temperature"}
 
 
 def draw_digits(path: Path, digits: Digits, views: Mapping[str, Views]) -> None:
@@ -93,17 +96,17 @@ def draw_errors(
     path: Path, evaluation: Mapping[str, Mapping[str, Any]], test: Digits, *, count: int = 12
 ) -> None:
     """Draw the test digits that each model misclassified with the highest confidence."""
-    figure = Figure(figsize=(1.15 * count, 1.75 * len(evaluation)), layout="constrained")
-    rows = figure.subplots(len(evaluation), count, squeeze=False)
-    for row, (name, model) in zip(rows, evaluation.items(), strict=True):
-        for axes in row:
-            axes.set_axis_off()
-        for axes, digit in zip(row, model["misclassified"], strict=False):
-            axes.imshow(test.images[digit["index"]].numpy(), cmap="gray")
-            axes.set_title(
-                f"{digit['label']}, not {digit['prediction']}\n({digit['probability']:.1%})", fontsize=8
-            )
-        row[0].set_title(f"{name}\n" + row[0].get_title(), fontsize=8)
+    figure = Figure(figsize=(1.1 * count, 1.75 * len(evaluation)), layout="constrained")
+    rows = figure.subplots(len(evaluation), 1, squeeze=False)[:, 0]
+    for axes, (name, model) in zip(rows, evaluation.items(), strict=True):
+        sheet = torch.zeros(count, SIDE, SIDE, dtype=torch.uint8)
+        for index, digit in enumerate(model["misclassified"][:count]):
+            sheet[index] = test.images[digit["index"]]
+            text = f"{digit['label']}, not {digit['prediction']}\n({digit['probability']:.1%})"
+            axes.text((index + 0.5) * SIDE, -2, text, ha="center", va="bottom", fontsize=8)
+        axes.imshow(_tile(sheet, columns=count).numpy(), cmap="gray", vmin=0, vmax=255)
+        axes.set_title(name, fontsize=9, loc="left", pad=30)
+        axes.set_axis_off()
     save(figure, path)
 
 
@@ -122,15 +125,16 @@ def draw_confusion(path: Path, evaluation: Mapping[str, Mapping[str, Any]]) -> N
             for predicted in DIGITS:
                 if confusion[label, predicted]:
                     text = str(int(confusion[label, predicted]))
-                    axes.text(predicted, label, text, ha="center", va="center", fontsize=7)
+                    inside = axes.text(predicted, label, text, ha="center", va="center", fontsize=7)
+                    inside.set_in_layout(False)  # hundreds of texts make the layout slow
         axes.set(xticks=DIGITS, yticks=DIGITS, xlabel="prediction", ylabel="label")
         axes.set_title(f"{name}: {model['errors']} errors")
     save(figure, path)
 
 
 def _tile(images: Tensor, *, columns: int) -> Tensor:
-    rows = images.view(-1, columns, 28, 28)
-    return rows.permute(0, 2, 1, 3).reshape(-1, columns * 28)
+    rows = images.view(-1, columns, SIDE, SIDE)
+    return rows.permute(0, 2, 1, 3).reshape(-1, columns * SIDE)
 
 
 def save(figure: Figure, path: Path) -> None:
@@ -138,10 +142,6 @@ def save(figure: Figure, path: Path) -> None:
     content = io.BytesIO()
     figure.savefig(content, format="png", dpi=120)
     write_atomically(path, content.getvalue())
-
-
-COLUMNS = 4
-STATES = {"before": "without temperature", "after": "with temperature"}
 
 
 def draw_reliability(path: Path, metrics: Mapping[str, Mapping[str, Any]]) -> None:

@@ -61,7 +61,13 @@ def read_trained(folder: Path) -> Trained:
         raise RunError(f"there is no finished model in {folder}; train it with distillery-train")
     try:
         inputs = json.loads((folder / "recipe.json").read_bytes())
-        return Trained(folder, inputs, Model.model_validate(inputs["model"]))
+        # A setting removed since, such as `quantised_from`, does not matter where it was not set.
+        settings = {
+            name: value
+            for name, value in inputs["model"].items()
+            if name in Model.model_fields or value is not None
+        }
+        return Trained(folder, inputs, Model.model_validate(settings))
     except (OSError, ValueError, KeyError, TypeError) as error:
         reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else error
         raise RunError(

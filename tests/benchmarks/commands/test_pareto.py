@@ -109,7 +109,7 @@ def test_document_figure_and_csv_show_the_result(recipe: str, runs: list[SeedRun
     page = tmp_path / "docs" / "distillation.md"
     page.parent.mkdir()
     page.write_text(
-        "<!-- gains:begin -->\n<!-- gains:end -->\n<!-- pareto:begin -->\n<!-- pareto:end -->\n",
+        "<!-- pareto:begin -->\n<!-- pareto:end -->\n",
         encoding="utf-8",
     )
     places = [f"--documents={page}", f"--figures={page.parent}", f"--results-dir={tmp_path / 'results'}"]

@@ -192,7 +192,7 @@ def test_buckets_resolve_from_20_microseconds_to_5_seconds() -> None:
 
 def test_recording_a_request_costs_a_twentieth_of_the_cheapest_one() -> None:
     requests, runs = RequestMetrics("noted"), RunMetrics("noted")
-    cheapest_us, rounds = 74, 2000  # student-int8, batched: docs/serving.md, "CPU time of a request"
+    cheapest_us, rounds = 74, 2000  # student-int8, batched: docs/performance.md, "CPU time of a request"
 
     def record() -> float:
         began = time.process_time()

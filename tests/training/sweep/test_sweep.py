@@ -8,28 +8,34 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from PIL import Image
 
+from tests.support.samples import sample_training
+from tests.support.trainings import CPU
 from tests.training.conftest import call
+from training.data.mnist import SHA256
+from training.loop.trainer import Job, Observer
 from training.model.checkpoint import load_checkpoint
+from training.recipe.files import read_recipe
 from training.recipe.schema import Architecture, Distillation, Model
+from training.runs.pipeline import DataSet, train_recipe
 from training.sweep.search import Result, open_study, pareto_front
 from training.sweep.space import Space, multiply_adds
 
 RECIPE = """
 [teacher]
 hidden = [32]
-epochs = 3
+epochs = 2
 batch_size = 50
 learning_rate = 0.01
 augmentation = { shift = 2 }
 
 [student]
 hidden = [16, 8]
-epochs = 3
+epochs = 2
 batch_size = 50
 learning_rate = 0.009
 augmentation = { shift = 2 }
@@ -63,7 +69,7 @@ def rows(out: Path) -> list[dict[str, Any]]:
         return list(csv.DictReader(file))
 
 
-def test_a_sweep_resumes_its_trials(mnist: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_sweep_resumes_its_trials(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert sweep("--trials=2") == 0
     output = capsys.readouterr().out
     summary = json.loads(output.splitlines()[-1])
@@ -85,7 +91,7 @@ def test_a_sweep_resumes_its_trials(mnist: Path, tmp_path: Path, capsys: pytest.
     assert not list(root.glob("student-*/state.safetensors"))
     (targets,) = (root / "teacher").glob("soft-targets-*")
     asked = {view: view.stat().st_mtime_ns for view in targets.iterdir()}
-    assert len(asked) == 3
+    assert len(asked) == 2
     darkest, lightest = Image.open(folder / "heat_map.png").convert("L").getextrema()
     assert darkest < 64
     assert lightest > 192
@@ -99,21 +105,23 @@ def test_a_sweep_resumes_its_trials(mnist: Path, tmp_path: Path, capsys: pytest.
     assert rows(tmp_path / "uninterrupted") == rows(tmp_path / "runs")
     capsys.readouterr()
     command = next(line for line in output.splitlines() if line.startswith("fewest errors: "))
-    flags = command.partition("small.toml ")[2].split()
-    train = subprocess.run(
-        [sys.executable, SCRIPT, mnist, *flags], capture_output=True, text=True, check=True
-    )
-    assert "student: trained before, " in train.stdout
+    flags = command.partition("distillery-train ")[2].split()
+    assert call(*flags) == 0
+    assert "student: trained before, " in capsys.readouterr().out
 
 
-def test_teacher_and_trials_are_reused_by_the_recipe(capsys: pytest.CaptureFixture[str]) -> None:
-    seeds = ["--seed=1", "--teacher-seed=5"]
-    assert sweep("--trials=1", *seeds) == 0
-    capsys.readouterr()
-    assert call(*seeds) == 0
-    output = capsys.readouterr().out
-    assert "teacher: trained before" in output
-    assert "student: trained before" in output
+def test_teacher_and_trials_are_reused_by_the_recipe(tmp_path: Path) -> None:
+    class Reused(Observer):
+        names: ClassVar[list[str]] = []
+
+        def reused(self, job: Job, metadata: dict[str, Any]) -> None:  # noqa: ARG002
+            self.names.append(job.name)
+
+    assert sweep("--trials=1", "--seed=1", "--teacher-seed=5") == 0
+    recipe = read_recipe(str(tmp_path / "small.toml")).model_copy(update={"seed": 1, "teacher_seed": 5})
+    digits = DataSet(*sample_training(), SHA256)
+    train_recipe(recipe, digits, device=CPU, root=tmp_path / "runs" / "small", observer=Reused())
+    assert Reused.names == ["teacher", "student"]
 
 
 @pytest.mark.slow

@@ -1,0 +1,119 @@
+"""Every command block of README.md and docs/quickstart.md is executed, and prints what the document shows."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import httpx
+import pytest
+
+from benchmarks.__main__ import COMMANDS as BENCH
+from distillery import Command
+from export.__main__ import Export
+from serving.__main__ import Serve
+from tests.support.markdown import Block, blocks, matches, words
+from tests.support.service import ROOT, Service, starting_service
+from training.__main__ import COMMANDS as TRAIN
+
+EXECUTED = (ROOT / "README.md", ROOT / "docs" / "quickstart.md")
+ADDRESS = "http://127.0.0.1:8000"
+"""Where the documents say that the service is; here it is on a free port."""
+PROGRAMS: dict[str, tuple[dict[str, type[Command]], str]] = {
+    "distillery-train": (TRAIN, "train"),
+    "distillery-export": ({"export": Export}, "export"),
+    "distillery-serve": ({"serve": Serve}, "serve"),
+    "distillery-bench": (BENCH, ""),
+}
+BLOCKS = [block for document in EXECUTED for block in blocks(document) if block.language in {"sh", "python"}]
+RECIPE = [block for block in BLOCKS if "examples/recipe.toml" in block.text]
+
+
+def name(block: Block) -> str:
+    return f"{block.document.name}: {block.text.splitlines()[0]}"
+
+
+def run(command: str | list[str], **options: object) -> str:
+    done = subprocess.run(
+        command,
+        cwd=ROOT,
+        shell=isinstance(command, str),
+        executable="/bin/bash" if isinstance(command, str) else None,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+        **options,
+    )
+    assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+    return done.stdout
+
+
+@pytest.mark.parametrize("block", BLOCKS, ids=name)
+def test_a_block_runs_and_prints_what_is_shown(block: Block, service: Service) -> None:
+    if block.language == "python":
+        printed = run([sys.executable, "-c", block.text.replace(ADDRESS, service.url)])
+    else:
+        printed = "".join(execute(command, service.url) for command in block.commands)
+    if block.output is not None:
+        assert matches(block.output, printed), printed
+
+
+def execute(command: str, url: str) -> str:
+    """Run one command of a block, or check it where it would install, train or serve; return what it prints."""
+    first, *rest = words(command)
+    program = first.removeprefix(".venv/bin/")
+    if first == "git":
+        assert command == "git clone URL distillery && cd distillery"
+        return ""
+    if first == "make":
+        run(["make", "--dry-run", *rest])
+        return ""
+    if program in PROGRAMS:
+        commands, default = PROGRAMS[program]
+        subcommand = rest.pop(0) if rest and rest[0] in commands else default
+        commands[subcommand].for_arguments(rest).parse(rest)
+        return ""
+    if program == "python":
+        script = (ROOT / rest[0]).read_text(encoding="utf-8").replace(ADDRESS, url)
+        return run([sys.executable, "-c", script, *rest[1:]])
+    assert first == "curl", f"{command!r} is not executed by this test"
+    return run(command.replace(ADDRESS, url))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_the_recipe_of_the_quick_start_is_trained_exported_and_served(tmp_path: Path) -> None:
+    (block,) = RECIPE
+    shutil.copytree(ROOT / "examples", tmp_path / "examples")
+    *commands, serve = block.commands
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    modules = {"distillery-train": "training", "distillery-export": "export"}
+    for command in commands:
+        program, *arguments = words(command.replace(".venv/bin/", ""))
+        process = [sys.executable, "-m", modules[program], *arguments]
+        done = subprocess.run(
+            process, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False, timeout=800
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+    assert serve.endswith("distillery-serve --models-dir models-recipe")
+    with starting_service(tmp_path / "models-recipe") as service:
+        url = service.wait_until_ready()
+        picture = (ROOT / "examples" / "seven.png").read_bytes()
+        response = httpx.post(f"{url}/predict", content=picture, headers={"content-type": "image/png"})
+        assert response.json()["model"] == "student-int8"
+        assert response.json()["predictions"][0]["digit"] == 7
+        service.end()
+
+
+def test_an_ellipsis_matches_anything_and_nothing_else_does() -> None:
+    assert matches('{"digit":7,"probability":0.9…}', '{"digit":7,"probability":0.997}\n')
+    assert not matches('{"digit":7,"probability":0.9…}', '{"digit":1,"probability":0.997}')
+    assert not matches("a", "ab")
+
+
+def test_every_block_that_shows_output_is_executed() -> None:
+    shown = [block for document in EXECUTED for block in blocks(document) if block.output is not None]
+    assert len(shown) >= 8
+    assert all(block in BLOCKS for block in shown)
