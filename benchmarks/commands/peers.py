@@ -1,7 +1,7 @@
 """`distillery-bench peers`: our service and the systems of `benchmarks/peers`, with the same model."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from itertools import groupby
@@ -15,7 +15,7 @@ from rich.table import Table
 from benchmarks.commands.bench import Bench, progress_bar
 from benchmarks.commands.http import LIMITATIONS
 from benchmarks.load.http import cases_of, measure_http
-from benchmarks.load.run import Tool, choose_tool, describe_tool
+from benchmarks.load.run import Load, Tool, choose_tool, describe_tool
 from benchmarks.load.workloads import Workload, check_answers, service_workload
 from benchmarks.results.models import model_facts, select_models
 from benchmarks.results.ratio import Ratio
@@ -48,6 +48,7 @@ class Peers(Bench):
         "one model that runs in a tenth of a millisecond; large models, GPUs and clusters, the frameworks' purpose, "
         "are not measured",
         "one image per request, as JSON, in the form that each system documents; bodies and answers differ in form",
+        "other load on the machine favours systems with more processes; CPU time per request is hardly affected",
         "all systems but the one under load are stopped (SIGSTOP), since idle ones would use its cores",
     )
     examples: ClassVar[tuple[str, ...]] = (
@@ -84,6 +85,7 @@ class Peers(Bench):
             for peer, python in zip(peers, pythons, strict=True):
                 entrants.append(self._start_peer(stack, peer, python, model))
             servers = {entrant.workload.server: entrant.server for entrant in entrants}
+            clocks = {name: _ProcessCpu(server) for name, server in servers.items()}
             progress = stack.enter_context(progress_bar())
             total = len(entrants) * len(self.connections) * self.rounds
             task = progress.add_task("measuring", total=total)
@@ -95,6 +97,7 @@ class Peers(Bench):
                     rounds=self.rounds,
                     seconds=self.seconds,
                     tool=tool,
+                    cpu=clocks,
                     progress=lambda case: progress.update(task, advance=1, description=case.workload.server),
                     during=lambda case: _resumed(servers[case.workload.server]),
                 )
@@ -131,7 +134,7 @@ class Peers(Bench):
             yield _table(connections, list(rows), facts)
         yield (
             "ours = our requests/s by the system's, taken within each round: median (90 % interval by the sign test); "
-            "≈ = undecided"
+            "≈ = undecided; CPU = CPU time of all processes per request"
         )
 
 
@@ -156,6 +159,18 @@ class _Entrant:
             "start_s": round(self.server.seconds_to_start, 2),
             "idle_cpu_of_a_core": round(self.idle_cpu, 4),
         }
+
+
+@dataclass(frozen=True)
+class _ProcessCpu:
+    """CPU time by the operating system's count, with one image per request."""
+
+    server: ServerProcess
+
+    def per_prediction(self, _: str, load: Callable[[], Load]) -> tuple[Load, float]:
+        before = self.server.cpu_seconds()
+        result = load()
+        return result, (self.server.cpu_seconds() - before) * 1e6 / result.latencies.total
 
 
 def _entrant(
@@ -197,7 +212,7 @@ def _table(connections: int, rows: list[dict[str, Any]], facts: dict[str, dict[s
     table = Table(
         title=f"connections: {connections}", title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0)
     )
-    for name in ("system", "req/s", "p50 ms", "p99 ms", "ours", "MiB", "idle"):
+    for name in ("system", "req/s", "p50 ms", "p99 ms", "CPU µs", "MiB", "ours"):
         table.add_column(name, justify="left" if name == "system" else "right", no_wrap=True)
     for row in rows:
         fact = facts[row["server"]]
@@ -206,8 +221,8 @@ def _table(connections: int, rows: list[dict[str, Any]], facts: dict[str, dict[s
             f"{row['requests_per_s']:,.0f}",
             f"{row['p50_ms']:.2f}",
             f"{row['p99_ms']:.2f}",
-            "" if row["server"] == rows[0]["server"] else str(Ratio.from_json(row["ours"])),
+            f"{row['cpu_us']:.0f}",
             f"{fact['memory_mib']:,.0f}",
-            f"{fact['idle_cpu_of_a_core']:.1%}",
+            "" if row["server"] == rows[0]["server"] else str(Ratio.from_json(row["ours"])),
         )
     return table

@@ -8,12 +8,11 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from statistics import median
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from benchmarks.load.interleave import interleave
 from benchmarks.load.latency import Latencies
 from benchmarks.load.run import Load, Tool, run_load
-from benchmarks.load.service_cpu import ServiceCpu
 from benchmarks.load.sessions import REFERENCE
 from benchmarks.load.workloads import Workload
 from benchmarks.results.ratio import Ratio
@@ -49,13 +48,20 @@ def cases_of(workloads: Iterable[Workload], connections: Sequence[int]) -> list[
     )
 
 
+class CpuClock(Protocol):
+    """Measures the CPU time of a server."""
+
+    def per_prediction(self, model: str, load: Callable[[], Load]) -> tuple[Load, float]:
+        """Run `load` on this model; return its result and µs of CPU time per prediction."""
+
+
 def measure_http(
     cases: Sequence[Case],
     *,
     rounds: int,
     seconds: float,
     tool: Tool = "auto",
-    cpu: Mapping[str, ServiceCpu] | None = None,
+    cpu: Mapping[str, CpuClock] | None = None,
     progress: Callable[[Case], None] = lambda _: None,
     during: Callable[[Case], AbstractContextManager[object]] = lambda _: nullcontext(),
 ) -> list[dict[str, Any]]:

@@ -25,6 +25,9 @@ def peers_section(sources: Sources, figure: str) -> str:
     folder = Path(source.link).parent.parent / "peers"
     header = ["system", f"requests/s, {busy[0]['connections']} connections", "rounds", "p50", "p99"]
     lines = [[*header, "p50, 1 connection", "Distillery's requests/s", "memory"]]
+    with_cpu = all(row.get("cpu_us") for row in busy)  # absent from older results
+    if with_cpu:
+        lines[0].append("CPU time per request")
     for row in busy:
         rates = row["rounds"]["requests_per_s"]
         lines.append(
@@ -37,6 +40,7 @@ def peers_section(sources: Sources, figure: str) -> str:
                 f"{single[row['server']]['p50_ms']:.2f} ms" if row["server"] in single else "",
                 _ours_by(row, busy, data["servers"][0]["server"]),
                 f"{facts[row['server']]['memory_mib']:,.0f} MiB",
+                *([f"{row['cpu_us']:,.0f} µs"] if with_cpu else []),
             ]
         )
     model = next(iter(data["models"]))

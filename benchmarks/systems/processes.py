@@ -54,9 +54,9 @@ class ServerProcess:
 
     def cpu_of_a_core(self, seconds: float) -> float:
         """Measure for `seconds`; return the CPU time of all processes as a fraction of one core."""
-        before = self._cpu_seconds()
+        before = self.cpu_seconds()
         time.sleep(seconds)
-        return (self._cpu_seconds() - before) / seconds
+        return (self.cpu_seconds() - before) / seconds
 
     def stop(self) -> None:
         """Interrupt the server, then kill all remaining processes: LitServe and Ray leave some."""
@@ -75,5 +75,6 @@ class ServerProcess:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.send_signal(number)
 
-    def _cpu_seconds(self) -> float:
+    def cpu_seconds(self) -> float:
+        """Return the CPU time of all running processes since their start."""
         return sum(sum(process.cpu_times()[:2]) for process in self.all())

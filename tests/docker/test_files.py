@@ -1,4 +1,4 @@
-"""The image and the compose file: what they promise can be read from them, so it is."""
+"""The Dockerfile and the compose file: pinned, minimal, unprivileged and consistent."""
 
 import os
 import re
@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[2]
 DOCKER = ROOT / "docker"
 DOCKERFILE = DOCKER / "serving.Dockerfile"
 PINNED = re.compile(r"[a-z/]+:v?\d+\.\d+\.\d+[a-z-]*")
-"""An image with its full version: `latest` or `3.11` is another image every month."""
+"""An image with its full version; `latest` or `3.11` change over time."""
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +34,7 @@ def instructions(name: str) -> list[str]:
     return [line.split(maxsplit=1)[1] for line in text.splitlines() if line.startswith(f"{name} ")]
 
 
-def test_hadolint_finds_nothing() -> None:
+def test_hadolint_reports_nothing() -> None:
     hadolint = Path(sysconfig.get_path("scripts")) / "hadolint"
     run = subprocess.run([hadolint, DOCKERFILE], capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stdout + run.stderr
@@ -75,14 +75,14 @@ def test_the_service_is_built_from_what_is_copied_alone(tmp_path: Path) -> None:
 
 
 def test_the_service_is_the_first_process_and_not_root() -> None:
-    # a shell in between would swallow SIGTERM
+    # a shell would not forward SIGTERM
     assert instructions("ENTRYPOINT") == ['["distillery-serve"]']
     user, _, group = instructions("USER")[0].partition(":")
     assert int(user) >= 1000
     assert int(group) >= 1000
 
 
-def test_every_setting_that_docker_makes_is_one_the_service_has(compose: dict[str, Any]) -> None:
+def test_every_setting_in_docker_exists_in_the_service(compose: dict[str, Any]) -> None:
     in_image = re.findall(r"\bDISTILLERY_(\w+)=", " ".join(instructions("ENV")))
     in_compose = [name.removeprefix("DISTILLERY_") for name in compose["services"]["serving"]["environment"]]
     settings = {name.lower().split("__")[0] for name in in_image + in_compose}
@@ -96,13 +96,13 @@ def test_images_are_pinned(compose: dict[str, Any]) -> None:
     assert all(PINNED.fullmatch(image) for image in pulled.values()), pulled
 
 
-def test_nothing_listens_beyond_this_machine(compose: dict[str, Any]) -> None:
+def test_ports_are_bound_to_the_loopback_interface(compose: dict[str, Any]) -> None:
     ports = [port for service in compose["services"].values() for port in service["ports"]]
     assert len(ports) == 3
     assert all(port.startswith("127.0.0.1:") for port in ports)
 
 
-def test_every_service_is_bounded_and_has_no_privileges(compose: dict[str, Any]) -> None:
+def test_every_service_has_resource_limits_and_no_privileges(compose: dict[str, Any]) -> None:
     for service in compose["services"].values():
         assert {"cpus", "memory"} <= set(service["deploy"]["resources"]["limits"])
         assert service["cap_drop"] == ["ALL"]
@@ -120,7 +120,7 @@ def test_every_file_that_is_mounted_exists(compose: dict[str, Any]) -> None:
     assert all((DOCKER / mount).exists() for mount in mounts), mounts
 
 
-def test_the_parts_find_each_other_by_their_names(compose: dict[str, Any]) -> None:
+def test_the_services_refer_to_each_other_by_the_right_names(compose: dict[str, Any]) -> None:
     prometheus = yaml.safe_load((DOCKER / "prometheus/prometheus.yml").read_text())
     assert prometheus["scrape_configs"][0]["static_configs"][0]["targets"] == ["serving:8000"]
     source = yaml.safe_load((DOCKER / "grafana/provisioning/datasources/prometheus.yml").read_text())
@@ -131,13 +131,13 @@ def test_the_parts_find_each_other_by_their_names(compose: dict[str, Any]) -> No
     assert {"serving", "prometheus"} <= set(compose["services"])
 
 
-def test_the_health_check_fails_where_nobody_answers() -> None:
+def test_the_health_check_fails_without_a_server() -> None:
     """The command inside HEALTHCHECK, taken from the Dockerfile and run."""
     program = re.search(r'"python", "-c", "(.*)"\]', DOCKERFILE.read_text().replace("\\\n", ""))
     assert program
     run = subprocess.run(
         ["python3", "-c", program[1]],
-        env={**os.environ, "DISTILLERY_PORT": "1"},  # a reserved port: nobody listens
+        env={**os.environ, "DISTILLERY_PORT": "1"},  # a reserved port, on which nothing listens
         capture_output=True,
         text=True,
         check=False,

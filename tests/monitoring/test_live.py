@@ -1,6 +1,6 @@
-"""A real Prometheus scrapes the real service under a short load; every expression we show or record has an answer.
+"""A real Prometheus scrapes the real service under a short load; every expression of dashboard and rules has a value.
 
-The configuration and the rules are the ones compose.yaml mounts, with the target's address and the intervals changed.
+Configuration and rules are those of compose.yaml, except for the target's address and the intervals.
 """
 
 import contextlib
@@ -56,7 +56,7 @@ ROUNDS_PER_S = 20
 
 @dataclass
 class Load:
-    """A bounded load in a thread: every model, one image and eight, and some mistakes. It counts the answers."""
+    """A bounded load in a thread: every model, one image and eight, and invalid requests; counts the responses."""
 
     url: str
     answers: Counter[tuple[str, int]] = field(default_factory=Counter)
@@ -107,7 +107,7 @@ class Monitored:
 
 @contextlib.contextmanager
 def running_prometheus(service: str, folder: Path) -> Iterator[str]:
-    """Prometheus 2 with our configuration and rules, twice a second, on a port of its own."""
+    """Run Prometheus 2 with our configuration and rules, scraping twice a second."""
     configuration = yaml.safe_load((DOCKER / "prometheus/prometheus.yml").read_text())
     configuration["global"] = {"scrape_interval": "500ms", "evaluation_interval": "500ms"}
     configuration["rule_files"] = [str(DOCKER / "prometheus/rules.yml")]
@@ -136,7 +136,7 @@ def running_prometheus(service: str, folder: Path) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def monitored(model_repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Monitored]:
-    """Two API processes under load until the last rule has its first value (or patience ends), then at rest."""
+    """Two API processes under load until the last rule has its first value (or a timeout), then idle."""
     with (
         running_service(model_repository, "--api-servers", "2") as service,
         running_prometheus(service.url, tmp_path_factory.mktemp("prometheus")) as prometheus,
@@ -208,7 +208,7 @@ def test_the_dashboards_variable_offers_every_model(monitored: Monitored) -> Non
 
 
 def test_prometheus_counts_what_the_client_counted(monitored: Monitored) -> None:
-    """Both API processes' counts are there, once: not one process's at a time, nor anything twice."""
+    """The counts of both API processes are included, once."""
     counted = monitored.ask("sum by (model, status) (distillery_requests_total) > 0")
     assert {(labels.get("model", ""), int(labels["status"])): n for labels, n in counted} == dict(
         monitored.load.answers
@@ -220,8 +220,8 @@ def test_prometheus_counts_what_the_client_counted(monitored: Monitored) -> None
     assert monitored.ask("sum(distillery_requests_in_flight)")[0][1] == 0
 
 
-def test_the_speedup_is_the_ratio_of_what_was_measured(monitored: Monitored) -> None:
-    """Every model was sent the same images, so time per image and time in all must tell the same."""
+def test_the_speedup_is_the_ratio_of_the_measured_times(monitored: Monitored) -> None:
+    """Every model received the same images, so the ratios of time per image and of total time are equal."""
     in_all = "sum by (model) (increase(distillery_inference_duration_seconds_sum[1m]))"
     seconds = {labels["model"]: value for labels, value in monitored.ask(in_all)}
     measure = '{measure="inference per image"}'
@@ -232,7 +232,7 @@ def test_the_speedup_is_the_ratio_of_what_was_measured(monitored: Monitored) -> 
         assert found[model] == pytest.approx(seconds["teacher"] / seconds[model], rel=0.1)
 
 
-def test_promtool_finds_nothing_wrong_with_the_metrics(monitored: Monitored) -> None:
+def test_promtool_accepts_the_metrics(monitored: Monitored) -> None:
     connection = http.client.HTTPConnection(urlsplit(monitored.service).netloc, timeout=10)
     with contextlib.closing(connection):
         connection.request("GET", "/metrics")

@@ -1,4 +1,4 @@
-"""The recording rules and alerts, judged by Prometheus' own promtool."""
+"""The recording rules and alerts, checked by promtool."""
 
 import subprocess
 from pathlib import Path
@@ -21,7 +21,7 @@ FOLDER = Path(__file__).parents[2] / "docker" / "prometheus"
     ],
     ids=" ".join,
 )
-def test_promtool_agrees(arguments: tuple[str, ...]) -> None:
+def test_promtool_accepts_them(arguments: tuple[str, ...]) -> None:
     run = subprocess.run(["promtool", *arguments], cwd=FOLDER, capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stdout + run.stderr
 

@@ -1,4 +1,4 @@
-"""A client's bare HTTP/1.1 connections, for tests that must know what is one connection and one write."""
+"""HTTP/1.1 on bare connections, for tests that control connections and writes."""
 
 import asyncio
 import json
@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 
 class Connection:
-    """One connection, kept alive."""
+    """A connection that is kept alive."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.reader, self.writer = reader, writer
@@ -28,14 +28,16 @@ class Connection:
         return status, json.loads(body)
 
 
-def raw_request(
-    body: bytes, headers: str = "", *, length: int | None = None, path: str = "/predict"
-) -> bytes:
-    length = len(body) if length is None else length
-    head = (
-        f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n"
+def post(path: str, body: bytes, *headers: str, length: int | None = None) -> bytes:
+    """Return a POST request; `length` is declared in place of the body's own."""
+    declared = len(body) if length is None else length
+    lines = (
+        f"POST {path} HTTP/1.1",
+        "Host: x",
+        "Content-Type: application/json",
+        f"Content-Length: {declared}",
     )
-    return (head + headers + "\r\n").encode() + body
+    return "\r\n".join((*lines, *headers, "", "")).encode() + body
 
 
 def connect(url: str) -> socket.socket:

@@ -15,7 +15,7 @@ from starlette.types import Receive, Scope, Send
 from serving.__main__ import Serve
 from serving.engine.request import Endpoint
 from serving.service import Service, build
-from tests.support.connections import Connection
+from tests.support.connections import Connection, post
 from tests.support.samples import sample_test
 
 DIGITS = sample_test().images.numpy()
@@ -24,9 +24,7 @@ KEEP_ALIVE_S = 1
 
 def request(document: Any, *headers: str, path: str = "/predict", body: bytes | None = None) -> bytes:
     content = json.dumps(document).encode() if body is None else body
-    lines = [f"POST {path} HTTP/1.1", "Host: x", "Content-Type: application/json", *headers]
-    lines += [f"Content-Length: {len(content)}", "User-Agent: test", "", ""]
-    return "\r\n".join(lines).encode() + content
+    return post(path, content, *headers, "User-Agent: test")
 
 
 def one(index: int) -> dict[str, Any]:

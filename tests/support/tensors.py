@@ -1,11 +1,13 @@
-"""Requests and answers of the Open Inference Protocol over REST, with tensors in JSON or as bytes behind it."""
+"""Requests and responses of the Open Inference Protocol over REST, with tensors in JSON or as bytes after it."""
 
-import json
 from typing import Any
 
 import httpx
 
-LENGTH = "Inference-Header-Content-Length"
+from serving.client.tensors import LENGTH, pack, unpack
+
+__all__ = ["INFER", "LENGTH", "binary", "split", "tensor"]
+
 INFER = "/v2/models/student/infer"
 
 
@@ -14,20 +16,11 @@ def tensor(images: Any, **fields: Any) -> dict[str, Any]:
 
 
 def binary(images: Any, **fields: Any) -> tuple[dict[str, str], bytes]:
-    """Headers and body of a request with its images as bytes."""
-    document = {"inputs": [tensor(images, parameters={"binary_data_size": images.nbytes})], **fields}
-    text = json.dumps(document).encode()
-    return {LENGTH: str(len(text))}, text + images.tobytes()
+    """Headers and body of a request with its images as bytes; Triton's client sends no Content-Type either."""
+    headers, body = pack(images, **fields)
+    return {LENGTH: headers[LENGTH]}, body
 
 
 def split(answer: httpx.Response) -> tuple[dict[str, Any], dict[str, bytes]]:
-    """The JSON of an answer, and the bytes behind it by output."""
-    length = int(answer.headers.get(LENGTH, len(answer.content)))
-    document = json.loads(answer.content[:length])
-    blobs, start = {}, length
-    for output in document["outputs"]:
-        if size := output.get("parameters", {}).get("binary_data_size"):
-            blobs[output["name"]] = answer.content[start : start + size]
-            start += size
-    assert start == len(answer.content)
-    return document, blobs
+    """The JSON of a response, and the bytes after it by output."""
+    return unpack(answer.headers.get(LENGTH), answer.content)

@@ -261,6 +261,7 @@ def test_the_command_compares_a_peer_in_its_own_environment_with_our_service(
         ("inprocess", 2),
         ("bare-asgi", 2),
     ]
+    assert all(row["cpu_us"] > 0 for row in summary["rows"])
     kept = json.loads(Path(summary["result"]).read_text())["data"]
     ours, other = kept["servers"]
     assert (ours["server"], other["server"]) == ("inprocess", "bare-asgi")

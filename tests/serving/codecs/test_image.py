@@ -1,4 +1,4 @@
-"""Pictures of digits, brought to MNIST's form, are read as the digits they are."""
+"""PNG and JPEG files are converted to MNIST's form and classified correctly, or rejected."""
 
 import base64
 import io
@@ -88,7 +88,7 @@ def correct(session: Session, images: Grey) -> int:
 
 
 @pytest.mark.parametrize("drawn", DRAWN)
-def test_drawn_differently_a_digit_is_still_read(session: Session, drawn: str) -> None:
+def test_a_digit_is_classified_whatever_its_colours_size_and_place(session: Session, drawn: str) -> None:
     images = np.stack([decode(DRAWN[drawn](digit)) for digit in DIGITS])
     plain = correct(session, np.stack(DIGITS))
     # Of 100 digits, as many as plain but for a few: cropping and scaling move thin strokes by half a pixel.
@@ -106,7 +106,7 @@ def test_ink_is_centred_by_mass_in_a_box_of_20() -> None:
 
 
 @pytest.mark.parametrize("mode", ["L", "RGB", "RGBA", "I;16"])
-def test_a_28x28_grey_picture_passes_unchanged(mode: str) -> None:
+def test_a_grey_picture_of_28x28_pixels_is_unchanged(mode: str) -> None:
     for digit in DIGITS[:10]:
         picture = (
             Image.fromarray(digit.astype(np.uint16) * 257)
@@ -116,7 +116,7 @@ def test_a_28x28_grey_picture_passes_unchanged(mode: str) -> None:
         assert np.array_equal(decode(encode(picture)), digit)
 
 
-def test_exif_orientation_is_honoured() -> None:
+def test_exif_orientation_is_applied() -> None:
     digit = DIGITS[0]
     exif = Image.Exif()
     exif[0x0112] = 6  # to be turned by 90° clockwise for viewing
@@ -125,7 +125,7 @@ def test_exif_orientation_is_honoured() -> None:
 
 
 def png(width: int, height: int, *, data: bytes = b"") -> bytes:
-    """A PNG that declares its size and carries `data` as its compressed pixels."""
+    """A PNG of the declared size with `data` as its compressed pixels."""
 
     def chunk(kind: bytes, content: bytes) -> bytes:
         check = zlib.crc32(kind + content)
@@ -135,7 +135,7 @@ def png(width: int, height: int, *, data: bytes = b"") -> bytes:
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", data) + chunk(b"IEND", b"")
 
 
-def test_a_picture_that_declares_too_many_pixels_is_refused_without_decoding() -> None:
+def test_a_picture_that_declares_too_many_pixels_is_rejected_without_decoding() -> None:
     bomb = png(100_000, 100_000, data=zlib.compress(bytes(10_000_000)))
     started = time.perf_counter()
     with pytest.raises(TooManyPixels, match="100000×100000"):
@@ -143,7 +143,7 @@ def test_a_picture_that_declares_too_many_pixels_is_refused_without_decoding() -
     assert time.perf_counter() - started < 0.05
 
 
-def test_the_pixels_of_all_pictures_count_together() -> None:
+def test_the_pixel_limit_applies_to_all_pictures_together() -> None:
     picture = encode(larger(DIGITS[0], 100))
     assert decode_pictures([("a", picture), ("b", picture)], 20_000).shape == (2, 28, 28)
     with pytest.raises(TooManyPixels, match="b is 100×100"):
@@ -165,18 +165,18 @@ GIF = base64.b64decode("R0lGODlhAQABAIAAAAAAAP///yH5BAEAAAAALAAAAAABAAEAAAIBRAA7
     ],
     ids=["empty", "text", "gif", "cut-off png", "cut-off jpeg", "png without pixels"],
 )
-def test_what_is_no_whole_picture_is_refused(content: bytes) -> None:
+def test_incomplete_and_other_files_are_rejected(content: bytes) -> None:
     with pytest.raises(InvalidPicture, match="picture"):
         decode(content)
 
 
 @pytest.mark.parametrize("level", [0, 128, 255])
-def test_a_blank_picture_is_refused(level: int) -> None:
+def test_a_blank_picture_is_rejected(level: int) -> None:
     with pytest.raises(InvalidPicture, match="shows no digit"):
         decode(encode(Image.new("L", (100, 100), level)))
 
 
-def test_damaged_pictures_are_refused_never_crash() -> None:
+def test_damaged_pictures_never_cause_an_internal_error() -> None:
     generator = np.random.default_rng(0)
     for whole in (encode(larger(DIGITS[3], 60)), encode(photographed(DIGITS[3]), "JPEG")):
         for _ in range(300):

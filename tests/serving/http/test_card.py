@@ -1,4 +1,4 @@
-"""The model's card and its headline, as the service shows them."""
+"""Model cards and headlines at /models."""
 
 import asyncio
 import json
@@ -14,14 +14,14 @@ from serving.codecs.schemas import ErrorAnswer
 from serving.http.routes import add_routes
 from serving.model.repository import LARGEST_CARD, RepositoryError, load_repository, read_card
 
-CARD = "# student\n\nerrs on **7 ± 2** of 200 digits; KL(teacher ‖ student)\n"
+CARD = "# student\n\n**7 ± 2** errors on 200 digits; KL(teacher ‖ student)\n"
 Get = Callable[[str], httpx.Response]
 HEADLINE = {"test_errors": 7.0, "test_accuracy": 0.965}
 
 
 @pytest.fixture(scope="module")
 def repository(two_models: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A student with a card, and a teacher without."""
+    """A student with a model card, and a teacher without one."""
     root = Path(shutil.copytree(two_models, tmp_path_factory.mktemp("carded") / "models"))
     student = root / "student" / "1"
     (student / "MODEL_CARD.md").write_text(CARD, encoding="utf-8")
@@ -45,27 +45,27 @@ def get(repository: Path) -> Get:
     return lambda path: asyncio.run(fetch(path))
 
 
-def test_the_card_is_shown_as_it_was_written(get: Get) -> None:
+def test_a_card_is_returned_unchanged(get: Get) -> None:
     answer = get("/models/student/card")
     assert (answer.status_code, answer.headers["Content-Type"]) == (200, "text/markdown; charset=utf-8")
     assert answer.content == CARD.encode()
 
 
-def test_a_model_without_a_card_says_how_to_get_one(get: Get) -> None:
+def test_a_model_without_a_card_is_an_error_that_names_the_command(get: Get) -> None:
     answer = get("/models/teacher/card")
     error = ErrorAnswer.model_validate_json(answer.content).error
     assert (answer.status_code, error.code) == (404, "not_found")
     assert "teacher has no model card; `distillery-train report` writes it" in error.message
 
 
-def test_no_such_model(get: Get) -> None:
+def test_an_unknown_model_is_an_error(get: Get) -> None:
     answer = get("/models/nobody/card")
     error = ErrorAnswer.model_validate_json(answer.content).error
     assert (answer.status_code, error.code) == (404, "unknown_model")
     assert "this service has student, teacher" in error.message
 
 
-def test_the_manifest_shows_headline_and_temperature(get: Get) -> None:
+def test_the_manifest_includes_headline_and_temperature(get: Get) -> None:
     student = get("/models/student").json()
     assert (student["headline"], student["calibration_temperature"]) == (HEADLINE, 1.25)
 
@@ -81,7 +81,7 @@ def test_the_card_is_documented(get: Get) -> None:
     ("content", "message"),
     [(b"x" * (LARGEST_CARD + 1), "has more than 1,048,576 bytes"), (b"\xff\xfe", "is not UTF-8")],
 )
-def test_a_card_that_cannot_be_shown_is_refused_at_start(
+def test_an_invalid_card_is_rejected_at_start(
     repository: Path, tmp_path: Path, content: bytes, message: str
 ) -> None:
     root = Path(shutil.copytree(repository, tmp_path / "models"))
@@ -90,7 +90,7 @@ def test_a_card_that_cannot_be_shown_is_refused_at_start(
         read_card(load_repository(root)["student"])
 
 
-def test_the_largest_card(repository: Path, tmp_path: Path) -> None:
+def test_a_card_of_the_maximum_size_is_accepted(repository: Path, tmp_path: Path) -> None:
     root = Path(shutil.copytree(repository, tmp_path / "models"))
     (root / "student" / "1" / "MODEL_CARD.md").write_bytes(b"x" * LARGEST_CARD)
     assert len(read_card(load_repository(root)["student"]) or "") == LARGEST_CARD

@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 
 from serving.model.repository import load_repository
 from serving.model.session import Session
-from tests.support.connections import Connection
+from tests.support.connections import Connection, post
 from tests.support.samples import sample_test
 from tests.support.service import Service
+from tests.support.tensors import binary
 
 MODELS = ("teacher", "student")
 CLIENTS, REQUESTS = 16, 60
@@ -29,21 +30,13 @@ def distinct_digits(count: int) -> NDArray[np.uint8]:
     return np.maximum(digits, noise)
 
 
-def message(path: str, body: bytes, *headers: str) -> bytes:
-    lines = (f"POST {path} HTTP/1.1", "Host: x", "Content-Type: application/json", *headers)
-    return "\r\n".join((*lines, f"Content-Length: {len(body)}", "", "")).encode() + body
-
-
 def as_predict(model: str, images: NDArray[np.uint8]) -> bytes:
-    return message(f"/predict/{model}", json.dumps({"images": images.tolist()}).encode())
+    return post(f"/predict/{model}", json.dumps({"images": images.tolist()}).encode())
 
 
 def as_tensor(model: str, images: NDArray[np.uint8]) -> bytes:
-    tensor = {"name": "image", "datatype": "UINT8", "shape": images.shape}
-    tensor["parameters"] = {"binary_data_size": images.size}
-    text = json.dumps({"inputs": [tensor]}).encode()
-    length = f"Inference-Header-Content-Length: {len(text)}"
-    return message(f"/v2/models/{model}/infer", text + images.tobytes(), length)
+    headers, body = binary(images)
+    return post(f"/v2/models/{model}/infer", body, *(f"{name}: {value}" for name, value in headers.items()))
 
 
 def probabilities(answer: dict[str, Any]) -> Any:
@@ -64,7 +57,7 @@ def test_concurrent_requests_get_their_own_predictions(
     expected = {name: session.run(images)[1] for name, session in sessions.items()}
 
     async def client(url: str, number: int) -> int:
-        choice = random.Random(number)  # noqa: S311 - a choice to be made again
+        choice = random.Random(number)  # noqa: S311 - reproducible
         connection = await Connection.to(str(urlsplit(url).hostname), urlsplit(url).port or 0)
         answered = 0
         for index in range(REQUESTS):
@@ -72,7 +65,7 @@ def test_concurrent_requests_get_their_own_predictions(
             start = (number * REQUESTS + index) * 4
             part = slice(start, start + choice.choice((1, 1, 2, 4)))
             if choice.random() < 0.1:
-                assert (await connection.ask(message(f"/predict/{model}", BAD.encode())))[0] == 422
+                assert (await connection.ask(post(f"/predict/{model}", BAD.encode())))[0] == 422
             status, answer = await connection.ask(form(model, images[part]))
             assert status == 200, answer
             assert np.allclose(probabilities(answer), expected[model][part], atol=1e-4)

@@ -1,4 +1,4 @@
-"""The HTTP interface of a real service: right answers to every kind of body, and everything else that is served."""
+"""The HTTP API of a real service: predictions for every kind of body, models, health and documentation."""
 
 import asyncio
 import base64
@@ -20,7 +20,7 @@ from PIL import Image
 from serving.codecs.schemas import ManyImages, ModelList, OneImage, PredictAnswer
 from serving.model.repository import load_repository
 from serving.model.session import Session
-from tests.support.connections import connect, raw_request
+from tests.support.connections import connect, post
 from tests.support.samples import sample_test
 from tests.support.service import ROOT, Service
 
@@ -42,7 +42,7 @@ def png(digit: Any) -> bytes:
 
 
 @pytest.mark.parametrize("model", MODELS)
-def test_every_model_answers_what_its_session_says(
+def test_predictions_are_those_of_the_session(
     client: httpx.Client, model_repository: Path, model: str
 ) -> None:
     expected = Session(load_repository(model_repository)[model].path).run(DIGITS)[1]
@@ -55,7 +55,7 @@ def test_every_model_answers_what_its_session_says(
     assert [prediction.probability for prediction in predictions] == found.max(axis=1).tolist()
 
 
-def test_every_kind_of_body_gets_the_same_answer(client: httpx.Client) -> None:
+def test_every_kind_of_body_gets_the_same_predictions(client: httpx.Client) -> None:
     text = base64.b64encode(png(DIGITS[0])).decode()
     answers = [
         client.post("/predict", json=ONE),
@@ -77,7 +77,7 @@ def test_several_files_get_several_predictions(client: httpx.Client) -> None:
     assert answer.json()["predictions"] == expected.json()["predictions"]
 
 
-def test_the_answer_says_which_model_and_where_the_time_went(client: httpx.Client) -> None:
+def test_the_response_names_the_model_and_the_timing(client: httpx.Client) -> None:
     answer = client.post("/predict", json=ONE)
     document = PredictAnswer.model_validate_json(answer.content, strict=True)
     assert (document.model, document.version) == ("student-int8", "1")
@@ -87,20 +87,20 @@ def test_the_answer_says_which_model_and_where_the_time_went(client: httpx.Clien
     assert header == {name.removesuffix("_ms"): f"{value:g}" for name, value in timing.model_dump().items()}
 
 
-def test_head_and_body_of_an_answer_come_in_one_piece(service: Service) -> None:
+def test_head_and_body_of_a_response_arrive_in_one_piece(service: Service) -> None:
     with connect(service.url) as connection:
-        connection.sendall(raw_request(json.dumps(ONE).encode()))
-        # A connection's first request is answered by uvicorn, maybe in two pieces.
+        connection.sendall(post("/predict", json.dumps(ONE).encode()))
+        # uvicorn responds to the first request of a connection, possibly in two pieces.
         first = HTTPResponse(connection)
         first.begin()
         first.read()
-        connection.sendall(raw_request(json.dumps(ONE).encode()))
+        connection.sendall(post("/predict", json.dumps(ONE).encode()))
         head, _, body = connection.recv(65536).partition(b"\r\n\r\n")
         assert head.startswith(b"HTTP/1.1 200 OK")
         assert json.loads(body)["model"] == "student-int8"
 
 
-def test_clients_at_once_all_get_their_own_answers_whatever_others_send(service: Service) -> None:
+def test_concurrent_clients_get_their_own_responses_among_invalid_requests(service: Service) -> None:
     good = [{"image": digit.tolist()} for digit in DIGITS[:40]]
     bad: list[Any] = [{"image": [[256] * 28] * 28}, {"image": "nonsense"}, [1], {"images": []}]
 
@@ -126,10 +126,10 @@ def test_clients_at_once_all_get_their_own_answers_whatever_others_send(service:
     assert {answer.status_code for answer in wrong} == {422}
 
 
-# Everything else that is served
+# Models, health, documentation
 
 
-def test_models_are_what_their_manifests_say(client: httpx.Client, model_repository: Path) -> None:
+def test_models_are_described_by_their_manifests(client: httpx.Client, model_repository: Path) -> None:
     listed = ModelList.model_validate_json(client.get("/models").content)
     manifests = [entry.manifest for entry in load_repository(model_repository).values()]
     assert (listed.default, listed.models) == ("student-int8", manifests)
@@ -143,7 +143,7 @@ def test_health_and_documentation(client: httpx.Client) -> None:
     assert "swagger" in client.get("/docs").text
 
 
-def test_the_openapi_document_is_valid_and_right(client: httpx.Client) -> None:
+def test_the_openapi_document_is_valid_and_complete(client: httpx.Client) -> None:
     document = client.get("/openapi.json").json()
     openapi_spec_validator.validate(document)
     model, version = "/v2/models/{model}", "/v2/models/{model}/versions/{version}"
@@ -174,7 +174,7 @@ def test_the_openapi_document_is_valid_and_right(client: httpx.Client) -> None:
     assert "422" not in document["paths"]["/models/{model}"]["get"]["responses"]
 
 
-def test_the_documented_bodies_are_those_that_are_read(client: httpx.Client) -> None:
+def test_the_documented_bodies_are_accepted(client: httpx.Client) -> None:
     text = base64.b64encode(png(DIGITS[0])).decode()
     for image in (DIGITS[0].tolist(), DIGITS[0].ravel().tolist(), text):
         assert client.post("/predict", json=OneImage(image=image).model_dump()).status_code == 200

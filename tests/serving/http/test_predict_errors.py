@@ -1,4 +1,4 @@
-"""Wrong questions over HTTP: clear words in the one error body, the key, and the limits."""
+"""Errors over HTTP: the error body, the API key and the limits."""
 
 import http.client
 import json
@@ -13,13 +13,13 @@ import httpx
 import pytest
 
 from serving.codecs.schemas import ErrorAnswer
-from tests.support.connections import connect, raw_request
+from tests.support.connections import connect, post
 from tests.support.samples import sample_test
 from tests.support.service import API_KEY, Service, let_it_read
 
 ONE = {"image": sample_test().images[0].tolist()}
 MODELS = ("student", "student-alone", "student-int8", "teacher")
-AUTHORISED = f"X-API-Key: {API_KEY}\r\n"
+AUTHORISED = f"X-API-Key: {API_KEY}"
 
 
 @pytest.fixture
@@ -58,7 +58,7 @@ def read_answer(connection: socket.socket) -> tuple[int, dict[str, str], Any]:
         ("POST", "/predictions", b"{}", {}, 404, "not_found", "POST /predictions"),
     ],
 )  # fmt: skip
-def test_a_mistake_is_named_in_the_one_error_body(
+def test_an_invalid_request_is_reported_in_the_error_body(
     client: httpx.Client,
     method: str,
     path: str,
@@ -79,7 +79,7 @@ def test_a_mistake_is_named_in_the_one_error_body(
         assert answer.headers["Allow"] in {"POST", "GET"}
 
 
-def test_a_picture_of_too_many_pixels_is_refused_at_once(client: httpx.Client) -> None:
+def test_a_picture_of_too_many_pixels_is_rejected_at_once(client: httpx.Client) -> None:
     header = struct.pack(">IIBBBBB", 100_000, 100_000, 8, 0, 0, 0, 0)
     chunks = b"".join(
         struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
@@ -93,17 +93,17 @@ def test_a_picture_of_too_many_pixels_is_refused_at_once(client: httpx.Client) -
     assert time.monotonic() - started < 1
 
 
-def test_without_the_key_nothing_is_told_but_health_and_metrics(strict_service: Service) -> None:
+def test_without_the_key_only_health_metrics_and_documentation_are_available(strict_service: Service) -> None:
     with httpx.Client(base_url=strict_service.url) as client:
         for headers in ({}, {"X-API-Key": b"wrong"}, {"X-API-Key": b"\xe9"}):
-            refused = [
+            rejected = [
                 client.post("/predict", json=ONE, headers=headers),
                 client.post("/predict/nobody", json=ONE, headers=headers),
                 client.get("/models", headers=headers),
                 client.get("/models/teacher", headers=headers),
                 client.get("/models/teacher/card", headers=headers),
             ]
-            assert [(answer.status_code, answer.json()["error"]["code"]) for answer in refused] == [
+            assert [(answer.status_code, answer.json()["error"]["code"]) for answer in rejected] == [
                 (401, "unauthorized")
             ] * 5
         for path in ("/health/live", "/health/ready", "/metrics", "/docs", "/openapi.json"):
@@ -115,14 +115,14 @@ def test_without_the_key_nothing_is_told_but_health_and_metrics(strict_service: 
         assert operation["security"] == [{"APIKeyHeader": []}]
 
 
-def test_a_body_over_the_limit_is_refused_before_it_is_read(strict_service: Service) -> None:
+def test_a_body_over_the_limit_is_rejected_before_it_is_read(strict_service: Service) -> None:
     with connect(strict_service.url) as connection:
-        connection.sendall(raw_request(b"", AUTHORISED, length=20_001))
+        connection.sendall(post("/predict", b"", AUTHORISED, length=20_001))
         status, _, document = read_answer(connection)
         assert (status, document["error"]["code"]) == (413, "body_too_large")
         assert "20,001" in document["error"]["message"]
     chunked = (
-        f"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n{AUTHORISED}"
+        f"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n{AUTHORISED}\r\n"
         "Transfer-Encoding: chunked\r\n\r\n"
     ).encode()
     with connect(strict_service.url) as connection:
@@ -130,26 +130,26 @@ def test_a_body_over_the_limit_is_refused_before_it_is_read(strict_service: Serv
         assert read_answer(connection)[0] == 413
 
 
-def test_a_body_that_does_not_come_is_not_waited_for(strict_service: Service) -> None:
+def test_an_incomplete_body_times_out(strict_service: Service) -> None:
     for sent in (b"", b'{"image": ['):
         with connect(strict_service.url) as connection:
             started = time.monotonic()
-            connection.sendall(raw_request(sent, AUTHORISED, length=1000))
+            connection.sendall(post("/predict", sent, AUTHORISED, length=1000))
             status, headers, document = read_answer(connection)
             assert (status, document["error"]["code"], headers["connection"]) == (408, "slow_body", "close")
             assert 0.5 < time.monotonic() - started < 3
 
 
-def test_more_requests_than_the_service_holds_are_sent_away(strict_service: Service) -> None:
+def test_requests_over_the_limit_in_flight_are_rejected(strict_service: Service) -> None:
     with (
         connect(strict_service.url) as first,
         connect(strict_service.url) as second,
         connect(strict_service.url) as third,
     ):
         for unfinished in (first, second):
-            unfinished.sendall(raw_request(b"{", AUTHORISED, length=1000))
+            unfinished.sendall(post("/predict", b"{", AUTHORISED, length=1000))
         let_it_read(strict_service.url)
-        third.sendall(raw_request(json.dumps(ONE).encode(), AUTHORISED))
+        third.sendall(post("/predict", json.dumps(ONE).encode(), AUTHORISED))
         status, headers, document = read_answer(third)
         assert (status, document["error"]["code"], headers["retry-after"]) == (503, "overloaded", "1")
         assert read_answer(first)[0] == read_answer(second)[0] == 408
@@ -157,9 +157,9 @@ def test_more_requests_than_the_service_holds_are_sent_away(strict_service: Serv
         assert client.post("/predict", json=ONE, headers={"X-API-Key": API_KEY}).status_code == 200
 
 
-def test_clients_that_hang_up_leave_nothing_behind(strict_service: Service) -> None:
+def test_clients_that_disconnect_free_their_place(strict_service: Service) -> None:
     for _ in range(10):
         with connect(strict_service.url) as connection:
-            connection.sendall(raw_request(b"{", AUTHORISED, length=1000))
+            connection.sendall(post("/predict", b"{", AUTHORISED, length=1000))
     with httpx.Client(base_url=strict_service.url) as client:
         assert client.post("/predict", json=ONE, headers={"X-API-Key": API_KEY}).status_code == 200

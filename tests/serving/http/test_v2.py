@@ -1,4 +1,4 @@
-"""The Open Inference Protocol of a real service: right answers in every form."""
+"""Inference by the Open Inference Protocol on a real service: all forms of requests and responses."""
 
 import gzip
 import json
@@ -46,7 +46,7 @@ def values(answer: httpx.Response) -> dict[str, Any]:
     }
 
 
-def test_every_form_of_the_images_gets_what_the_session_says(
+def test_every_form_of_request_returns_the_scores_of_the_session(
     client: httpx.Client, expected: dict[str, Any]
 ) -> None:
     headers, body = binary(DIGITS)
@@ -69,7 +69,7 @@ def test_every_form_of_the_images_gets_what_the_session_says(
             assert np.array_equal(scores, expected[name])
 
 
-def test_pictures_may_come_compressed_too(client: httpx.Client) -> None:
+def test_compressed_bodies_of_predict_are_decoded(client: httpx.Client) -> None:
     content = json.dumps({"image": DIGITS[0].tolist()}).encode()
     headers = {"Content-Type": "application/json"}
     plain = client.post("/predict/student", content=content, headers=headers)
@@ -79,9 +79,7 @@ def test_pictures_may_come_compressed_too(client: httpx.Client) -> None:
     assert packed.json()["predictions"] == plain.json()["predictions"]
 
 
-def test_a_connection_gets_right_answers_whatever_was_wrong_before(
-    client: httpx.Client, expected: dict[str, Any]
-) -> None:
+def test_a_connection_stays_usable_after_errors(client: httpx.Client, expected: dict[str, Any]) -> None:
     for index in range(20):
         headers, body = binary(DIGITS[index : index + 1])
         found = values(client.post(INFER, content=body, headers=headers))
@@ -101,7 +99,7 @@ def test_a_connection_gets_right_answers_whatever_was_wrong_before(
         ([("probabilities", False), ("logits", None)], True, ["probabilities", "logits"], ["logits"]),
     ],
 )
-def test_outputs_come_as_they_are_asked_for(
+def test_outputs_have_the_requested_order_and_form(
     client: httpx.Client,
     expected: dict[str, Any],
     asked: list[tuple[str, bool | None]] | None,
@@ -128,7 +126,9 @@ def test_outputs_come_as_they_are_asked_for(
         assert np.abs(scores - expected[name][:3]).max() < 1e-4
 
 
-def test_the_likeliest_digits_come_as_strings(client: httpx.Client, expected: dict[str, Any]) -> None:
+def test_classification_returns_the_most_probable_digits_as_strings(
+    client: httpx.Client, expected: dict[str, Any]
+) -> None:
     def ask(wanted: int, **parameters: Any) -> tuple[dict[str, Any], dict[str, bytes]]:
         output = {"name": "logits", "parameters": {"classification": wanted, **parameters}}
         document = {"inputs": [tensor(DIGITS[:5], data=DIGITS[:5].tolist())], "outputs": [output]}
@@ -147,7 +147,7 @@ def test_the_likeliest_digits_come_as_strings(client: httpx.Client, expected: di
     assert blob[4 : 4 + first].decode() == output["data"][0]
 
 
-def test_the_id_comes_back_and_unknown_parameters_do_no_harm(client: httpx.Client) -> None:
+def test_the_id_is_returned_and_unknown_parameters_are_ignored(client: httpx.Client) -> None:
     one = tensor(DIGITS[:1], data=DIGITS[0].tolist())
     one["data"] = [one["data"]]
     one["parameters"] = {"content_type": "np"}

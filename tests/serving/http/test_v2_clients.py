@@ -1,4 +1,4 @@
-"""Clients that we did not write use the service unchanged: Triton's, in both its kinds, with both executors."""
+"""Triton's clients, synchronous and asynchronous, work with both executors."""
 
 import asyncio
 from collections.abc import Iterator
@@ -53,7 +53,7 @@ def check(result: Any, expected: dict[str, Any], part: slice = slice(None)) -> N
 
 @pytest.mark.parametrize("binary_in", [True, False])
 @pytest.mark.parametrize("binary_out", [None, True, False])
-def test_every_digit_gets_what_the_session_says(
+def test_the_scores_are_those_of_the_session(
     client: Any, expected: dict[str, Any], binary_in: bool, binary_out: bool | None
 ) -> None:
     outputs = None
@@ -69,7 +69,7 @@ def test_every_digit_gets_what_the_session_says(
 
 
 @pytest.mark.parametrize("algorithm", ["gzip", "deflate"])
-def test_bodies_may_be_compressed(client: Any, expected: dict[str, Any], algorithm: str) -> None:
+def test_compressed_bodies_are_decoded(client: Any, expected: dict[str, Any], algorithm: str) -> None:
     for binary in (True, False):
         result = client.infer(
             "student",
@@ -80,13 +80,13 @@ def test_bodies_may_be_compressed(client: Any, expected: dict[str, Any], algorit
         check(result, expected, slice(9))
 
 
-def test_requests_at_once_all_get_their_own_answers(client: Any, expected: dict[str, Any]) -> None:
+def test_every_concurrent_request_gets_its_own_response(client: Any, expected: dict[str, Any]) -> None:
     waiting = [client.async_infer("student", [image(DIGITS[start : start + 2])]) for start in range(0, 80, 2)]
     for start, one in zip(range(0, 80, 2), waiting, strict=True):
         check(one.get_result(timeout=20), expected, slice(start, start + 2))
 
 
-def test_the_likeliest_digits_are_named(client: Any, expected: dict[str, Any]) -> None:
+def test_classification_returns_the_most_probable_digit(client: Any, expected: dict[str, Any]) -> None:
     for binary in (True, False):
         outputs = [triton.InferRequestedOutput("probabilities", binary_data=binary, class_count=1)]
         named = client.infer("student", [image(DIGITS[:20])], outputs=outputs).as_numpy("probabilities")
@@ -95,7 +95,7 @@ def test_the_likeliest_digits_are_named(client: Any, expected: dict[str, Any]) -
         assert digits == expected["probabilities"][:20].argmax(axis=1).tolist()
 
 
-def test_the_server_and_its_models_are_described(client: Any) -> None:
+def test_server_and_model_metadata_are_available(client: Any) -> None:
     assert client.is_server_live()
     assert client.is_server_ready()
     assert client.is_model_ready("student")
@@ -119,7 +119,7 @@ def test_the_server_and_its_models_are_described(client: Any) -> None:
         ("student", "", (201, 28, 28), 400, "the limit is 200 images"),
     ],
 )
-def test_mistakes_come_as_the_clients_own_errors(
+def test_errors_become_the_exceptions_of_the_client(
     client: Any, model: str, version: str, shape: tuple[int, ...], status: int, message: str
 ) -> None:
     with pytest.raises(InferenceServerException) as caught:
@@ -128,7 +128,7 @@ def test_mistakes_come_as_the_clients_own_errors(
     assert message in caught.value.message()
 
 
-def test_what_is_not_offered_is_refused(client: Any) -> None:
+def test_unsupported_features_are_rejected(client: Any) -> None:
     for wish in (
         {"sequence_id": 7},
         {"outputs": [triton.InferRequestedOutput("digit")]},
@@ -143,7 +143,7 @@ def test_what_is_not_offered_is_refused(client: Any) -> None:
         client.load_model("student")
 
 
-def test_the_asynchronous_client_gets_the_same(address: str, expected: dict[str, Any]) -> None:
+def test_the_asynchronous_client_gets_the_same_scores(address: str, expected: dict[str, Any]) -> None:
     async def ask() -> None:
         async with triton_aio.InferenceServerClient(address) as client:
             assert await client.is_server_live()

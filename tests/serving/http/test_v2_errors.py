@@ -1,4 +1,4 @@
-"""Wrong requests under /v2: the status, and a sentence that says what was found and what is right."""
+"""Invalid requests below /v2: the status, and a message that names the value found and what is expected."""
 
 import gzip
 import json
@@ -28,17 +28,17 @@ def client(service: Service) -> Iterator[httpx.Client]:
     with httpx.Client(base_url=service.url, timeout=10) as client:
         yield client
         answer = client.post(INFER, json=asking())
-        assert answer.status_code == 200, "after all these mistakes the service answers as before"
+        assert answer.status_code == 200, "the service still works after all these errors"
 
 
 def asking(**fields: Any) -> dict[str, Any]:
-    """A good request but for these fields of its tensor."""
+    """A valid request, except for these fields of its tensor."""
     tensor = {"name": "image", "shape": [1, 28, 28], "datatype": "UINT8", "data": BLANK} | fields
     return {"inputs": [{key: value for key, value in tensor.items() if value is not ...}]}
 
 
 def wanting(*outputs: Any, **fields: Any) -> dict[str, Any]:
-    """A good request but for what it wants of the answer."""
+    """A valid request, except for the outputs it requests."""
     return asking() | ({"outputs": list(outputs)} if outputs else {}) | fields
 
 
@@ -51,7 +51,7 @@ def pixel(value: Any) -> list[Any]:
 
 
 def rows(**changed: Any) -> list[Any]:
-    """One image as nested lists, but for row 5."""
+    """One image as nested lists, with row 5 replaced."""
     return [[changed.get("row", [0] * 28) if index == 5 else [0] * 28 for index in range(28)]]
 
 
@@ -142,7 +142,7 @@ def refused(answer: httpx.Response, status: int, message: str) -> None:
         (wanting(logits(shared_memory_region="r")), "shared memory is not supported"),
     ],
 )  # fmt: skip
-def test_a_wrong_document_is_told_what_is_wrong(client: httpx.Client, document: Any, message: str) -> None:
+def test_an_invalid_document_is_reported(client: httpx.Client, document: Any, message: str) -> None:
     refused(client.post(INFER, json=document), 400, message)
 
 
@@ -180,7 +180,7 @@ GOOD = announcing(784)
         (b"", bytes(784 * 201), 0, "the body has 201 images; the limit is 200"),
     ],
 )  # fmt: skip
-def test_lengths_that_do_not_fit_together_are_named(
+def test_inconsistent_lengths_are_reported(
     client: httpx.Client, text: bytes, blob: bytes, length: int | str | None, message: str
 ) -> None:
     headers = {LENGTH: str(len(text) if length is None else length)}
@@ -200,7 +200,7 @@ def test_lengths_that_do_not_fit_together_are_named(
         (json.dumps(asking()).encode().replace(b"[0,", b"[" + DEEP + b",", 1), "inputs[0].data has 784 lists"),
     ],
 )  # fmt: skip
-def test_what_is_not_json_is_said_so(client: httpx.Client, content: bytes, message: str) -> None:
+def test_invalid_json_is_reported(client: httpx.Client, content: bytes, message: str) -> None:
     refused(client.post(INFER, content=content), 400, message)
 
 
@@ -225,7 +225,7 @@ PACKED = gzip.compress(json.dumps(asking()).encode(), mtime=0)
         ("gzip, gzip", gzip.compress(PACKED, mtime=0), 415, "Content-Encoding is gzip, gzip"),
     ],
 )  # fmt: skip
-def test_compressed_bodies_that_are_not_what_they_say(
+def test_invalid_compressed_bodies_are_reported(
     client: httpx.Client, encoding: str, content: bytes, status: int, message: str
 ) -> None:
     answer = client.post(INFER, content=content, headers={"Content-Encoding": encoding})
@@ -234,7 +234,7 @@ def test_compressed_bodies_that_are_not_what_they_say(
         assert answer.headers["Accept-Encoding"] == "gzip, deflate"
 
 
-def test_a_bomb_is_never_unpacked() -> None:
+def test_a_decompression_bomb_is_never_decompressed() -> None:
     bomb = zlib.compress(bytes(30_000_000))
     tracemalloc.start()
     with pytest.raises(errors.BodyTooLarge):
@@ -262,7 +262,7 @@ def test_a_bomb_is_never_unpacked() -> None:
         ("DELETE", "/v2/health/live", 405, "DELETE /v2/health/live: Method Not Allowed"),
     ],
 )  # fmt: skip
-def test_what_is_not_there_is_said_in_the_protocols_way(
+def test_unknown_paths_and_models_get_the_error_body_of_the_protocol(
     client: httpx.Client, method: str, path: str, status: int, message: str
 ) -> None:
     refused(client.request(method, path), status, message)
@@ -272,7 +272,7 @@ def test_a_body_over_the_limit_is_not_read(client: httpx.Client) -> None:
     refused(client.post(INFER, content=bytes(MAX_BODY + 1)), 413, f"the limit is {MAX_BODY:,}")
 
 
-def test_every_refusal_has_its_status_and_the_one_body() -> None:
+def test_every_error_has_its_status_and_the_error_body() -> None:
     statuses = {
         errors.MalformedBody: 400, errors.InvalidShape: 400, errors.InvalidRange: 400, errors.TooManyImages: 400,
         errors.Unauthorized: 401, errors.UnknownModel: 404, errors.SlowBody: 408, errors.BodyTooLarge: 413,
@@ -283,7 +283,7 @@ def test_every_refusal_has_its_status_and_the_one_body() -> None:
         assert (reply.status, json.loads(reply.content)) == (status, {"error": "why"})
 
 
-def test_only_what_takes_long_leaves_the_event_loop() -> None:
+def test_only_slow_decoding_leaves_the_event_loop() -> None:
     def quick(content: bytes, **headers: str) -> bool:
         names = {name.replace("_", "-").lower().encode(): value.encode() for name, value in headers.items()}
         codec = OpenInferenceCodec()

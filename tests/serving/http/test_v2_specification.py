@@ -1,4 +1,4 @@
-"""The Open Inference Protocol as it is written: the specification's examples, every route beside inference, the key."""
+"""The Open Inference Protocol against its specification: its examples, all other routes, the API key."""
 
 import json
 from collections.abc import Iterator
@@ -26,7 +26,7 @@ def client(service: Service) -> Iterator[httpx.Client]:
 
 
 @pytest.mark.parametrize("form", ["flat", "nested", "binary"])
-def test_the_examples_of_the_specification_are_understood(client: httpx.Client, form: str) -> None:
+def test_the_examples_of_the_specification_are_accepted(client: httpx.Client, form: str) -> None:
     request, response = EXAMPLES[form]["request"], EXAMPLES[form]["response"]
     images = DIGITS[:2]
     ours = {key: value for key, value in request.items() if key != "inputs"}
@@ -43,14 +43,14 @@ def test_the_examples_of_the_specification_are_understood(client: httpx.Client, 
     InferResponse.model_validate(document)
     assert (document.pop("model_name"), document.pop("model_version")) == ("student", "1")
     assert structure(document) == structure(response)
-    # Word for word they are another model's, and that is what is said.
+    # The unchanged example is for another model, and is rejected with that reason.
     words = json.dumps(request).encode()
     answer = client.post(INFER, content=words + bytes(19), headers={LENGTH: str(len(words))})
     assert answer.json() == {"error": "inputs[0].name is the string 'input0'; expected 'image'"}
 
 
 def structure(value: Any) -> Any:
-    """Field names and types, without how many or which."""
+    """Field names and types, without values and lengths."""
     match value:
         case dict():
             return {key: structure(one) for key, one in value.items()}
@@ -72,7 +72,7 @@ def test_metadata_has_the_fields_of_the_specification(client: httpx.Client) -> N
     assert client.get("/v2/models/student/versions/1/ready").json() == {"name": "student", "ready": True}
 
 
-def test_the_configuration_is_one_that_triton_reads(client: httpx.Client, model_repository: Path) -> None:
+def test_the_configuration_is_valid_for_triton(client: httpx.Client, model_repository: Path) -> None:
     answer = client.get("/v2/models/student/config").json()
     found = json_format.ParseDict(answer, ModelConfig())
     written = text_format.Parse((model_repository / "student" / "config.pbtxt").read_text(), ModelConfig())
@@ -81,7 +81,7 @@ def test_the_configuration_is_one_that_triton_reads(client: httpx.Client, model_
     assert found.max_batch_size == 200  # what this service takes in one request
 
 
-def test_the_repository_is_listed_but_not_changed(client: httpx.Client) -> None:
+def test_the_repository_can_be_listed_but_not_changed(client: httpx.Client) -> None:
     listed = client.post("/v2/repository/index", content=b'{"ready": true}').json()
     assert [one["name"] for one in listed] == ["student", "student-alone", "student-int8", "teacher"]
     assert {(one["version"], one["state"]) for one in listed} == {("1", "READY")}
@@ -91,7 +91,7 @@ def test_the_repository_is_listed_but_not_changed(client: httpx.Client) -> None:
         assert "restart the service" in answer.json()["error"]
 
 
-def test_the_documented_requests_are_those_that_are_read(client: httpx.Client) -> None:
+def test_the_documented_requests_are_accepted(client: httpx.Client) -> None:
     document = client.get("/openapi.json").json()
     operation = document["paths"]["/v2/models/{model}/versions/{version}/infer"]["post"]
     assert set(operation["responses"]) == {
@@ -104,7 +104,7 @@ def test_the_documented_requests_are_those_that_are_read(client: httpx.Client) -
         assert client.post(INFER, json=request).status_code == 200
 
 
-def test_all_routes_are_documented_together_and_say_where_the_key_is_wanted(
+def test_all_routes_are_documented_with_their_tag_and_security(
     strict_service: Service,
 ) -> None:
     paths = httpx.get(f"{strict_service.url}/openapi.json").json()["paths"]
@@ -119,26 +119,26 @@ def test_all_routes_are_documented_together_and_say_where_the_key_is_wanted(
         assert ("401" in operation["responses"], "security" in operation) == (guarded, guarded), path
 
 
-def test_without_the_key_only_health_is_told(strict_service: Service) -> None:
+def test_without_the_key_only_health_is_available(strict_service: Service) -> None:
     headers, body = binary(DIGITS[:1])
-    with httpx.Client(base_url=strict_service.url) as stranger:
-        refused = [
-            stranger.post(INFER, content=body, headers=headers),
-            stranger.post("/v2/models/nobody/infer"),
-            stranger.get("/v2"),
-            stranger.get("/v2/models/student"),
-            stranger.get("/v2/models/student/config"),
-            stranger.post("/v2/repository/index"),
-            stranger.post("/v2/repository/models/student/load"),
+    with httpx.Client(base_url=strict_service.url) as client:
+        rejected = [
+            client.post(INFER, content=body, headers=headers),
+            client.post("/v2/models/nobody/infer"),
+            client.get("/v2"),
+            client.get("/v2/models/student"),
+            client.get("/v2/models/student/config"),
+            client.post("/v2/repository/index"),
+            client.post("/v2/repository/models/student/load"),
         ]
-        for answer in refused:
+        for answer in rejected:
             assert answer.status_code == 401
             assert InferError.model_validate_json(answer.content, strict=True).error.startswith("the header")
         for path in ("/v2/health/live", "/v2/health/ready"):
-            assert stranger.get(path).status_code == 200
+            assert client.get(path).status_code == 200
 
 
-def test_requests_are_counted_under_the_protocols_name(client: httpx.Client) -> None:
+def test_requests_are_counted_with_their_protocol(client: httpx.Client) -> None:
     client.post("/v2/models/nobody/infer")
     text = client.get("/metrics").text
     assert 'distillery_requests_total{model="",protocol="v2",status="404"}' in text

@@ -1,4 +1,4 @@
-"""/v2/models/…/stats: what requests took, added up over all processes, protocols and runs."""
+"""/v2/models/…/stats: durations of requests, summed over all processes, protocols and runs."""
 
 import contextlib
 import http.client
@@ -35,7 +35,7 @@ def url(request: pytest.FixtureRequest) -> str:
 
 
 def statistics(url: str, model: str) -> Stats:
-    """Asked on a connection of its own, so any of the processes may answer."""
+    """The statistics of a model, over a new connection, so that any process may respond."""
     with contextlib.closing(http.client.HTTPConnection(urlsplit(url).netloc, timeout=10)) as connection:
         connection.request("GET", f"/v2/models/{model}/stats")
         response = connection.getresponse()
@@ -46,13 +46,13 @@ def statistics(url: str, model: str) -> Stats:
 
 
 def requests(stats: Stats) -> tuple[int, int]:
-    """Answered and failed ones."""
+    """Counts of successful and failed requests."""
     counts = stats["inference_stats"]
     return counts["success"]["count"], counts["fail"]["count"]
 
 
 def settled(url: str, model: str) -> Stats:
-    """What is counted once every process has published, as each does every 0.1 s."""
+    """The statistics after every process has published, as each does every 0.1 s."""
     found, before = statistics(url, model), {}
     while found != before:
         time.sleep(0.25)
@@ -75,14 +75,14 @@ def growth(now: Any, before: Any) -> Any:
 
 
 def wait_until_counted(url: str, model: str, before: Stats, rounds: int) -> Stats:
-    """Return the growth since `before`; each round of `ask` is three good and three bad requests."""
+    """Return the growth since `before`; each round of `ask` is three valid and three invalid requests."""
     answered, failed = requests(before)
     eventually(lambda: requests(statistics(url, model)) == (answered + 3 * rounds, failed + 3 * rounds))
     return growth(settled(url, model), before)
 
 
 def ask(url: str, model: str) -> None:
-    """Eight images in three good requests, and three bad ones, each round on connections of its own."""
+    """Send eight images in three valid requests, and three invalid ones, with new connections in each round."""
     one = InferInput("image", [4, 28, 28], "UINT8")
     one.set_data_from_numpy(DIGITS[:4])
     for _ in range(ROUNDS):
@@ -108,7 +108,7 @@ def ask_from_many_connections(url: str, model: str) -> None:
         asker.join()
 
 
-def test_counts_are_exact_and_times_add_up(url: str) -> None:
+def test_counts_are_exact_and_durations_add_up(url: str) -> None:
     started, rounds = time.time(), THREADS * ROUNDS
     before, untouched = settled(url, "teacher"), settled(url, "student")
     ask_from_many_connections(url, "teacher")
@@ -134,15 +134,17 @@ def test_counts_are_exact_and_times_add_up(url: str) -> None:
 
     assert all(0 < stages[stage]["ns"] < 60e9 for stage in (*STAGES, "success", "fail"))
     assert stages["success"]["ns"] > sum(stages[stage]["ns"] for stage in STAGES)
-    # each request counts its whole run, so a run with several requests in it is counted several times
+    # each request counts its run in full, so a run of several requests is counted several times
     in_runs = sum(run["compute_infer"]["ns"] for run in runs)
     assert in_runs * 0.999 <= stages["compute_infer"]["ns"] <= 3 * rounds * in_runs
 
-    assert statistics(url, "student") == untouched  # and no model gets another's, or those of none
+    assert (
+        statistics(url, "student") == untouched
+    )  # requests of other models and of unknown ones are not included
 
 
-def test_every_process_answers_the_same(url: str) -> None:
-    def alike() -> bool:  # both processes are among twenty connections, but for one time in a million
+def test_every_process_returns_the_same_statistics(url: str) -> None:
+    def alike() -> bool:  # twenty connections reach both processes, except one time in a million
         seen = [statistics(url, "student") for _ in range(20)]
         return all(stats == seen[0] for stats in seen)
 
@@ -152,7 +154,7 @@ def test_every_process_answers_the_same(url: str) -> None:
     eventually(alike)
 
 
-def test_tritons_own_client_reads_them(url: str) -> None:
+def test_tritons_client_reads_the_statistics(url: str) -> None:
     settled(url, "teacher")
     with contextlib.closing(InferenceServerClient(urlsplit(url).netloc)) as client:
         everything = client.get_inference_statistics()["model_stats"]
@@ -167,19 +169,19 @@ def test_tritons_own_client_reads_them(url: str) -> None:
 
 
 @pytest.mark.parametrize("path", ["nobody", "nobody/versions/1", "teacher/versions/2", "teacher/versions/x"])
-def test_what_is_not_served_has_none(url: str, path: str) -> None:
+def test_unknown_models_and_versions_are_errors(url: str, path: str) -> None:
     response = httpx.get(f"{url}/v2/models/{path}/stats")
     assert response.status_code == 404
     assert path.split("/", maxsplit=1)[0] in response.json()["error"]
 
 
-def test_metrics_leave_the_exact_batch_sizes_to_the_statistics(url: str) -> None:
+def test_metrics_omit_the_exact_batch_sizes(url: str) -> None:
     text = httpx.get(f"{url}/metrics").text
     assert "distillery_request_stage_seconds_total{" in text
     assert "distillery_run" not in text
 
 
-def test_a_file_that_a_starting_process_has_just_created_is_no_obstacle(
+def test_an_empty_file_of_a_starting_process_is_ignored(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     (tmp_path / "counter_1.db").touch()
@@ -187,7 +189,7 @@ def test_a_file_that_a_starting_process_has_just_created_is_no_obstacle(
     assert list(merged()) == []
 
 
-def test_they_need_the_key(strict_service: Service) -> None:
+def test_statistics_need_the_key(strict_service: Service) -> None:
     with httpx.Client(base_url=strict_service.url) as client:
         for path in ("stats", "teacher/stats", "teacher/versions/1/stats"):
             response = client.get(f"/v2/models/{path}")
@@ -197,7 +199,7 @@ def test_they_need_the_key(strict_service: Service) -> None:
 
 
 @pytest.mark.slow
-def test_a_process_that_dies_leaves_its_counts(two_models: Path) -> None:
+def test_the_counts_of_a_dead_process_remain(two_models: Path) -> None:
     with starting_service(two_models, "--api-servers", "2") as running:
         url = running.wait_until_ready()
         ready = time.monotonic()
@@ -217,7 +219,7 @@ def test_a_process_that_dies_leaves_its_counts(two_models: Path) -> None:
         running.end()
 
 
-def test_grpc_counts_with_the_others(service: Service) -> None:
+def test_grpc_requests_are_included(service: Service) -> None:
     before = settled(service.url, "teacher")
     images = triton_grpc.InferInput("image", [4, 28, 28], "UINT8")
     images.set_data_from_numpy(DIGITS[:4])

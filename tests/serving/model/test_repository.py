@@ -1,4 +1,4 @@
-"""A repository that cannot be trusted is refused at start, with the file and the cure named."""
+"""An invalid repository is rejected at start; the error names the file and the fix."""
 
 import json
 import shutil
@@ -13,7 +13,7 @@ from serving.model.repository import RepositoryError, load_repository
 
 @pytest.fixture
 def repository(model_repository: Path, tmp_path: Path) -> Path:
-    """A copy to be spoiled."""
+    """A copy that tests may change."""
     return Path(shutil.copytree(model_repository, tmp_path / "models"))
 
 
@@ -37,12 +37,12 @@ def test_the_highest_version_is_served(repository: Path) -> None:
     assert load_repository(repository)["student"].manifest.version == "10"
 
 
-def test_a_half_written_export_is_not_looked_at(repository: Path) -> None:
+def test_an_unfinished_export_is_ignored(repository: Path) -> None:
     (repository / ".publish-abc" / "half").mkdir(parents=True)
     assert len(load_repository(repository)) == 4
 
 
-def test_changed_bytes(repository: Path) -> None:
+def test_a_changed_graph_is_rejected(repository: Path) -> None:
     with (repository / "student" / "1" / "model.onnx").open("r+b") as file:
         file.truncate(1000)
     with pytest.raises(RepositoryError, match=r"student/1/model.onnx has SHA-256 .* export the model again"):
@@ -50,50 +50,50 @@ def test_changed_bytes(repository: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["model.onnx", "manifest.json"])
-def test_missing_file(repository: Path, name: str) -> None:
+def test_a_missing_file_is_rejected(repository: Path, name: str) -> None:
     (repository / "student" / "1" / name).unlink()
     with pytest.raises(RepositoryError, match=f"student/1/{name} is missing"):
         load_repository(repository)
 
 
-def test_unknown_field(repository: Path) -> None:
+def test_an_unknown_field_is_rejected(repository: Path) -> None:
     edit(repository, lambda manifest: manifest.update(surprise=1))
     with pytest.raises(RepositoryError, match=r"surprise: Extra inputs are not permitted \(found 1\)"):
         load_repository(repository)
 
 
-def test_field_out_of_range(repository: Path) -> None:
+def test_a_field_out_of_range_is_rejected(repository: Path) -> None:
     edit(repository, lambda manifest: manifest.update(test_accuracy=97.5))
     with pytest.raises(RepositoryError, match=r"test_accuracy: .*found 97.5"):
         load_repository(repository)
 
 
-def test_manifest_that_is_not_json(repository: Path) -> None:
+def test_a_manifest_that_is_not_json_is_rejected(repository: Path) -> None:
     (repository / "student" / "1" / "manifest.json").write_text("{")
     with pytest.raises(RepositoryError, match="Invalid JSON"):
         load_repository(repository)
 
 
-def test_copied_under_another_name(repository: Path) -> None:
+def test_a_model_copied_under_another_name_is_rejected(repository: Path) -> None:
     shutil.copytree(repository / "student", repository / "other")
     with pytest.raises(RepositoryError, match=r"describes student/1, but is in other/1"):
         load_repository(repository)
 
 
-def test_other_inputs_than_the_service_speaks(repository: Path) -> None:
+def test_unsupported_inputs_are_rejected(repository: Path) -> None:
     edit(repository, lambda manifest: manifest["inputs"][0].update(shape=[-1, 784]))
     with pytest.raises(RepositoryError, match="inputs and outputs differ from those this service supports"):
         load_repository(repository)
 
 
-def test_no_repository(tmp_path: Path) -> None:
+def test_a_missing_or_empty_repository_is_rejected(tmp_path: Path) -> None:
     with pytest.raises(RepositoryError, match="make export"):
         load_repository(tmp_path / "nowhere")
     with pytest.raises(RepositoryError, match="is empty"):
         load_repository(tmp_path)
 
 
-def test_model_without_a_version(repository: Path) -> None:
+def test_a_model_without_a_version_is_rejected(repository: Path) -> None:
     (repository / "new").mkdir()
     with pytest.raises(RepositoryError, match="has no version folder"):
         load_repository(repository)

@@ -1,4 +1,4 @@
-"""How the service starts, goes on and ends: its processes, with real signals."""
+"""Start, supervision and shutdown of the service's processes, with real signals."""
 
 import json
 import os
@@ -22,7 +22,7 @@ ONE = {"image": DIGITS[0]}
 
 @pytest.fixture(autouse=True)
 def own_temporary_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Other services, of tests that run beside this one, have their folders elsewhere."""
+    """Separate the temporary folders of services that other tests run at the same time."""
     monkeypatch.setenv("TMPDIR", str(tmp_path))
 
 
@@ -34,7 +34,7 @@ def metrics_folders() -> set[Path]:
     ("executor", "number"),
     [("inprocess", signal.SIGTERM), ("inprocess", signal.SIGINT), ("workers", signal.SIGINT)],
 )
-def test_a_signal_ends_it_cleanly_with_open_requests_answered(
+def test_a_signal_ends_the_service_after_the_requests_in_flight(
     one_model: Path, executor: str, number: int
 ) -> None:
     with starting_service(one_model, "--executor", executor, "--api-servers", "2") as running:
@@ -53,7 +53,7 @@ def test_a_signal_ends_it_cleanly_with_open_requests_answered(
             os.killpg(
                 running.process.pid, number
             ) if number == signal.SIGINT else running.process.send_signal(number)
-            time.sleep(0.3)  # the rest comes when the service is ending
+            time.sleep(0.3)  # the rest arrives during the shutdown
             ended.set()
             yield content[100:]
 
@@ -70,14 +70,14 @@ def test_an_api_process_that_dies_is_replaced(one_model: Path) -> None:
     with starting_service(one_model, "--api-servers", "2") as running:
         url = running.wait_until_ready()
         first, second = running.children()
-        time.sleep(1.1)  # one that dies younger ends the service: it would only die again
+        time.sleep(1.1)  # a process that dies earlier ends the service
         os.kill(first, signal.SIGKILL)
         assert "ended with status -9; restarting it" in running.read_line()
-        for _ in range(20):  # its socket waited, so nobody is refused
+        for _ in range(20):  # its socket queued connections meanwhile
             assert httpx.post(f"{url}/predict", json=ONE, timeout=10).status_code == 200
         left = {file.name for folder in metrics_folders() for file in folder.glob(f"*_{first}.db")}
-        assert not any("live" in name for name in left)  # what it had under way is under way no more
-        assert f"counter_{first}.db" in left  # what it counted stays counted
+        assert not any("live" in name for name in left)  # its requests in flight are gone
+        assert f"counter_{first}.db" in left  # its counts remain
         assert second in running.children()
         assert len(running.children()) == 2
         assert running.end()[1] == ""
@@ -110,7 +110,7 @@ def test_children_do_not_outlive_a_killed_parent(one_model: Path, executor: str)
 
 
 @pytest.mark.slow
-def test_a_worker_that_hangs_costs_its_clients_a_time_out_and_no_more(one_model: Path) -> None:
+def test_a_hanging_worker_causes_only_timeouts(one_model: Path) -> None:
     flags = ("--executor", "workers", "--api-servers", "1", "--request-timeout", "0.5")
     with starting_service(one_model, *flags) as running:
         url = running.wait_until_ready()
@@ -127,7 +127,7 @@ def test_a_worker_that_hangs_costs_its_clients_a_time_out_and_no_more(one_model:
 
 
 @pytest.mark.slow
-def test_a_port_that_is_taken_is_one_clear_line(one_model: Path) -> None:
+def test_a_port_in_use_is_a_one_line_error(one_model: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         assert f"cannot listen on 127.0.0.1 port {port}: Address already in use" in failed_start(
@@ -140,7 +140,7 @@ def test_a_port_that_is_taken_is_one_clear_line(one_model: Path) -> None:
 
 
 @pytest.mark.slow
-def test_what_cannot_be_served_is_one_clear_line(one_model: Path, tmp_path: Path) -> None:
+def test_invalid_repositories_and_settings_are_one_line_errors(one_model: Path, tmp_path: Path) -> None:
     assert "there is no model repository at" in failed_start(tmp_path / "nowhere")
     assert "--default-model: there is no model 'nobody'; known: student" in failed_start(
         one_model, "--default-model", "nobody"
