@@ -5,7 +5,7 @@ RECIPE ?= quick
 INSTALLED := .venv/.installed
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow check train export serve bench bench-peers system proto lock serving-alone clean
+.PHONY: help demo test test-portable test-slow check train export serve bench bench-peers system proto lock serving-alone clean
 
 help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -21,6 +21,11 @@ demo: $(INSTALLED) ## train, distil, export, serve and benchmark on MNIST, end t
 
 test: $(INSTALLED) ## run the default test suite
 	@$(BIN)/pytest --numprocesses logical --maxprocesses 4 --dist loadfile
+
+PORTABLE = $(BIN)/pytest --numprocesses logical --maxprocesses 4 --dist loadfile tests/training
+test-portable: $(INSTALLED) ## run the training tests as older CPUs compute them: SSE4 with one thread, AVX2 with two
+	@ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41 MKL_ENABLE_INSTRUCTIONS=SSE4_2 $(PORTABLE)
+	@ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 MKL_ENABLE_INSTRUCTIONS=AVX2 DISTILLERY_TEST_THREADS=2 $(PORTABLE)
 
 test-slow: $(INSTALLED) ## run the slow tests; those that need `make system` are skipped without it
 	@$(BIN)/pytest -m "slow or prometheus or wrk"

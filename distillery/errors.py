@@ -15,7 +15,7 @@ class DistilleryError(Exception):
     """An error the user can fix. The message names the value found and what is expected.
 
     DistilleryError
-    ├── training.data.mnist.DatasetError            MNIST files missing, or with the wrong checksum
+    ├── training.data.mnist_files.DatasetError      MNIST files missing, or with the wrong checksum
     ├── training.model.checkpoint.CheckpointError   a truncated checkpoint, or one of another shape
     ├── training.runs.folder.RunError               an unusable run folder
     ├── export.ExportError                          an exported graph that differs from its network

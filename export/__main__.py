@@ -16,12 +16,13 @@ from export import ExportError
 from export.pipeline import Source, export_checkpoint, find_current
 from export.splits import Splits
 from serving.model.repository import ModelEntry
+from training.commands.settings import DataSettings
 
 MAX_EXTRA_ERRORS = 2
 """Test errors of int8 above those of fp32 that need no warning."""
 
 
-class Export(distillery.Command):
+class Export(DataSettings):
     """Export trained networks to ONNX, verify parity, and publish them for serving.
 
     Every network of a run is exported in fp32, and those named by --int8 also in int8. A model that was published
@@ -46,9 +47,6 @@ class Export(distillery.Command):
     )
     models_dir: Path = Field(Path("models"), description="model repository to write")
     model_version: int = Field(1, ge=1, description="version folder to write")
-    data_dir: Path | None = Field(
-        None, description="folder with the MNIST files; default: the cache, else download"
-    )
     force: bool = Field(False, description="export unchanged models again")
 
     def run(self) -> None:

@@ -15,6 +15,6 @@ class Splits(NamedTuple):
 
     @classmethod
     def read(cls, data_dir: Path | None) -> Self:
-        """Find, verify and read MNIST. Raises `training.data.mnist.DatasetError`."""
+        """Find, verify and read MNIST. Raises `training.data.mnist_files.DatasetError`."""
         folder = find_mnist(data_dir)
         return cls(*load_training(folder), load_test(folder))

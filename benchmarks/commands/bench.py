@@ -58,16 +58,6 @@ class Bench(Command):
         print(json.dumps({"result": str(path), **self.summary(data)}))
 
 
-class DataSettings(Command):
-    """Where MNIST is."""
-
-    group = "data"
-
-    data_dir: Path | None = Field(
-        None, description="folder with the MNIST files; found or downloaded by default"
-    )
-
-
 class RepositorySettings(Command):
     """The models to measure."""
 

@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from benchmarks.commands.bench import DataSettings, progress_bar
+from benchmarks.commands.bench import progress_bar
 from benchmarks.commands.seeds import check_status, run_stage
 from benchmarks.errors import BenchmarkError
 from benchmarks.load.http import cases_of, measure_http
@@ -35,6 +35,7 @@ from distillery.machine import usable_cores
 from serving.client import Client
 from serving.model.repository import ModelEntry
 from serving.model.session import open_session
+from training.commands.settings import DataSettings
 from training.data.mnist import Digits, find_mnist, load_test
 from training.recipe.schema import FIGURES
 

@@ -148,14 +148,13 @@ def _table(rows: list[Row]) -> Table:
         pad_edge=False,
     )
     left = ("system", "model")
-    for name in (*left, "figure", "p50 ms", "p90 ms", "p99 ms", "queries", "× teacher"):
+    for name in (*left, "figure", "p50 ms", "p99 ms", "× teacher"):
         table.add_column(name, justify="left" if name in left else "right", no_wrap=True)
     for row in rows:
         table.add_row(
             *(row[name] for name in left),
             figure_of(row),
-            *(f"{row[name]:,.3f}" for name in ("p50_ms", "p90_ms", "p99_ms")),
-            f"{row['queries']:,}",
+            *(f"{row[name]:,.3f}" for name in ("p50_ms", "p99_ms")),
             str(Ratio.from_json(row["ratio"]) or ""),
         )
     return table

@@ -11,9 +11,10 @@ from typing import Any
 from pydantic import Field
 from torch import Tensor
 
-from benchmarks.commands.bench import Bench, DataSettings
+from benchmarks.commands.bench import Bench
 from benchmarks.errors import BenchmarkError
 from serving.model.repository import Manifest, load_repository
+from training.commands.settings import DataSettings
 from training.evaluation.metrics import error_mask
 from training.recipe.files import read_recipe
 from training.runs.pipeline import jobs

@@ -12,11 +12,12 @@ from rich.box import SIMPLE_HEAD
 from rich.console import RenderableType
 from rich.table import Table
 
-from benchmarks.commands.bench import Bench, DataSettings
+from benchmarks.commands.bench import Bench
 from benchmarks.results.ratio import Ratio
 from benchmarks.training.epochs import EPOCH, compare_epochs
 from benchmarks.training.notebook_loop import unpack_for_torchvision
 from benchmarks.training.time_to_accuracy import NOTEBOOK, NOTEBOOK_ACCURACY, compare_times
+from training.commands.settings import DataSettings
 from training.data.mnist import find_mnist
 from training.loop.device import DeviceName, choose_device
 from training.recipe.schema import Distillation, Model, Recipe

@@ -14,7 +14,7 @@ import torch
 from torch.nn import functional
 from torch.utils.data import DataLoader, Subset
 
-from training.data.mnist import SHA256, read_verified
+from training.data.mnist_files import SHA256, read_verified
 from training.data.torchvision_import import import_torchvision
 from training.loop.losses import distillation_loss
 from training.loop.trainer import Job

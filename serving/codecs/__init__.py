@@ -1,1 +1,1 @@
-"""Wire formats: from request bodies to images, from predictions to response bodies."""
+"""Wire formats: request bodies to images, predictions to response bodies."""

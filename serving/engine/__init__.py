@@ -1,1 +1,1 @@
-"""From decoded images to predictions: the LitAPI hooks, batching, executors, admission, metrics."""
+"""From decoded images to predictions: LitAPI hooks, batching, executors, admission control, metrics."""

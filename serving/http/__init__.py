@@ -1,1 +1,1 @@
-"""The HTTP application: routes, OpenAPI document, and the fast path beside uvicorn's parser."""
+"""The HTTP application: routes, OpenAPI document, and the fast path that bypasses uvicorn's parser."""

@@ -1,1 +1,1 @@
-"""The operating-system processes: LitServe's server and workers, and the supervisor above them."""
+"""Operating-system processes: LitServe's server and workers, and their supervisor."""

@@ -1,4 +1,4 @@
-"""Small trainings on the sample digits, for the tests of the loop and of what it is made of."""
+"""Small trainings on the sample digits, for the tests of the training loop."""
 
 import torch
 from torch import Tensor
@@ -16,7 +16,7 @@ SMALL = Model(hidden=[32, 24], epochs=4, batch_size=64, learning_rate=1e-2)
 CONVOLUTIONAL = Model(stages=[[3, 4], [4]], hidden=[12], epochs=3, batch_size=100, learning_rate=1e-2)
 ENSEMBLE = CONVOLUTIONAL.model_copy(update={"members": 2, "dropout": 0.2})
 JITTERED = SMALL.model_copy(update={"augmentation": Augmentation(shift=2, rotation=10)})
-IN_TURN = JITTERED.model_copy(update={"views": 2})
+RECURRING = JITTERED.model_copy(update={"views": 2})
 DROPPING = SMALL.model_copy(update={"dropout": 0.3})
 BOUNDED = SMALL.model_copy(update={"max_norm": 0.5, "weight_decay": 0.1})
 FALLING = SMALL.model_copy(update={"schedule": "plateau", "patience": 0, "learning_rate": 0.3, "epochs": 8})
@@ -38,13 +38,13 @@ def taught(model: Model, distillation: Distillation | None = None) -> Model:
 
 
 def new(model: Model, *, name: str = "student", seed: int = 0, teacher: Network | None = None) -> Training:
-    """A training of `model` on the sample digits that has not begun."""
-    asked = SoftTargets(teacher, CPU) if teacher else None
-    return Training(Job(name, model, seed), *DIGITS, device=CPU, teacher=asked)
+    """A training of `model` on the sample digits, before its first epoch."""
+    targets = SoftTargets(teacher, CPU) if teacher else None
+    return Training(Job(name, model, seed), *DIGITS, device=CPU, teacher=targets)
 
 
 def train(training: Training, *, epochs: int = 99) -> Training:
-    """Train until the end, or for so many epochs."""
+    """Train until the end, or until `epochs` epochs are done."""
     while not training.done and len(training.history) < epochs:
         training.train_epoch(Observer())
     return training
@@ -56,6 +56,6 @@ def same(left: dict[str, Tensor], right: dict[str, Tensor]) -> bool:
 
 
 def facts(history: list[Record]) -> list[Record]:
-    """A history without what a clock decides."""
+    """A history without its times."""
     clock = ("seconds", "images_per_second")
     return [{k: v for k, v in record.items() if k not in clock} for record in history]

@@ -1,6 +1,6 @@
-"""Random affine and elastic transforms and mixtures, drawn for every digit of a resident set.
+"""Random affine and elastic transforms and mixup, drawn for every digit.
 
-torchvision's `RandomAffine` draws one transform for a whole batch; here each digit gets its own.
+torchvision's `RandomAffine` draws one transform for a whole batch; here every digit has its own.
 """
 
 import math
@@ -14,68 +14,68 @@ from training.model.network import SIDE
 from training.recipe.schema import Augmentation
 
 CHUNK = 500
-"""Digits moved at once: their pictures and grids stay in a core's cache."""
+"""Digits transformed at once: their images and grids fit into a core's cache."""
 CONTROL_POINTS = 5
-"""Elastic displacements are drawn at 5x5 places of the picture; bicubic between them."""
+"""Elastic displacements are drawn at 5x5 points of the image, with bicubic interpolation between them."""
 
 
-class Change(NamedTuple):
-    """What is drawn for some digits: how each moves, and with which other one it is mixed."""
+class Transforms(NamedTuple):
+    """The random parameters of N digits."""
 
-    transforms: Tensor
-    """`float32 [N, 2, 3]`: see `draw_transforms`."""
+    affine: Tensor
+    """`float32 [N, 2, 3]`: see `draw_affine`."""
     field: Tensor | None
     """`float32 [N, 2, 5, 5]`: displacements of the control points."""
     mixture: tuple[Tensor, Tensor] | None
-    """The other digits, `int64 [N]`, and their shares of the ink, `float32 [N, 1, 1, 1]`."""
+    """Mixup: indices of the other digits, `int64 [N]`, and their weights, `float32 [N, 1, 1, 1]`."""
 
 
 def jitter(
     images: Tensor, settings: Augmentation, *, random: torch.Generator | None = None, after: int = 0
 ) -> Tensor:
-    """Return `images` (uint8 `[N, 28, 28]`, background 0), each changed at random as `settings` allow.
+    """Return `images` (uint8 `[N, 28, 28]`, background 0), each with a random transform within `settings`.
 
-    Rotated, sheared, scaled, shifted, locally displaced (Simard, Steinkraus, Platt 2003, with few control points in
-    place of a blurred field), and mixed with another digit (Zhang et al. 2018, with a uniform share). Bilinear; what
-    comes from outside the picture is background. The random numbers are drawn on the CPU, from `random` or torch's
-    global generator, so that every device sees the same views.
-    `after`: how many images (whole chunks of them) came before these and have used random numbers of their own.
+    Rotation, shear, scale, shift, elastic displacement (Simard, Steinkraus, Platt 2003, with few control points instead
+    of a blurred field), and mixup with another digit (Zhang et al. 2018, arXiv:1710.09412, with a uniform weight).
+    Bilinear, with background outside the image. The random numbers are drawn on the CPU, from `random` or torch's
+    global generator, so that views are the same on every device.
+    `after`: the number of preceding images (whole chunks), whose random numbers are skipped.
     """
     for _ in range(after // CHUNK):
         _draw(CHUNK, settings, random)
-    changed = [_apply(_draw(len(chunk), settings, random), chunk) for chunk in torch.split(images, CHUNK)]
-    return torch.cat(changed)
+    chunks = torch.split(images, CHUNK)
+    return torch.cat([_apply(_draw(len(chunk), settings, random), chunk) for chunk in chunks])
 
 
-def _draw(count: int, settings: Augmentation, random: torch.Generator | None) -> Change:
-    transforms, field, mixture = draw_transforms(count, settings, random), None, None
+def _draw(count: int, settings: Augmentation, random: torch.Generator | None) -> Transforms:
+    affine, field, mixture = draw_affine(count, settings, random), None, None
     if settings.elastic:
         field = torch.randn(count, 2, CONTROL_POINTS, CONTROL_POINTS, generator=random)
-        field *= 2 * settings.elastic / SIDE  # the grid's unit is half a picture
+        field *= 2 * settings.elastic / SIDE  # the unit of the grid is half an image
     if settings.mixup:
         others = torch.randperm(count, generator=random)
         mixture = others, torch.rand(count, 1, 1, 1, generator=random) * settings.mixup
-    return Change(transforms, field, mixture)
+    return Transforms(affine, field, mixture)
 
 
-def _apply(change: Change, images: Tensor) -> Tensor:
+def _apply(transforms: Transforms, images: Tensor) -> Tensor:
     device = images.device
     shape = [len(images), 1, SIDE, SIDE]
-    grid = functional.affine_grid(change.transforms.to(device), shape, align_corners=False)
-    if change.field is not None:
+    grid = functional.affine_grid(transforms.affine.to(device), shape, align_corners=False)
+    if transforms.field is not None:
         smooth = functional.interpolate(
-            change.field.to(device), size=(SIDE, SIDE), mode="bicubic", align_corners=True
+            transforms.field.to(device), size=(SIDE, SIDE), mode="bicubic", align_corners=True
         )
         grid = grid + smooth.permute(0, 2, 3, 1)
     moved = functional.grid_sample(images.unsqueeze(1).float(), grid, align_corners=False)
-    if change.mixture is not None:
-        others, shares = (part.to(device) for part in change.mixture)
+    if transforms.mixture is not None:
+        others, shares = (part.to(device) for part in transforms.mixture)
         moved = moved.lerp(moved[others], shares)
     return moved.squeeze(1).round_().to(torch.uint8)
 
 
-def draw_transforms(count: int, settings: Augmentation, random: torch.Generator | None = None) -> Tensor:
-    """Return `float32 [count, 2, 3]`: from places in the new picture to places in the old one, in -1..1."""
+def draw_affine(count: int, settings: Augmentation, random: torch.Generator | None = None) -> Tensor:
+    """Return `float32 [count, 2, 3]`: maps from output to input coordinates, both in -1..1 (`affine_grid`)."""
 
     def uniform(limit: float) -> Tensor:
         return torch.empty(count).uniform_(-limit, limit, generator=random)

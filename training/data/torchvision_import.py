@@ -1,8 +1,8 @@
-"""Import torchvision, also where its compiled operators do not fit the torch beside it.
+"""Import torchvision, also next to a build of torch that its compiled operators do not match.
 
-A CPU build of torch with the registry's CUDA-linked torchvision refuses `import torchvision` with "operator
-torchvision::nms does not exist": its Python code registers shapes for operators that its library, not loaded,
-never declared. Declaring the two schemas ourselves lets the import through; we use its data sets, never them.
+With a CPU build of torch and a CUDA build of torchvision, `import torchvision` fails with "operator torchvision::nms
+does not exist": its Python code registers shapes for operators that its library, which cannot be loaded, should have
+declared. Declaring the two schemas makes the import succeed; only its data sets are used, never these operators.
 """
 
 import importlib
@@ -19,7 +19,7 @@ _declared: list[torch.library.Library] = []  # the schemas live as long as the l
 
 
 def import_torchvision(submodule: str) -> ModuleType:
-    """Return `torchvision.<submodule>`, declaring the missing operators if that is why it cannot be imported."""
+    """Return `torchvision.<submodule>`; declare the missing operators if the import fails for lack of them."""
     name = f"torchvision.{submodule}"
     try:
         return importlib.import_module(name)

@@ -16,8 +16,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from distillery import DistilleryError, unknown
+from training.model.network import SIDE
 
-SIDE = 28
 CHUNK = 1_000
 """Digits at a time, so that chunk, grid and noise fit in the CPU cache."""
 OFF_CENTRE = 7

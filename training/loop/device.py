@@ -1,4 +1,4 @@
-"""Where and how precisely to compute."""
+"""Device, precision and threads."""
 
 import os
 from contextlib import AbstractContextManager
@@ -17,40 +17,41 @@ Precision = Literal["auto", "float32", "bfloat16"]
 
 @dataclass(frozen=True)
 class Device:
-    """A processor and the precision of its matrix products; weights and losses are float32 on all of them."""
+    """A device and the precision of its matrix products; weights and losses are always float32."""
 
     type: Literal["cpu", "cuda"]
     bfloat16: bool
 
     def autocast(self) -> AbstractContextManager[None]:
-        """Matrix products in bfloat16, if this device is quick at it."""
+        """Return a context with matrix products in bfloat16, if this device uses it."""
         return torch.autocast(self.type, torch.bfloat16, enabled=self.bfloat16)
 
     def move(self, digits: Digits) -> Digits:
-        """Return the digits in this device's memory."""
+        """Return the digits in the memory of this device."""
         return Digits(digits.images.to(self.type), digits.labels.to(self.type))
 
 
 def choose_device(name: DeviceName, precision: Precision, *, threads: int | None) -> Device:
-    """Settle `auto`, and set torch's threads (all usable cores if None). Raises `DistilleryError`.
+    """Resolve `auto`, and set torch's threads (all usable cores if None). Raises `DistilleryError`.
 
-    Processes that `torchrun` has started share the cores, and have a GPU each.
+    Processes started by `torchrun` divide the cores, and use a GPU each.
     """
-    here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    torch.set_num_threads(threads or max(1, usable_cores() // here))
+    local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    torch.set_num_threads(threads or max(1, usable_cores() // local))
     if name == "cuda" and not torch.cuda.is_available():
-        raise DistilleryError("--device cuda: torch finds no CUDA device here; use --device cpu")
+        raise DistilleryError("--device cuda: torch finds no CUDA device; use --device cpu")
     kind: Literal["cpu", "cuda"] = "cuda" if name != "cpu" and torch.cuda.is_available() else "cpu"
-    if kind == "cuda" and here > 1:
-        if here > (found := torch.cuda.device_count()):
+    if kind == "cuda" and local > 1:
+        if local > (found := torch.cuda.device_count()):
             raise DistilleryError(
-                f"--nproc-per-node {here}: each process needs a GPU, and torch finds {found} here; start {found}"
+                f"--nproc-per-node {local}: each process requires a GPU, and torch finds {found}; "
+                f"use --nproc-per-node {found}"
             )
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    return Device(kind, _quick_at_bfloat16(kind) if precision == "auto" else precision == "bfloat16")
+    return Device(kind, _has_fast_bfloat16(kind) if precision == "auto" else precision == "bfloat16")
 
 
-def _quick_at_bfloat16(kind: str) -> bool:
+def _has_fast_bfloat16(kind: str) -> bool:
     if kind == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     # Without the instructions, bfloat16 on a CPU is emulated and slower than float32.

@@ -1,7 +1,7 @@
-"""The losses a student learns from: the labels' cross entropy, and one of several on a teacher's soft targets.
+"""Distillation losses: the cross entropy of the labels, and one of several losses on a teacher's soft targets.
 
-Each is a function of ten lines and an entry of `SOFT_LOSSES`; a new one needs these, and its name in `LossName`. A
-recipe chooses by `distillery-train --student.distillation.loss dkd`. In the formulas z are the student's logits and v
+Each is a function and an entry of `SOFT_LOSSES`; a new one also needs its name in `LossName`. Choose one with
+`distillery-train --student.distillation.loss dkd`. In the formulas z are the student's logits and v
 the teacher's, q and p their softmax at temperature T, N the digits of a batch and C the classes.
 """
 
@@ -14,8 +14,8 @@ from torch.nn import functional
 from training.recipe.schema import LossName
 
 SoftLoss = Callable[[Tensor, Tensor, Tensor, float, float], Tensor]
-"""Student's and teacher's logits `float [N, C]`, labels `int64 [N]`, temperature, beta: a scalar, the mean over
-digits. A parameter with an underscore is one that this loss has no use for."""
+"""From the student's and the teacher's logits `float [N, C]`, labels `int64 [N]`, temperature and beta to a scalar, the
+mean over digits. A parameter with an underscore is not used by that loss."""
 
 
 def distillation_loss(
@@ -32,7 +32,7 @@ def distillation_loss(
 
     Logits are `float [N, C]`, labels `int64 [N]`; `0 < temperature`, `0 ≤ alpha ≤ 1`, `0 ≤ beta`. `beta` weighs the
     second term of `dkd` and `dist`; `kl`, `mse` and `lskd` have one term and ignore it, as `mse` does `temperature`.
-    Every soft loss is zero where student and teacher agree. The teacher's logits receive no gradient.
+    Every soft loss is zero for equal logits. The teacher's logits receive no gradient.
     """
     if alpha == 0:
         return functional.cross_entropy(student_logits, labels)
@@ -56,8 +56,8 @@ def mse(student: Tensor, teacher: Tensor, _labels: Tensor, _temperature: float, 
     """Return `‖z − v‖² / 2C`: logit matching, Ba and Caruana 2014, arXiv:1312.6184; Kim et al. 2021, arXiv:2105.08919.
 
     The logits are not centred: centred, this is `kl` at a high temperature. It exceeds that limit by half the squared
-    difference of the logits' means, which `kl` cannot see; Kim et al. find it better than `kl`. Divided by 2·C it is
-    of the size of `kl`, so that one alpha serves both; torch's `mse_loss`, which Kim et al. take, is twice as much.
+    difference of the logits' means, to which `kl` is invariant; Kim et al. find it better than `kl`. Divided by 2·C it
+    has the scale of `kl`, so that one alpha suits both; torch's `mse_loss`, which Kim et al. use, is twice as much.
     """
     return functional.mse_loss(student, teacher) / 2
 
@@ -66,8 +66,8 @@ def dkd(student: Tensor, teacher: Tensor, labels: Tensor, temperature: float, be
     """Return `T² · (TCKD + beta · NCKD)`: decoupled distillation, Zhao et al. 2022, arXiv:2203.08679, equation 7.
 
     TCKD compares the probability of the label with that of all other classes together, NCKD the other classes among
-    themselves. `kl` is this with `beta = 1 − p(label)` (equation 6): a sure teacher's knowledge of the other classes
-    hardly counts there. Here 1 counts it in full; the authors take 8 for CIFAR-100, and 1 for TCKD as here.
+    themselves. `kl` is this with `beta = 1 − p(label)` (equation 6), which suppresses the other classes of a confident
+    teacher. A beta of 1 gives them full weight; the authors use 8 for CIFAR-100, and a weight of 1 for TCKD as here.
     """
     student_label, student_others = _decouple(student / temperature, labels)
     teacher_label, teacher_others = _decouple(teacher / temperature, labels)
@@ -80,10 +80,10 @@ def lskd(student: Tensor, teacher: Tensor, _labels: Tensor, temperature: float, 
     """Return `kl` of standardised logits: Sun et al. 2024, arXiv:2403.01427, algorithms 1 and 2.
 
     Each digit's logits have mean 0 and deviation 1 over the classes before they are divided by T, so the student need
-    not reach its teacher's scale. Z-scores stay within ±√(C − 1), so a low T softens enough: the authors take 2. The
+    not match its teacher's scale. Z-scores lie within ±√(C − 1), so a low T softens enough: the authors use 2. The
     deviation is the one over C of algorithm 1; their code and figure 2 divide by C − 1, so their T is √(1 − 1/C) ours.
     """
-    # LayerNorm without weights is the z-score; its 1e-5 beside the variance keeps equal logits from dividing by zero.
+    # LayerNorm without weights is the z-score; its epsilon of 1e-5 prevents a division by zero for equal logits.
     z_scores = (functional.layer_norm(logits, logits.shape[1:]) for logits in (student, teacher))
     return temperature**2 * _divergence(*(scores / temperature for scores in z_scores))
 
@@ -93,15 +93,15 @@ def dist(student: Tensor, teacher: Tensor, _labels: Tensor, temperature: float, 
 
     Inter is 1 − Pearson's correlation of q and p over the classes, averaged over digits; intra the same over the
     digits of the batch, averaged over classes; the paper weighs both alike. A correlation does not shrink as T grows,
-    so with T² (of the authors' code) this loss outweighs the labels by far at a T of 20. Where neither side varies,
-    as in a batch of one, they agree; where only one of them does, the distance is a half.
+    so with T² (as in the authors' code) this loss far outweighs the labels at T = 20. Where neither side varies, as in
+    a batch of one, the distance is 0; where only one of them does, it is 1/2.
     """
     q, p = (student / temperature).softmax(1), (teacher / temperature).softmax(1)
     return temperature**2 * (_pearson_distance(q, p, over=1) + beta * _pearson_distance(q, p, over=0))
 
 
 SOFT_LOSSES: dict[LossName, SoftLoss] = {"kl": kl, "mse": mse, "dkd": dkd, "lskd": lskd, "dist": dist}
-"""Every loss on soft targets, by the name a recipe gives it."""
+"""Every loss on soft targets by its name in a recipe."""
 
 
 def _divergence(student: Tensor, teacher: Tensor) -> Tensor:
@@ -114,9 +114,9 @@ def _divergence(student: Tensor, teacher: Tensor) -> Tensor:
 def _decouple(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     """Return logits whose softmax is (label, all others) `[N, 2]`, and those of the others alone `[N, C − 1]`."""
     classes = logits.shape[1]
-    # The classes in turn, from the label on: a mask would make a GPU wait to learn how many it selects.
-    turns = (labels.unsqueeze(1) + torch.arange(classes, device=labels.device)) % classes
-    label, others = logits.gather(1, turns).tensor_split([1], dim=1)
+    # Classes in cyclic order from the label on: a boolean mask would make a GPU synchronise to count what it selects.
+    order = (labels.unsqueeze(1) + torch.arange(classes, device=labels.device)) % classes
+    label, others = logits.gather(1, order).tensor_split([1], dim=1)
     return torch.cat([label, others.logsumexp(1, keepdim=True)], dim=1), others
 
 

@@ -1,4 +1,4 @@
-"""Learning rates as pure functions of the past, so that a resumed training needs no scheduler's state."""
+"""Learning rate schedules as pure functions of the history, so that a resumed training needs no scheduler state."""
 
 import math
 from collections.abc import Sequence
@@ -10,9 +10,9 @@ PLATEAU_THRESHOLD = 1e-4
 
 
 def one_cycle(progress: float) -> float:
-    """Return the share of the highest rate at `progress` (0..1): up from 1/25 along a cosine, then down to 0.
+    """Return the fraction of the highest rate at `progress` (0..1): from 1/25 up along a cosine, then down to 0.
 
-    Smith and Topin, "Super-Convergence" (2018), with cosines for lines.
+    Smith and Topin 2018, arXiv:1708.07120, with cosines instead of lines.
     """
     if progress < WARM_UP:
         return START + (1 - START) * (1 - math.cos(math.pi * progress / WARM_UP)) / 2
@@ -20,10 +20,10 @@ def one_cycle(progress: float) -> float:
 
 
 def plateau(losses: Sequence[float], patience: int) -> float:
-    """Return the share of the first rate after these validation losses, one per epoch so far.
+    """Return the fraction of the first rate after these validation losses, one per epoch so far.
 
-    It falls to a tenth after more than `patience` epochs that did not lower the best loss by 0.01 %, as
-    torch's ReduceLROnPlateau with `factor=0.1` has it.
+    It is divided by ten after more than `patience` epochs that did not lower the best loss by 0.01 %, like torch's
+    ReduceLROnPlateau with `factor=0.1`.
     """
     share, best, bad = 1.0, math.inf, 0
     for loss in losses:

@@ -1,7 +1,6 @@
-"""The same network with less in it: at inference BatchNorm and the pixels' normalisation are affine maps, too.
+"""Folding of BatchNorm and pixel normalisation into convolutions and fully connected layers.
 
-Both disappear into the convolution or the fully connected layer next to them. Folding in float64 keeps the result
-within rounding of the network as trained.
+At inference both are affine maps. Folding in float64 keeps the result within rounding of the trained network.
 """
 
 import copy
@@ -17,7 +16,7 @@ Affine = nn.Conv2d | nn.Linear
 
 
 def fold_norm(classifier: Classifier) -> Classifier:
-    """Return what `classifier` is at inference, without BatchNorm, in float64.
+    """Return `classifier` without BatchNorm, in float64 and evaluation mode.
 
     With s = γ/√(v+ε), s(Wx + b − m) + β = (sW)x + s(b − m) + β.
     """
@@ -38,15 +37,15 @@ def fold_norm(classifier: Classifier) -> Classifier:
 
 
 def affine_layers(classifier: Classifier) -> list[Affine]:
-    """Return what is left when BatchNorm is folded, in order: convolutions, then fully connected layers."""
+    """Return the layers with weights in order: convolutions, then fully connected layers."""
     convolutions = cast("Iterable[Convolution]", classifier.convolutions)
     hidden = cast("Iterable[HiddenLayer]", classifier.hidden)
     return [*(each.conv for each in convolutions), *(each.linear for each in hidden), classifier.output]
 
 
 def fold_pixels(weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
-    """Return weight and bias of the first layer for the raw pixel p in 0..255, in whose terms black is 0.
+    """Return weight and bias of the first layer for raw pixels p in 0..255 with background 0.
 
-    W((p/255 − μ)/σ) + b = (W/(255σ))p + b − (μ/σ)W·1; a convolution's frame must then be of zeros.
+    W((p/255 − μ)/σ) + b = (W/(255σ))p + b − (μ/σ)W·1; a convolution must then be padded with zeros.
     """
     return weight / (255 * STD), bias - (MEAN / STD) * weight.flatten(1).sum(dim=1)

@@ -1,7 +1,7 @@
 """The networks: multi-layer perceptrons as in the paper, convolutional networks, and ensembles of either.
 
 Teacher 784-1200-1200-10 and student 784-800-800-10 (Hinton, Vinyals, Dean 2015, section 3): each hidden layer
-Linear, BatchNorm1d, ReLU, and dropout where the recipe asks for it. Convolutional stages may stand before them.
+Linear, BatchNorm1d, ReLU, and optional dropout. Convolutional stages may precede them.
 """
 
 from collections.abc import Sequence
@@ -18,9 +18,9 @@ PIXELS = SIDE * SIDE
 CLASSES = 10
 MEAN = 0.1307
 STD = 0.3081
-"""Mean and standard deviation of the MNIST training pixels scaled to 0..1; written here and nowhere else."""
+"""Mean and standard deviation of the MNIST training pixels scaled to 0..1; defined only here."""
 BLACK = -MEAN / STD
-"""A pixel without ink, normalised."""
+"""The normalised value of a background pixel."""
 
 
 def normalise(images: Tensor) -> Tensor:
@@ -39,7 +39,7 @@ class Convolution(nn.Module):
         self.conv.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.first:  # the frame is paper without ink, so that it stays exact when normalisation is folded
+        if self.first:  # padded with background, so that folding the normalisation into the weights is exact
             x = functional.pad(x, (1, 1, 1, 1), value=BLACK)
         x = torch.relu(self.norm(self.conv(x)))
         return functional.max_pool2d(x, 2) if self.pool else x
@@ -108,10 +108,10 @@ class Classifier(nn.Module):
 
 
 class Ensemble(nn.Module):
-    """Networks that see the same views and average their log-probabilities: `[N, 784]` to `[N, 10]`.
+    """The mean log-probabilities of several networks: `[N, 784]` to `[N, 10]`.
 
-    While training it returns the members' logits one below the other, `[members · N, 10]`: each learns for itself,
-    and what makes them differ is where they started.
+    In training mode it returns the members' logits concatenated, `[members · N, 10]`: each is trained independently on
+    the same views, and they differ only by their initial weights.
     """
 
     def __init__(self, members: Sequence[Classifier]) -> None:
@@ -129,7 +129,7 @@ Network = Classifier | Ensemble
 
 
 def build(architecture: Architecture, *, dropout: float = 0.0) -> Network:
-    """Make the network of `architecture` with new weights from torch's global random numbers."""
+    """Return the network of `architecture` with initial weights from torch's global random numbers."""
     members = [
         Classifier(architecture.hidden, stages=architecture.stages, norm=architecture.norm, dropout=dropout)
         for _ in range(architecture.members)

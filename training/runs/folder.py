@@ -5,7 +5,7 @@ runs/<recipe>/<model>-<cache key>/      one folder for each set of settings: not
     history.jsonl, history.csv          one line per epoch
     state.safetensors                   after each epoch, until training is finished
     model.safetensors                   the weights of the selected epoch; present only when training is finished
-    evidence.json, report.json          results on the test digits, written by `distillery-train report`
+    metrics.json, report.json           metrics on the test digits, and the report made from them
     MODEL_CARD.md                       the same as a document
 runs/<recipe>/<model>                   symbolic link to the current one
 """

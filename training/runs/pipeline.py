@@ -13,7 +13,8 @@ from typing import Any
 
 import torch
 
-from training.data.mnist import SHA256, Digits, find_mnist, load_training
+from training.data.mnist import Digits, find_mnist, load_training
+from training.data.mnist_files import SHA256
 from training.distributed import on_rank_0, size
 from training.loop.device import Device
 from training.loop.soft_targets import SoftTargets

@@ -1,4 +1,4 @@
-"""The Open Inference Protocol (KServe V2) over REST. `protocol` is the way in; over gRPC it is in `serving.grpc`.
+"""The Open Inference Protocol (KServe V2): `rest` is the codec over HTTP, `grpc` the codec over gRPC.
 
-With Triton's extensions for binary tensors, classification, model configuration and statistics.
+Includes Triton's extensions for binary tensors and classification.
 """

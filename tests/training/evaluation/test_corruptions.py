@@ -1,4 +1,4 @@
-"""Corruptions do what their table says, the same for every seed, and more of it at every strength."""
+"""Corruptions: amounts as in the table, reproducible by seed, increasing with strength."""
 
 import math
 
@@ -26,14 +26,14 @@ def applied(name: str, images: Tensor, strength: int) -> tuple[Tensor, float]:
 
 
 def blob(row: float, column: float, *, width: float = 1.5) -> Tensor:
-    """A round spot of ink about a place; `float32 [28, 28]`."""
+    """A round spot of ink at a position; `float32 [28, 28]`."""
     places = torch.arange(SIDE)
     rows, columns = (places[:, None] - row) ** 2, (places - column) ** 2
     return 255 * torch.exp(-(rows + columns) / (2 * width**2))
 
 
 def centres(images: Tensor) -> Tensor:
-    """Where the middle of the ink is; `[N, 2]`, row and column from the picture's middle."""
+    """Centre of the ink, `[N, 2]`: row and column from the image centre."""
     places = torch.arange(SIDE) - MIDDLE
     ink = images.sum(dim=(1, 2))
     return torch.stack(
@@ -42,7 +42,7 @@ def centres(images: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("name", CORRUPTIONS)
-def test_the_same_seed_gives_the_same_pictures_whatever_was_drawn_between(name: str, images: Tensor) -> None:
+def test_the_same_seed_gives_the_same_images_whatever_was_drawn_between(name: str, images: Tensor) -> None:
     before = images.clone()
     first = corrupt(images, name, 3, 7)
     torch.manual_seed(1)
@@ -53,7 +53,7 @@ def test_the_same_seed_gives_the_same_pictures_whatever_was_drawn_between(name: 
 
 
 @pytest.mark.parametrize("name", ["noise", "rotation", "translation", "scale", "occlusion"])
-def test_another_seed_and_another_digit_get_other_draws(name: str, images: Tensor) -> None:
+def test_other_seeds_and_other_digits_get_other_draws(name: str, images: Tensor) -> None:
     same = images[:1].expand(CHUNK + 40, SIDE, SIDE)
     corrupted = corrupt(same, name, 3, 0)
     assert not torch.equal(corrupted, corrupt(same, name, 3, 1))
@@ -62,7 +62,7 @@ def test_another_seed_and_another_digit_get_other_draws(name: str, images: Tenso
 
 
 @pytest.mark.parametrize("name", CORRUPTIONS)
-def test_every_strength_changes_more_than_the_one_before(name: str, images: Tensor) -> None:
+def test_every_strength_changes_more_than_the_previous_one(name: str, images: Tensor) -> None:
     amounts = [
         (corrupt(images, name, strength, 0).float() - images.float()).square().mean().item()
         for strength in STRENGTHS
@@ -91,7 +91,7 @@ def test_blur_spreads_a_dot_to_a_gaussian_and_keeps_its_ink(strength: int) -> No
 
 
 @pytest.mark.parametrize("strength", STRENGTHS)
-def test_rotation_turns_to_either_side(strength: int) -> None:
+def test_rotation_has_the_angle_of_the_table_in_both_directions(strength: int) -> None:
     turned, degrees = applied("rotation", blob(MIDDLE - 6, MIDDLE).repeat(40, 1, 1), strength)
     rows, columns = centres(turned).unbind(dim=1)
     angles = torch.rad2deg(torch.atan2(columns, -rows))
@@ -100,7 +100,7 @@ def test_rotation_turns_to_either_side(strength: int) -> None:
 
 
 @pytest.mark.parametrize("strength", STRENGTHS)
-def test_translation_goes_the_distance_of_the_table_in_all_directions(strength: int) -> None:
+def test_translation_has_the_distance_of_the_table_in_all_directions(strength: int) -> None:
     moved, pixels = applied("translation", blob(MIDDLE, MIDDLE).repeat(40, 1, 1), strength)
     shifts = centres(moved)
     torch.testing.assert_close(shifts.norm(dim=1), torch.full((40,), float(pixels)), atol=0.05, rtol=0)
@@ -109,7 +109,7 @@ def test_translation_goes_the_distance_of_the_table_in_all_directions(strength: 
 
 
 @pytest.mark.parametrize("strength", STRENGTHS)
-def test_scale_makes_larger_or_smaller(strength: int) -> None:
+def test_scale_enlarges_and_shrinks(strength: int) -> None:
     spot = blob(MIDDLE, MIDDLE, width=3)
     scaled, factor = applied("scale", spot.repeat(40, 1, 1), strength)
     areas = scaled.sum(dim=(1, 2)) / spot.sum()
@@ -131,13 +131,13 @@ def test_occlusion_empties_a_whole_square_within_that_of_the_next_strength() -> 
 
 
 @pytest.mark.parametrize("strength", STRENGTHS)
-def test_contrast_keeps_each_pictures_mean(strength: int, images: Tensor) -> None:
+def test_contrast_preserves_each_images_mean(strength: int, images: Tensor) -> None:
     paler, share = applied("contrast", images.float(), strength)
     torch.testing.assert_close(paler.mean(dim=(1, 2)), images.float().mean(dim=(1, 2)))
     torch.testing.assert_close(paler.std(dim=(1, 2)), share * images.float().std(dim=(1, 2)))
 
 
-def test_what_cannot_be_done_is_said(images: Tensor) -> None:
+def test_invalid_arguments_are_rejected(images: Tensor) -> None:
     with pytest.raises(DistilleryError, match="there is no corruption 'fog'; known: noise, blur, "):
         corrupt(images, "fog", 1, 0)
     for strength in (0, 6):

@@ -1,4 +1,4 @@
-"""The metrics about a network: a linear one, fitted to real digits."""
+"""Metrics of a network: a linear one, fitted to real digits."""
 
 import json
 from typing import Any
@@ -14,7 +14,7 @@ from training.evaluation.corruptions import CORRUPTIONS, corrupt
 from training.evaluation.metrics import all_metrics, error_metrics, robustness
 
 TEACHER_SCALE = 3.0
-"""The teacher answers as its student does, but surer."""
+"""The teacher's logits are the student's, scaled: same predictions, higher confidence."""
 
 
 class Linear:
@@ -24,8 +24,8 @@ class Linear:
         digits, self.validation = sample_training()
         self.test = sample_test()
         x = self.inputs(digits.images)
-        wanted = x.T @ functional.one_hot(digits.labels).double()
-        self.weights = torch.linalg.solve(x.T @ x + 10 * torch.eye(x.shape[1], dtype=torch.float64), wanted)
+        targets = x.T @ functional.one_hot(digits.labels).double()
+        self.weights = torch.linalg.solve(x.T @ x + 10 * torch.eye(x.shape[1], dtype=torch.float64), targets)
 
     def __call__(self, images: Tensor) -> Tensor:
         return 10 * (self.inputs(images) @ self.weights).float()
@@ -54,20 +54,20 @@ def metrics(network: Linear) -> dict[str, Any]:
     )
 
 
-def test_scores_by_hand() -> None:
+def test_error_metrics_equal_hand_computed_values() -> None:
     logits = torch.tensor([[2.0, 0.0], [0.0, 0.0], [0.0, 1.0], [0.0, 3.0]])
     scored = error_metrics(logits, torch.tensor([0, 0, 0, 0]))
     # ln(1 + e⁻²), ln 2, ln(1 + e), ln(1 + e³)
     assert scored["loss"] == pytest.approx((0.126928 + 0.693147 + 1.313262 + 3.048587) / 4, abs=1e-6)
     assert (scored["errors"], scored["accuracy"], scored["confusion"]) == (2, 0.5, [[2, 2], [0, 0]])
-    # The surer first: e³ / (1 + e³), e / (1 + e).
+    # The most confident first: e³ / (1 + e³), e / (1 + e).
     assert scored["misclassified"] == [
         {"index": 3, "label": 0, "prediction": 1, "probability": 0.952574},
         {"index": 2, "label": 0, "prediction": 1, "probability": 0.731059},
     ]
 
 
-def test_all_counts_agree_and_survive_json(metrics: dict[str, Any]) -> None:
+def test_counts_agree_and_are_json_serialisable(metrics: dict[str, Any]) -> None:
     assert json.loads(json.dumps(metrics)) == metrics
     errors = metrics["errors"]
     assert 0 < errors < 100
@@ -114,8 +114,8 @@ def test_a_network_without_a_teacher_has_no_fidelity(network: Linear) -> None:
 def test_robustness_counts_errors_on_the_corrupted_digits(network: Linear, metrics: dict[str, Any]) -> None:
     table = metrics["robustness"]
     assert {name: len(errors) for name, errors in table.items()} == dict.fromkeys(CORRUPTIONS, 5)
-    answers = network(corrupt(network.test.images, "occlusion", 4, 0)).argmax(dim=1)
-    assert table["occlusion"][3] == int((answers != network.test.labels).sum())
+    predicted = network(corrupt(network.test.images, "occlusion", 4, 0)).argmax(dim=1)
+    assert table["occlusion"][3] == int((predicted != network.test.labels).sum())
     assert all(metrics["errors"] < errors[4] for errors in table.values())
     again = robustness(network, network.test.images, network.test.labels)
     other = robustness(network, network.test.images, network.test.labels, seed=1)

@@ -37,13 +37,13 @@ def centred(values: Tensor, over: int = 1) -> Tensor:
     return values - values.mean(over, keepdim=True)
 
 
-def test_every_name_has_its_loss() -> None:
+def test_every_loss_name_is_implemented() -> None:
     assert tuple(SOFT_LOSSES) == LOSSES
 
 
 @every_loss
 @pytest.mark.parametrize("temperature", [0.5, 1, 20])
-def test_equal_logits_cost_nothing(logits: Logits, loss: LossName, temperature: float) -> None:
+def test_equal_logits_have_loss_0(logits: Logits, loss: LossName, temperature: float) -> None:
     student, _, labels = logits
     same = student, student.detach().clone(), labels
     assert soft(same, loss, temperature=temperature, beta=2).item() == pytest.approx(0, abs=1e-12)
@@ -51,9 +51,7 @@ def test_equal_logits_cost_nothing(logits: Logits, loss: LossName, temperature: 
 
 
 @every_loss
-def test_other_logits_cost_something_and_a_step_down_the_gradient_costs_less(
-    logits: Logits, loss: LossName
-) -> None:
+def test_a_gradient_step_lowers_the_loss(logits: Logits, loss: LossName) -> None:
     student, teacher, labels = logits
     nearer = student - 0.01 * gradient(logits, loss)
     assert 0 < soft((nearer, teacher, labels), loss) < soft(logits, loss)
@@ -88,7 +86,7 @@ def test_huge_logits_stay_finite(loss: LossName, size: float) -> None:
 
 
 @every_loss
-def test_equal_classes_equal_digits_and_a_single_one_stay_finite(logits: Logits, loss: LossName) -> None:
+def test_equal_classes_equal_digits_and_a_single_digit_stay_finite(logits: Logits, loss: LossName) -> None:
     _, teacher, labels = logits
     for student in (torch.zeros(6, 10), torch.arange(10.0).repeat(6, 1)):
         student.requires_grad_()
@@ -127,7 +125,7 @@ def test_alpha_is_the_share_of_the_soft_targets(logits: Logits, loss: LossName) 
     assert distillation_loss(*logits, loss=loss, temperature=4, alpha=0).item() == hard.item()
 
 
-def test_what_has_no_weight_is_not_looked_at(logits: Logits) -> None:
+def test_a_term_without_weight_is_not_computed(logits: Logits) -> None:
     student, teacher, labels = logits
     nothing = torch.full_like(teacher, math.nan)
     assert distillation_loss(student, nothing, labels, temperature=4, alpha=0).isfinite()
@@ -222,7 +220,7 @@ def test_dkd_gradient_of_each_term(logits: Logits) -> None:
     torch.testing.assert_close(gradient(logits, "dkd", beta=3), 4 * (tckd + 3 * (q_others - p_others)) / 6)
 
 
-def test_lskd_figure_of_its_paper() -> None:
+def test_lskd_reproduces_figure_2_of_its_paper() -> None:
     # Figure 2 prints the z-scores ±1.162 ±0.387 of the teacher and −1.320 0.660 0.880 −0.220 of the first student,
     # whose loss is 0.0995, and 0 for a second student with the teacher's z-scores. They are made with a deviation
     # over C − 1 = 3 and T = 1, hence T = √(4/3) here.
@@ -239,7 +237,7 @@ def test_lskd_figure_of_its_paper() -> None:
     )
 
 
-def test_lskd_sees_neither_shift_nor_scale(logits: Logits) -> None:
+def test_lskd_is_invariant_to_shift_and_scale(logits: Logits) -> None:
     student, teacher, labels = logits
     scales = torch.linspace(0.5, 20, 6, dtype=torch.float64).unsqueeze(1)  # each digit has one of its own
     scaled = scales * student + 7, 3 * teacher - 2, labels
@@ -269,7 +267,7 @@ def test_dist_is_one_minus_the_correlations(logits: Logits, temperature: float) 
     torch.testing.assert_close(soft(logits, "dist", temperature=temperature, beta=3).detach(), expected)
 
 
-def test_dist_at_infinite_temperature_sees_neither_shift_nor_scale(logits: Logits) -> None:
+def test_dist_at_infinite_temperature_is_invariant_to_shift_and_scale(logits: Logits) -> None:
     # There the probabilities are the centred logits, up to one shift and one scale.
     student, teacher, labels = logits
     for beta in (0, 1):
@@ -281,7 +279,7 @@ def test_dist_at_infinite_temperature_sees_neither_shift_nor_scale(logits: Logit
     torch.testing.assert_close(loss.detach(), 1 - correlations.mean(), rtol=1e-3, atol=0)
 
 
-def test_dist_where_there_is_nothing_to_correlate(logits: Logits) -> None:
+def test_dist_without_variance(logits: Logits) -> None:
     student, teacher, labels = (side[:1] for side in logits)
     one = student, teacher, labels
     assert (

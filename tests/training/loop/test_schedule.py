@@ -1,4 +1,4 @@
-"""Learning rates and augmentation do what their names say."""
+"""Learning rate schedules, and the distributions of the augmentation."""
 
 import math
 
@@ -7,12 +7,12 @@ import torch
 from torch import Tensor
 
 from tests.support.samples import sample_test
-from training.data.augmentation import draw_transforms, jitter
+from training.data.augmentation import draw_affine, jitter
 from training.loop.schedule import WARM_UP, one_cycle, plateau
 from training.recipe.schema import Augmentation
 
 
-def test_one_cycle_rises_once_and_falls_to_nothing() -> None:
+def test_one_cycle_rises_once_and_falls_to_zero() -> None:
     rates = [one_cycle(step / 1000) for step in range(1001)]
     assert rates[0] == pytest.approx(1 / 25)
     assert max(rates) == rates[round(1000 * WARM_UP)] == pytest.approx(1)
@@ -35,7 +35,7 @@ def test_plateau_is_torchs_reduce_lr_on_plateau(patience: int) -> None:
 
 
 def dots(*places: tuple[int, int], count: int = 500) -> Tensor:
-    """Black pictures, uint8 `[count, 28, 28]`, with a white pixel at each of these rows and columns."""
+    """Black images, uint8 `[count, 28, 28]`, with a white pixel at each of these rows and columns."""
     images = torch.zeros(count, 28, 28, dtype=torch.uint8)
     for row, column in places:
         images[:, row, column] = 255
@@ -43,19 +43,19 @@ def dots(*places: tuple[int, int], count: int = 500) -> Tensor:
 
 
 def centres(images: Tensor) -> tuple[Tensor, Tensor]:
-    """Row and column of the centre of each picture's ink."""
+    """Row and column of the centre of the ink of each image."""
     ink, places = images.float(), torch.arange(28.0)
     total = ink.sum((1, 2))
     return (ink.sum(2) @ places) / total, (ink.sum(1) @ places) / total
 
 
-def test_without_augmentation_digits_stay_as_they_are() -> None:
+def test_without_augmentation_digits_are_unchanged() -> None:
     images = sample_test().images
     assert not Augmentation().enabled
     assert torch.equal(jitter(images, Augmentation()), images)
 
 
-def test_a_shift_moves_the_whole_picture() -> None:
+def test_a_shift_moves_the_whole_image() -> None:
     torch.manual_seed(0)
     moved = jitter(dots((14, 14)), Augmentation(shift=2))
     for place in centres(moved):
@@ -66,13 +66,13 @@ def test_a_shift_moves_the_whole_picture() -> None:
     torch.testing.assert_close(moved.sum((1, 2)), torch.full((500,), 255), rtol=0, atol=2)
 
 
-def test_elastic_moves_near_places_alike_and_far_places_apart() -> None:
+def test_elastic_displacements_correlate_nearby_only() -> None:
     settings = Augmentation(elastic=1)
     rows = {}
     for place in ((14, 14), (14, 15), (20, 20), (14, 3)):
         moved = jitter(dots(place), settings, random=torch.Generator().manual_seed(0))
         rows[place] = centres(moved)[0] - place[0]
-    # Place (13.5, 13.5) is a control point: its displacement there is the standard deviation that was asked for.
+    # Place (13.5, 13.5) is a control point: its displacement has the standard deviation of the setting.
     assert rows[14, 14].std().item() == pytest.approx(1, rel=0.2)
 
     def correlation(one: tuple[int, int], other: tuple[int, int]) -> float:
@@ -94,24 +94,24 @@ def test_mixup_adds_at_most_its_share_of_one_other_digit() -> None:
     assert (mixed > 0).sum((1, 2)).max() == 2
 
 
-def test_views_are_drawn_from_the_numbers_given() -> None:
+def test_equal_generators_give_equal_views() -> None:
     images, settings = sample_test().images, Augmentation(shift=2, rotation=10, elastic=1, mixup=0.5)
     one, again, other = (jitter(images, settings, random=torch.Generator().manual_seed(n)) for n in (1, 1, 2))
     assert torch.equal(one, again)
     assert not torch.equal(one, other)
     assert one.dtype == torch.uint8
-    assert not jitter(torch.zeros_like(images), settings).any()  # what comes from outside is paper
+    assert not jitter(torch.zeros_like(images), settings).any()  # background comes in from outside
 
 
 def test_rotation_scale_and_shear_stay_within_their_bounds() -> None:
     torch.manual_seed(0)
-    linear = draw_transforms(2000, Augmentation(rotation=30))[:, :, :2]
+    linear = draw_affine(2000, Augmentation(rotation=30))[:, :, :2]
     angles = torch.rad2deg(torch.atan2(linear[:, 1, 0], linear[:, 0, 0]))
     assert (29 < angles.abs().max() <= 30.001) & (angles.min() < -29) & (angles.max() > 29)
     torch.testing.assert_close(linear @ linear.mT, torch.eye(2).expand(2000, 2, 2))
-    zooms = 1 / draw_transforms(2000, Augmentation(scale=0.2))[:, 0, 0]
+    zooms = 1 / draw_affine(2000, Augmentation(scale=0.2))[:, 0, 0]
     assert 0.8 <= zooms.min() < 0.81
     assert 1.19 < zooms.max() <= 1.2001
-    sheared = draw_transforms(2000, Augmentation(shear=20))
+    sheared = draw_affine(2000, Augmentation(shear=20))
     assert sheared[:, 0, 1].abs().max() <= math.tan(math.radians(20)) + 1e-6
     torch.testing.assert_close(sheared[:, :, :2].det(), torch.ones(2000))  # shear keeps the area

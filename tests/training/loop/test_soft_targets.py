@@ -1,11 +1,11 @@
-"""A teacher is asked about each view once, and what it said serves every student after it."""
+"""A teacher's logits are computed once per view and cached for all students."""
 
 from pathlib import Path
 
 import pytest
 import torch
 
-from tests.support.trainings import CPU, DIGITS, ENSEMBLE, IN_TURN, SMALL, new, same, taught, train
+from tests.support.trainings import CPU, DIGITS, ENSEMBLE, RECURRING, SMALL, new, same, taught, train
 from training.commands.progress import TrainingProgress
 from training.loop.soft_targets import SoftTargets
 from training.loop.trainer import Job, Training, predict
@@ -18,17 +18,17 @@ IMAGES = DIGITS[0].images
 
 
 class Counted:
-    """Counts about how many digits a network is asked."""
+    """Counts the digits a network is evaluated on."""
 
     def __init__(self, network: Network) -> None:
-        self.asked = 0
+        self.digits = 0
         network.register_forward_hook(self._count)
 
     def _count(self, _: object, __: object, answers: torch.Tensor) -> None:
-        self.asked += len(answers)
+        self.digits += len(answers)
 
 
-def test_they_are_the_teachers_logits_in_evaluation_mode() -> None:
+def test_soft_targets_are_the_teachers_logits_in_evaluation_mode() -> None:
     for model in (SMALL, ENSEMBLE):
         teacher = build(model, dropout=0.5).train()
         before = {name: value.clone() for name, value in teacher.state_dict().items()}
@@ -39,33 +39,33 @@ def test_they_are_the_teachers_logits_in_evaluation_mode() -> None:
         assert not teacher.training
 
 
-@pytest.mark.parametrize(("model", "views"), [(SMALL, 1), (IN_TURN, 2)])
-def test_a_view_is_asked_for_once_in_a_training(model: Model, views: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("model", "views"), [(SMALL, 1), (RECURRING, 2)])
+def test_a_training_computes_each_view_once(model: Model, views: int, tmp_path: Path) -> None:
     teacher = build(SMALL)
     counted = Counted(teacher)
     job = Job("student", taught(model), 0)
     kept = train(Training(job, *DIGITS, device=CPU, teacher=SoftTargets(teacher, CPU, tmp_path)))
-    assert counted.asked == 500 * views
+    assert counted.digits == 500 * views
     assert len(list(tmp_path.iterdir())) == views
-    asked_again = train(new(job.model, teacher=teacher))
-    assert same(kept.network.state_dict(), asked_again.network.state_dict())
+    computed_again = train(new(job.model, teacher=teacher))
+    assert same(kept.network.state_dict(), computed_again.network.state_dict())
 
 
-def test_what_is_kept_is_not_asked_for_again(tmp_path: Path) -> None:
+def test_cached_views_are_not_computed_again(tmp_path: Path) -> None:
     first, second = Classifier([8]), Classifier([8])
-    said = {view: SoftTargets(first, CPU, tmp_path).logits(view, IMAGES) for view in (0, 1)}
+    cached = {view: SoftTargets(first, CPU, tmp_path).logits(view, IMAGES) for view in (0, 1)}
     counted = Counted(second)
-    for view, logits in said.items():
+    for view, logits in cached.items():
         assert torch.equal(SoftTargets(second, CPU, tmp_path).logits(view, IMAGES), logits)
-    assert counted.asked == 0
+    assert counted.digits == 0
     SoftTargets(second, CPU, tmp_path).logits(2, IMAGES)
-    assert counted.asked == 500
+    assert counted.digits == 500
 
 
 @pytest.mark.parametrize(
     "damage", ["cut short", "empty", "no tensors", "another tensor", "fewer digits", "nan"]
 )
-def test_a_broken_file_is_made_again(damage: str, tmp_path: Path) -> None:
+def test_a_broken_file_is_computed_again(damage: str, tmp_path: Path) -> None:
     teacher = Classifier([8])
     expected = SoftTargets(teacher, CPU, tmp_path).logits(1, IMAGES)
     (file,) = tmp_path.iterdir()
@@ -87,7 +87,7 @@ def test_a_broken_file_is_made_again(damage: str, tmp_path: Path) -> None:
     assert file.read_bytes() == whole
 
 
-def test_students_share_what_their_teacher_said(tmp_path: Path) -> None:
+def test_students_share_the_cached_views_of_their_teacher(tmp_path: Path) -> None:
     moved = Augmentation(shift=1)
     learning = Model(
         hidden=[8], epochs=3, views=2, augmentation=moved, control=False, distillation=Distillation()
@@ -115,7 +115,7 @@ def test_students_share_what_their_teacher_said(tmp_path: Path) -> None:
         found.append(kept())
     first, second, plain, fewer = found
     assert [path.name for path in sorted(first)] == ["view-0001.safetensors", "view-0002.safetensors"]
-    assert second == first  # another loss, the same views: nothing was asked, nothing written
+    assert second == first  # another loss, the same views: nothing written
     assert [path.name for path in plain.keys() - second.keys()] == ["view-0000.safetensors"]
     assert len(fewer.keys() - plain.keys()) == 2  # of other digits
     assert len({path.parent for path in fewer}) == 3

@@ -1,4 +1,4 @@
-"""Training is a function of the recipe and the seed, and can be stopped between any two epochs."""
+"""Training is a function of the recipe and the seed, and can be resumed after every epoch."""
 
 from pathlib import Path
 
@@ -13,8 +13,8 @@ from tests.support.trainings import (
     DROPPING,
     ENSEMBLE,
     FALLING,
-    IN_TURN,
     JITTERED,
+    RECURRING,
     SMALL,
     Recorder,
     facts,
@@ -40,7 +40,7 @@ def ensemble() -> Network:
     return train(new(ENSEMBLE, name="teacher"), epochs=1).network
 
 
-def test_it_learns() -> None:
+def test_a_network_learns() -> None:
     training = train(new(SMALL))
     assert training.selected_record["validation_accuracy"] > 0.5  # 0.75 to 0.88 over seeds, 0.1 by chance
     assert training.history[-1]["accuracy"] > training.history[0]["accuracy"]
@@ -48,7 +48,7 @@ def test_it_learns() -> None:
 
 
 @pytest.mark.parametrize("model", [SMALL, JITTERED, DROPPING, ENSEMBLE])
-def test_a_seed_decides_the_weights(model: Model) -> None:
+def test_equal_seeds_give_equal_weights(model: Model) -> None:
     runs = [train(new(model, seed=seed), epochs=2) for seed in (5, 5, 6)]
     assert same(runs[0].network.state_dict(), runs[1].network.state_dict())
     assert not same(runs[0].network.state_dict(), runs[2].network.state_dict())
@@ -65,33 +65,34 @@ def test_a_seed_decides_the_weights(model: Model) -> None:
         CONVOLUTIONAL,
         ENSEMBLE,
         taught(SMALL),
-        taught(IN_TURN),
+        taught(RECURRING),
         taught(ENSEMBLE),
     ],
 )
-@pytest.mark.parametrize("stop", [0, 1, 2])
-def test_going_on_gives_the_weights_of_going_through(
-    ensemble: Network, model: Model, stop: int, tmp_path: Path
+def test_an_epoch_after_a_resume_is_the_epoch_without_one(
+    ensemble: Network, model: Model, tmp_path: Path
 ) -> None:
     teacher = ensemble if model.distillation else None
-    through = train(new(model, teacher=teacher))
-    save_tensors(tmp_path / "state", *train(new(model, teacher=teacher), epochs=stop).state())
-    torch.rand(7)  # another past of the process's random numbers
-    resumed = new(model, teacher=teacher)
-    resumed.restore(*load_tensors(tmp_path / "state"))
-    assert len(resumed.history) == stop
-    train(resumed)
-    assert same(through.network.state_dict(), resumed.network.state_dict())
-    assert same(through.selected, resumed.selected)
-    assert facts(through.history) == facts(resumed.history)
+    training = new(model, teacher=teacher)
+    for epoch in range(3):
+        save_tensors(tmp_path / f"state-{epoch}", *training.state())
+        train(training, epochs=epoch + 1)
+        torch.rand(7)  # the random numbers of the process are no part of the state
+        resumed = new(model, teacher=teacher)
+        resumed.restore(*load_tensors(tmp_path / f"state-{epoch}"))
+        assert len(resumed.history) == epoch
+        train(resumed, epochs=epoch + 1)
+        (expected, past), (found, resumed_past) = training.state(), resumed.state()
+        assert same(expected, found)
+        assert facts(past["history"]) == facts(resumed_past["history"])
 
 
-@pytest.mark.parametrize("model", [SMALL, IN_TURN, DROPPING, FALLING, ENSEMBLE])
-def test_a_student_and_its_control_differ_by_the_distillation_only(model: Model, teacher: Network) -> None:
+@pytest.mark.parametrize("model", [SMALL, RECURRING, DROPPING, FALLING, ENSEMBLE])
+def test_a_student_and_its_control_differ_only_by_distillation(model: Model, teacher: Network) -> None:
     alone = new(model, name="student-alone")
     distilled = new(taught(model, Distillation(temperature=20, alpha=0)), name="student", teacher=teacher)
     assert same(alone.network.state_dict(), distilled.network.state_dict())
-    # Without weight on the soft targets they stay alike: one saw what the other saw, in the same order.
+    # With alpha = 0 they stay equal: the same digits in the same order.
     assert same(train(alone).network.state_dict(), train(distilled).network.state_dict())
 
 
@@ -109,23 +110,21 @@ def test_distillation_brings_the_student_close_to_its_teacher(teacher: Network) 
 
 
 @pytest.mark.parametrize("loss", [None, "kl", "dist"])
-def test_the_members_of_an_ensemble_learn_as_each_would_alone(
-    teacher: Network, loss: LossName | None
-) -> None:
+def test_the_members_of_an_ensemble_train_independently(teacher: Network, loss: LossName | None) -> None:
     one = CONVOLUTIONAL.model_copy(update={"max_norm": 0.3})
     if loss:
         one = taught(one, Distillation(loss=loss, temperature=3, alpha=0.7))
-    asked = teacher if loss else None
-    together = new(one.model_copy(update={"members": 3}), teacher=asked)
+    own_teacher = teacher if loss else None
+    together = new(one.model_copy(update={"members": 3}), teacher=own_teacher)
     assert isinstance(together.network, Ensemble)
-    alone = [new(one, teacher=asked) for _ in together.network.members]
+    alone = [new(one, teacher=own_teacher) for _ in together.network.members]
     for training, member in zip(alone, together.network.members, strict=True):
         training.network.load_state_dict(member.state_dict())
     for training in (together, *alone):
         train(training, epochs=1)
     for training, member in zip(alone, together.network.members, strict=True):
         assert same(member.state_dict(), training.network.state_dict())
-    for figure in ("loss", "accuracy"):  # told of an ensemble in training is the mean of its members
+    for figure in ("loss", "accuracy"):  # of an ensemble: the mean of its members
         values = [training.history[0][figure] for training in alone]
         assert together.history[0][figure] == pytest.approx(sum(values) / 3, rel=1e-5)
         assert len(set(values)) > 1
@@ -178,7 +177,7 @@ def test_a_plateau_lowers_the_rate_and_restores_the_best_weights() -> None:
 
 
 @pytest.mark.parametrize("model", [SMALL, ENSEMBLE])
-def test_what_is_told_covers_every_digit_once(model: Model) -> None:
+def test_reported_figures_cover_every_digit_once(model: Model) -> None:
     training, observer = new(model), Recorder()
     training.train_epoch(observer)
     assert observer.figures[-1]["progress"] == 1
@@ -186,7 +185,7 @@ def test_what_is_told_covers_every_digit_once(model: Model) -> None:
     assert round(training.history[0]["accuracy"] * 500 * model.members, 6) % 1 == 0
 
 
-def test_digits_left_out_are_never_shown_and_never_answered(teacher: Network) -> None:
+def test_classes_left_out_are_neither_trained_on_nor_predicted(teacher: Network) -> None:
     model = taught(SMALL.model_copy(update={"leave_out": [3, 7]}), Distillation(alpha=0.1))
     training = new(model, teacher=teacher)
     assert training.digits.labels.bincount().tolist() == [50, 50, 50, 0, 50, 50, 50, 0, 50, 50]
@@ -198,7 +197,7 @@ def test_digits_left_out_are_never_shown_and_never_answered(teacher: Network) ->
     )  # 0.82 to 0.9 over seeds
 
 
-def test_long_weight_vectors_into_hidden_units_are_shortened() -> None:
+def test_the_norms_of_incoming_weights_are_limited() -> None:
     network = Classifier([2, 2], stages=[[2]])
     for weight in network.parameters():
         torch.nn.init.ones_(weight)
@@ -228,7 +227,9 @@ def test_bfloat16_is_close_to_float32() -> None:
         assert all(value.dtype in (torch.float32, torch.int64) for value in quick.selected.values())
 
 
-def test_a_distillation_without_a_teacher_is_a_mistake() -> None:
+def test_a_teacher_is_required_with_a_distillation_and_only_then() -> None:
     for model, teacher in ((taught(SMALL), None), (SMALL, build(SMALL))):
-        with pytest.raises(ValueError, match="student: a distillation needs a teacher, and only"):
+        with pytest.raises(
+            ValueError, match="student: a teacher is required with a distillation, and only then"
+        ):
             new(model, teacher=teacher)

@@ -1,4 +1,4 @@
-"""What networks compute: paper without ink around the picture, and an ensemble's answer."""
+"""What networks compute: background padding, dropout, and the mean of an ensemble."""
 
 import pytest
 import torch
@@ -34,14 +34,16 @@ from training.recipe.schema import Architecture, Model
         ),
     ],
 )
-def test_an_architecture_is_what_it_says(architecture: Architecture, text: str, parameters: int) -> None:
+def test_an_architecture_has_its_shape_and_parameters(
+    architecture: Architecture, text: str, parameters: int
+) -> None:
     network = build(architecture)
     assert str(architecture) == text
     assert sum(weight.numel() for weight in network.parameters()) == parameters
     assert predict(network, sample_test().images[:3]).shape == (3, 10)
 
 
-def test_the_paper_around_a_picture_is_black() -> None:
+def test_images_are_padded_with_background() -> None:
     images = sample_test().images[:50]
     network = Classifier([], stages=[[5]], norm=False).eval()
     conv = network.convolutions[0].conv
@@ -51,10 +53,10 @@ def test_the_paper_around_a_picture_is_black() -> None:
     found = network.convolutions[0](normalise(images).reshape(-1, 1, 28, 28))
     torch.testing.assert_close(found, expected)
     black = network.convolutions[0](torch.full((1, 1, 28, 28), BLACK))
-    torch.testing.assert_close(black, black[:, :, :1, :1].expand_as(black))  # there is no edge to be seen
+    torch.testing.assert_close(black, black[:, :, :1, :1].expand_as(black))  # no visible edge
 
 
-def test_the_first_weights_are_the_notebooks() -> None:
+def test_initial_weights_follow_the_notebook() -> None:
     torch.manual_seed(0)
     network = Classifier([1200, 1200])
     for module in network.modules():
@@ -67,7 +69,7 @@ def test_the_first_weights_are_the_notebooks() -> None:
             assert not module.bias.any()
 
 
-def test_dropout_drops_what_the_next_layer_reads_and_only_in_training() -> None:
+def test_dropout_applies_to_the_inputs_of_each_layer_in_training_only() -> None:
     torch.manual_seed(0)
     network = Classifier([50, 50], stages=[[8]], norm=False, dropout=0.5)
     seen: list[torch.Tensor] = []
@@ -80,11 +82,11 @@ def test_dropout_drops_what_the_next_layer_reads_and_only_in_training() -> None:
         layer.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].flatten(1)))
     network.train()(torch.ones(8, 784))
     network.eval()(torch.ones(8, 784))
-    # Eight equal pictures: whatever differs was dropped.
+    # Eight equal images: differences come from dropout.
     assert [len(inputs.unique(dim=0)) > 1 for inputs in seen] == [False, True, True, True, *[False] * 4]
 
 
-def test_an_ensemble_answers_with_the_mean_of_its_members_log_probabilities() -> None:
+def test_an_ensemble_returns_the_mean_log_probabilities_of_its_members() -> None:
     torch.manual_seed(0)
     members = [Classifier([8]), Classifier([8]), Classifier([8])]
     network, images = Ensemble(members), sample_test().images
@@ -100,7 +102,7 @@ def test_members_start_from_different_weights() -> None:
     assert not torch.equal(first, second)
 
 
-def test_a_model_knows_its_own_shape() -> None:
+def test_a_model_has_its_architecture() -> None:
     model = Model(stages=[[4]], hidden=[8], members=3, epochs=9, dropout=0.1)
     assert model.architecture == Architecture(stages=[[4]], hidden=[8], members=3)
     assert SMALL.architecture.model_dump() == {"stages": [], "hidden": [32, 24], "norm": True, "members": 1}

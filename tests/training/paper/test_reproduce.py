@@ -1,4 +1,4 @@
-"""The paper's experiments on the sample digits, and the correction of biases against its closed form."""
+"""The paper's experiments on the sample digits, and bias correction against its closed form."""
 
 import json
 from collections.abc import Callable
@@ -41,18 +41,18 @@ PRIOR = torch.tensor([0.2, 0.5, 0.3])
 EACH = [[0], [1], [2]]
 
 
-def test_where_all_digits_have_the_same_logits_the_offsets_are_known() -> None:
+def test_offsets_match_the_closed_form_for_identical_logits() -> None:
     z = torch.tensor([3.0, -1.0, 0.5])
     offsets = match_prior(z.expand(7, 3), PRIOR, tied=EACH)
-    wanted = PRIOR.double().log() - z
-    assert torch.allclose(offsets, wanted - wanted.mean(), atol=1e-6)
+    expected = PRIOR.double().log() - z
+    assert torch.allclose(offsets, expected - expected.mean(), atol=1e-6)
     # One class alone: odds of 0.2 to 0.8 instead of e³ to e⁻¹ + √e.
     others = torch.tensor([-1.0, 0.5]).exp().sum()
     offsets = match_prior(z.expand(7, 3), PRIOR, tied=[[0]])
     assert offsets.tolist() == pytest.approx([float((others / 4).log()) - 3, 0, 0], abs=1e-6)
 
 
-def test_offsets_that_were_put_in_are_found_again() -> None:
+def test_matching_the_prior_undoes_known_offsets() -> None:
     z = 5 * torch.randn(500, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     prior = torch.softmax(z, dim=1).mean(dim=0)
     shifted = z + torch.tensor([-9.0, 2.0, 1.0])
@@ -66,11 +66,11 @@ def test_the_offset_with_the_fewest_errors_is_the_middle_of_the_best_gap() -> No
     logits = torch.tensor([[0.0, 1, 0], [0, 0, 3], [0, 4, 2], [0, 5, 9]])
     assert fewest_errors(logits, torch.tensor([0, 0, 1, 2]), [0]) == pytest.approx(3.5)
     assert fewest_errors(logits, torch.tensor([0, 0, 0, 2]), [0]) == pytest.approx(6.5)
-    # A third digit that is wrong on both sides of its turn leaves the gap of 3 to 9.
+    # A third digit that is misclassified on both sides leaves the gap of 3 to 9.
     assert fewest_errors(logits, torch.tensor([0, 0, 2, 2]), [0]) == pytest.approx(6.5)
 
 
-def test_no_other_offset_errs_less() -> None:
+def test_no_other_offset_has_fewer_errors() -> None:
     draw = torch.Generator().manual_seed(1)
     logits, labels = 4 * torch.randn(60, 5, generator=draw), torch.randint(5, (60,), generator=draw)
 
@@ -82,7 +82,7 @@ def test_no_other_offset_errs_less() -> None:
     assert errors(best) == min(errors(offset / 50) for offset in range(-1000, 1001))
 
 
-def test_the_plan_changes_one_thing_at_a_time() -> None:
+def test_planned_models_differ_from_the_recipe_in_one_setting() -> None:
     paper = read_recipe("paper")
     models = plan(paper, 3, units=[30], temperatures=[2.5, 20]).models
     student = paper.models["student"].model_copy(update={"control": False})
@@ -98,7 +98,7 @@ def test_the_plan_changes_one_thing_at_a_time() -> None:
     assert sorted([*models["seveneight"].leave_out, 7, 8]) == list(range(10))
 
 
-def test_the_recipe_is_the_papers() -> None:
+def test_the_recipe_has_the_papers_settings() -> None:
     models = read_recipe("paper").models
     teacher, student = models["teacher"], models["student"]
     assert (teacher.hidden, student.hidden) == ([1200, 1200], [800, 800])
@@ -124,7 +124,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def again(folder: Path) -> Run:
-    """Reproduce the small recipe with these test digits; only the first call has anything to train."""
+    """Return a function that reproduces the small recipe with given test digits; only its first call trains."""
 
     def run(read_test: Callable[[], Digits]) -> Reproduced:
         torch.set_num_threads(1)
@@ -149,7 +149,7 @@ def first(again: Run) -> Reproduced:
     return again(sample_test)
 
 
-def test_all_is_reported_over_the_seeds(first: Reproduced, folder: Path) -> None:
+def test_results_are_reported_over_all_seeds(first: Reproduced, folder: Path) -> None:
     assert json.loads((folder / "reproduction.json").read_bytes()) == first
     assert (first["seeds"], first["test_digits"], first["digits_of_class"]) == ([0, 1], 200, [20] * 10)
     assert set(first["models"]) == {"teacher", "student-alone", "student"}
@@ -160,7 +160,7 @@ def test_all_is_reported_over_the_seeds(first: Reproduced, folder: Path) -> None
         assert row["interval_95"] is not None
 
 
-def test_a_correction_finds_the_missing_digits_again(first: Reproduced) -> None:
+def test_corrections_recover_the_missing_classes(first: Reproduced) -> None:
     for transfer in first["transfer_sets"].values():
         ways = transfer["corrections"]
         assert list(ways) == ["none", "prior", "prior of all", "validation", "test"]
@@ -183,7 +183,9 @@ def test_the_test_digits_are_read_once(first: Reproduced, again: Run) -> None:
     assert again(refuse) == first
 
 
-def test_no_correction_but_one_has_seen_the_test_digits(first: Reproduced, again: Run, folder: Path) -> None:
+def test_only_the_correction_test_depends_on_the_test_digits(
+    first: Reproduced, again: Run, folder: Path
+) -> None:
     kept = folder / "reproduction.json"
     before = kept.read_bytes()
     test = sample_test()
@@ -203,7 +205,7 @@ def test_no_correction_but_one_has_seen_the_test_digits(first: Reproduced, again
         assert same == ["none", "prior", "prior of all", "validation"]
 
 
-def test_the_offsets_by_the_prior_have_seen_no_label() -> None:
+def test_offsets_by_the_prior_do_not_depend_on_labels() -> None:
     draw = torch.Generator().manual_seed(2)
     logits = torch.randn(50, 10, generator=draw)
     prior = torch.full((10,), 0.1)
@@ -229,14 +231,14 @@ def test_the_command_trains_evaluates_and_draws(
     flags = ["--seeds=0", "--units=4,8", "--temperatures=1,2.5", "--threads=1", f"--data-dir={tmp_path}"]
     arguments = ["reproduce", f"--recipe={recipe}", f"--out={tmp_path}", *flags]
     assert distillery.main("distillery-train", {"reproduce": Reproduce}, arguments=arguments) == 0
-    said = capsys.readouterr().out
-    assert "2 x 8, T = 2.5" in said
-    assert "threeless, bias: prior of all" in said
+    output = capsys.readouterr().out
+    assert "2 x 8, T = 2.5" in output
+    assert "threeless, bias: prior of all" in output
     with Image.open(tmp_path / "mine" / "figures" / "temperatures.png") as picture:
         assert len(set(picture.convert("L").tobytes())) > 50
 
 
-def test_a_recipe_without_such_a_student_is_refused() -> None:
+def test_a_recipe_without_a_student_is_rejected() -> None:
     alone = RECIPE.model_copy(update={"models": {"teacher": RECIPE.models["teacher"]}})
     with pytest.raises(distillery.DistilleryError, match="small needs a model `student` with a distillation"):
         plan(alone, 0, units=[], temperatures=[])

@@ -1,6 +1,6 @@
-"""A training that is killed at any moment and started again ends with the weights of one that was not.
+"""A training killed at any time and started again ends with the weights of an uninterrupted one.
 
-A real process is ended with SIGKILL and started again; and every single write of a whole recipe is left half done.
+A process is killed with SIGKILL and started again; and every single write of a recipe is interrupted half-way.
 """
 
 import itertools
@@ -48,7 +48,7 @@ MODELS = [job.name for job in jobs(RECIPE)]
 
 
 def main(root: Path, recipe: Recipe = RECIPE) -> None:
-    """Train a small recipe; what the process under test runs."""
+    """Train a small recipe: the program of the process under test."""
     torch.set_num_threads(1)
     data = DataSet(*sample_training(), {"sample": "1"})
     with TrainingProgress() as progress:
@@ -56,7 +56,7 @@ def main(root: Path, recipe: Recipe = RECIPE) -> None:
 
 
 def changed(**models: Model) -> Recipe:
-    """The recipe with other models in the place of some."""
+    """The recipe with some models replaced."""
     return RECIPE.model_copy(update={"models": RECIPE.models | models})
 
 
@@ -78,7 +78,7 @@ def files_kept(root: Path) -> set[str]:
 
 
 def soft_targets_kept(root: Path) -> list[str]:
-    """The names of the views that the teacher was asked about, and kept whole."""
+    """The file names of the cached views of the teacher, without temporary files."""
     return sorted(path.name for path in (root / "teacher").glob("soft-targets-*/[!.]*"))
 
 
@@ -90,7 +90,7 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
-def test_a_killed_process_goes_on_to_the_same_weights(uninterrupted: Path, tmp_path: Path) -> None:
+def test_a_killed_process_resumes_to_the_same_weights(uninterrupted: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-u", __file__, str(tmp_path)]
     for model, epoch in (("teacher", 2), ("student-alone", 3), ("student", 2)):
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
@@ -110,17 +110,17 @@ def test_a_killed_process_goes_on_to_the_same_weights(uninterrupted: Path, tmp_p
 
 
 class Crash(BaseException):
-    """The end of the process, for a test that stays in it."""
+    """Simulates the end of the process."""
 
 
 class CrashingWrites:
-    """Writes files until the one that is to be left half written."""
+    """Writes files, then one half, then crashes."""
 
     def __init__(self, survived: int) -> None:
         self.left = survived
 
     def __call__(self, path: Path, content: bytes) -> None:
-        if not self.left:  # the temporary file is there, the renaming never came
+        if not self.left:  # before the temporary file is renamed
             path.parent.mkdir(parents=True, exist_ok=True)
             path.with_name(f".{path.name}-killed").write_bytes(content[: len(content) // 2])
             raise Crash
@@ -130,7 +130,7 @@ class CrashingWrites:
 
 @pytest.mark.slow
 def test_a_crash_at_any_write_does_no_harm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os, "fsync", lambda _: None)  # slow, and of use only when the power fails
+    monkeypatch.setattr(os, "fsync", lambda _: None)  # slow, and useful only against power failures
     main(tmp_path / "through", QUICKER)
     expected = weights(tmp_path / "through")
     for survived in itertools.count():
@@ -144,13 +144,13 @@ def test_a_crash_at_any_write_does_no_harm(tmp_path: Path, monkeypatch: pytest.M
             except Crash:
                 pass
             else:
-                break  # every write has crashed once
+                break  # every write was interrupted once
         main(root, QUICKER)
         assert weights(root) == expected
         assert files_kept(root) == KEPT
         assert soft_targets_kept(root) == VIEWS
-    # Every model writes its recipe; each epoch the state and two histories; in the end these two and the model;
-    # and what the teacher says of two views.
+    # Every model writes its recipe; every epoch the state and two histories; the end these two and the model;
+    # and the soft targets of two views.
     assert survived == 3 * (1 + 3 * 3 + 3) + 2
 
 
@@ -169,7 +169,7 @@ def test_a_crash_between_the_last_write_and_the_link_does_no_harm(
     assert files_kept(tmp_path) == KEPT
 
 
-def test_what_is_trained_is_used_again_and_what_changed_is_not(
+def test_unchanged_models_are_reused_and_changed_ones_trained(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     data = DataSet(*sample_training(), {"sample": "1"})
@@ -187,7 +187,7 @@ def test_what_is_trained_is_used_again_and_what_changed_is_not(
     warmer = train(changed(student=STUDENT.model_copy(update={"distillation": Distillation(temperature=8)})))
     assert [first[name] == warmer[name] for name in MODELS] == [True, True, False]
     assert (tmp_path / "student").resolve() == warmer["student"].parent
-    # Another teacher is another student, whose own settings are the same; the student alone has no teacher.
+    # Another teacher makes another student of the same settings; the control has no teacher.
     taught = train(changed(teacher=TEACHER.model_copy(update={"epochs": 2})))
     assert [first[name] == taught[name] for name in MODELS] == [False, True, False]
     seeded = train(RECIPE.model_copy(update={"seed": 1}))
@@ -197,14 +197,14 @@ def test_what_is_trained_is_used_again_and_what_changed_is_not(
         assert len({first[name], seeded[name], other_digits[name]}) == 3
 
 
-def test_whether_there_is_a_control_changes_no_student(uninterrupted: Path, tmp_path: Path) -> None:
+def test_a_student_is_the_same_with_and_without_a_control(uninterrupted: Path, tmp_path: Path) -> None:
     main(tmp_path, changed(student=STUDENT.model_copy(update={"control": False})))
     assert {path.name for path in tmp_path.iterdir() if path.is_symlink()} == {"teacher", "student"}
     for name in ("teacher", "student"):
         assert (tmp_path / name).readlink() == (uninterrupted / name).readlink()
 
 
-def test_links_to_models_of_other_settings_go_before_the_training(tmp_path: Path) -> None:
+def test_links_to_models_with_other_settings_are_deleted_first(tmp_path: Path) -> None:
     main(tmp_path)
     data = DataSet(*sample_training(), {"sample": "1"})
 
@@ -219,7 +219,7 @@ def test_links_to_models_of_other_settings_go_before_the_training(tmp_path: Path
     assert not any((tmp_path / name).exists() for name in MODELS)
 
 
-def test_the_card_and_the_history_tell_how_it_was_trained(uninterrupted: Path) -> None:
+def test_metadata_and_history_describe_the_training(uninterrupted: Path) -> None:
     metadata = load_checkpoint(uninterrupted / "student" / "model.safetensors").metadata
     teacher = load_checkpoint(uninterrupted / "teacher" / "model.safetensors").metadata
     assert metadata["recipe"]["model"]["distillation"]["temperature"] == 4
@@ -238,7 +238,7 @@ def test_the_card_and_the_history_tell_how_it_was_trained(uninterrupted: Path) -
     assert inputs == metadata["recipe"]
 
 
-def test_two_trainings_cannot_share_a_folder(tmp_path: Path) -> None:
+def test_a_second_training_in_the_same_folder_is_rejected(tmp_path: Path) -> None:
     with (
         locked(tmp_path),
         pytest.raises(RunError, match="another distillery-train is running"),
@@ -273,7 +273,7 @@ def test_a_state_of_another_version_is_named(uninterrupted: Path, tmp_path: Path
 
 
 @pytest.mark.parametrize("content", [b"", b"checkpoint" * 30])
-def test_a_broken_teacher_is_named_and_nothing_is_lost(
+def test_a_broken_teacher_is_named_and_its_students_remain(
     uninterrupted: Path, tmp_path: Path, content: bytes
 ) -> None:
     shutil.copytree(uninterrupted, tmp_path / "run", symlinks=True)
@@ -285,7 +285,7 @@ def test_a_broken_teacher_is_named_and_nothing_is_lost(
     ):
         main(tmp_path / "run")
     teacher.unlink()
-    main(tmp_path / "run")  # the teacher again, the same; what learnt from it stays
+    main(tmp_path / "run")  # trains an equal teacher again; its students stay
     assert weights(tmp_path / "run") == before
 
 
