@@ -1,7 +1,7 @@
-"""The one error of the benchmarks."""
+"""The exception of the benchmarks."""
 
 from distillery import DistilleryError
 
 
 class BenchmarkError(DistilleryError):
-    """A measurement that would say nothing: a wrong answer, a failed request, a server that did not start."""
+    """A measurement without a valid result: a wrong prediction, a failed request, a server that did not start."""

@@ -1,9 +1,9 @@
-"""A closed loop over HTTP/1.1 in a process of its own, for machines without wrk.
+"""A closed loop over HTTP/1.1 in a process of its own, for machines without wrk and for rounds below a second.
 
     python -m benchmarks.load.closed_loop HOST PORT CONNECTIONS SECONDS REQUEST_FILE...
 
-Each file is one complete request; they are sent in turns. Every connection sends its next request as soon as
-the answer to the last one has come. Prints one line of JSON, the same that `wrk.lua` prints.
+Each file is one complete request; they are sent cyclically. Every connection sends its next request as soon as the
+response to the last one is complete. Prints one line of JSON in the format of `wrk.lua`.
 """
 
 import json
@@ -19,10 +19,10 @@ from benchmarks.load.connection import PATIENCE_S, Pool
 def closed_loop(
     host: str, port: int, connections: int, seconds: float, requests: list[bytes]
 ) -> dict[str, object]:
-    """Keep `connections` requests under way for `seconds` and report every answer that came in that time."""
+    """Keep `connections` requests in flight for `seconds` and report the latency of every response."""
     endless = cycle(requests)
     microseconds: Counter[int] = Counter()
-    refused = 0
+    failed = 0
     pool = Pool(host, port, connections)
     now = last = start = time.perf_counter()
     for connection in pool.connections:
@@ -31,16 +31,16 @@ def closed_loop(
         for connection, status in pool.responses(PATIENCE_S):
             last = time.perf_counter()
             microseconds[round((last - connection.started) * 1e6)] += 1
-            refused += status != 200
+            failed += status != 200
             pool.begin(connection, next(endless))
         now = time.perf_counter()
         if now - last > PATIENCE_S:
-            raise ConnectionError(f"no answer within {PATIENCE_S} s")
+            raise ConnectionError(f"no response within {PATIENCE_S} s")
     pool.close()
     return {
         "requests": microseconds.total(),
         "duration_us": round((now - start) * 1e6),
-        "errors": {"status": refused},
+        "errors": {"status": failed},
         "latency": sorted(microseconds.items()),
     }
 

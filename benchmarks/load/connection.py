@@ -24,7 +24,7 @@ class Connection:
         self.started = 0.0
 
     def begin(self, request: bytes) -> None:
-        """Start the clock and send as much as the socket takes."""
+        """Start the clock and send as much as the socket accepts."""
         self.unsent = memoryview(request)
         self.received = b""
         self.started = time.perf_counter()

@@ -1,4 +1,4 @@
-"""Latencies as weighted samples: quantiles from every sample, histograms small enough to keep in a file."""
+"""Latencies as weighted samples: exact quantiles, and histograms small enough for a result file."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -8,12 +8,12 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 BUCKET_RATIO = 1.05
-"""Each bucket of a kept histogram is 5 % wider than the one before: finer than two runs of anything agree."""
+"""Each bucket of a stored histogram is 5 % wider than the one before, which is finer than runs agree."""
 
 
 @dataclass(frozen=True)
 class Latencies:
-    """Durations in microseconds, ascending, and how often each was seen."""
+    """Durations in microseconds, ascending, and the number of samples of each."""
 
     values: NDArray[np.float64]
     counts: NDArray[np.int64]
@@ -26,7 +26,7 @@ class Latencies:
 
     @classmethod
     def from_counts(cls, counts: Mapping[int, int]) -> Self:
-        """Take a mapping of microseconds to how often they were seen."""
+        """Take a mapping of microseconds to numbers of samples."""
         values = np.array(sorted(counts), dtype=np.float64)
         return cls(values, np.array([counts[int(value)] for value in values], dtype=np.int64))
 
@@ -41,12 +41,12 @@ class Latencies:
 
     @property
     def total(self) -> int:
-        """How many samples there are."""
+        """Number of samples."""
         return int(self.counts.sum())
 
     @property
     def mean(self) -> float:
-        """Microseconds."""
+        """Mean in microseconds."""
         return float(np.average(self.values, weights=self.counts))
 
     def quantile(self, fraction: float) -> float:

@@ -1,7 +1,7 @@
-"""The load generator: a closed loop of N connections, always in a process outside the server's.
+"""Load generators: a closed loop of n connections, always in a process of its own.
 
-wrk (Debian's package) where it is installed, `benchmarks.load.closed_loop` otherwise. Both send the same prepared bytes
-in turns and report every single latency. A run with one failed request is no measurement: it raises.
+wrk (Debian's package) where it is installed, `benchmarks.load.closed_loop` otherwise. Both cycle through the same
+prepared requests and report every latency. A run with a failed request raises `BenchmarkError`.
 """
 
 import json
@@ -23,12 +23,12 @@ from benchmarks.load.workloads import Workload
 Tool = Literal["auto", "wrk", "python"]
 LUA = Path(__file__).with_name("wrk.lua")
 GRACE_S = 30
-"""A generator that has not ended so long after its time is stuck."""
+"""A generator that runs for this long after its time has failed."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Load:
-    """What one run of a generator saw."""
+    """The result of one run of a generator."""
 
     tool: str
     seconds: float
@@ -36,12 +36,12 @@ class Load:
 
     @property
     def requests_per_s(self) -> float:
-        """Answers by the time they took together."""
+        """Responses per second of the run."""
         return self.latencies.total / self.seconds
 
 
 def choose_tool(tool: Tool) -> Literal["wrk", "python"]:
-    """Turn "auto" into what this machine has. Raises `BenchmarkError` where wrk is wanted and missing."""
+    """Resolve "auto". Raises `BenchmarkError` for wrk where it is not installed."""
     found = shutil.which("wrk")
     if tool == "wrk" and not found:
         raise BenchmarkError(
@@ -54,14 +54,13 @@ def describe_tool(tool: Literal["wrk", "python"]) -> str:
     """Return the generator's name and version."""
     if tool == "python":
         return "benchmarks.load.closed_loop"
-    said = subprocess.run(
-        ["wrk", "-v"], capture_output=True, text=True, check=False
-    )  # its status is always 1
-    return (said.stdout + said.stderr).partition(" [")[0]
+    # wrk -v always exits with 1.
+    process = subprocess.run(["wrk", "-v"], capture_output=True, text=True, check=False)
+    return (process.stdout + process.stderr).partition(" [")[0]
 
 
 def run_load(workload: Workload, connections: int, seconds: float, *, tool: Tool = "auto") -> Load:
-    """Open `connections` new connections and keep each of them busy for `seconds`."""
+    """Open `connections` new connections and keep one request in flight on each for `seconds`."""
     chosen = choose_tool(tool)
     with tempfile.TemporaryDirectory(prefix="distillery-load-") as folder:
         files = []
@@ -99,13 +98,13 @@ def _run_python(workload: Workload, connections: int, seconds: float, files: lis
 
 
 def uncorrected(report: dict[str, Any], connections: int) -> dict[int, int]:
-    """Take back what wrk 4 adds to its histogram and return the latencies that were seen, in microseconds.
+    """Remove the samples that wrk 4 adds to its histogram; return the measured latencies in microseconds.
 
-    Meaning to correct for coordinated omission, wrk assumes one request per connection each `interval` (the
-    mean latency, in a closed loop) and adds, for every latency n > 2 * interval, samples of n - interval,
-    n - 2 * interval and so on, as long as these are greater than the interval. In a closed loop nobody waits
-    for those requests. The additions only ever go downwards, so walking from the top undoes them exactly;
-    that as many samples remain as there were requests is checked.
+    To correct for coordinated omission, wrk assumes one request per connection each `interval` (the mean latency, in a
+    closed loop) and adds, for every latency n > 2 * interval, samples of n - interval, n - 2 * interval and so on, as
+    long as these are greater than the interval. In a closed loop those requests do not exist. The added samples are
+    always smaller than their origin, so a pass from the largest value down removes them exactly; the number of samples
+    that remain must be the number of requests.
     """
     shown = {int(value): int(count) for value, count in report["latency"]}
     interval = report["duration_us"] // max(1, report["requests"] // connections)
@@ -117,13 +116,13 @@ def uncorrected(report: dict[str, Any], connections: int) -> dict[int, int]:
             added[lower] += seen[value]
     if sum(seen.values()) != report["requests"] or min(seen.values(), default=0) < 0:
         raise BenchmarkError(
-            "this wrk counts latencies in a way we do not know (4.1 was expected); use --tool python"
+            "the histogram of this wrk has another correction than that of wrk 4.1; use --tool python"
         )
     return {value: count for value, count in seen.items() if count}
 
 
 def _report_of(command: list[str], seconds: float, workload: Workload) -> dict[str, Any]:
-    """Run a generator and return the JSON it prints after the word RESULT."""
+    """Run a generator and return the JSON that it prints after the word RESULT."""
     try:
         done = subprocess.run(
             command,
@@ -134,13 +133,15 @@ def _report_of(command: list[str], seconds: float, workload: Workload) -> dict[s
             cwd=Path(__file__).parents[2],
         )
     except subprocess.TimeoutExpired:
-        raise BenchmarkError(f"{workload}: {command[0]} did not end; does the server hang?") from None
+        raise BenchmarkError(
+            f"{workload}: {command[0]} did not end within {seconds + GRACE_S:g} s; the server may hang"
+        ) from None
     _, _, line = done.stdout.rpartition("\nRESULT " if command[0] == "wrk" else "RESULT ")
     if done.returncode != 0 or not line:
         raise BenchmarkError(f"{workload}: the load generator failed: {(done.stderr or done.stdout).strip()}")
     report: dict[str, Any] = json.loads(line)
     if not report["requests"] or any(report["errors"].values()):
         raise BenchmarkError(
-            f"{workload}: of {report['requests']} requests some failed: {report['errors']}; nothing was measured"
+            f"{workload}: {report['requests']} requests with errors: {report['errors']}; nothing was measured"
         )
     return report

@@ -15,11 +15,12 @@ from typing import Any
 import numpy as np
 import onnxruntime as ort
 
-from benchmarks.load.digits import Images, load_digits
+from benchmarks.load.digits import load_digits
 from benchmarks.load.interleave import interleave
 from benchmarks.load.latency import Latencies
 from benchmarks.results.ratio import Ratio
 from serving.model.session import open_session
+from serving.model.tensors import Images
 
 WARM_UP_RUNS = 5
 MIN_RUNS = 10

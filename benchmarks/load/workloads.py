@@ -1,7 +1,7 @@
-"""What is sent: prepared HTTP requests, and the check that their answers are the model's own.
+"""Workloads: prepared HTTP requests, and the check of their responses.
 
-A workload is one server, one model, one kind of body. Nothing is timed before every one of its requests has
-been answered as an onnxruntime session answers it here.
+A workload is one server, one model and one kind of body. Before anything is timed, the response to each of its requests
+is compared with an onnxruntime session.
 """
 
 import http.client
@@ -19,27 +19,28 @@ import numpy as np
 from PIL import Image
 
 from benchmarks.errors import BenchmarkError
-from benchmarks.load.digits import Images, load_digits
+from benchmarks.load.digits import load_digits
 from benchmarks.load.v2_tensors import pack, unpack
 from serving.model.session import open_session
+from serving.model.tensors import Images
 
 BodyKind = Literal["json", "png", "json-8", "json-64", "binary", "binary-8", "binary-64"]
-"""What the images are sent as, and how many a request (one where it is not said)."""
+"""Encoding of the images, and their number per request (default: one)."""
 TOLERANCE = 1e-4
-"""Probabilities may differ by so much: a batch is summed in another order than one image."""
+"""Largest difference of a probability: a batch is summed in another order than one image."""
 PATIENCE_S = 30
 
 
 Reader = Callable[[Any], Any]
 
 
-def _json_answer(headers: HTTPMessage, body: bytes) -> Any:  # noqa: ARG001 - others need the headers
+def _decode_json(headers: HTTPMessage, body: bytes) -> Any:  # noqa: ARG001 - other decoders need the headers
     return json.loads(body)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Workload:
-    """Requests for one model of one server, and how to read the answers."""
+    """Requests for one model of one server, and the decoding of the responses."""
 
     server: str
     url: str
@@ -50,13 +51,13 @@ class Workload:
     groups: tuple[Images, ...]
     """The images of each request, `uint8 [N,28,28]`."""
     read_probabilities: Reader
-    """From the decoded answer to `[N][10]`."""
-    decode: Callable[[HTTPMessage, bytes], Any] = _json_answer
-    """From the answer's headers and body; JSON unless another way is given."""
+    """From the decoded response to `[N][10]`."""
+    decode: Callable[[HTTPMessage, bytes], Any] = _decode_json
+    """From the response's headers and body; the default is JSON."""
 
     @property
     def images_per_request(self) -> int:
-        """The N of each group."""
+        """N of each group."""
         return len(self.groups[0])
 
     def __str__(self) -> str:
@@ -131,7 +132,7 @@ def json_workload(
 
 
 def check_answers(workload: Workload, model_path: Path) -> float:
-    """Send every request once, each on a connection of its own, and compare with a session of the same file.
+    """Send every request once, each on a new connection, and compare the response with a session of the same file.
 
     Returns the largest difference between two probabilities. Raises `BenchmarkError` for a status other than
     200 or probabilities that are not the model's.
@@ -142,14 +143,14 @@ def check_answers(workload: Workload, model_path: Path) -> float:
         (expected,) = session.run(["probabilities"], {"image": images})
         status, headers, answer = _send(workload, request)
         if status != 200:
-            raise BenchmarkError(f"{workload}: answered {status}: {answer[:300].decode(errors='replace')}")
+            raise BenchmarkError(f"{workload}: status {status}: {answer[:300].decode(errors='replace')}")
         found = np.array(workload.read_probabilities(workload.decode(headers, answer)), dtype=np.float64)
         difference = np.abs(found - expected).max() if found.shape == expected.shape else np.inf
         if not difference <= TOLERANCE:
             raise BenchmarkError(
-                f"{workload}: the answers are not those of {model_path.name} in the model repository given "
+                f"{workload}: the predictions are not those of {model_path.name} in the given model repository "
                 f"(probabilities differ by {difference:.2g}, shape {found.shape} against {expected.shape}); "
-                "name with --models-dir the repository that is served"
+                "--models-dir must name the repository that the service reads"
             )
         worst = max(worst, float(difference))
     return worst
@@ -164,7 +165,7 @@ def _send(workload: Workload, request: bytes) -> tuple[int, HTTPMessage, bytes]:
             response.begin()
             return response.status, response.headers, response.read()
     except (OSError, http.client.HTTPException) as error:
-        raise BenchmarkError(f"{workload}: no answer: {error}") from error
+        raise BenchmarkError(f"{workload}: no response: {error}") from error
 
 
 def _request(url: str, headers: Mapping[str, str], body: bytes) -> bytes:

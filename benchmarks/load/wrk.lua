@@ -1,6 +1,6 @@
 -- wrk's side of `benchmarks.load`: wrk -s wrk.lua URL -- REQUEST_FILE...
--- Each file is one complete HTTP request; they are sent in turns. There is no `response` function on purpose:
--- with one, wrk parses every answer in Lua and becomes slower than the service.
+-- Each file is one complete HTTP request; they are sent cyclically. There is no `response` function on purpose:
+-- with one, wrk parses every response in Lua and becomes slower than the service.
 
 local requests, turn = {}, 0
 
@@ -17,7 +17,7 @@ function request()
   return requests[turn]
 end
 
--- `latency` counts every answer by its microseconds; print all of it as one line of JSON.
+-- `latency` counts the responses by their microseconds; print all of it as one line of JSON.
 function done(summary, latency)
   local counts, errors = {}, {}
   for i = 1, #latency do

@@ -9,9 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.errors import BenchmarkError
-from benchmarks.load.digits import Images, load_digits
+from benchmarks.load.digits import load_digits
 from benchmarks.load.workloads import TOLERANCE
 from benchmarks.loadgen.run import Issue, Query, Run, Scenario
+from serving.model.tensors import Images
 
 BATCH = 64
 """Maximum number of samples per run of the model in Server and Offline."""

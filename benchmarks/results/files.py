@@ -1,9 +1,9 @@
-"""Results as files: every measurement keeps the machine, the versions and the commit it was made with.
+"""Result files: every measurement with the machine, the versions and the commit it was made with.
 
     benchmarks/results/<kind>-<date>-<id>.json
 
-`distillery-bench session|http|training` write them, `distillery-bench render` reads the newest of each kind.
-Results are published, so the machine's name is left out and absolute paths in the command are cut short.
+The benchmark commands write them, `distillery-bench render` reads the newest of each kind. Results are published, so
+the machine's name is left out and absolute paths in the command are shortened.
 """
 
 import hashlib
@@ -23,16 +23,16 @@ from distillery.machine import usable_cores
 
 RESULTS = Path("benchmarks/results")
 PACKAGES = ("litserve", "numpy", "onnxruntime", "orjson", "torch", "torchvision", "uvicorn", "uvloop")
-"""Their versions are kept where they are installed: each of them can move a figure."""
+"""Packages that can influence a result; the versions of the installed ones are kept."""
 LOAD_AT_START = os.getloadavg()[0]
-"""Of the minute before this process began to measure: how busy the machine was with something else."""
+"""Of the minute before this process started: the load that does not come from the measurement."""
 
 
 def write_result(kind: str, data: dict[str, Any], *, folder: Path = RESULTS) -> Path:
     """Write `data` as a new file of this `kind` (a word such as `session`) and return its path.
 
-    `data` is anything JSON can say; keep samples as histograms (`benchmarks.load.latency.compact`), so that a
-    file stays below 300 kB. The rest of the document is `describe_run`.
+    `data` is JSON; samples are stored as histograms (`benchmarks.load.latency.compact`), so that a file stays below
+    300 kB. The rest of the document is `describe_run`. Raises `ValueError` for an invalid kind.
     """
     if not re.fullmatch(r"[a-z]+(?:_[a-z]+)*", kind):
         raise ValueError(f"a kind of result is words joined by underscores, found {kind!r}")
@@ -54,7 +54,7 @@ def latest(kind: str, *, folder: Path = RESULTS) -> Path | None:
 
 
 def read_result(path: Path) -> dict[str, Any]:
-    """Read one result. Raises `BenchmarkError` for a file that `write_result` did not write."""
+    """Read a result. Raises `BenchmarkError` for a file that `write_result` did not write."""
     try:
         document = json.loads(path.read_bytes())
         if document.keys() >= {"kind", "date", "machine", "versions", "commit", "data"}:
@@ -84,11 +84,11 @@ def describe_run() -> dict[str, Any]:
 
 
 def warn_if_busy() -> None:
-    """Say on standard error that figures will be bad when something else keeps the machine busy."""
+    """Warn on standard error where other processes keep the machine busy."""
     cores = usable_cores()
     if cores * 0.25 < LOAD_AT_START:
         print(
-            f"the machine is busy: load average {LOAD_AT_START:.1f} on {cores} cores before anything was measured",
+            f"the machine is busy: load average {LOAD_AT_START:.1f} on {cores} cores before the measurement",
             file=sys.stderr,
         )
 
@@ -116,7 +116,7 @@ def _package_versions() -> dict[str, str]:
 
 
 def _commit() -> tuple[str | None, bool]:
-    """Return the commit of this source tree and whether anything a figure depends on differs from it."""
+    """Return the commit of this source tree, and whether a file that influences results differs from it."""
     home = Path(__file__).resolve().parents[2]
 
     def git(*arguments: str) -> str:

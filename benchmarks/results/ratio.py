@@ -11,9 +11,11 @@ from statistics import median
 from typing import Any, Self
 
 CONFIDENCE = 0.9
+LEAST_ROUNDS = 5
+"""With fewer, not even the range of the ratios covers the median with that probability."""
 LEGEND = (
-    "× = improvement over the teacher, taken within each round: median (90 % interval by the sign test; with fewer "
-    "than five rounds their range); ≈ = undecided: the interval includes 1"
+    "× = improvement over the teacher, taken within each round: median (90 % interval by the sign test); "
+    "≈ = undecided: the interval includes 1, or there are fewer than five rounds"
 )
 
 
@@ -46,7 +48,7 @@ class Ratio:
     @property
     def decided(self) -> bool:
         """Whether the rounds show a difference."""
-        return self.rounds > 1 and not self.low <= 1 <= self.high
+        return self.rounds >= LEAST_ROUNDS and not self.low <= 1 <= self.high
 
     @property
     def short(self) -> str:

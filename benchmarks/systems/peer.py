@@ -24,9 +24,10 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from benchmarks.errors import BenchmarkError
-from benchmarks.load.digits import Images, load_digits
+from benchmarks.load.digits import load_digits
 from benchmarks.load.workloads import Workload, json_workload
 from distillery import unknown
+from serving.model.tensors import Images
 
 PEERS = Path(__file__).resolve().parents[1] / "peers"
 FILES = ("README.md", "peer.toml", "requirements.txt", "server.py")

@@ -110,7 +110,7 @@ def test_an_error_status_is_not_retried(kind: Kind, url: str) -> None:
         return sum(float(line.split()[-1]) for line in lines if line.startswith(label))
 
     before = rejected()
-    with pytest.raises(RefusedError, match="one request may carry 200 images") as caught:
+    with pytest.raises(RefusedError, match="the limit is 200 images") as caught:
         predict(kind, url, [np.concatenate([DIGITS, DIGITS[:1]])], "teacher")
     assert caught.value.status == 400
     assert rejected() - before == 1
@@ -127,7 +127,7 @@ def test_an_overloaded_service_is_retried_after_the_time_it_names(kind: Kind, st
         for holder in (first, second):  # the two requests that there is room for, until their bodies are late
             holder.sendall(f"{head}Content-Length: 100\r\n\r\n{{".encode())
         let_it_read(strict_url)
-        with pytest.raises(FailedError, match="2 requests are under way") as caught:
+        with pytest.raises(FailedError, match="2 requests are in flight") as caught:
             predict(kind, strict_url, [DIGITS[0]], "student", api_key=API_KEY, retries=0)
         assert caught.value.status == 503
         before = time.monotonic()

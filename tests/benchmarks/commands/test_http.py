@@ -1,4 +1,4 @@
-"""The service under a short load, in processes of its own."""
+"""`distillery-bench http`: the service under a short load, in processes of its own."""
 
 import json
 from collections.abc import Iterator
@@ -25,22 +25,22 @@ def service(model_repository: Path) -> Iterator[str]:
 
 
 @pytest.mark.parametrize("body", ["json", "png", "json-64"])
-def test_the_service_answers_every_prepared_request_as_a_session_does(
+def test_the_response_to_every_prepared_request_is_that_of_a_session(
     service: str, model_repository: Path, body: BodyKind
 ) -> None:
     for name, entry in select_models(model_repository).items():
         assert check_answers(service_workload(service, name, body), entry.path) <= TOLERANCE
 
 
-def test_answers_of_another_model_are_noticed(service: str, model_repository: Path) -> None:
+def test_predictions_of_another_model_are_an_error(service: str, model_repository: Path) -> None:
     entries = select_models(model_repository)
     with pytest.raises(BenchmarkError, match=r"probabilities differ by .*--models-dir"):
         check_answers(service_workload(service, "student"), entries["teacher"].path)
 
 
-def test_an_answer_other_than_200_is_noticed(service: str, model_repository: Path) -> None:
+def test_a_status_other_than_200_is_an_error(service: str, model_repository: Path) -> None:
     path = select_models(model_repository)["student"].path
-    with pytest.raises(BenchmarkError, match=r"pupil, json: answered 404: .*student-int8"):
+    with pytest.raises(BenchmarkError, match=r"pupil, json: status 404: .*student-int8"):
         check_answers(service_workload(service, "pupil"), path)
 
 
@@ -76,7 +76,7 @@ def test_no_prediction_under_load_is_an_error(service: str) -> None:
         ServiceCpu(service).per_prediction("student", lambda: None)
 
 
-def test_images_are_counted_and_not_only_requests(service: str) -> None:
+def test_images_per_second_count_all_images_of_a_request(service: str) -> None:
     cases = cases_of([service_workload(service, "student-int8", "json-64")], [2])
     (row,) = measure_http(cases, rounds=1, seconds=0.1, tool="python")
     assert row["images_per_s"] == pytest.approx(64 * row["requests_per_s"], rel=1e-3)
@@ -98,17 +98,17 @@ def test_the_command_measures_a_running_service(
     assert kept["limitations"]
 
 
-def test_a_service_that_is_not_there_is_an_error_in_one_line(
+def test_an_unreachable_service_is_an_error_in_one_line(
     model_repository: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     url = f"http://127.0.0.1:{free_port()}"
     assert main(
         "distillery-bench", COMMANDS, arguments=["http", "--url", url, "--models-dir", str(model_repository)]
     )
-    assert f"{url}/predict/student, student, json: no answer: " in capsys.readouterr().err
+    assert f"{url}/predict/student, student, json: no response: " in capsys.readouterr().err
 
 
-def test_a_server_that_does_not_start_says_why(model_repository: Path) -> None:
+def test_a_server_that_does_not_start_is_an_error_with_its_output(model_repository: Path) -> None:
     service = running_service(model_repository, "--no-such-flag", "1")
     with pytest.raises(BenchmarkError, match=r"(?s)no server became ready .*no-such-flag"), service:
         pass
@@ -135,6 +135,6 @@ def test_both_executors_and_another_system_are_measured_in_one_run(
 @pytest.mark.parametrize(
     "url", ["https://127.0.0.1", "http://ann:secret@127.0.0.1", "http://127.0.0.1/models", "x"]
 )
-def test_only_a_plain_address_is_measured_and_kept(url: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_url_with_credentials_or_a_path_is_rejected(url: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main("distillery-bench", COMMANDS, arguments=["http", "--url", url]) == 2
     assert "url: String should match pattern" in capsys.readouterr().err

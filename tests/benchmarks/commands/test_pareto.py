@@ -1,4 +1,4 @@
-"""Errors against latency and bytes, of small networks that were really trained, evaluated and exported."""
+"""`distillery-bench pareto`, on small networks that are trained, evaluated and exported here."""
 
 import csv
 from pathlib import Path
@@ -61,17 +61,17 @@ def runs(recipe: str, splits: Splits, tmp_path_factory: pytest.TempPathFactory) 
     return found
 
 
-def test_every_model_has_its_errors_its_bytes_and_its_time(runs: list[SeedRun]) -> None:
+def test_a_row_has_errors_file_size_and_latency(runs: list[SeedRun]) -> None:
     listed, floor = pareto_rows(runs, seconds=0.5)
     rows = {row["model"]: row for row in listed}
-    # Which model is faster half a second does not say, beside other tests: only that the floor was timed.
+    # Half a second beside other tests does not decide which model is faster; only that the floor was timed.
     assert 0 < floor["p50_us_batch1"] < floor["p50_us_batch64"]
     assert floor["speedup_batch64"]["rounds"] == len(floor["rounds_p50_us_batch64"])
     assert rows.keys() == {
         f"{name}{end}" for name in ("teacher", "student", "student-alone") for end in ("", "-int8")
     }
     assert rows["student"]["errors"] == [run.manifests["student"].test_errors for run in runs]
-    assert len(rows["teacher"]["errors"]) == 1  # shared by both seeds: one network counts once
+    assert len(rows["teacher"]["errors"]) == 1  # shared by both seeds, so it counts once
     assert rows["teacher"]["interval_95"] is None
     assert rows["student-int8"]["size_bytes"] < rows["student"]["size_bytes"] < rows["teacher"]["size_bytes"]
     assert rows["teacher"]["speedup_batch1"] is None
@@ -96,7 +96,7 @@ def test_a_student_is_compared_with_its_control_digit_by_digit(recipe: str, runs
         )
 
 
-def test_a_page_shows_it(recipe: str, runs: list[SeedRun], tmp_path: Path) -> None:
+def test_document_figure_and_csv_show_the_result(recipe: str, runs: list[SeedRun], tmp_path: Path) -> None:
     rows, floor = pareto_rows(runs, seconds=0.5)
     data = {
         "recipe": "pareto",

@@ -25,7 +25,7 @@ def measure(command: str, models: Path, results: Path, *flags: str) -> Source:
 
 
 @pytest.mark.slow
-def test_a_profile_has_every_stage_of_the_running_service(model_repository: Path, tmp_path: Path) -> None:
+def test_a_profile_has_every_stage_of_a_request(model_repository: Path, tmp_path: Path) -> None:
     source = measure(
         "profile", model_repository, tmp_path, "--models", "student", "--seconds", "1", "--rounds", "2"
     )
@@ -46,7 +46,7 @@ def test_a_profile_has_every_stage_of_the_running_service(model_repository: Path
 
 
 @pytest.mark.slow
-def test_a_footprint_is_of_all_processes(
+def test_a_footprint_covers_all_processes(
     model_repository: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     source = measure("footprint", model_repository, tmp_path, "--starts", "1", "--idle-seconds", "1")

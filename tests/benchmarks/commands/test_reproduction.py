@@ -1,4 +1,4 @@
-"""A reproduction of the paper, in small, rendered beside the paper's figures."""
+"""A small reproduction of the paper, rendered next to the paper's figures."""
 
 from pathlib import Path
 
@@ -24,7 +24,7 @@ RECIPE = Recipe(
 )
 
 
-def test_the_page_has_our_figures_beside_the_papers(tmp_path: Path) -> None:
+def test_the_document_has_our_figures_next_to_the_papers(tmp_path: Path) -> None:
     torch.set_num_threads(1)
     with TrainingProgress() as progress:
         found = reproduce(

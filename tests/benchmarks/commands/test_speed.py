@@ -1,4 +1,4 @@
-"""The throughput of training is measured on real trainings, kept, and printed; what cannot be measured is named."""
+"""`distillery-bench speed`, on real trainings."""
 
 import json
 from pathlib import Path
@@ -21,7 +21,7 @@ def bench(*flags: str) -> int:
     return distillery.main("bench", {"speed": Speed}, arguments=["speed", *FLAGS, *flags])
 
 
-def test_what_is_measured_is_kept_and_printed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_result_is_kept_and_printed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert bench("--networks=tiny,cnn", "--compile=student", f"--results-dir={tmp_path}") == 0
     output = capsys.readouterr().out
     (file,) = tmp_path.iterdir()
@@ -42,7 +42,7 @@ def test_what_is_measured_is_kept_and_printed(tmp_path: Path, capsys: pytest.Cap
     assert [row["images_per_s"] for row in last["rows"]] == [row["images_per_s"] for row in kept["rows"]]
 
 
-def test_a_turn_counts_its_best_epoch_and_all_have_theirs_in_every_round() -> None:
+def test_the_best_epoch_of_a_case_counts_in_every_round() -> None:
     order: list[str] = []
 
     def case(name: str, seconds: list[float]) -> Case:
@@ -60,13 +60,15 @@ def test_a_turn_counts_its_best_epoch_and_all_have_theirs_in_every_round() -> No
 
 
 @pytest.mark.parametrize("network", NETWORKS)
-def test_the_floor_has_the_products_of_the_network(network: str) -> None:
+def test_the_floor_consists_of_the_matrix_products_of_the_network(network: str) -> None:
     model: Model = NETWORKS[network]  # type: ignore[index]
     forward = sum(rows * inputs * units for rows, inputs, units in products(model))
     assert forward == model.batch_size * multiply_adds(model.architecture)
 
 
-def test_without_a_compiler_it_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_missing_compiler_is_the_reason_for_a_skipped_case(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     _, skipped = cases_of("tiny", device=CPU, batch_size=20, steps=1, compile_it=True)
     assert skipped["compiled"] == "there is no compiler g++"

@@ -1,4 +1,4 @@
-"""The notebook's loop, our baseline, learns for real, and the comparison with it runs from end to end."""
+"""`distillery-bench training`: the notebook's loop learns, and the comparison with it runs end to end."""
 
 import json
 from collections.abc import Iterator
@@ -37,7 +37,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-def test_the_notebooks_loop_learns_alone_and_from_a_teacher(folder: Path, tmp_path: Path) -> None:
+def test_the_notebooks_loop_learns_from_labels_and_from_a_teacher(folder: Path, tmp_path: Path) -> None:
     unpack_for_torchvision(folder, tmp_path / "notebook")
     digits = notebook_digits(tmp_path / "notebook")
     held_out = data.held_out_places(digits.targets, 100)
@@ -51,7 +51,7 @@ def test_the_notebooks_loop_learns_alone_and_from_a_teacher(folder: Path, tmp_pa
         assert validate(loop.network, sample_training()[1])["validation_accuracy"] > 0.5
 
 
-def test_the_comparison_is_kept_and_printed(
+def test_the_comparison_of_epochs_is_kept_and_printed(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     flags = ["--no-target", "--digits=128", "--rounds=2", "--threads=1"]
@@ -97,7 +97,7 @@ def test_the_time_to_accuracy_is_measured_for_both_loops(
     assert target["ratio_to_schedule"] > 0
 
 
-def test_a_flag_changes_one_setting_of_our_way() -> None:
+def test_an_option_changes_one_setting_of_the_student() -> None:
     default = Training()
     bench = Training(_cli_parse_args=["--student.epochs=3", "--student.distillation.temperature=8"])
     assert bench.teacher == default.teacher

@@ -1,4 +1,4 @@
-"""The load generators, against a small server that counts."""
+"""The load generators, against a small server that counts requests."""
 
 import shutil
 import threading
@@ -23,7 +23,7 @@ TOOLS = ["python", pytest.param("wrk", marks=[pytest.mark.wrk, WITHOUT_WRK])]
 
 
 class CountingServer(ThreadingHTTPServer):
-    """Answers every POST after `delay_s` and keeps what it was sent."""
+    """Responds to every POST after `delay_s` and counts the bodies."""
 
     daemon_threads = True
     request_queue_size = 64
@@ -42,7 +42,7 @@ class Answer(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         length = int(self.headers["Content-Length"])
         body = self.rfile.read(length)
-        if len(body) < length:  # the client's time was over
+        if len(body) < length:  # the run has ended
             return
         with self.server.lock:
             self.server.bodies[body] += 1
@@ -74,18 +74,18 @@ def few_digits(url: str, body: Any = "json") -> Workload:
 
 
 @pytest.mark.parametrize("tool", TOOLS)
-def test_a_closed_loop_counts_every_answer_and_times_it(tool: Tool) -> None:
+def test_a_closed_loop_counts_and_times_every_response(tool: Tool) -> None:
     with counting_server(delay_s=0.01) as (server, url):
         workload = few_digits(url)
         load = run_load(workload, 4, 0.5, tool=tool)
         bodies = Counter(server.bodies)
     assert load.tool == tool
-    assert load.latencies.total <= bodies.total() <= load.latencies.total + 4  # those under way at the end
+    assert load.latencies.total <= bodies.total() <= load.latencies.total + 4  # in flight at the end
     assert load.latencies.quantile(0.5) >= 10_000  # µs
     assert load.requests_per_s == pytest.approx(load.latencies.total / load.seconds)
     assert load.requests_per_s <= 400  # 4 connections, 10 ms
     assert {request.partition(b"\r\n\r\n")[2] for request in workload.requests} == set(bodies)
-    assert max(bodies.values()) - min(bodies.values()) <= 1 + 4  # in turns
+    assert max(bodies.values()) - min(bodies.values()) <= 1 + 4  # sent cyclically
 
 
 @pytest.mark.parametrize("tool", TOOLS)
@@ -98,12 +98,12 @@ def test_bodies_larger_than_a_socket_buffer_arrive_whole(tool: Tool) -> None:
 
 
 @pytest.mark.parametrize("tool", TOOLS)
-def test_a_run_with_failed_requests_is_no_measurement(tool: Tool) -> None:
+def test_a_run_with_failed_requests_is_an_error(tool: Tool) -> None:
     with counting_server(status=503) as (_, url), pytest.raises(BenchmarkError, match=r"'status': [1-9]"):
         run_load(few_digits(url), 2, 0.2, tool=tool)
 
 
-def test_a_server_that_hangs_up_is_reported() -> None:
+def test_a_closed_connection_is_an_error() -> None:
     with (
         counting_server(keep_alive=False) as (_, url),
         pytest.raises(BenchmarkError, match="closed the connection"),
@@ -111,12 +111,12 @@ def test_a_server_that_hangs_up_is_reported() -> None:
         run_load(few_digits(url), 2, 0.2, tool="python")
 
 
-def test_a_server_that_is_not_there_is_reported() -> None:
+def test_an_unreachable_server_is_an_error() -> None:
     with pytest.raises(BenchmarkError, match=r"student, json: the load generator failed: .*refused"):
         run_load(few_digits(f"http://127.0.0.1:{free_port()}"), 2, 0.2, tool="python")
 
 
-def test_without_wrk_our_own_client_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_wrk_the_python_generator_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "")
     assert choose_tool("auto") == "python"
     with pytest.raises(BenchmarkError, match="make system"):
@@ -124,7 +124,7 @@ def test_without_wrk_our_own_client_is_used(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def wrk_report(seen: Counter[int], connections: int) -> dict[str, Any]:
-    """What wrk 4.1 reports of these latencies: its stats_correct, sample by sample."""
+    """wrk 4.1's report of these latencies: its stats_correct, sample by sample."""
     duration = sum(value * count for value, count in seen.items()) // connections
     interval = duration // max(1, seen.total() // connections)
     shown = Counter(seen)
@@ -138,16 +138,16 @@ def wrk_report(seen: Counter[int], connections: int) -> dict[str, Any]:
 
 @pytest.mark.parametrize("connections", [1, 16])
 @pytest.mark.parametrize("sigma", [0.05, 0.5, 2.0])
-def test_the_correction_of_wrk_is_taken_back_exactly(connections: int, sigma: float) -> None:
+def test_the_correction_of_wrk_is_removed_exactly(connections: int, sigma: float) -> None:
     samples = np.random.default_rng(0).lognormal(5, sigma, 20_000).astype(int) + 1
     seen = Counter(samples.tolist())
     report = wrk_report(seen, connections)
     assert uncorrected(report, connections) == seen
     if sigma > 0.05:
-        assert sum(count for _, count in report["latency"]) > seen.total()  # there was something to take back
+        assert sum(count for _, count in report["latency"]) > seen.total()  # there was something to remove
 
 
-def test_a_histogram_that_wrk_would_not_give_is_refused() -> None:
+def test_a_histogram_with_another_correction_is_rejected() -> None:
     report = wrk_report(Counter({100: 50, 1000: 5}), 1)
     report["latency"].append((101, 1))
     with pytest.raises(BenchmarkError, match="--tool python"):

@@ -1,4 +1,4 @@
-"""Sessions under measurement, and the digits and requests they are measured with."""
+"""`distillery-bench session`, and the digits and requests of all benchmarks."""
 
 import io
 import json
@@ -19,16 +19,16 @@ from distillery import main
 from serving.model.session import open_session
 
 
-def test_the_digits_are_real_and_in_the_order_of_their_classes(model_repository: Path) -> None:
+def test_the_digits_are_real_and_their_classes_repeat_in_order(model_repository: Path) -> None:
     digits = load_digits()
     assert digits.shape == (100, 28, 28)
     session = open_session(select_models(model_repository)["teacher"].path)
     (probabilities,) = session.run(["probabilities"], {"image": digits})
     right = probabilities.argmax(axis=1) == np.arange(100) % 10
-    assert right.mean() > 0.6  # the network of the tests has seen 500 other digits; 0.86 to 0.88 over seeds
+    assert right.mean() > 0.6  # the network was trained on 500 other digits; 0.86 to 0.88 over seeds
 
 
-def test_every_model_is_measured_with_every_batch_and_thread(model_repository: Path) -> None:
+def test_every_model_is_measured_with_every_batch_and_number_of_threads(model_repository: Path) -> None:
     models = {name: entry.path for name, entry in select_models(model_repository).items()}
     data = measure_sessions(models, threads=[1, 2], batches=[1, 150], rounds=2, seconds=0.8)
     measured = [(row["threads"], row["batch"], row["model"]) for row in data["rows"]]
@@ -66,17 +66,19 @@ def test_the_command_prints_a_table_and_last_one_line_of_json(
     assert "× teacher" in printed
 
 
-def test_a_recipes_models_are_found_in_its_order_each_with_its_int8(model_repository: Path) -> None:
+def test_the_models_of_a_recipe_are_in_its_order_each_followed_by_its_int8_export(
+    model_repository: Path,
+) -> None:
     assert models_of("quick", model_repository) == ["teacher", "student-alone", "student", "student-int8"]
 
 
-def test_a_model_that_is_not_there_is_named_with_those_that_are(model_repository: Path) -> None:
-    with pytest.raises(BenchmarkError, match=r"no model \['pupil'\], it has \['student', "):
+def test_an_unknown_model_is_an_error_with_the_known_ones(model_repository: Path) -> None:
+    with pytest.raises(BenchmarkError, match="there is no model 'pupil'; known: student, "):
         select_models(model_repository, ["pupil", "student"])
 
 
 @pytest.mark.parametrize("body", ["json", "png", "json-64"])
-def test_requests_are_complete_and_say_the_digits(body: str) -> None:
+def test_requests_are_complete_and_contain_the_digits(body: str) -> None:
     digits = load_digits()
     workload = service_workload("http://127.0.0.1:81/", "teacher", body)  # type: ignore[arg-type]
     assert urlsplit(workload.url).path == "/predict/teacher"

@@ -9,9 +9,9 @@ import pytest
 from numpy.typing import NDArray
 
 from benchmarks.errors import BenchmarkError
-from benchmarks.load.digits import Images
 from benchmarks.loadgen.run import Scenario, run_loadgen
 from benchmarks.loadgen.session import BATCH, SessionSystem
+from serving.model.tensors import Images
 
 pytest.importorskip("mlperf_loadgen")
 

@@ -1,4 +1,4 @@
-"""Results as files, and the latencies in them."""
+"""Result files, and the latencies in them."""
 
 import json
 from pathlib import Path
@@ -11,7 +11,7 @@ from benchmarks.load.latency import Latencies
 from benchmarks.results.files import latest, read_result, write_result
 
 
-def test_a_result_keeps_what_a_figure_depends_on(tmp_path: Path) -> None:
+def test_a_result_has_machine_versions_and_date(tmp_path: Path) -> None:
     path = write_result("session", {"rows": [{"p50_us": 7.0}]}, folder=tmp_path / "results")
     document = read_result(path)
     assert document["data"] == {"rows": [{"p50_us": 7.0}]}
@@ -22,9 +22,7 @@ def test_a_result_keeps_what_a_figure_depends_on(tmp_path: Path) -> None:
     assert path.name.startswith("session-20")
 
 
-def test_the_command_is_kept_without_paths_of_this_machine(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_command_is_kept_without_absolute_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     command = ["/opt/venv/bin/distillery-bench", "http", "--models-dir", "/home/ann/models", "--url=/x/y"]
     monkeypatch.setattr("sys.argv", command)
     document = read_result(write_result("http", {}, folder=tmp_path))
@@ -45,25 +43,25 @@ def test_the_newest_of_a_kind_is_found(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", ["", "[]", '{"kind": "http"}', '"text"', "3"])
-def test_what_is_no_result_is_refused(tmp_path: Path, content: str) -> None:
+def test_another_file_is_rejected(tmp_path: Path, content: str) -> None:
     (tmp_path / "http-1.json").write_text(content)
     with pytest.raises(BenchmarkError, match=r"http-1\.json is not a result"):
         read_result(tmp_path / "http-1.json")
 
 
-def test_a_kind_is_a_plain_word(tmp_path: Path) -> None:
+def test_a_kind_with_other_characters_than_letters_is_rejected(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"\.\./x"):
         write_result("../x", {}, folder=tmp_path)
 
 
-def test_quantiles_are_samples_by_nearest_rank() -> None:
+def test_quantiles_use_the_nearest_rank() -> None:
     latencies = Latencies.from_samples(range(1, 101))
     assert [latencies.quantile(q) for q in (0.0, 0.5, 0.9, 0.99, 1.0)] == [1, 50, 90, 99, 100]
     assert latencies.quantiles("us") == {"p50_us": 50, "p90_us": 90, "p99_us": 99}
     assert latencies.quantiles("ms") == {"p50_ms": 0.05, "p90_ms": 0.09, "p99_ms": 0.099}
 
 
-def test_counted_and_pooled_latencies_equal_the_samples_they_stand_for() -> None:
+def test_counted_and_pooled_latencies_equal_their_samples() -> None:
     samples = [5, 5, 5, 7, 9, 9]
     counted = Latencies.from_counts({9: 2, 5: 3, 7: 1})
     pooled = Latencies.merge([Latencies.from_samples(samples[:2]), Latencies.from_samples(samples[2:])])
@@ -73,7 +71,7 @@ def test_counted_and_pooled_latencies_equal_the_samples_they_stand_for() -> None
         assert latencies.mean == pytest.approx(np.mean(samples))
 
 
-def test_a_compact_histogram_puts_each_sample_into_the_bucket_it_says() -> None:
+def test_a_compact_histogram_counts_each_sample_in_its_bucket() -> None:
     samples = np.random.default_rng(0).lognormal(4, 1, 5000)
     histogram = Latencies.from_samples(samples).compact()
     edges = histogram["ratio"] ** (histogram["first"] + np.arange(len(histogram["counts"]) + 1))
