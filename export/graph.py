@@ -1,15 +1,17 @@
 """The ONNX graph of a network: written by torch's exporter, stripped, and checked node by node."""
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 
 import numpy as np
 import numpy.typing as npt
 import onnx
 import onnxruntime
 import torch
+from torch.onnx._internal.exporter import _registration
 
 from export import ExportError
 from export.fold import fold
@@ -60,7 +62,7 @@ def to_onnx(network: Network, architecture: Architecture) -> Graph:
 
     Raises `ExportError` if the nodes, inputs or outputs are not those expected of `architecture`.
     """
-    with warnings.catch_warnings():  # the exporter's own deprecation warnings
+    with _shared_registry(), warnings.catch_warnings():  # the exporter's own deprecation warnings
         warnings.simplefilter("ignore")
         program = torch.onnx.export(
             fold(network),
@@ -79,6 +81,23 @@ def to_onnx(network: Network, architecture: Architecture) -> Graph:
     _strip(model)
     _check(model, expected_nodes(architecture))
     return Graph(model)
+
+
+_registry = cache(_registration.ONNXRegistry.from_torchlib)
+
+
+@contextmanager
+def _shared_registry() -> Iterator[None]:
+    """Build the exporter's table of operators once per process rather than per export: half of an export's CPU time.
+
+    An internal of torch, which is pinned; `tests/export/test_graph.py` checks it.
+    """
+    original = vars(_registration.ONNXRegistry)["from_torchlib"]
+    _registration.ONNXRegistry.from_torchlib = staticmethod(_registry)  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        _registration.ONNXRegistry.from_torchlib = original  # type: ignore[method-assign]
 
 
 def expected_nodes(architecture: Architecture) -> list[str]:
