@@ -1,8 +1,7 @@
 """The ONNX graph of a network: written by torch's exporter, stripped, and checked node by node."""
 
 import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache, cached_property
 
@@ -11,7 +10,7 @@ import numpy.typing as npt
 import onnx
 import onnxruntime
 import torch
-from torch.onnx._internal.exporter import _registration
+from torch.onnx._internal.exporter._registration import ONNXRegistry
 
 from export import ExportError
 from export.fold import fold
@@ -26,6 +25,11 @@ BATCH = 256
 """Images per run where many are computed; what a convolutional network needs per image is 100 kB and more."""
 
 Logits = npt.NDArray[np.float32]
+
+# The exporter parses its 500 operator definitions anew for every graph, which is half of its time. torch is pinned;
+# tests/export/test_graph.py checks that it uses this method.
+read_operators = cache(ONNXRegistry.from_torchlib)
+ONNXRegistry.from_torchlib = staticmethod(read_operators)  # type: ignore[method-assign]
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,7 +66,7 @@ def to_onnx(network: Network, architecture: Architecture) -> Graph:
 
     Raises `ExportError` if the nodes, inputs or outputs are not those expected of `architecture`.
     """
-    with _shared_registry(), warnings.catch_warnings():  # the exporter's own deprecation warnings
+    with warnings.catch_warnings():  # the exporter's own deprecation warnings
         warnings.simplefilter("ignore")
         program = torch.onnx.export(
             fold(network),
@@ -81,23 +85,6 @@ def to_onnx(network: Network, architecture: Architecture) -> Graph:
     _strip(model)
     _check(model, expected_nodes(architecture))
     return Graph(model)
-
-
-_registry = cache(_registration.ONNXRegistry.from_torchlib)
-
-
-@contextmanager
-def _shared_registry() -> Iterator[None]:
-    """Build the exporter's table of operators once per process rather than per export: half of an export's CPU time.
-
-    An internal of torch, which is pinned; `tests/export/test_graph.py` checks it.
-    """
-    original = vars(_registration.ONNXRegistry)["from_torchlib"]
-    _registration.ONNXRegistry.from_torchlib = staticmethod(_registry)  # type: ignore[method-assign]
-    try:
-        yield
-    finally:
-        _registration.ONNXRegistry.from_torchlib = original  # type: ignore[method-assign]
 
 
 def expected_nodes(architecture: Architecture) -> list[str]:

@@ -1,7 +1,5 @@
 """Every command block of README.md and docs/quickstart.md is executed, and prints what the document shows."""
 
-import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,11 +8,12 @@ import httpx
 import pytest
 
 from benchmarks.__main__ import COMMANDS as BENCH
-from distillery import Command
+from distillery import Command, main
 from export.__main__ import Export
 from serving.__main__ import Serve
 from tests.support.markdown import Block, blocks, matches, words
-from tests.support.service import ROOT, Service, starting_service
+from tests.support.samples import samples_as_mnist
+from tests.support.service import ROOT, Service, running_service
 from training.__main__ import COMMANDS as TRAIN
 
 EXECUTED = (ROOT / "README.md", ROOT / "docs" / "quickstart.md")
@@ -27,7 +26,6 @@ PROGRAMS: dict[str, tuple[dict[str, type[Command]], str]] = {
     "distillery-bench": (BENCH, ""),
 }
 BLOCKS = [block for document in EXECUTED for block in blocks(document) if block.language in {"sh", "python"}]
-RECIPE = [block for block in BLOCKS if "examples/recipe.toml" in block.text]
 
 
 def name(block: Block) -> str:
@@ -83,28 +81,28 @@ def execute(command: str, url: str) -> str:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
-def test_the_recipe_of_the_quick_start_is_trained_exported_and_served(tmp_path: Path) -> None:
-    (block,) = RECIPE
-    shutil.copytree(ROOT / "examples", tmp_path / "examples")
+def test_the_recipe_of_the_quick_start_is_trained_exported_and_served(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On the sample digits, which are too few for a good model; every command is executed as written."""
+    (block,) = [block for block in BLOCKS if "examples/recipe.toml" in block.text]
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "examples").symlink_to(ROOT / "examples")
     *commands, serve = block.commands
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    modules = {"distillery-train": "training", "distillery-export": "export"}
-    for command in commands:
-        program, *arguments = words(command.replace(".venv/bin/", ""))
-        process = [sys.executable, "-m", modules[program], *arguments]
-        done = subprocess.run(
-            process, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False, timeout=800
-        )
-        assert done.returncode == 0, done.stdout + done.stderr
-    assert serve.endswith("distillery-serve --models-dir models-recipe")
-    with starting_service(tmp_path / "models-recipe") as service:
-        url = service.wait_until_ready()
-        picture = (ROOT / "examples" / "seven.png").read_bytes()
-        response = httpx.post(f"{url}/predict", content=picture, headers={"content-type": "image/png"})
-        assert response.json()["model"] == "student-int8"
-        assert response.json()["predictions"][0]["digit"] == 7
-        service.end()
+    with samples_as_mnist(tmp_path / "digits"):
+        for command in commands:
+            program, *arguments = words(command.removeprefix(".venv/bin/"))
+            table, default = PROGRAMS[program]
+            assert main(program, table, default=default, arguments=arguments) == 0
+    assert serve == ".venv/bin/distillery-serve --models-dir models-recipe"
+    with running_service(tmp_path / "models-recipe") as service:
+        models = httpx.get(f"{service.url}/models").json()["models"]
+    assert [(model["name"], model["architecture"]) for model in models] == [
+        ("student", "784-256-128-10"),
+        ("student-alone", "784-256-128-10"),
+        ("student-int8", "784-256-128-10"),
+        ("teacher", "784-800-800-10"),
+    ]
 
 
 def test_an_ellipsis_matches_anything_and_nothing_else_does() -> None:

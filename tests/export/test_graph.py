@@ -8,12 +8,10 @@ import onnx
 import pytest
 import torch
 from onnx import numpy_helper
-from torch.onnx._internal.exporter._registration import ONNXRegistry
 
 from export import ExportError
-from export import graph as graph_module
 from export.fold import fold
-from export.graph import Graph, to_onnx
+from export.graph import Graph, read_operators, to_onnx
 from export.parity import measure_parity, network_logits, require_parity, require_parity_on_extremes
 from export.splits import Splits
 from tests.support.networks import used
@@ -81,16 +79,11 @@ def test_a_convolutional_ensemble_has_the_expected_nodes() -> None:
     ]  # fmt: skip
 
 
-def test_the_exporters_table_of_operators_is_built_once_and_changes_no_byte() -> None:
-    """`export.graph` replaces this internal of torch during an export, and only then."""
-    network, architecture = used(Architecture(hidden=[8])), Architecture(hidden=[8])
-    original = ONNXRegistry.from_torchlib
-    shared = to_onnx(network, architecture).content
-    assert ONNXRegistry.from_torchlib == original
-    assert graph_module._registry.cache_info().currsize == 1
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(graph_module, "_registry", original)
-        assert to_onnx(network, architecture).content == shared
+def test_the_exporter_parses_its_operators_once_per_process(network: Classifier, fp32: Graph) -> None:
+    before = read_operators.cache_info()
+    assert to_onnx(network, STUDENT).content == fp32.content
+    after = read_operators.cache_info()
+    assert (after.misses, after.hits) == (before.misses, before.hits + 1)
 
 
 def test_a_graph_of_another_shape_is_rejected(network: Classifier) -> None:
