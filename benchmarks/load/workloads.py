@@ -16,13 +16,17 @@ from typing import Any, Literal
 from urllib.parse import urlsplit
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from benchmarks.errors import BenchmarkError
 from benchmarks.load.digits import load_digits
-from benchmarks.load.v2_tensors import pack, unpack
+from serving.client.tensors import LENGTH, pack, unpack
 from serving.model.session import open_session
 from serving.model.tensors import Images
+
+PROBABILITIES = {"name": "probabilities", "parameters": {"binary_data": True}}
+"""The output that a V2 request asks for."""
 
 BodyKind = Literal["json", "png", "json-8", "json-64", "binary", "binary-8", "binary-64"]
 """Encoding of the images, and their number per request (default: one)."""
@@ -108,11 +112,20 @@ def _v2_workload(
         url=target,
         model=model,
         body=body,
-        requests=tuple(_request(target, *pack(group)) for group in groups),
+        requests=tuple(_request(target, *pack(group, outputs=[PROBABILITIES])) for group in groups),
         groups=groups,
         read_probabilities=lambda probabilities: probabilities,
-        decode=unpack,
+        decode=read_binary_probabilities,
     )
+
+
+def read_binary_probabilities(headers: HTTPMessage, body: bytes) -> NDArray[np.float32]:
+    """Return the probabilities `[N, 10]` of a V2 response. Raises `BenchmarkError` for a response without them."""
+    try:
+        _, tensors = unpack(headers[LENGTH], body)
+        return np.frombuffer(tensors["probabilities"], "<f4").reshape(-1, 10)
+    except (KeyError, TypeError, ValueError):
+        raise BenchmarkError(f"the response has no binary tensor of probabilities: {body[:300]!r}") from None
 
 
 def json_workload(
