@@ -27,7 +27,7 @@ SHAPES = [
     Architecture(stages=[[4], [6, 6]]),
     Architecture(stages=[[4], [6], [8]], hidden=[12], norm=False),
     Architecture(hidden=[16], members=2),
-    Architecture(stages=[[4, 4], [6]], hidden=[12], members=3),
+    Architecture(stages=[[4, 4], [6]], hidden=[12], members=2),
 ]
 
 
