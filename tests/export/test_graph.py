@@ -8,7 +8,6 @@ import onnx
 import pytest
 import torch
 from onnx import numpy_helper
-from torch.onnx._internal.exporter._registration import ONNXRegistry
 
 from export import ExportError
 from export.fold import fold
@@ -91,6 +90,8 @@ def test_a_convolutional_ensemble_has_the_expected_nodes(exported: Exported) -> 
 
 
 def test_the_exporter_parses_its_operators_once_per_process(network: Classifier, fp32: Graph) -> None:
+    from torch.onnx._internal.exporter._registration import ONNXRegistry  # noqa: PLC0415 - slow; not to collect tests
+
     before = ONNXRegistry.from_torchlib.cache_info()
     assert to_onnx(network, STUDENT).content == fp32.content
     after = ONNXRegistry.from_torchlib.cache_info()

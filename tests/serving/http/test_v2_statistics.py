@@ -22,7 +22,7 @@ from tests.support.samples import sample_test
 from tests.support.service import API_KEY, Service, eventually, starting_service
 
 DIGITS = sample_test().images.numpy()
-THREADS, ROUNDS = 4, 5
+THREADS, ROUNDS = 4, 3
 KEPT = ("name", "version", "batch_size", "last_inference")
 STAGES = ("queue", "compute_input", "compute_infer", "compute_output")
 Stats = dict[str, Any]
