@@ -11,6 +11,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from tests.support.trainings import same
 from training.model.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 from training.model.network import build
 from training.recipe.schema import Architecture
@@ -53,8 +54,10 @@ def test_a_checkpoint_loads_as_it_was_saved(tmp_path: Path, shape: Architecture)
     checkpoint = load_checkpoint(tmp_path / "new" / "model.safetensors")
     assert checkpoint.metadata == metadata
     assert not checkpoint.network.training
+    assert same(checkpoint.network.state_dict(), network.state_dict())
     image = torch.randn(3, 784)
-    assert torch.equal(checkpoint.network(image), network(image))
+    # to the last bit only where the tensors are aligned in memory as the others are
+    torch.testing.assert_close(checkpoint.network(image), network(image))
 
 
 @pytest.mark.parametrize("size", [0, 4, 100, 2000, -1])
@@ -100,10 +103,7 @@ def test_a_pickle_is_rejected_unopened(tmp_path: Path, monkeypatch: pytest.Monke
         (shaped(stages=[[4]]), "holds another network than its metadata's 784-conv4-12-8-10"),
         (shaped(norm=False), "holds another network than its metadata's 784-12-8-10: hidden.0.norm"),
         (shaped(hidden=[65_537]), "metadata 'architecture' is .*65537"),
-        (
-            shaped(hidden=[2**16] * 16, members=32),
-            "holds another network",
-        ),  # 8 TiB, were it made before it is compared
+        (shaped(hidden=[2**16] * 16), "holds another network"),  # 256 GiB, were it made before it is compared
         (shaped(hidden=["12"]), "metadata 'architecture' is"),
         (shaped(members=True), "metadata 'architecture' is"),
         (shaped(heads=8), "metadata 'architecture' is .*'heads': 8"),

@@ -129,7 +129,6 @@ class CrashingWrites:
 
 @pytest.mark.slow
 def test_a_crash_at_any_write_does_no_harm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os, "fsync", lambda _: None)  # slow, and useful only against power failures
     main(tmp_path / "through", QUICKER)
     expected = weights(tmp_path / "through")
     for survived in itertools.count():
