@@ -10,7 +10,6 @@ import numpy.typing as npt
 import onnx
 import onnxruntime
 import torch
-from torch.onnx._internal.exporter._registration import ONNXRegistry
 
 from export import ExportError
 from export.fold import fold
@@ -25,11 +24,6 @@ BATCH = 256
 """Images per run where many are computed; what a convolutional network needs per image is 100 kB and more."""
 
 Logits = npt.NDArray[np.float32]
-
-# The exporter parses its 500 operator definitions anew for every graph, which is half of its time. torch is pinned;
-# tests/export/test_graph.py checks that it uses this method.
-read_operators = cache(ONNXRegistry.from_torchlib)
-ONNXRegistry.from_torchlib = staticmethod(read_operators)  # type: ignore[method-assign]
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,6 +62,7 @@ def to_onnx(network: Network, architecture: Architecture) -> Graph:
     """
     with warnings.catch_warnings():  # the exporter's own deprecation warnings
         warnings.simplefilter("ignore")
+        cache_operators()
         program = torch.onnx.export(
             fold(network),
             (torch.zeros(2, 28, 28, dtype=torch.uint8),),  # 2: a batch of 1 would be taken for a constant
@@ -85,6 +80,18 @@ def to_onnx(network: Network, architecture: Architecture) -> Graph:
     _strip(model)
     _check(model, expected_nodes(architecture))
     return Graph(model)
+
+
+@cache
+def cache_operators() -> None:
+    """Let the exporter parse its 500 operator definitions once per process.
+
+    By default it parses them anew for every graph, which is half of its time. torch is pinned;
+    tests/export/test_graph.py checks that it uses this method.
+    """
+    from torch.onnx._internal.exporter._registration import ONNXRegistry  # noqa: PLC0415 - slow; few commands export
+
+    ONNXRegistry.from_torchlib = staticmethod(cache(ONNXRegistry.from_torchlib))  # type: ignore[method-assign]
 
 
 def expected_nodes(architecture: Architecture) -> list[str]:

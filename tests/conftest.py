@@ -1,38 +1,38 @@
-"""Fixtures shared by the tests: small networks trained on real digits, exported for real."""
+"""Fixtures shared by the tests: small networks trained on real digits, exported for real.
+
+What imports torch is imported by the fixtures: the first process of pytest-xdist, which runs no tests, does without it.
+"""
 
 import os
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from shutil import copytree
+from typing import TYPE_CHECKING
 
 import pytest
-import torch
 from filelock import FileLock
 
-from export.pipeline import Source, export_checkpoint
-from export.splits import Splits
-from tests.support.networks import metadata
-from tests.support.samples import sample_test, sample_training
 from tests.support.service import API_KEY, Service, running_service
-from training.model.checkpoint import save_checkpoint
-from training.model.network import build, normalise
-from training.recipe.schema import Architecture
+
+if TYPE_CHECKING:
+    from export.splits import Splits
 
 os.environ["PYTHONPATH"] = str(Path(__file__).parents[1])  # scripts that tests start import tests.support too
 
 THREADS = int(os.environ.get("DISTILLERY_TEST_THREADS", "1"))
 """CPU threads of torch: networks this small gain nothing from a second one. `make test-portable` sets it."""
-NETWORKS = {"teacher": [96, 96], "student": [48, 48], "student-alone": [48, 48]}
-EPOCHS = 25
 
 
 @pytest.fixture(autouse=True)
 def fixed_threads() -> None:
     """Reset torch's threads, which a command under test may have set: their number decides the last bits of a sum."""
+    import torch  # noqa: PLC0415
+
     torch.set_num_threads(THREADS)
 
 
-def _made_once(folders: pytest.TempPathFactory, name: str, make: Callable[[Path], None]) -> Path:
+def made_once(folders: pytest.TempPathFactory, name: str, make: Callable[[Path], None]) -> Path:
     """Return the folder that `make` fills, once for all processes of pytest-xdist."""
     root = folders.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
@@ -49,44 +49,32 @@ def _made_once(folders: pytest.TempPathFactory, name: str, make: Callable[[Path]
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Checkpoints of small networks trained on the 500 sample digits, by name."""
-    folder = _made_once(tmp_path_factory, "trained", _train)
-    return {name: folder / f"{name}.safetensors" for name in NETWORKS}
+    import torch  # noqa: PLC0415
 
+    from tests.support.models import NETWORKS, checkpoint, train_networks  # noqa: PLC0415
 
-def _train(folder: Path) -> None:
-    torch.set_num_threads(THREADS)
-    digits, _ = sample_training()
-    inputs = normalise(digits.images)
-    for seed, (name, hidden) in enumerate(NETWORKS.items()):
-        torch.manual_seed(seed)
-        architecture = Architecture(hidden=hidden)
-        network = build(architecture).train()
-        optimizer = torch.optim.AdamW(network.parameters(), lr=3e-3)
-        for _ in range(EPOCHS):
-            for batch in torch.randperm(len(digits)).split(50):
-                optimizer.zero_grad()
-                torch.nn.functional.cross_entropy(network(inputs[batch]), digits.labels[batch]).backward()
-                optimizer.step()
-        save_checkpoint(folder / f"{name}.safetensors", network.state_dict(), metadata(name, architecture))
+    torch.set_num_threads(THREADS)  # fixtures of the session come before `fixed_threads`
+    folder = made_once(tmp_path_factory, "trained", train_networks)
+    return {name: checkpoint(folder, name) for name in NETWORKS}
 
 
 @pytest.fixture(scope="session")
-def splits() -> Splits:
+def splits() -> "Splits":
     """The sample digits as an export reads them."""
+    from export.splits import Splits  # noqa: PLC0415
+    from tests.support.samples import sample_test, sample_training  # noqa: PLC0415
+
     return Splits(*sample_training(), sample_test())
 
 
 @pytest.fixture(scope="session")
 def model_repository(
-    trained: dict[str, Path], splits: Splits, tmp_path_factory: pytest.TempPathFactory
+    trained: dict[str, Path], splits: "Splits", tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
     """A model repository with teacher, student, student-int8 and student-alone; read-only for tests."""
+    from tests.support.models import export_networks  # noqa: PLC0415
 
-    def export(root: Path) -> None:
-        for name, path in trained.items():
-            export_checkpoint(Source(name, path), splits, models_dir=root, int8=name == "student")
-
-    return _made_once(tmp_path_factory, "models", export)
+    return made_once(tmp_path_factory, "models", partial(export_networks, trained, splits))
 
 
 @pytest.fixture(scope="session")

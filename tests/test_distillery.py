@@ -318,6 +318,6 @@ def test_shown_values_are_valid_arguments() -> None:
 def test_onnxruntime_sends_no_usage_data(tmp_path: Path) -> None:
     """It keeps its reports in the home folder; a session leaves none there."""
     home = {"HOME": str(tmp_path), "PATH": os.environ["PATH"]}
-    code = "import export.parity, onnxruntime; onnxruntime.get_available_providers(); onnxruntime.SessionOptions()"
+    code = "import serving.model.session, onnxruntime as ort; ort.get_available_providers(); ort.SessionOptions()"
     subprocess.run([sys.executable, "-c", code], env=home, cwd=Path(__file__).parent.parent, check=True)
     assert list(tmp_path.rglob("*onnxruntime*")) == []

@@ -44,7 +44,8 @@ def test_a_run_is_exported_once(
     assert list(load_repository(tmp_path)) == ["student", "student-int8", "teacher"]
     assert export(*flags) == 0
     assert "unchanged  student, student-int8\nunchanged  teacher\n" in capsys.readouterr().out
-    assert export(*flags, "--force", "--int8=teacher") == 0
+    teacher = [f"--checkpoint={run_dir / 'teacher' / 'model.safetensors'}", "--name=teacher"]
+    assert export(*teacher, f"--models-dir={tmp_path}", "--force", "--int8=teacher") == 0
     assert "exported   teacher, teacher-int8\n" in capsys.readouterr().out
 
 

@@ -66,10 +66,14 @@ def test_each_file_carries_its_own_calibration_temperature(model_repository: Pat
 
 
 def test_a_failed_export_leaves_the_repository_as_it_was(
-    trained: dict[str, Path], splits: Splits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    trained: dict[str, Path],
+    model_repository: Path,
+    splits: Splits,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     source = Source("student", trained["student"])
-    export_checkpoint(source, splits, models_dir=tmp_path)
+    copytree(model_repository / "student", tmp_path / "student")
     before = load_repository(tmp_path)
     # The graph of another network in the place of this one's.
     other = to_onnx(load_checkpoint(trained["student-alone"]).network, STUDENT)
@@ -107,13 +111,16 @@ def test_a_model_is_current_until_checkpoint_version_or_file_changes(
 
 
 def test_a_report_is_published_with_its_model(
-    trained: dict[str, Path], splits: Splits, tmp_path: Path
+    trained: dict[str, Path], model_repository: Path, splits: Splits, tmp_path: Path
 ) -> None:
     checkpoint = tmp_path / "run" / "model.safetensors"
     checkpoint.parent.mkdir()
     copyfile(trained["student"], checkpoint)
     source, models = Source("student", checkpoint), tmp_path / "models"
-    (entry,) = export_checkpoint(source, splits, models_dir=models)
+    copytree(
+        model_repository / "student", models / "student"
+    )  # exported from the same checkpoint without a report
+    entry = load_model(models / "student" / "1")
     assert entry.manifest.headline is None
     assert read_card(entry) is None
     assert find_current(models, "student", 1, checkpoint) == entry

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from tests.support.samples import sample_training
+from training.data.mnist import Digits
 from training.loop.device import Device
 from training.loop.soft_targets import SoftTargets
 from training.loop.trainer import Job, Observer, Record, Training
@@ -12,8 +13,10 @@ from training.recipe.schema import Augmentation, Distillation, Model
 
 CPU = Device("cpu", bfloat16=False)
 DIGITS = sample_training()
+FEW = Digits(DIGITS[0].images[:150], DIGITS[0].labels[:150]), DIGITS[1]
+"""Enough where a training is compared with an equal one, and not where it has to learn."""
 SMALL = Model(hidden=[32, 24], epochs=4, batch_size=64, learning_rate=1e-2)
-CONVOLUTIONAL = Model(stages=[[3, 4], [4]], hidden=[12], epochs=3, batch_size=100, learning_rate=1e-2)
+CONVOLUTIONAL = Model(stages=[[3, 4], [4]], hidden=[12], epochs=3, batch_size=60, learning_rate=1e-2)
 ENSEMBLE = CONVOLUTIONAL.model_copy(update={"members": 2, "dropout": 0.2})
 JITTERED = SMALL.model_copy(update={"augmentation": Augmentation(shift=2, rotation=10)})
 RECURRING = JITTERED.model_copy(update={"views": 2})
@@ -37,10 +40,17 @@ def taught(model: Model, distillation: Distillation | None = None) -> Model:
     return model.model_copy(update={"distillation": distillation or Distillation(temperature=4, alpha=0.7)})
 
 
-def new(model: Model, *, name: str = "student", seed: int = 0, teacher: Network | None = None) -> Training:
+def new(
+    model: Model,
+    *,
+    name: str = "student",
+    seed: int = 0,
+    teacher: Network | None = None,
+    digits: tuple[Digits, Digits] = DIGITS,
+) -> Training:
     """A training of `model` on the sample digits, before its first epoch."""
     targets = SoftTargets(teacher, CPU) if teacher else None
-    return Training(Job(name, model, seed), *DIGITS, device=CPU, teacher=targets)
+    return Training(Job(name, model, seed), *digits, device=CPU, teacher=targets)
 
 
 def train(training: Training, *, epochs: int = 99) -> Training:

@@ -5,11 +5,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
+from shutil import copytree
 
 import pytest
 import torch
 
 import distillery
+from tests.conftest import made_once
 from tests.support.samples import samples_as_mnist
 from training.__main__ import COMMANDS
 
@@ -71,14 +73,21 @@ class SmallRun:
 @pytest.fixture(scope="session")
 def trained_run(tmp_path_factory: pytest.TempPathFactory) -> SmallRun:
     """The recipe small, trained with seeds 0 (the current one) and 1, and evaluated."""
-    folder, output = tmp_path_factory.mktemp("small"), io.StringIO()
+    folder = (
+        tmp_path_factory.mktemp("small") / "run"
+    )  # each process of pytest-xdist has its own: `report` adds to it
+    copytree(made_once(tmp_path_factory, "small", _train), folder, symlinks=True)
+    return SmallRun(folder, (folder / "output").read_text())
+
+
+def _train(folder: Path) -> None:
     (folder / "small.toml").write_text(RECIPE)
-    threads = torch.get_num_threads()
+    threads, output = torch.get_num_threads(), io.StringIO()
     with inside(folder), redirect_stdout(output):
         assert call("--recipe=small.toml", "--seeds=1") == 0
         assert call("evaluate", "--recipe=small.toml") == 0
     torch.set_num_threads(threads)
-    return SmallRun(folder, output.getvalue())
+    (folder / "output").write_text(output.getvalue())
 
 
 @pytest.fixture

@@ -145,7 +145,7 @@ def test_the_check_fails_for_a_peer_with_another_model(model_repository: Path, s
     teacher = select_models(model_repository)["teacher"].path
     with (
         started("bare-asgi", teacher) as server,
-        pytest.raises(BenchmarkError, match=r"bare-asgi at .*: the answers are not those of "),
+        pytest.raises(BenchmarkError, match=r"bare-asgi at .*: the predictions are not those of model\.onnx"),
     ):
         check_answers(load_peer("bare-asgi").workload(server.url, "student"), student)
 

@@ -14,7 +14,7 @@ from training.recipe.schema import Model
 from training.sweep.search import multiply_adds
 
 CPU = Device("cpu", bfloat16=False)
-FLAGS = ["--batch-size=50", "--steps=2", "--rounds=3", "--seconds=1"]
+FLAGS = ["--batch-size=5", "--steps=1", "--rounds=3", "--seconds=0.1"]
 
 
 def bench(*flags: str) -> int:

@@ -16,6 +16,7 @@ from training.data import mnist as data
 from training.loop.trainer import Job, validate
 from training.recipe.schema import Distillation, Model
 
+NARROW = ["--teacher.hidden=[200]", "--student.hidden=[100]"]
 SMALL = Model(hidden=[32], batch_size=50, learning_rate=1e-2)
 
 
@@ -54,7 +55,7 @@ def test_the_notebooks_loop_learns_from_labels_and_from_a_teacher(folder: Path, 
 def test_the_comparison_of_epochs_is_kept_and_printed(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    flags = ["--no-target", "--digits=128", "--rounds=2", "--threads=1"]
+    flags = ["--no-target", "--digits=128", "--rounds=2", "--threads=1", *NARROW]
     places = [f"--data-dir={folder}", f"--results-dir={tmp_path / 'results'}"]
     status = distillery.main("bench", {"training": Training}, arguments=["training", *flags, *places])
     assert status == 0
@@ -81,6 +82,7 @@ def test_the_time_to_accuracy_is_measured_for_both_loops(
         "--threads=1",
         "--teacher.batch-size=50",
         "--student.batch-size=50",
+        *NARROW,
     ]
     places = [f"--data-dir={folder}", f"--results-dir={tmp_path / 'results'}"]
     status = distillery.main("bench", {"training": Training}, arguments=["training", *flags, *places])

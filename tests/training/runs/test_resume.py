@@ -15,8 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.support.samples import sample_training
-from tests.support.trainings import CPU
+from tests.support.trainings import CPU, FEW
 from training import storage
 from training.commands.progress import TrainingProgress
 from training.model import checkpoint
@@ -50,14 +49,14 @@ MODELS = [job.name for job in jobs(RECIPE)]
 def main(root: Path, recipe: Recipe = RECIPE) -> None:
     """Train a small recipe: the program of the process under test."""
     torch.set_num_threads(1)
-    data = DataSet(*sample_training(), {"sample": "1"})
+    data = DataSet(*FEW, {"sample": "1"})
     with TrainingProgress() as progress:
         train_recipe(recipe, data, device=CPU, root=root, observer=progress)
 
 
-def changed(**models: Model) -> Recipe:
+def changed(recipe: Recipe, **models: Model) -> Recipe:
     """The recipe with some models replaced."""
-    return RECIPE.model_copy(update={"models": RECIPE.models | models})
+    return recipe.model_copy(update={"models": recipe.models | models})
 
 
 def weights(root: Path) -> dict[str, bytes]:
@@ -172,7 +171,7 @@ def test_a_crash_between_the_last_write_and_the_link_does_no_harm(
 def test_unchanged_models_are_reused_and_changed_ones_trained(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    data = DataSet(*sample_training(), {"sample": "1"})
+    data = DataSet(*FEW, {"sample": "1"})
 
     def train(recipe: Recipe, data: DataSet = data) -> dict[str, Path]:
         with TrainingProgress() as progress:
@@ -180,25 +179,27 @@ def test_unchanged_models_are_reused_and_changed_ones_trained(
         assert {path.name for path in tmp_path.iterdir() if path.is_symlink()} == set(MODELS)
         return {name: run.checkpoint for name, run in trained.items()}
 
-    first = train(RECIPE)
+    first = train(QUICKER)
     capsys.readouterr()
-    assert train(RECIPE) == first
+    assert train(QUICKER) == first
     assert capsys.readouterr().out.count("trained before") == 3
-    warmer = train(changed(student=STUDENT.model_copy(update={"distillation": Distillation(temperature=8)})))
+    warmer = train(
+        changed(QUICKER, student=STUDENT.model_copy(update={"distillation": Distillation(temperature=8)}))
+    )
     assert [first[name] == warmer[name] for name in MODELS] == [True, True, False]
     assert (tmp_path / "student").resolve() == warmer["student"].parent
     # Another teacher makes another student of the same settings; the control has no teacher.
-    taught = train(changed(teacher=TEACHER.model_copy(update={"epochs": 2})))
+    taught = train(changed(QUICKER, teacher=QUICKER.models["teacher"].model_copy(update={"epochs": 2})))
     assert [first[name] == taught[name] for name in MODELS] == [False, True, False]
-    seeded = train(RECIPE.model_copy(update={"seed": 1}))
-    other_digits = train(RECIPE, DataSet(data.training, data.validation, {"sample": "2"}))
+    seeded = train(QUICKER.model_copy(update={"seed": 1}))
+    other_digits = train(QUICKER, DataSet(data.training, data.validation, {"sample": "2"}))
     for name in MODELS:
         assert first[name].exists()
         assert len({first[name], seeded[name], other_digits[name]}) == 3
 
 
 def test_a_student_is_the_same_with_and_without_a_control(uninterrupted: Path, tmp_path: Path) -> None:
-    main(tmp_path, changed(student=STUDENT.model_copy(update={"control": False})))
+    main(tmp_path, changed(RECIPE, student=STUDENT.model_copy(update={"control": False})))
     assert {path.name for path in tmp_path.iterdir() if path.is_symlink()} == {"teacher", "student"}
     for name in ("teacher", "student"):
         assert (tmp_path / name).readlink() == (uninterrupted / name).readlink()
@@ -206,7 +207,7 @@ def test_a_student_is_the_same_with_and_without_a_control(uninterrupted: Path, t
 
 def test_links_to_models_with_other_settings_are_deleted_first(tmp_path: Path) -> None:
     main(tmp_path)
-    data = DataSet(*sample_training(), {"sample": "1"})
+    data = DataSet(*FEW, {"sample": "1"})
 
     class Stop(TrainingProgress):
         def started(self, *_: object, **__: object) -> None:
