@@ -27,7 +27,7 @@ class Export(DataSettings):
 
     Every network of a run is exported in fp32, and those named by --int8 also in int8. A model that was published
     from the same checkpoint and report, with the same versions, is left as it is. The report that
-    `distillery-train report` wrote beside a checkpoint is published with it.
+    `distillery-train report` wrote next to a checkpoint is published with it.
     """
 
     examples = (

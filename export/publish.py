@@ -1,4 +1,4 @@
-"""Write a model into the repository, whole or not at all, with the report that lies beside its checkpoint."""
+"""Write a model into the repository, whole or not at all, with the report that is next to its checkpoint."""
 
 import json
 import shutil
@@ -14,14 +14,14 @@ from training.report.report import CARD, REPORT
 
 TRITON_TYPES = {"UINT8": "TYPE_UINT8", "FP32": "TYPE_FP32"}
 DOCUMENTS = (CARD, REPORT)
-"""Written beside a checkpoint by `distillery-train report`; both, or neither."""
+"""Written next to a checkpoint by `distillery-train report`; both, or neither."""
 HEADLINE = TypeAdapter(dict[str, float])
 
 
 def publish(root: Path, manifest: Manifest, content: bytes, checkpoint: Path) -> ModelEntry:
-    """Write `<name>/<version>/` below `root`: the graph, the manifest and the documents beside `checkpoint`.
+    """Write `<name>/<version>/` below `root`: the graph, the manifest and the documents next to `checkpoint`.
 
-    The folder is written beside its place and renamed into it, so a reader never finds an incomplete model.
+    The folder is written next to its destination and renamed into it, so a reader never finds an incomplete model.
     """
     root.mkdir(parents=True, exist_ok=True)
     staging = Path(tempfile.mkdtemp(prefix=".publish-", dir=root))
@@ -46,7 +46,7 @@ def publish(root: Path, manifest: Manifest, content: bytes, checkpoint: Path) ->
 
 
 def documents_match(checkpoint: Path, folder: Path) -> bool:
-    """Return whether `folder` of a model repository has the documents beside `checkpoint` as they are now."""
+    """Return whether `folder` of a model repository has the documents next to `checkpoint` as they are now."""
     for name in DOCUMENTS:
         source, copy = checkpoint.with_name(name), folder / name
         if source.is_file() != copy.is_file() or (source.is_file() and not cmp(source, copy, shallow=False)):
@@ -55,7 +55,7 @@ def documents_match(checkpoint: Path, folder: Path) -> bool:
 
 
 def headline(checkpoint: Path) -> dict[str, float] | None:
-    """Return the main figures of the report beside `checkpoint`, None without one. Raises `ExportError`."""
+    """Return the main figures of the report next to `checkpoint`, None without one. Raises `ExportError`."""
     path = checkpoint.with_name(REPORT)
     if not path.is_file():
         return None

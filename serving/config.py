@@ -52,7 +52,7 @@ class InferenceSettings(Command):
 
 
 class LimitSettings(Command):
-    """What a client may send."""
+    """Limits of a request."""
 
     group = "limit"
 

@@ -1,4 +1,4 @@
-"""What all benchmark commands share: measure, keep the result in a file, print it."""
+"""Base class of the benchmark commands: measure, keep the result in a file, print it."""
 
 import json
 from abc import abstractmethod

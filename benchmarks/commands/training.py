@@ -43,7 +43,7 @@ class Training(Bench, DataSettings):
     digits: PositiveInt = Field(11_000, le=EPOCH, description="digits per loop and round")
     rounds: PositiveInt = Field(5, description="rounds of both loops, after one that is not counted")
     target: bool = Field(True, description="measure the time to accuracy, too")
-    mended: bool = Field(True, description="also of the notebook's corrected loop (minutes)")
+    corrected: bool = Field(True, description="also of the notebook's corrected loop (minutes)")
     teacher: Model = Field(
         Model(hidden=[1200, 1200], epochs=6), description="teacher for the time to accuracy"
     )
@@ -79,7 +79,7 @@ class Training(Bench, DataSettings):
                     folder,
                     notebook_folder,
                     device=device,
-                    corrected_loop=self.mended,
+                    corrected_loop=self.corrected,
                     epochs=epochs,
                 )
         return data

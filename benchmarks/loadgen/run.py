@@ -70,7 +70,7 @@ class Run:
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """What LoadGen reports of a run. Latencies count from the scheduled time."""
+    """LoadGen's report of a run. Latencies count from the scheduled time."""
 
     valid: bool
     """LoadGen's verdict, early stopping included; false when a sample was rejected."""

@@ -17,7 +17,7 @@ class Source:
 
     @property
     def data(self) -> dict[str, Any]:
-        """What was measured; the rest of `document` is machine, versions and commit."""
+        """Measurements; the rest of `document` is machine, versions and commit."""
         return dict(self.document["data"])
 
 

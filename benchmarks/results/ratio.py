@@ -21,7 +21,7 @@ LEGEND = (
 
 @dataclass(frozen=True, kw_only=True)
 class Ratio:
-    """How many times better one case is than another."""
+    """Improvement of one case over another, as a factor."""
 
     median: float
     """Over the rounds."""
@@ -47,7 +47,7 @@ class Ratio:
 
     @property
     def decided(self) -> bool:
-        """Whether the rounds show a difference."""
+        """True if the rounds show a difference."""
         return self.rounds >= LEAST_ROUNDS and not self.low <= 1 <= self.high
 
     @property

@@ -32,7 +32,7 @@ Http = TypeVar("Http", httpx.Client, httpx.AsyncClient)
 
 
 class _Settings(Generic[Http]):
-    """What both clients are made with. Every method of theirs raises `ClientError`."""
+    """Settings of both clients. All methods raise `ClientError`."""
 
     _transport: type[Http]
 

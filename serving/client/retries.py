@@ -1,4 +1,4 @@
-"""When a request is sent again, and after how long.
+"""Retries: the requests that are sent again, and the delay before.
 
 A prediction changes nothing in the service, so it is safe to send it twice even though it is a POST: a lost
 connection is retried. A timeout is not: the caller has waited long enough, and a second request does not help a

@@ -61,7 +61,7 @@ def train(training: Training, *, epochs: int = 99) -> Training:
 
 
 def same(left: dict[str, Tensor], right: dict[str, Tensor]) -> bool:
-    """Whether all tensors are equal to the last bit."""
+    """True if all tensors are bitwise equal."""
     return left.keys() == right.keys() and all(torch.equal(left[name], right[name]) for name in left)
 
 

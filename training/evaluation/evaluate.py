@@ -1,6 +1,6 @@
 """Evaluation of trained models on the test digits; every model is evaluated once.
 
-The metrics are kept in `metrics.json` beside the weights, together with what they were computed from, so the test
+The metrics are kept in `metrics.json` next to the weights, together with what they were computed from, so the test
 digits are read again only for new models.
 """
 
@@ -53,7 +53,7 @@ def evaluate(network: Network, test: Digits) -> dict[str, Any]:
 
 
 class Evaluator:
-    """Computes the metrics of models, or reads those kept beside their weights.
+    """Computes the metrics of models, or reads those kept next to their weights.
 
     `read_test` and `read_training` load the digits when they are first needed. `robustness_digits`: number of test
     digits to corrupt, all if None. Undistorted digits are evaluated on the CPU in float32; the corrupted ones, 35 times

@@ -108,7 +108,7 @@ class Training:
 
     @property
     def done(self) -> bool:
-        """Whether every epoch has been trained."""
+        """True once every epoch has been trained."""
         return len(self.history) >= self.job.model.epochs
 
     @property

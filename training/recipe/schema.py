@@ -17,7 +17,7 @@ Units = Annotated[int, Field(gt=0, le=65_536)]
 ALONE = "-alone"
 """Suffix of a student's control."""
 FIGURES, SWEEP = "figures", "sweep"
-"""Folders in runs/<recipe>, beside the models: no model may have these names."""
+"""Folders in runs/<recipe>, next to the models: no model may have these names."""
 NAME = re.compile("[a-z][a-z0-9]*")
 """Model names; they are also names of options and of served models."""
 
@@ -40,7 +40,7 @@ class Augmentation(Section):
 
     @property
     def enabled(self) -> bool:
-        """Whether digits are changed at all."""
+        """True if digits are transformed at all."""
         return any(self.model_dump().values())
 
 

@@ -1,6 +1,6 @@
 """Model card after Mitchell et al. 2019 (arXiv:1810.03993), with the metadata block that Hugging Face reads.
 
-`model_card.md.jinja` is the text; every number in it comes from `report.json`, written beside it.
+`model_card.md.jinja` is the text; every number in it comes from `report.json`, written next to it.
 """
 
 from pathlib import Path
@@ -59,7 +59,7 @@ def interval(values: dict[str, Any]) -> str:
 
 
 def _verdict(saved: dict[str, Any] | None) -> str:
-    """Whether the errors saved by distillation are significant over seeds and over digits."""
+    """State whether the errors saved by distillation are significant over seeds and over digits."""
     if saved is None:
         return ""
     if saved["interval_95"] is None:

@@ -140,7 +140,7 @@ def _train(
 
 
 def _soft_targets(job: Job, teacher: ModelRun, device: Device) -> SoftTargets:
-    """Return the logits of `teacher`, cached beside it for all jobs with the same views as `job`."""
+    """Return the logits of `teacher`, cached next to it for all jobs with the same views as `job`."""
     views = {
         "seed": job.seed if job.view_seed is None else job.view_seed,
         "augmentation": job.model.augmentation.model_dump(exclude_defaults=True),

@@ -46,7 +46,7 @@ class Result:
 
 @dataclass(frozen=True)
 class Search:
-    """Search of one student. Its trials are trained in `root`, beside the recipe's own models."""
+    """Search of one student. Its trials are trained in `root`, next to the recipe's own models."""
 
     recipe: Recipe
     student: str

@@ -64,7 +64,7 @@ def runs(recipe: str, splits: Splits, tmp_path_factory: pytest.TempPathFactory) 
 def test_a_row_has_errors_file_size_and_latency(runs: list[SeedRun]) -> None:
     listed, floor = pareto_rows(runs, seconds=0.5)
     rows = {row["model"]: row for row in listed}
-    # Half a second beside other tests does not decide which model is faster; only that the floor was timed.
+    # Half a second among other tests does not decide which model is faster; only that the floor was timed.
     assert 0 < floor["p50_us_batch1"] < floor["p50_us_batch64"]
     assert floor["speedup_batch64"]["rounds"] == len(floor["rounds_p50_us_batch64"])
     assert rows.keys() == {

@@ -89,8 +89,9 @@ def test_client_and_server_figures_of_every_case_are_kept(
     section = perf_analyzer_section({"perf_analyzer": Source(read_result(path), "the-link")}, "")
     assert "(the-link)" in section
     for row in rows:
-        line = f"| {row['batch']}, {row['concurrency']}, `{row['model']}` | {row['images_per_s']:,.0f} |"
-        assert section.count(line) == 1
+        line = f"| {row['batch']}, {row['concurrency']}, `{row['model']}` | {row['images_per_s']:,.0f}"
+        ratio = "" if row["model"] == "teacher" else ", ≈ "  # one round decides nothing
+        assert section.count(f"{line}{ratio}") == 1
         assert row["requests"] > 0
         assert 0 < row["p50_us"] <= row["p90_us"] <= row["p95_us"] <= row["p99_us"]
         # the server counts the same requests, except for 0.1 s at each end of a window of 0.2 s

@@ -43,7 +43,7 @@ def scrape(client: httpx.Client) -> Samples:
 
 
 def settled(client: httpx.Client) -> Samples:
-    """What is counted once every process has published what earlier tests asked of it."""
+    """The counts after every process has published those of earlier tests."""
     found, before = scrape(client), {}
     while without_cpu(found) != without_cpu(before):
         time.sleep(0.25)

@@ -1,4 +1,4 @@
-"""What networks compute: background padding, dropout, and the mean of an ensemble."""
+"""Outputs of networks: background padding, dropout, and the mean of an ensemble."""
 
 import pytest
 import torch

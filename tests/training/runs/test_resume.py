@@ -50,7 +50,7 @@ def main(root: Path, recipe: Recipe = RECIPE) -> None:
     """Train a small recipe: the program of the process under test."""
     torch.set_num_threads(1)
     data = DataSet(*FEW, {"sample": "1"})
-    with TrainingProgress() as progress:
+    with TrainingProgress(line_interval=0) as progress:
         train_recipe(recipe, data, device=CPU, root=root, observer=progress)
 
 

@@ -48,7 +48,7 @@ SCRIPT = Path(__file__).parents[2] / "support" / "train_on_samples.py"
 
 @pytest.fixture(autouse=True)
 def small(mnist: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: ARG001
-    """The recipe small.toml beside the sample digits, as the default recipe."""
+    """The recipe small.toml next to the sample digits, as the default recipe."""
     (tmp_path / "small.toml").write_text(RECIPE)
     monkeypatch.setenv("DISTILLERY_RECIPE", str(tmp_path / "small.toml"))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
