@@ -12,13 +12,14 @@ import time
 from collections import Counter
 from itertools import cycle
 from pathlib import Path
+from typing import Any
 
 from benchmarks.load.connection import PATIENCE_S, Pool
 
 
 def closed_loop(
     host: str, port: int, connections: int, seconds: float, requests: list[bytes]
-) -> dict[str, object]:
+) -> dict[str, Any]:
     """Keep `connections` requests in flight for `seconds` and report the latency of every response."""
     endless = cycle(requests)
     microseconds: Counter[int] = Counter()

@@ -1,12 +1,12 @@
-"""Connections of the load generators in Python: HTTP/1.1 over plain sockets and epoll.
+"""Connections of the load generators in Python: HTTP/1.1 over plain sockets and a selector.
 
 A client library costs more CPU time per request than the service, and would measure itself.
 """
 
-import select
 import socket
 import time
 from collections.abc import Iterator
+from selectors import EVENT_READ, EVENT_WRITE, DefaultSelector
 
 PATIENCE_S = 10
 """Without any response for this long, the server hangs."""
@@ -53,40 +53,34 @@ class Pool:
     """Connections to one server."""
 
     def __init__(self, host: str, port: int, connections: int) -> None:
-        self.poll = select.epoll()
-        self.by_descriptor: dict[int, Connection] = {}
-        for _ in range(connections):
-            connection = Connection(host, port)
-            self.by_descriptor[connection.socket.fileno()] = connection
-            self.poll.register(connection.socket, select.EPOLLIN)
-
-    @property
-    def connections(self) -> list[Connection]:
+        self.connections = [Connection(host, port) for _ in range(connections)]
         """All connections, idle and in flight."""
-        return list(self.by_descriptor.values())
+        self._selector = DefaultSelector()
+        for connection in self.connections:
+            self._selector.register(connection.socket, EVENT_READ, connection)
 
     def begin(self, connection: Connection, request: bytes) -> None:
         """Send a request; `responses` sends what the socket does not accept yet."""
         connection.begin(request)
         if connection.unsent:
-            self.poll.modify(connection.socket, select.EPOLLIN | select.EPOLLOUT)
+            self._selector.modify(connection.socket, EVENT_READ | EVENT_WRITE, connection)
 
     def responses(self, timeout: float) -> Iterator[tuple[Connection, int]]:
         """Wait up to `timeout` seconds for events; yield each connection with a complete response, and its status."""
-        for descriptor, event in self.poll.poll(timeout):
-            connection = self.by_descriptor[descriptor]
-            if event & select.EPOLLOUT:
+        for key, events in self._selector.select(timeout):
+            connection: Connection = key.data
+            if events & EVENT_WRITE:
                 connection.send()
                 if not connection.unsent:
-                    self.poll.modify(connection.socket, select.EPOLLIN)
-            if event & ~select.EPOLLOUT and (status := connection.receive()) is not None:
+                    self._selector.modify(connection.socket, EVENT_READ, connection)
+            if events & EVENT_READ and (status := connection.receive()) is not None:
                 yield connection, status
 
     def close(self) -> None:
         """Close all connections, with requests in flight or not."""
-        for connection in self.by_descriptor.values():
+        self._selector.close()
+        for connection in self.connections:
             connection.socket.close()
-        self.poll.close()
 
 
 def _content_length(head: bytes) -> int:

@@ -13,6 +13,7 @@ import platform
 import re
 import subprocess
 import sys
+from contextlib import suppress
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -75,7 +76,7 @@ def describe_run() -> dict[str, Any]:
             "cpu": _cpu_model(),
             "cores": usable_cores(),
             "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
-            "os": platform.freedesktop_os_release().get("PRETTY_NAME", platform.system()),
+            "os": _operating_system(),
             "kernel": platform.release(),
             "load_average": round(LOAD_AT_START, 2),
         },
@@ -99,10 +100,17 @@ def _shorten(argument: str) -> str:
 
 
 def _cpu_model() -> str:
-    for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-        if line.startswith("model name"):  # absent on some ARM kernels
-            return line.partition(":")[2].strip()
+    with suppress(FileNotFoundError):  # Linux alone has it
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):  # absent on some ARM kernels
+                return line.partition(":")[2].strip()
     return platform.machine()
+
+
+def _operating_system() -> str:
+    with suppress(OSError):  # Linux alone has such a file
+        return platform.freedesktop_os_release().get("PRETTY_NAME", platform.system())
+    return f"{platform.system()} {platform.release()}"
 
 
 def _package_versions() -> dict[str, str]:

@@ -1,6 +1,7 @@
 """Result files, and the latencies in them."""
 
 import json
+import platform
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 
 from benchmarks.errors import BenchmarkError
 from benchmarks.load.latency import Latencies
-from benchmarks.results.files import latest, read_result, write_result
+from benchmarks.results.files import describe_run, latest, read_result, write_result
 
 
 def test_a_result_has_machine_versions_and_date(tmp_path: Path) -> None:
@@ -20,6 +21,17 @@ def test_a_result_has_machine_versions_and_date(tmp_path: Path) -> None:
     assert document["versions"].keys() >= {"python", "onnxruntime", "litserve"}
     assert document["date"].endswith("+00:00")
     assert path.name.startswith("session-20")
+
+
+def test_a_machine_without_the_files_of_linux_is_described(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(*_: object, **__: object) -> str:
+        raise FileNotFoundError
+
+    monkeypatch.setattr(Path, "read_text", missing)
+    monkeypatch.setattr(platform, "freedesktop_os_release", missing)
+    machine = describe_run()["machine"]
+    assert machine["cpu"] == platform.machine()
+    assert machine["os"].startswith(platform.system())
 
 
 def test_the_command_is_kept_without_absolute_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
