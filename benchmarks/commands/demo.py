@@ -57,8 +57,8 @@ CONDITIONS = (
 class Demo(DataSettings):
     """Train, distil, export, serve and benchmark on MNIST, end to end.
 
-    Takes about five minutes on two cores with bfloat16 instructions, eight on two cores with AVX2 alone; a second run
-    reuses what has not changed and takes about a minute.
+    Takes about eight minutes on two cores with AVX2, less with bfloat16 instructions; a second run reuses what has not
+    changed and takes about a minute.
     """
 
     examples = ("distillery-bench demo", "distillery-bench demo --data-dir mnist --seconds 1")

@@ -59,7 +59,7 @@ class Ratio:
         return f"{self.short} ({_digits(self.low)}–{_digits(self.high)})"
 
     def as_json(self) -> dict[str, Any]:
-        """Return what a result file keeps of it, beside the rounds themselves."""
+        """Return what a result file keeps of it, besides the rounds themselves."""
         return {name: round(value, 3) for name, value in asdict(self).items()} | {"decided": self.decided}
 
 
