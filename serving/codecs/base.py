@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from serving.codecs.errors import Header, RequestError
 from serving.model.repository import Manifest
-from serving.model.tensors import Images, Scores
+from serving.model.tensors import Accepted, Confidences, Images, Scores
 
 
 class Head(NamedTuple):
@@ -50,13 +50,18 @@ class Query(NamedTuple):
 
 
 class Prediction(NamedTuple):
-    """Results for N images, and when their run started and finished (`time.monotonic`)."""
+    """Results for N images, and when their run started and finished (`time.monotonic`).
+
+    A model without an acceptance rule has neither `confidence` nor `accepted`.
+    """
 
     digits: NDArray[np.int64]  # [N]
     logits: Scores  # [N, 10]
     probabilities: Scores  # [N, 10]
     started: float
     finished: float
+    confidence: Confidences | None = None  # [N]
+    accepted: Accepted | None = None  # [N]
 
 
 class Timing(NamedTuple):

@@ -32,12 +32,25 @@ class PredictCodec(Codec):
         return Query(bodies.decode(head, content, limits))
 
     def encode(self, model: Manifest, query: Query, prediction: Prediction, timing: Timing) -> Reply:  # noqa: ARG002
+        digits = prediction.digits.tolist()
         document: dict[str, Any] = {
             "model": model.name,
             "version": model.version,
             "predictions": [
-                {"digit": digit, "probability": row[digit], "probabilities": row}
-                for digit, row in zip(prediction.digits.tolist(), prediction.probabilities, strict=True)
+                {
+                    "digit": digit,
+                    "probability": row[digit],
+                    "probabilities": row,
+                    "confidence": confidence,
+                    "accepted": accepted,
+                }
+                for digit, row, confidence, accepted in zip(
+                    digits,
+                    prediction.probabilities,
+                    [None] * len(digits) if prediction.confidence is None else prediction.confidence,
+                    [None] * len(digits) if prediction.accepted is None else prediction.accepted.tolist(),
+                    strict=True,
+                )
             ],
             "timing": {
                 "decode_ms": timing.decode_ms,
