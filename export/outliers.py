@@ -1,21 +1,26 @@
 """Images that show no digit, drawn for fitting the acceptance rule (`export.acceptance`).
 
-Seven kinds, from seeded random numbers: letters and signs of the fonts that matplotlib ships, pairs of digits, turned
-digits, scribbles, shapes, noise and empty fields. Those with ink have MNIST's form: fitted into 20x20 pixels, centred
+Six kinds, from seeded random numbers: letters and signs of the fonts that matplotlib ships, pairs of digits, scribbles,
+shapes, noise and empty fields. Those with ink have MNIST's form: fitted into 20x20 pixels, centred
 by mass. What the rule rejects is reported on pictures of other fonts, data sets and generators: `benchmarks.outliers`.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
+from typing import NamedTuple, Self
 
 import matplotlib as mpl
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from serving.model.tensors import SIDE, Images
+from training.data.augmentation import jitter
+from training.data.mnist import Digits
+from training.recipe.schema import Augmentation
 
 Draw = Callable[[np.random.Generator, Images], NDArray[np.uint8]]
 """Draws one image `uint8 [28, 28]`; takes digits to compose it of."""
@@ -28,14 +33,51 @@ LETTERS = "ACDEFGHJKLMNPQRTUVWXYacdefhijkmnprtuvwxy"
 SIGNS = "&%#@?$+=*<>{}~!ΔΣΩΦΨΠΛΞΘαβγδεηθλμξπφψω"
 FONTS = ("DejaVuSans*", "DejaVuSerif*", "STIXGeneral*", "cmr10*", "cmss10*", "cmtt10*")
 
+DIGITS = 10_000
+"""Training digits that the outlier unit is fitted on, each plain and jittered."""
+DRAWN, DRAWN_FOR_VALIDATION = 600, 100
+"""Images of each kind without a digit; letters are drawn three times as often."""
+JITTER = Augmentation(rotation=10, shift=1, scale=0.1, shear=8, elastic=0.6)
+
+
+class Samples(NamedTuple):
+    """Digits, and images without a digit, that rules are fitted on, `uint8 [N, 28, 28]`."""
+
+    digits: Images
+    outliers: Images
+    validation: Mapping[str, Images]
+    """Images without a digit by kind, drawn of other digits and with other random numbers."""
+
+    @classmethod
+    def draw(cls, training: Digits, validation: Digits) -> Self:
+        """Draw the outliers, and jitter digits and outliers; the same on every machine with the same fonts."""
+        plain = training.images[:: max(1, len(training) // DIGITS)]
+        typed = torch.from_numpy(draw_digits(DRAWN, seed=0))
+        drawn = np.concatenate([*draw_outliers(DRAWN, training.images.numpy(), seed=1).values()])
+        random = torch.Generator().manual_seed(0)
+        outliers = torch.from_numpy(drawn)
+        return cls(
+            torch.cat([plain, *(jitter(images, JITTER, random=random) for images in (plain, typed))]).numpy(),
+            torch.cat([outliers, jitter(outliers, JITTER, random=random)]).numpy(),
+            draw_outliers(DRAWN_FOR_VALIDATION, validation.images.numpy(), seed=2),
+        )
+
 
 def draw_outliers(count: int, digits: Images, seed: int) -> dict[str, Images]:
-    """Draw `count` images `uint8 [28, 28]` of each kind; pairs and turned digits are made of `digits`."""
+    """Draw `count` images `uint8 [28, 28]` of each kind, three times as many letters; pairs are made of `digits`."""
     drawn = {}
     for index, (name, draw) in enumerate(KINDS.items()):
         random = np.random.default_rng((seed, index))
-        drawn[name] = np.stack([draw(random, digits) for _ in range(count)])
+        drawn[name] = np.stack(
+            [draw(random, digits) for _ in range(3 * count if name == "letters" else count)]
+        )
     return drawn
+
+
+def draw_digits(count: int, seed: int) -> Images:
+    """Draw `count` digits in the same fonts: typed digits are digits."""
+    random = np.random.default_rng(seed)
+    return np.stack([_typed(random, "0123456789") for _ in range(count)])
 
 
 def to_mnist(canvas: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -81,7 +123,11 @@ def _font(path: str, size: int) -> ImageFont.FreeTypeFont:
 
 
 def _letter(random: np.random.Generator, digits: Images) -> NDArray[np.uint8]:  # noqa: ARG001
-    text = str(random.choice(list(LETTERS if random.random() < 0.8 else SIGNS)))
+    return _typed(random, LETTERS if random.random() < 0.8 else SIGNS)
+
+
+def _typed(random: np.random.Generator, characters: str) -> NDArray[np.uint8]:
+    text = characters[random.integers(len(characters))]
     return to_mnist(draw_text(text, fonts()[random.integers(len(fonts()))], bold=int(random.integers(4))))
 
 
@@ -97,13 +143,6 @@ def _pair(random: np.random.Generator, digits: Images) -> NDArray[np.uint8]:
     part = canvas[row : row + SIDE, column : column + SIDE]
     np.maximum(part, second[:, : part.shape[1]], out=part)
     return to_mnist(canvas)
-
-
-def _turned(random: np.random.Generator, digits: Images) -> NDArray[np.uint8]:
-    """A quarter turn, or a mirror image."""
-    digit = digits[random.integers(len(digits))]
-    turn = int(random.integers(3))
-    return np.ascontiguousarray(np.rot90(digit, 2 * turn + 1) if turn < 2 else digit[:, ::-1])
 
 
 def _scribble(random: np.random.Generator, digits: Images) -> NDArray[np.uint8]:  # noqa: ARG001
@@ -181,7 +220,6 @@ def _empty(random: np.random.Generator, digits: Images) -> NDArray[np.uint8]:  #
 KINDS: dict[str, Draw] = {
     "letters": _letter,
     "pairs": _pair,
-    "turned": _turned,
     "scribbles": _scribble,
     "shapes": _shape,
     "noise": _noise,

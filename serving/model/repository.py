@@ -75,6 +75,14 @@ class Acceptance(BaseModel):
     digits: Annotated[int, Field(gt=0, description="validation digits that chose the threshold")]
     accepted: Annotated[int, Field(ge=0, description="of these digits")]
     errors: Annotated[int, Field(ge=0, description="among the accepted ones")]
+    bound: Annotated[
+        float,
+        Field(
+            ge=0, le=1, description="95 % upper bound on the probability of an error among accepted digits"
+        ),
+    ]
+    test_accepted: Annotated[int, Field(ge=0, description="of the test digits, which chose nothing")]
+    test_errors: Annotated[int, Field(ge=0, description="among the accepted test digits")]
     outliers_accepted: dict[str, float] = Field(
         description="accepted share of images without a digit, by kind; drawn for validation"
     )
