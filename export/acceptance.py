@@ -6,12 +6,12 @@
 
 `outlier` is a linear unit on the last hidden layer: a logistic regression of images without a digit against digits,
 whose offset is the energy logsumexp(logits) (Liu et al. 2020, arXiv:2010.03759; learning from drawn outliers: Hendrycks
-et al. 2019, arXiv:1812.04606). It is fitted on training digits. `power` is fitted on validation digits, and turns p, which
-allows for images without a digit, into the probability that the prediction for a digit is correct. The threshold is the
-lowest one at which the share of errors among accepted validation digits is at most the stated risk.
+et al. 2019, arXiv:1812.04606). It is fitted on training digits. `power` is fitted on validation digits, and turns p,
+which allows for images without a digit, into the probability that the prediction for a digit is correct. The threshold
+is the lowest one at which the share of errors among accepted validation digits is at most the stated risk.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import onnx
@@ -27,7 +27,7 @@ from serving.model.tensors import CLASSES
 from training.data.mnist import Digits
 
 RISK = 0.0015
-"""Largest share of errors among accepted validation digits: 0.1 %, and 0.05 % for validation digits with a wrong label."""
+"""Largest share of errors among accepted validation digits: 0.1 %, and 0.05 % for digits whose label is wrong."""
 LEVEL = 0.95
 """Confidence level of the bound on that share."""
 PENALTY = 1e-4
@@ -196,7 +196,7 @@ def _features(model: onnx.ModelProto) -> list[str]:
     ]
 
 
-def _add(model: onnx.ModelProto, kind: str, inputs: list[str], output: str, **attributes: int) -> None:
+def _add(model: onnx.ModelProto, kind: str, inputs: list[str], output: str, **attributes: Any) -> None:
     model.graph.node.append(helper.make_node(kind, inputs, [output], **attributes))
 
 

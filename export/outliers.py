@@ -35,8 +35,8 @@ FONTS = ("DejaVuSans*", "DejaVuSerif*", "STIXGeneral*", "cmr10*", "cmss10*", "cm
 
 DIGITS = 10_000
 """Training digits that the outlier unit is fitted on, each plain and jittered."""
-DRAWN, DRAWN_FOR_VALIDATION = 600, 100
-"""Images of each kind without a digit; letters are drawn three times as often."""
+DRAWN = 600
+"""Images of each kind without a digit, and typed digits; letters are drawn three times as often."""
 JITTER = Augmentation(rotation=10, shift=1, scale=0.1, shear=8, elastic=0.6)
 
 
@@ -49,17 +49,17 @@ class Samples(NamedTuple):
     """Images without a digit by kind, drawn of other digits and with other random numbers."""
 
     @classmethod
-    def draw(cls, training: Digits, validation: Digits) -> Self:
+    def draw(cls, training: Digits, validation: Digits, drawn: int = DRAWN) -> Self:
         """Draw the outliers, and jitter digits and outliers; the same on every machine with the same fonts."""
         plain = training.images[:: max(1, len(training) // DIGITS)]
-        typed = torch.from_numpy(draw_digits(DRAWN, seed=0))
-        drawn = np.concatenate([*draw_outliers(DRAWN, training.images.numpy(), seed=1).values()])
+        typed = torch.from_numpy(draw_digits(drawn, seed=0))
+        kinds = draw_outliers(drawn, training.images.numpy(), seed=1)
+        outliers = torch.from_numpy(np.concatenate([*kinds.values()]))
         random = torch.Generator().manual_seed(0)
-        outliers = torch.from_numpy(drawn)
         return cls(
             torch.cat([plain, *(jitter(images, JITTER, random=random) for images in (plain, typed))]).numpy(),
             torch.cat([outliers, jitter(outliers, JITTER, random=random)]).numpy(),
-            draw_outliers(DRAWN_FOR_VALIDATION, validation.images.numpy(), seed=2),
+            draw_outliers(max(1, drawn // 6), validation.images.numpy(), seed=2),
         )
 
 
@@ -193,7 +193,8 @@ def _texture(random: np.random.Generator, side: int) -> NDArray[np.float64]:
     """Smooth noise `[side, side]` between 0 and 1."""
     grain = int(random.integers(1, 10))
     coarse = random.integers(0, 256, (-(-side // grain),) * 2, dtype=np.uint8)
-    return np.asarray(Image.fromarray(coarse).resize((side, side), Image.Resampling.BICUBIC)) / 255
+    smooth = Image.fromarray(coarse).resize((side, side), Image.Resampling.BICUBIC)
+    return np.asarray(smooth, np.float64) / 255
 
 
 def _empty(random: np.random.Generator, digits: Images) -> NDArray[np.uint8]:  # noqa: ARG001
@@ -214,7 +215,8 @@ def _empty(random: np.random.Generator, digits: Images) -> NDArray[np.uint8]:  #
         for place in places:
             field[place : place + int(random.integers(1, 4))] += random.uniform(60, 255)
         field = field.T if random.random() < 0.5 else field
-    return field.clip(0, 255).astype(np.uint8)
+    image: NDArray[np.uint8] = field.clip(0, 255).astype(np.uint8)
+    return image
 
 
 KINDS: dict[str, Draw] = {

@@ -138,7 +138,7 @@ def export_checkpoint(
 def _finish(
     graph: Graph, unit: OutlierUnit, splits: Splits, exact: npt.NDArray[np.float64], risk: float
 ) -> tuple[Graph, dict[str, Any]]:
-    """Add calibration temperature and acceptance rule, and return the graph with them and the manifest's entries on that file.
+    """Add calibration temperature and acceptance rule; return the graph and the manifest's entries on that file.
 
     `exact` holds the network's logits for the test digits.
     """

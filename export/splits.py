@@ -5,7 +5,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Self
 
-from export.outliers import Samples
+from export.outliers import DRAWN, Samples
 from training.data.mnist import Digits, find_mnist, load_test, load_training
 
 
@@ -16,6 +16,8 @@ class Splits:
     training: Digits
     validation: Digits
     test: Digits
+    drawn: int = DRAWN
+    """Images of each kind without a digit that acceptance rules are fitted on."""
 
     @classmethod
     def read(cls, data_dir: Path | None) -> Self:
@@ -26,4 +28,4 @@ class Splits:
     @cached_property
     def samples(self) -> Samples:
         """What acceptance rules are fitted on, drawn once for all models of an export."""
-        return Samples.draw(self.training, self.validation)
+        return Samples.draw(self.training, self.validation, self.drawn)
