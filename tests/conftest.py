@@ -25,11 +25,13 @@ THREADS = int(os.environ.get("DISTILLERY_TEST_THREADS", "1"))
 
 
 @pytest.fixture(autouse=True)
-def fixed_threads() -> None:
-    """Reset torch's threads, which a command under test may have set: their number decides the last bits of a sum."""
+def fixed_threads() -> Iterator[None]:
+    """Fix torch's threads, which a command under test may set: their number decides the last bits of a sum."""
     import torch  # noqa: PLC0415
 
     torch.set_num_threads(THREADS)
+    yield
+    torch.set_num_threads(THREADS)  # for the fixtures of the next module, which come before this one
 
 
 def made_once(folders: pytest.TempPathFactory, name: str, make: Callable[[Path], None]) -> Path:
