@@ -17,7 +17,7 @@ class _Part:
 
     def __init__(self) -> None:
         self.disposition = b""
-        self.chunks: list[bytes] = []
+        self.content = b""
 
     def options(self) -> dict[bytes, bytes]:
         """Return the parameters of Content-Disposition."""
@@ -25,7 +25,7 @@ class _Part:
 
     def is_file(self) -> bool:
         """Return whether the part has a file name, or is a picture whatever its headers say."""
-        kind = recognise(b"".join(self.chunks))
+        kind = recognise(self.content)
         return bool(self.options().get(b"filename")) or (
             kind is not None and kind.name in {*PICTURES, BASE64}
         )
@@ -38,6 +38,7 @@ class _Parts(list[_Part]):
         self.ended = False
         self._max_parts = max_parts
         self._header = b""
+        self._chunks: list[memoryview] = []
 
     def on_part_begin(self) -> None:
         if len(self) == self._max_parts:
@@ -52,7 +53,11 @@ class _Parts(list[_Part]):
             self[-1].disposition = data[start:stop]
 
     def on_part_data(self, data: bytes, start: int, stop: int) -> None:
-        self[-1].chunks.append(data[start:stop])
+        self._chunks.append(memoryview(data)[start:stop])
+
+    def on_part_end(self) -> None:
+        self[-1].content = b"".join(self._chunks)
+        self._chunks.clear()
 
     def on_end(self) -> None:
         self.ended = True
@@ -85,6 +90,7 @@ def form_files(boundary: bytes, content: bytes, max_files: int) -> list[tuple[st
                 "on_header_field": parts.on_header_field,
                 "on_header_value": parts.on_header_value,
                 "on_part_data": parts.on_part_data,
+                "on_part_end": parts.on_part_end,
                 "on_end": parts.on_end,
             },
         ).write(content)
@@ -92,7 +98,7 @@ def form_files(boundary: bytes, content: bytes, max_files: int) -> list[tuple[st
         raise MalformedBody(f"the body is not multipart/form-data: {error}") from None
     if not parts.ended:
         raise MalformedBody("the multipart form is truncated: its closing boundary is missing")
-    files = [b"".join(part.chunks) for part in parts if part.is_file()]
+    files = [part.content for part in parts if part.is_file()]
     if not files:
         fields = ", ".join(
             part.options().get(b"name", b"?")[:40].decode(errors="replace") for part in parts[:5]

@@ -109,7 +109,7 @@ def _levels(name: str, picture: Image.Image) -> NDArray[np.uint8]:
         small.thumbnail((WORKING_SIDE, WORKING_SIDE))
     except Exception as error:  # noqa: BLE001 - as in `_open`
         raise _damaged(name, error) from None
-    turn = _UPRIGHT.get(_orientation(picture))
+    turn = _turn(picture)
     return np.asarray(small if turn is None else small.transpose(turn))
 
 
@@ -118,10 +118,10 @@ def _damaged(name: str, error: Exception) -> InvalidPicture:
     return InvalidPicture(f"{name} is incomplete or damaged: {reason or type(error).__name__}")
 
 
-def _orientation(picture: Image.Image) -> object:
-    """Return the orientation in EXIF or XMP; None if there is none, or if it cannot be read."""
+def _turn(picture: Image.Image) -> Image.Transpose | None:
+    """Return what makes the picture upright by its EXIF or XMP; None if that states nothing or cannot be read."""
     try:
-        return picture.getexif().get(_ORIENTATION)
+        return _UPRIGHT.get(picture.getexif().get(_ORIENTATION))
     except Exception:  # noqa: BLE001 - the picture itself is intact
         return None
 

@@ -40,8 +40,8 @@ def read_request(content: bytes, json_bytes: int | None, limits: BodyLimits) -> 
         document = parse_json(text, limits.max_images)
     except MalformedBody as error:
         raise MalformedBody(
-            f"{error}; with a binary tensor, Inference-Header-Content-Length is the length of the JSON "
-            f"(here {json_bytes:,})"
+            f"{error}, up to byte {json_bytes:,}; "
+            "with a binary tensor, Inference-Header-Content-Length is the length of the JSON"
         ) from None
     tensor = _input(as_object(document, "the body"))
     images = _images(tensor, text, content, limits)
