@@ -6,7 +6,7 @@ import re
 
 from serving.codecs.errors import InvalidPicture
 
-_DATA_URL = re.compile(rb"\s*data:[^,]{0,200}?(;\s*base64\s*)?,", re.IGNORECASE)  # RFC 2397
+_DATA_URL = re.compile(rb"\s{0,99}data:[^,]{0,200}?(;\s*base64\s*)?,", re.IGNORECASE)  # RFC 2397
 _STANDARD = bytes.maketrans(b"-_", b"+/")  # from the URL-safe alphabet (RFC 4648, section 5)
 _WHITESPACE = b" \t\r\n\f\v"
 _HINTS = (

@@ -21,7 +21,7 @@ MAX_INLINE_BYTES = 256 * 1024  # about a millisecond of JSON
 _MAX_INLINE_PNG_BYTES = 16 * 1024
 _MAX_INLINE_PIXELS = 128 * 128
 _LISTED = ", ".join(kind.decode() for kind in MEDIA_TYPES)
-_OBJECT = re.compile(rb"(?:\xef\xbb\xbf|\xff\xfe|\xfe\xff)?\s*\0{0,3}\{\0{0,3}\s*\0{0,3}[\"'}]")
+_OBJECT = re.compile(rb"(?:\xef\xbb\xbf|\xff\xfe|\xfe\xff)?\s{0,99}\0{0,3}\{\0{0,3}\s{0,99}\0{0,3}[\"'}]")
 """The start of a JSON object, also in UTF-16 or UTF-32, of which the error names the fix."""
 
 

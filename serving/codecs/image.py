@@ -8,6 +8,7 @@ converted, in strips, so that its pixels are held once.
 import io
 import warnings
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -59,22 +60,32 @@ def decode_pictures(files: Sequence[tuple[str, bytes]], max_pixels: int) -> Imag
     images = []
     left = max_pixels
     for name, content in files:
-        picture, held = _open(name, content)
-        left -= held
+        picture = _open(name, content)
+        left -= picture.held
         if left < 0:
             raise TooManyPixels(
-                f"{name} is {picture.width}×{picture.height} and takes the memory of {held:,} pixels; one request may "
-                f"take {max_pixels:,}: scale the picture down, or send it as baseline JPEG"
+                f"{name} is {picture.width}×{picture.height}, for which decoding holds {picture.held:,} pixels; one "
+                f"request may hold {max_pixels:,}: scale the picture down, or send it as baseline JPEG"
             )
-        image = to_mnist(_levels(name, picture))
+        image = to_mnist(_levels(name, picture.image))
         if image is None:
             raise InvalidPicture(f"{name} shows no digit: the contrast between ink and background is too low")
         images.append(image)
     return np.stack(images)
 
 
-def _open(name: str, content: bytes) -> tuple[Image.Image, int]:
-    """Read a picture's header; return the picture, and the number of pixels that decoding it holds."""
+class _Picture(NamedTuple):
+    """A picture of which only the header has been read."""
+
+    image: Image.Image
+    width: int
+    height: int
+    held: int
+    """Pixels in memory during decoding."""
+
+
+def _open(name: str, content: bytes) -> _Picture:
+    """Read a picture's header. Raises `InvalidPicture`, `TooManyPixels`."""
     kind = recognise(content)
     if kind and kind.name == BASE64:
         content = decode_base64(name, content)
@@ -85,21 +96,22 @@ def _open(name: str, content: bytes) -> tuple[Image.Image, int]:
     if kind.name not in PICTURES:
         raise InvalidPicture(f"{name} is {kind.name}; {kind.fix} ({_EXPECTED})")
     try:
-        streamed, metadata = False, {}
+        metadata: dict[str, bytes] = {}
+        streamed = False
         if kind.name == "JPEG":
             content, metadata, streamed = split_jpeg(content)
         picture = Image.open(io.BytesIO(content), formats=(kind.name,))
         picture.info.update(metadata)
-        declared = picture.width * picture.height
+        width, height = picture.size
         picture.draft(None, (WORKING_SIDE, WORKING_SIDE))  # JPEG only
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        declared = 2 * MAX_DECLARED_PIXELS
+        width = height = MAX_DECLARED_PIXELS
     except Exception as error:  # noqa: BLE001 - Pillow raises nearly everything on damaged files
         raise _damaged(name, error) from None
-    if declared > MAX_DECLARED_PIXELS:
+    if width * height > MAX_DECLARED_PIXELS:
         raise TooManyPixels(f"{name} has more than {MAX_DECLARED_PIXELS:,} pixels; scale the picture down")
-    held = picture.width * picture.height if streamed else declared
-    return picture, held * _COPIES.get(kind.name, 1)
+    held = picture.width * picture.height if streamed else width * height
+    return _Picture(picture, width, height, held * _COPIES.get(kind.name, 1))
 
 
 def _levels(name: str, picture: Image.Image) -> NDArray[np.uint8]:
@@ -121,7 +133,7 @@ def _damaged(name: str, error: Exception) -> InvalidPicture:
 def _turn(picture: Image.Image) -> Image.Transpose | None:
     """Return what makes the picture upright by its EXIF or XMP; None if that states nothing or cannot be read."""
     try:
-        return _UPRIGHT.get(picture.getexif().get(_ORIENTATION))
+        return _UPRIGHT.get(picture.getexif()[_ORIENTATION])
     except Exception:  # noqa: BLE001 - the picture itself is intact
         return None
 

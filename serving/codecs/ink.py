@@ -43,7 +43,7 @@ def _ink(levels: NDArray[np.uint8]) -> Plane | None:
     on_edge = np.ones((height, width), bool)
     on_edge[1:-1, 1:-1] = False
     background = np.median(levels[on_edge].reshape(-1, channels), axis=0)
-    distance = np.abs(levels - background.astype(np.int16)).max(axis=2)
+    distance = np.abs(levels - background.astype(np.int32)).max(axis=2)
     contrast = int(distance.max())
     if contrast < _MIN_CONTRAST:
         return None

@@ -29,7 +29,11 @@ _SIGNATURES = (  # the first match counts
     Signature("WEBP", rb"RIFF.{4}WEBP"),
     Signature("GIF", rb"GIF8[79]a"),
     Signature("BMP", rb"BM.{4}\0{4}"),
-    Signature(BASE64, rb"\s*(?:(?i:data:)|iVBORw0KGgo|/9j/|R0lGOD|UklGR|Qk[0-3][\w+/-]{5}AAAAA)"),
+    Signature(
+        BASE64,
+        rb"\s{0,99}(?:(?i:data:)|iVBORw0KGgo|/9j/|R0lGOD|UklGR|Qk[0-3][\w+/-]{5}AAAAA)",
+        "encode it once, not twice",
+    ),
     Signature(
         "a HEIC photo, as iPhones save them",
         rb".{4}ftyp(?:hei[cxms]|hev[cx]|mif1|msf1)",
@@ -42,8 +46,10 @@ _SIGNATURES = (  # the first match counts
     Signature("JPEG XL", rb"\0\0\0\x0cJXL |\xff\x0a", _AS_PNG),
     Signature("a Photoshop document", rb"8BPS", _AS_PNG),
     Signature("PDF", rb"%PDF-", "export the page as PNG"),
-    Signature("SVG", rb"(?:\xef\xbb\xbf)?\s*(?:<\?xml|<!--|<!DOCTYPE svg|<svg)", "render it to PNG"),
-    Signature("HTML", rb"\s*<(?i:!doctype html|html)", "send the picture itself, not a page that shows it"),
+    Signature("SVG", rb"(?:\xef\xbb\xbf)?\s{0,99}(?:<\?xml|<!--|<!DOCTYPE svg|<svg)", "render it to PNG"),
+    Signature(
+        "HTML", rb"\s{0,99}<(?i:!doctype html|html)", "send the picture itself, not a page that shows it"
+    ),
     Signature("a URL", rb"https?://", "download the picture and send its bytes"),
     Signature("gzip data", rb"\x1f\x8b", "set Content-Encoding: gzip, or send it uncompressed"),
     Signature("a ZIP archive", rb"PK\x03\x04", "send the pictures in it as multipart/form-data"),

@@ -35,7 +35,11 @@ def describe_predictions(app: FastAPI, models: Mapping[str, Any], default: str, 
     operation: dict[str, Any] = {
         "tags": ["predictions"],
         "parameters": [CONTENT_ENCODING],
-        "requestBody": {"required": True, "content": _bodies()},
+        "requestBody": {
+            "description": "A body is recognised by its first bytes; only forms and raw pixels need their media type.",
+            "required": True,
+            "content": _bodies(),
+        },
         "responses": {
             "200": {
                 "description": "one prediction per image",

@@ -214,6 +214,9 @@ def test_octets_are_raw_pixels_unless_they_are_a_picture() -> None:
         (JPEG, "\xff\xd8\xff\xe0".encode(), 422, "converted to text"),
         (PNG, b"hello", 422, "the body is not a picture: it is 5 bytes starting with b'hello'; expected PNG, JPEG,"),
         (JSON, b"\0\0\0\x18ftypheic", 422, "a HEIC photo"),
+        (b"", base64.b64encode(base64.b64encode(picture(DIGITS[0]))), 415, "Content-Type is missing"),
+        (b"", b"data:," + base64.b64encode(picture(DIGITS[0])), 422, "without ;base64"),
+        (b"", b"data:;base64," + base64.b64encode(base64.b64encode(picture(DIGITS[0]))), 422, "once, not twice"),
     ],
 )  # fmt: skip
 def test_an_unsupported_body_is_rejected_with_the_fix(

@@ -2,9 +2,11 @@
 
 import io
 import struct
+import subprocess
 import sys
 import zlib
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,6 +16,7 @@ from PIL import Image
 from serving.codecs.errors import InvalidPicture, RequestError, TooManyPixels
 from serving.codecs.image import decode_pictures
 from tests.support.samples import sample_test
+from tests.support.service import ROOT
 
 Grey = NDArray[np.uint8]
 DIGITS: list[Grey] = list(sample_test().images.numpy()[:20])
@@ -158,7 +161,7 @@ def test_a_picture_that_declares_too_many_pixels_is_rejected_without_decoding() 
         bomb = png(side, side, data=zlib.compress(bytes(10_000_000)))
         with pytest.raises(TooManyPixels, match="more than 64,000,000 pixels; scale the picture down"):
             decode(bomb)
-    with pytest.raises(TooManyPixels, match="5000×5000 and takes the memory of 25,000,000 pixels"):
+    with pytest.raises(TooManyPixels, match="5000×5000, for which decoding holds 25,000,000 pixels"):
         decode(png(5000, 5000))
 
 
@@ -189,7 +192,7 @@ def test_a_sequential_jpeg_of_several_scans_counts_with_all_its_pixels() -> None
 
 def test_webp_counts_four_times() -> None:
     decode(ENCODED["WebP"], max_pixels=4 * 1_960_000)
-    with pytest.raises(TooManyPixels, match="takes the memory of 7,840,000 pixels"):
+    with pytest.raises(TooManyPixels, match="holds 7,840,000 pixels"):
         decode(ENCODED["WebP"], max_pixels=4 * 1_960_000 - 1)
 
 
@@ -256,12 +259,37 @@ def test_damaged_pictures_never_cause_an_internal_error(kind: str) -> None:
         assert image.shape == (28, 28)
 
 
+STATUS = Path("/proc/self/status")
 PEAK = """
-import resource, sys
+import re, sys
 from pathlib import Path
 from serving.codecs.image import decode_pictures
-content = Path(sys.argv[1]).read_bytes()
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-decode_pictures([("photo", content)], 16_000_000)
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+
+def peak_kilobytes(path):
+    decode_pictures([("photo", Path(path).read_bytes())], 16_000_000)
+    return int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1])
+
+before = peak_kilobytes(sys.argv[1])
+print(peak_kilobytes(sys.argv[2]) - before)
 """
+PHOTO = Image.fromarray(DIGITS[3]).resize((4032, 3024))
+PHOTOS: dict[str, Callable[[], bytes]] = {
+    "JPEG": lambda: encode(PHOTO.convert("RGB"), "JPEG", quality=95),
+    "progressive JPEG": lambda: encode(PHOTO.convert("RGB"), "JPEG", quality=95, progressive=True),
+    "PNG": lambda: encode(PHOTO.convert("RGB"), compress_level=1),
+    "PNG with alpha": lambda: encode(Image.merge("RGBA", (PHOTO,) * 4), compress_level=1),
+    "PNG of 16 bits": lambda: encode(
+        Image.fromarray(np.asarray(PHOTO).astype(np.uint16) << 8), compress_level=1
+    ),
+}
+
+
+@pytest.mark.skipif(not STATUS.exists(), reason="reads the peak memory of a process from /proc")
+@pytest.mark.parametrize("kind", PHOTOS)
+def test_a_photo_of_12_megapixels_is_decoded_within_100_megabytes(kind: str, tmp_path: Path) -> None:
+    small, large = tmp_path / "small", tmp_path / "large"
+    small.write_bytes(encode(PHOTO.resize((100, 100))))
+    large.write_bytes(PHOTOS[kind]())
+    command = [sys.executable, "-c", PEAK, small, large]
+    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert int(run.stdout) * 1024 < 100_000_000
