@@ -115,7 +115,7 @@ def _int8_losses(entries: list[ModelEntry]) -> Iterator[str]:
             yield (
                 f"{name} has {int8.test_errors - fp32.test_errors} test errors more than {fp32.name} "
                 f"(up to {MAX_EXTRA_ERRORS} are usual); best of the quantisations tried on validation digits: "
-                f"{parameters['weight_bits']:.0f}-bit weights, percentile {parameters['percentile']:g}"
+                f"percentile {parameters['percentile']:g}"
             )
 
 
