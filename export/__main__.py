@@ -43,7 +43,7 @@ class Export(DataSettings):
     )
     name: str = Field("model", description="with --checkpoint: name of the model")
     int8: Annotated[list[str], distillery.Metavar("MODEL,...")] = Field(
-        ["student"], description="models that are also published as NAME-int8"
+        ["student", "fast"], description="models that are also published as NAME-int8"
     )
     models_dir: Path = Field(Path("models"), description="model repository to write")
     model_version: int = Field(1, ge=1, description="version folder to write")
