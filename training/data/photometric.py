@@ -38,7 +38,9 @@ class Drawn(NamedTuple):
 
 def draw_changes(count: int, settings: Photometric, random: Random = None) -> list[Drawn]:
     """Draw the changes of `count` digits; on the CPU, from `random` or torch's global generator."""
-    drawn = []
+    drawn: list[Drawn] = []
+    if not settings.enabled:
+        return drawn
     for name, (draw, apply) in CHANGES.items():
         if limit := getattr(settings, name):
             digits = torch.nonzero(torch.rand(count, generator=random) < settings.probability).flatten()

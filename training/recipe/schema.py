@@ -29,25 +29,23 @@ class Section(BaseModel):
 
 
 class Photometric(Section):
-    """Random changes of ink and paper, each of some of the training digits; 0 disables each."""
+    """Random changes of ink and paper. The probability enables them, a range of 0 disables one of them."""
 
-    probability: float = Field(0.3, gt=0, le=1, description="share of the digits that each change applies to")
-    stroke: float = Field(0, ge=0, le=1, description="maximum change of stroke width, pixels on each side")
-    cutout: float = Field(0, ge=0, le=28, description="maximum side of a square without ink, pixels")
-    blur: float = Field(0, ge=0, le=14, description="maximum standard deviation of a Gaussian blur, pixels")
+    probability: float = Field(0, ge=0, le=1, description="share of the digits that each change applies to")
+    stroke: float = Field(0.5, ge=0, le=1, description="maximum change of stroke width, pixels on each side")
+    cutout: float = Field(12, ge=0, le=28, description="maximum side of a square without ink, pixels")
+    blur: float = Field(1.8, ge=0, le=14, description="maximum standard deviation of a blur, pixels")
     contrast: float = Field(
-        0, ge=0, lt=1, description="maximum loss of contrast; 0.7: 0.3 to 1 of it remains"
+        0.7, ge=0, lt=1, description="maximum loss of contrast; 0.7: at least 0.3 remains"
     )
-    background: float = Field(
-        0, ge=0, lt=1, description="maximum brightness of the background; full ink is 1"
-    )
-    gradient: float = Field(0, ge=0, lt=1, description="maximum rise of the background across the image")
-    noise: float = Field(0, ge=0, le=1, description="maximum standard deviation of noise; full ink is 1")
+    background: float = Field(0.3, ge=0, lt=1, description="maximum brightness of the background; ink is 1")
+    gradient: float = Field(0.3, ge=0, lt=1, description="maximum rise of the background across the image")
+    noise: float = Field(0.3, ge=0, le=1, description="maximum standard deviation of noise; ink is 1")
 
     @property
     def enabled(self) -> bool:
         """True if digits are changed at all."""
-        return any(self.model_dump(exclude={"probability"}).values())
+        return self.probability > 0 and any(self.model_dump(exclude={"probability"}).values())
 
 
 class Augmentation(Section):

@@ -59,15 +59,15 @@ def interval(values: dict[str, Any]) -> str:
 
 def _changes(augmentation: dict[str, Any]) -> list[str]:
     """Return the random changes of the training digits, each with its amount."""
-    photometric = augmentation.get("photometric", {})
-    share = photometric.get("probability", 1)
+    photometric = augmentation["photometric"]
+    share = photometric["probability"]
     geometric = [
         f"{name} {amount:g}" for name, amount in augmentation.items() if name != "photometric" and amount
     ]
     return geometric + [
         f"{name} {amount:g} for {share:.0%} of the digits"
         for name, amount in photometric.items()
-        if name != "probability" and amount
+        if share and amount and name != "probability"
     ]
 
 

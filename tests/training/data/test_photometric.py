@@ -6,7 +6,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.support.samples import sample_test
 from training.data.augmentation import augment
 from training.data.photometric import CHANGES, blur, change_stroke, cut_out, draw_changes, raise_paper
 from training.recipe.schema import Augmentation, Photometric
@@ -21,6 +20,12 @@ LIMITS = {
     "noise": 0.3,
 }
 ALL = Photometric(probability=0.25, **LIMITS)
+NONE = dict.fromkeys(LIMITS, 0)
+
+
+def only(name: str, probability: float) -> Photometric:
+    """One change, of that share of the digits."""
+    return Photometric(probability=probability, **(NONE | {name: LIMITS[name]}))
 
 
 def seeded(seed: int) -> torch.Generator:
@@ -40,21 +45,18 @@ def test_every_range_of_a_recipe_has_a_change() -> None:
 
 
 def test_without_ranges_nothing_is_changed_or_drawn() -> None:
-    settings = Augmentation(photometric=Photometric(probability=1))
-    assert not settings.enabled
-    assert Augmentation(photometric=Photometric(blur=1)).enabled
-    images, random = sample_test().images, seeded(0)
-    assert torch.equal(augment(images, Augmentation(shift=2), random=seeded(0)),
-                       augment(images, settings.model_copy(update={"shift": 2}), random=random))  # fmt: skip
-    other = seeded(0)
-    augment(images, Augmentation(shift=2), random=other)
-    assert torch.equal(random.get_state(), other.get_state())  # so the views of older recipes are unchanged
+    for off in (Photometric(**LIMITS), Photometric(probability=1, **NONE)):
+        assert not Augmentation(photometric=off).enabled
+    assert Augmentation(photometric=only("blur", 0.1)).enabled
+    state = (random := seeded(0)).get_state()
+    assert draw_changes(500, Photometric(**LIMITS), random) == []
+    assert torch.equal(random.get_state(), state)  # so the views of recipes without it are unchanged
 
 
 @pytest.mark.parametrize("name", CHANGES)
 def test_each_change_applies_to_its_share_of_the_digits_and_by_seed(name: str) -> None:
     images = square(2000).to(torch.uint8)
-    settings = Augmentation(photometric=Photometric(probability=0.25, **{name: LIMITS[name]}))
+    settings = Augmentation(photometric=only(name, 0.25))
     one, again, other = (augment(images, settings, random=seeded(seed)) for seed in (1, 1, 2))
     assert torch.equal(one, again)
     assert not torch.equal(one, other)
@@ -80,7 +82,7 @@ def test_views_do_not_depend_on_threads_or_on_where_a_part_starts() -> None:
 
 def amounts(name: str, count: int = 4000) -> Tensor:
     """Drawn amounts of one change."""
-    [drawn] = draw_changes(count, Photometric(probability=1, **{name: LIMITS[name]}), seeded(0))
+    [drawn] = draw_changes(count, only(name, 1), seeded(0))
     return drawn.amounts
 
 
