@@ -9,6 +9,7 @@ from benchmarks.commands.http import Http
 from benchmarks.commands.pareto import Pareto
 from benchmarks.commands.peers import Peers
 from benchmarks.commands.perf_analyzer import PerfAnalyzer
+from benchmarks.commands.pictures import Pictures
 from benchmarks.commands.profile import Profile
 from benchmarks.commands.record import Record
 from benchmarks.commands.render import Render
@@ -27,6 +28,7 @@ COMMANDS: dict[str, type[Command]] = {
     "perf-analyzer": PerfAnalyzer,
     "profile": Profile,
     "footprint": Footprint,
+    "pictures": Pictures,
     "training": Training,
     "speed": Speed,
     "accuracy": Accuracy,
