@@ -9,7 +9,7 @@ from typing import Any, Literal, get_args, get_origin
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from distillery.command import Command, Metavar
+from distillery.command import Command, CommandModules, Metavar, first_line
 from distillery.errors import model_in, plain
 
 WIDTH = 80
@@ -70,8 +70,9 @@ def _paragraphs(text: str) -> list[str]:
 def _command_list(commands: Mapping[str, type[Command]]) -> list[str]:
     width = max(map(len, commands)) + 4
     lines = ["Commands:"]
-    for name, command in commands.items():
-        summary = (command.__doc__ or "").strip().partition("\n")[0]
+    for name in commands:
+        lazy = isinstance(commands, CommandModules)
+        summary = commands.summary(name) if lazy else first_line(commands[name].__doc__)
         lines += _row(name, summary, width)
     return [*lines, ""]
 
