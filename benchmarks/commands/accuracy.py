@@ -4,15 +4,10 @@ Each seed is trained, evaluated and exported by the commands of the stages; fini
 """
 
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from rich.box import SIMPLE_HEAD
-from rich.table import Table
-
-from benchmarks.commands.seeds import SeedsBench
-from benchmarks.results.models import models_of
+from benchmarks.commands.seeds import SeedsBench, models_of
 from training.evaluation.significance import mean_interval
 from training.recipe.schema import ALONE
 
@@ -28,6 +23,10 @@ class Accuracy(SeedsBench):
     @property
     def kind(self) -> str:
         return accuracy_kind(self.recipe)
+
+    @property
+    def template(self) -> str:
+        return "test-errors"
 
     def measure(self) -> dict[str, Any]:
         seeds = [self._measure_seed(seed) for seed in self.seeds]
@@ -60,21 +59,6 @@ class Accuracy(SeedsBench):
 
     def summary(self, data: dict[str, Any]) -> dict[str, Any]:
         return {"test_errors": data["test_errors"]}
-
-    def tables(self, data: dict[str, Any]) -> Iterator[Table]:
-        seeds = ", ".join(str(seed["seed"]) for seed in data["seeds"])
-        table = Table(
-            title=f"test errors of 10,000, recipe {data['recipe']}, seeds {seeds}",
-            box=SIMPLE_HEAD,
-            title_justify="left",
-        )
-        for name in ("model", "each seed", "mean", "95 % interval"):
-            table.add_column(name, justify="left" if name == "model" else "right")
-        saved = {f"{name}, saved by distillation": row for name, row in data["saved"].items()}
-        for name, row in (data["test_errors"] | saved).items():
-            interval = "" if row["interval_95"] is None else f"± {row['interval_95']:.1f}"
-            table.add_row(name, ", ".join(map(str, row["values"])), f"{row['mean']:.1f}", interval)
-        yield table
 
 
 def accuracy_kind(recipe: str) -> str:

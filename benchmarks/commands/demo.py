@@ -10,6 +10,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,15 +21,13 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from benchmarks.commands.bench import progress_bar
-from benchmarks.commands.seeds import check_status, run_stage
+from benchmarks.commands.seeds import check_status, models_of, run_stage
 from benchmarks.errors import BenchmarkError
-from benchmarks.load.http import cases_of, measure_http
-from benchmarks.load.service_cpu import ServiceCpu
+from benchmarks.load.http import cases_of, measure_http, service_cpu
 from benchmarks.load.sessions import REFERENCE, measure_sessions
 from benchmarks.load.workloads import service_workload
 from benchmarks.results.files import warn_if_busy, write_result
-from benchmarks.results.models import model_facts, models_of, select_models
+from benchmarks.results.models import model_facts, select_models
 from benchmarks.results.ratio import LEGEND, Ratio
 from benchmarks.systems.servers import running_service
 from distillery.machine import usable_cores
@@ -87,11 +86,11 @@ class Demo(DataSettings):
         entries = select_models(self.models_dir, models_of(RECIPE, self.models_dir))
         test = load_test(find_mnist(self.data_dir))
         console.rule("[bold]serve and measure", align="left")
-        with running_service(self.models_dir) as url:
-            with Client(url) as client:
+        with running_service(self.models_dir) as service:
+            with Client(service.url) as client:
                 for entry in track(entries.values(), "every test digit over HTTP", console=console):
                     _check_every_digit(client, entry, test)
-            sessions, http = self._measure(url, entries)
+            sessions, http = self._measure(service.url, entries)
         facts = model_facts(entries)
         kept = {"models": facts, "sessions": sessions, "http": http, "rounds": self.rounds}
         result = write_result("demo", kept, folder=run_dir)
@@ -115,17 +114,13 @@ class Demo(DataSettings):
     ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         paths = {name: entries[name].path for name in MEASURED}
         sessions = measure_sessions(paths, batches=[1], rounds=self.rounds, seconds=SESSION_SECONDS)
-        cases = cases_of([service_workload(url, name) for name in MEASURED], [1, 16])
-        with progress_bar() as bar:
-            task = bar.add_task("under load", total=len(cases) * self.rounds)
-            rows = measure_http(
-                cases,
-                rounds=self.rounds,
-                seconds=self.seconds,
-                tool="python",  # wrk has no rounds shorter than a second
-                cpu={"service": ServiceCpu(url)},
-                progress=lambda _: bar.advance(task),
-            )
+        rows = measure_http(
+            cases_of([service_workload(url, name) for name in MEASURED], [1, 16]),
+            rounds=self.rounds,
+            seconds=self.seconds,
+            tool="python",  # wrk has no rounds shorter than a second
+            cpu={"service": partial(service_cpu, url)},
+        )
         return sessions, rows
 
 

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from benchmarks.commands.bench import Bench
 from benchmarks.errors import BenchmarkError
+from benchmarks.results.models import INT8
 from serving.model.repository import Manifest, load_repository
 from training.commands.settings import DataSettings
 from training.evaluation.metrics import error_mask
@@ -72,6 +73,18 @@ class SeedsBench(Bench, DataSettings):
                     f"seed {seed}: {name} has {model['errors']} test errors, its export {manifests[name].test_errors}"
                 )
         return SeedRun(seed, models_dir, evaluation, manifests)
+
+
+def models_of(recipe: str, models_dir: Path) -> list[str]:
+    """Return the models that `recipe` trains, in its order, each followed by its int8 export where there is one.
+
+    Raises `DistilleryError` for an invalid recipe, and `RepositoryError` for an invalid model repository.
+    """
+    exported = load_repository(models_dir)
+    names = []
+    for job in jobs(read_recipe(recipe)):
+        names += [job.name, *([f"{job.name}{INT8}"] if f"{job.name}{INT8}" in exported else [])]
+    return names
 
 
 def run_stage(*command: str) -> None:

@@ -60,7 +60,7 @@ class Ratio:
 
     def as_json(self) -> dict[str, Any]:
         """Return what a result file keeps of it, besides the rounds themselves."""
-        return {name: round(value, 3) for name, value in asdict(self).items()} | {"decided": self.decided}
+        return {name: round(value, 5) for name, value in asdict(self).items()} | {"decided": self.decided}
 
 
 def _ranks_outside(rounds: int) -> int:

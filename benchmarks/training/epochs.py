@@ -1,5 +1,6 @@
 """Seconds per epoch: `distillery-train`'s loop against the notebook's own."""
 
+import sys
 import time
 from copy import deepcopy
 from pathlib import Path
@@ -11,7 +12,6 @@ import torch
 from benchmarks.load.interleave import interleave
 from benchmarks.results.ratio import Ratio
 from benchmarks.training.notebook_loop import NotebookLoop, notebook_digits
-from benchmarks.training.progress import print_progress
 from benchmarks.training.time_to_accuracy import NOTEBOOK, teacher_and_student
 from training.data.mnist import Digits, load_training
 from training.data.views import PLAIN
@@ -43,7 +43,7 @@ def compare_epochs(
         notebook = NotebookLoop(job, digits, teacher=teacher if job.distillation else None)
         seconds: dict[str, list[float]] = {"ours_s": [], "notebook_s": []}
         for step, index in enumerate(interleave(2, 1 + rounds)):
-            print_progress(f"{job.name}: {step + 1} of {2 * (1 + rounds)}, {count:,} digits")
+            print(f"{job.name}: {step + 1} of {2 * (1 + rounds)}, {count:,} digits", file=sys.stderr)
             if index:
                 taken = notebook.train(torch.randperm(len(digits))[:count].tolist())
             else:

@@ -24,8 +24,7 @@ from benchmarks.load.workloads import TOLERANCE, check_answers
 from benchmarks.results.models import select_models
 from benchmarks.systems.peer import FILES, PEERS, Peer, load_peer, peer_names
 from benchmarks.systems.peer_environments import MARKER, peer_environment
-from benchmarks.systems.processes import ServerProcess
-from benchmarks.systems.servers import running_peer
+from benchmarks.systems.servers import ServerProcess, running_peer
 from distillery import main
 
 HERE = Path(sys.executable)

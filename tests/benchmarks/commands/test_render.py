@@ -10,13 +10,14 @@ from PIL import Image
 from benchmarks.__main__ import COMMANDS
 from benchmarks.commands.accuracy import _summary, accuracy_kind
 from benchmarks.errors import BenchmarkError
-from benchmarks.report import accuracy, headline, results
-from benchmarks.report.comparison import compare_models
+from benchmarks.report.rows import compare_models
+from benchmarks.report.sections import SECTIONS
 from benchmarks.results.files import write_result
 from benchmarks.results.ratio import LEGEND
 from distillery import main
 
-BEGIN, END = results.SECTION.markers
+MARKERS = {section.name: section.markers for section in SECTIONS}
+BEGIN, END = MARKERS["results"]
 FACTS = {"version": "1", "precision": "fp32", "test_accuracy": 0.99}
 STUDENT = {**FACTS, "architecture": "784-800-800-10", "parameters": 1_000_000, "size_bytes": 2_000_000}
 MODELS = {
@@ -49,7 +50,7 @@ def session_data() -> dict[str, Any]:
     return {"models": MODELS, "rounds": 5, "rows": rows}
 
 
-def http_data(*, cpu: bool = False) -> dict[str, Any]:
+def http_data() -> dict[str, Any]:
     rows = [
         {"server": server, "model": model, "body": body, "connections": connections, "tool": "wrk"}
         | {"p50_ms": connections / speed, "p99_ms": 2 * connections / speed}
@@ -61,7 +62,7 @@ def http_data(*, cpu: bool = False) -> dict[str, Any]:
                 "cpu_us": [90.0 / speed] * 5,
             }
         }
-        | ({"cpu_us": 90.0 / speed} if cpu else {})
+        | {"cpu_us": 90.0 / speed}
         for server in ("workers", "inprocess")
         for model, speed in SPEED.items()
         for body in ("json", "binary-64")
@@ -107,32 +108,20 @@ def test_ratios_are_taken_within_a_round_and_sizes_are_exact() -> None:
         "student",
         "student-alone",
     ]
-    assert teacher["ratios"] == {}
-    assert (student["ratios"]["parameters"], student["ratios"]["size_bytes"]) == (2.0, 4.0)
-    for figure in ("session_p50_us", "http_p50_ms", "requests_per_s", "images_per_s"):
-        assert str(student["ratios"][figure]) == "4.00× (4.00–4.00)"
-        assert not noisy["ratios"][figure].decided
-    assert (student["session_p50_us"], student["http_p50_ms"], student["images_per_s"]) == (
-        100,
-        0.25,
-        256_000,
-    )
+    assert (student["fewer_parameters"], student["smaller"]) == (2.0, 4.0)
+    for figure in ("session_p50", "http_p50", "requests_per_s", "images_per_s"):
+        assert teacher[figure] is None
+        assert str(student[figure]) == "4.00× (4.00–4.00)"
+        assert not noisy[figure].decided
+    assert (student["session"]["p50_us"], student["calm"]["p50_ms"]) == (100, 0.25)
+    assert student["large"]["images_per_s"] == 256_000
 
 
 def test_a_network_trained_with_and_without_a_teacher_has_one_speed() -> None:
     rows = {row["model"]: row for row in compare_models(session_data(), http_data())}
     assert rows["student-alone"]["timed_as"] == "student"
-    for figure in ("session_p50_us", "http_p50_ms", "requests_per_s"):
+    for figure in ("session", "calm", "busy", "requests_per_s"):
         assert rows["student-alone"][figure] == rows["student"][figure]
-
-
-def test_cpu_time_is_a_column_where_it_was_measured(readme: Path) -> None:
-    write_result("session", session_data(), folder=readme.parent / "results")
-    write_result("http", http_data(cpu=True), folder=readme.parent / "results")
-    assert render(readme) == 0
-    text = readme.read_text(encoding="utf-8")
-    assert "| CPU time per prediction |" in text
-    assert "| 22 µs, 4.00× (4.00–4.00) |" in text
 
 
 def test_results_of_different_models_are_not_compared() -> None:
@@ -145,7 +134,7 @@ def test_results_of_different_models_are_not_compared() -> None:
 def test_a_figure_that_was_not_measured_is_an_error() -> None:
     http = http_data()
     http["rows"] = [row for row in http["rows"] if row["connections"] == 16]
-    with pytest.raises(BenchmarkError, match=r"no figure for .*, one connection: measure again"):
+    with pytest.raises(BenchmarkError, match=r"no figure for .*, connections 1: measure again"):
         compare_models(session_data(), http)
 
 
@@ -164,10 +153,13 @@ def test_a_section_is_replaced_and_the_rest_of_the_document_is_kept(readme: Path
         "100 / 125 µs, 4.00× (4.00–4.00)",
         "0.25 / 0.50 ms, 4.00× (4.00–4.00)",
         "4,000, 4.00× (4.00–4.00)",
+        "22 µs, 4.00× (4.00–4.00)",
         "256,000, 4.00× (4.00–4.00) |",
     ]
     control = next(line for line in text.splitlines() if line.startswith("| `student-alone` "))
-    assert control.endswith("| 140 (99.00%) | as `student` | as `student` | as `student` | as `student` |")
+    assert control.endswith(
+        "| 140 (99.00%) | as `student` | as `student` | as `student` | as `student` | as `student` |"
+    )
     assert "1,000, ≈ 1.00× (0.90–1.20)" in text  # the model that is as fast as the teacher
     assert LEGEND in text
     assert "| litserve-first-example |  |  | 831 (0.25 / 0.50 ms) |" in text
@@ -228,7 +220,7 @@ def test_a_document_without_markers_is_an_error_and_left_unchanged(
 def test_the_headline_has_teacher_student_and_int8_in_four_rows(readme: Path) -> None:
     measured(readme)
     write_result(accuracy_kind("quick"), accuracy_data(), folder=readme.parent / "results")
-    readme.write_text("\n".join(headline.SECTION.markers), encoding="utf-8")
+    readme.write_text("\n".join(MARKERS["headline"]), encoding="utf-8")
     assert render(readme) == 0
     lines = readme.read_text(encoding="utf-8").splitlines()
     assert lines[1] == "|  | `teacher` | `student` | `student-int8` | gain |"
@@ -243,7 +235,7 @@ def test_the_headline_shows_no_gain_in_errors_that_may_be_chance(readme: Path) -
     measured(readme)
     data = accuracy_data() | {"saved_by_distillation": _summary([-3, 4, 5])}
     write_result(accuracy_kind("quick"), data, folder=readme.parent / "results")
-    readme.write_text("\n".join(headline.SECTION.markers), encoding="utf-8")
+    readme.write_text("\n".join(MARKERS["headline"]), encoding="utf-8")
     assert render(readme) == 0
     assert readme.read_text(encoding="utf-8").splitlines()[3].endswith("| ≈ |")
 
@@ -264,7 +256,7 @@ def test_the_accuracy_of_each_recipe_is_shown_between_the_markers(tmp_path: Path
     write_result("session", session_data(), folder=results)
     write_result("http", http_data(), folder=results)
     write_result(accuracy_kind("quick"), accuracy_data(), folder=results)
-    readme.write_text(f"{BEGIN}{END}\n{''.join(accuracy.SECTION.markers)}\n")
+    readme.write_text(f"{BEGIN}{END}\n{''.join(MARKERS['accuracy'])}\n")
     arguments = [
         "render",
         f"--documents={readme}",

@@ -7,8 +7,9 @@ import pytest
 from PIL import Image
 
 from benchmarks.__main__ import COMMANDS
-from benchmarks.commands.render import SECTIONS
+from benchmarks.report.sections import SECTIONS
 from benchmarks.results.files import write_result
+from benchmarks.results.ratio import Ratio
 from distillery import main
 
 BEGIN, END = next(section.markers for section in SECTIONS if section.name == "peers")
@@ -29,6 +30,7 @@ def peers_data(connections: tuple[int, ...] = (1, 16)) -> dict[str, Any]:
             "p99_ms": count * 1.5,
         }
         | {"rounds": {"requests_per_s": rates, "p50_ms": [1.0] * 5}}
+        | {"ours": Ratio.within_rounds(SERVERS["inprocess"][2], rates).as_json()}
         for count in connections
         for server, (_, _, rates) in SERVERS.items()
     ]
