@@ -7,8 +7,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from benchmarks.commands.seeds import SeedsBench, models_of
-from training.evaluation.significance import mean_interval
+from benchmarks.commands.seeds import SeedsBench, mean_of, models_of
 from training.recipe.schema import ALONE
 
 
@@ -32,17 +31,21 @@ class Accuracy(SeedsBench):
         seeds = [self._measure_seed(seed) for seed in self.seeds]
         counts = {name: [seed["models"][name] for seed in seeds] for name in seeds[0]["models"]}
         saved = {
-            name: _summary([control - own for control, own in zip(counts[name + ALONE], errors, strict=True)])
+            name: [control - own for control, own in zip(counts[name + ALONE], errors, strict=True)]
             for name, errors in counts.items()
             if name + ALONE in counts
         }
+        test_errors, saved_errors = (
+            {name: {"values": values, **mean_of(values)} for name, values in each.items()}
+            for each in (counts, saved)
+        )
         return {
             "recipe": Path(self.recipe).stem,
             "seeds": seeds,
             "teacher_seed": self.teacher_seed,
-            "test_errors": {name: _summary(errors) for name, errors in counts.items()},
-            "saved": saved,
-            "saved_by_distillation": saved.get("student"),
+            "test_errors": test_errors,
+            "saved": saved_errors,
+            "saved_by_distillation": saved_errors.get("student"),
         }
 
     def _measure_seed(self, seed: int) -> dict[str, Any]:
@@ -64,13 +67,3 @@ class Accuracy(SeedsBench):
 def accuracy_kind(recipe: str) -> str:
     """Return the kind of result file for a recipe's errors."""
     return "accuracy_" + "_".join(re.findall("[a-z]+", Path(recipe).stem.lower()))
-
-
-def _summary(values: list[int]) -> dict[str, Any]:
-    """Return mean and 95 % interval (Student's t) over seeds."""
-    centre, interval = mean_interval(values)
-    return {
-        "values": values,
-        "mean": round(centre, 2),
-        "interval_95": None if interval is None else round(interval, 2),
-    }

@@ -26,9 +26,10 @@ from benchmarks.errors import BenchmarkError
 from benchmarks.load.http import cases_of, measure_http, service_cpu
 from benchmarks.load.sessions import REFERENCE, measure_sessions
 from benchmarks.load.workloads import service_workload
+from benchmarks.report.rows import improvement, select
 from benchmarks.results.files import warn_if_busy, write_result
 from benchmarks.results.models import model_facts, select_models
-from benchmarks.results.ratio import LEGEND, Ratio
+from benchmarks.results.ratio import LEGEND
 from benchmarks.systems.servers import running_service
 from distillery.machine import usable_cores
 from serving.client import Client
@@ -159,7 +160,7 @@ def _check_every_digit(client: Client, entry: ModelEntry, test: Digits) -> None:
 
 
 def demo_table(
-    facts: Mapping[str, Mapping[str, Any]], sessions: Sequence[dict[str, Any]], http: Sequence[dict[str, Any]]
+    facts: Mapping[str, Mapping[str, Any]], sessions: list[dict[str, Any]], http: list[dict[str, Any]]
 ) -> Table:
     """Lay out the figures, a column per model; below each measured figure its improvement over the teacher."""
     table = Table(
@@ -181,36 +182,18 @@ def demo_table(
     smaller = (f"{teacher['size_bytes'] / model['size_bytes']:.1f}×" for model in models[1:])
     table.add_row("  × teacher", "", *smaller, style="dim")
 
-    alone = {row["model"]: row for row in sessions}
-    one, many = ({row["model"]: row for row in http if row["connections"] == count} for count in (1, 16))
-    for label, text, rounds, lower_is_better in (
-        (
-            "session p50",
-            lambda name: f"{alone[name]['p50_us']:.0f} µs",
-            _rounds(alone, "rounds_p50_us"),
-            True,
-        ),
-        ("HTTP p50", lambda name: f"{one[name]['p50_ms'] * 1000:.0f} µs", _rounds(one, "p50_ms"), True),
-        (
-            "requests/s",
-            lambda name: f"{many[name]['requests_per_s']:,.0f}",
-            _rounds(many, "requests_per_s"),
-            False,
-        ),
-        ("CPU per prediction", lambda name: f"{many[name]['cpu_us']:.0f} µs", _rounds(many, "cpu_us"), True),
+    for label, rows, case, figure, form in (
+        ("session p50", sessions, {}, "p50_us", "{:.0f} µs"),
+        ("HTTP p50", http, {"connections": 1}, "p50_ms", "{:.0f} µs"),
+        ("requests/s", http, {"connections": 16}, "requests_per_s", "{:,.0f}"),
+        ("CPU per prediction", http, {"connections": 16}, "cpu_us", "{:.0f} µs"),
     ):
-        table.add_row(label, *map(text, MEASURED))
-        ratios = (
-            Ratio.within_rounds(rounds[name], rounds[REFERENCE], lower_is_better=lower_is_better)
-            for name in MEASURED[1:]
-        )
+        measured = [select(rows, model=name, **case) for name in MEASURED]
+        scale = 1000 if figure.endswith("_ms") else 1
+        table.add_row(label, *(form.format(row[figure] * scale) for row in measured))
+        ratios = (improvement(row, measured[0], figure) for row in measured[1:])
         table.add_row("  × teacher", "", *map(str, ratios), style="dim")
     return table
-
-
-def _rounds(rows: Mapping[str, dict[str, Any]], figure: str) -> dict[str, list[float]]:
-    """Return the rounds of a figure by model: of a session row or of an HTTP row."""
-    return {name: row.get("rounds", row)[figure] for name, row in rows.items()}
 
 
 def check_errors(facts: Mapping[str, Mapping[str, Any]]) -> str:

@@ -12,11 +12,11 @@ from typing import Any
 
 from pydantic import Field, PositiveFloat
 
-from benchmarks.commands.seeds import SeedRun, SeedsBench
+from benchmarks.commands.seeds import SeedRun, SeedsBench, mean_of
 from benchmarks.load.sessions import measure_sessions
 from benchmarks.results.models import speed_models
 from export.graph import to_onnx
-from training.evaluation.significance import mean_interval, paired_over_seeds
+from training.evaluation.significance import paired_over_seeds
 from training.model.network import build
 from training.recipe.files import read_recipe
 from training.recipe.schema import ALONE, Architecture
@@ -86,7 +86,6 @@ def pareto_rows(runs: Sequence[SeedRun], *, seconds: float) -> tuple[list[dict[s
         # A teacher that all seeds share is one network and counts once.
         different = {run.manifests[name].checkpoint_sha256: run.manifests[name] for run in runs}
         errors = [each.test_errors for each in different.values()]
-        mean, interval = mean_interval(errors)
         rows.append(
             {
                 "model": name,
@@ -96,8 +95,7 @@ def pareto_rows(runs: Sequence[SeedRun], *, seconds: float) -> tuple[list[dict[s
                 "parameters": manifest.parameters,
                 "size_bytes": manifest.size_bytes,
                 "errors": errors,
-                "mean": round(mean, 2),
-                "interval_95": None if interval is None else round(interval, 2),
+                **mean_of(errors),
                 **_latency(by_batch, timed_as[name]),
             }
         )

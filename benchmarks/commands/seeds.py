@@ -17,10 +17,17 @@ from benchmarks.results.models import INT8
 from serving.model.repository import Manifest, load_repository
 from training.commands.settings import DataSettings
 from training.evaluation.metrics import error_mask
+from training.evaluation.significance import mean_interval
 from training.recipe.files import read_recipe
 from training.runs.pipeline import jobs
 
 INTERRUPTED = 130
+
+
+def mean_of(values: Sequence[int]) -> dict[str, Any]:
+    """Return mean and 95 % interval (Student's t) over seeds."""
+    mean, interval = mean_interval(values)
+    return {"mean": round(mean, 2), "interval_95": None if interval is None else round(interval, 2)}
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,15 @@ Row = dict[str, Any]
 OWN_SERVERS = ("inprocess", "service", "workers")
 """The first of these that was measured gives a model's HTTP figures."""
 
+IMPROVEMENTS = {
+    "session_p50": ("session", "p50_us"),
+    "http_p50": ("calm", "p50_ms"),
+    "requests_per_s": ("busy", "requests_per_s"),
+    "cpu": ("busy", "cpu_us"),
+    "images_per_s": ("large", "requests_per_s"),
+}
+"""Improvements over the teacher: the row and the figure that are compared."""
+
 
 def compare_models(session: Row, http: Row, names: Sequence[str] = ()) -> list[Row]:
     """Join the `data` of a session result and an HTTP result: a row for each of `names`, or per model, slowest first.
@@ -36,25 +45,18 @@ def compare_models(session: Row, http: Row, names: Sequence[str] = ()) -> list[R
         )
     timed_as = speed_models(facts)
     measured = {name: _measured(name, session["rows"], http["rows"]) for name in set(timed_as.values())}
-    teacher = measured[timed_as[REFERENCE]] if REFERENCE in facts else None
     rows = []
     for name, fact in facts.items():
-        own, other = measured[timed_as[name]], teacher if name != REFERENCE else None
-        rows.append(
-            {
-                "model": name,
-                **fact,
-                **own,
-                "timed_as": timed_as[name],
-                "session_p50": _improvement(own, other, "session", "rounds_p50_us"),
-                "http_p50": _improvement(own, other, "calm", "p50_ms"),
-                "requests_per_s": _improvement(own, other, "busy", "requests_per_s"),
-                "cpu": _improvement(own, other, "busy", "cpu_us"),
-                "images_per_s": _improvement(own, other, "large", "requests_per_s"),
-                "fewer_parameters": facts[REFERENCE]["parameters"] / fact["parameters"] if other else None,
-                "smaller": facts[REFERENCE]["size_bytes"] / fact["size_bytes"] if other else None,
-            }
-        )
+        own = measured[timed_as[name]]
+        row = {"model": name, **fact, "timed_as": timed_as[name], **own}
+        row |= dict.fromkeys((*IMPROVEMENTS, "fewer_parameters", "smaller"))
+        if REFERENCE in facts and name != REFERENCE:
+            teacher, size = measured[timed_as[REFERENCE]], facts[REFERENCE]
+            for ratio, (case, figure) in IMPROVEMENTS.items():
+                row[ratio] = improvement(own[case], teacher[case], figure)
+            row["fewer_parameters"] = size["parameters"] / fact["parameters"]
+            row["smaller"] = size["size_bytes"] / fact["size_bytes"]
+        rows.append(row)
     if names:
         return sorted(
             (row for row in rows if row["model"] in names), key=lambda row: names.index(row["model"])
@@ -86,11 +88,11 @@ def select(rows: list[Row], **case: Any) -> Row:
     raise BenchmarkError(f"no figure for {described}: measure again with the default settings")
 
 
-def _improvement(own: Row, teacher: Row | None, case: str, figure: str) -> Ratio | None:
-    """Compare a figure with the teacher's, within the rounds of a case."""
-    if teacher is None:
-        return None
-    ours, theirs = (row[case].get("rounds", row[case])[figure] for row in (own, teacher))
+def improvement(row: Row, reference: Row, figure: str) -> Ratio:
+    """Compare a figure of two rows of a session or an HTTP result, within their rounds."""
+    ours, theirs = (
+        each["rounds"][figure] if "rounds" in each else each[f"rounds_{figure}"] for each in (row, reference)
+    )
     return Ratio.within_rounds(ours, theirs, lower_is_better=figure != "requests_per_s")
 
 

@@ -41,22 +41,18 @@ class Ratio:
         return cls(median=median(ratios), low=ratios[outside], high=ratios[-1 - outside], rounds=len(ratios))
 
     @classmethod
-    def from_json(cls, kept: dict[str, Any] | None) -> Self | None:
-        """Read what `as_json` returned; None stays None."""
-        return cls(**{name: kept[name] for name in cls.__annotations__}) if kept else None
+    def from_json(cls, kept: dict[str, Any]) -> Self:
+        """Read what `as_json` returned."""
+        return cls(**{name: kept[name] for name in cls.__annotations__})
 
     @property
     def decided(self) -> bool:
         """True if the rounds show a difference."""
         return self.rounds >= LEAST_ROUNDS and not self.low <= 1 <= self.high
 
-    @property
-    def short(self) -> str:
-        """The ratio without its interval, for tables with many of them."""
-        return f"{'' if self.decided else '≈ '}{_digits(self.median)}×"
-
     def __str__(self) -> str:
-        return f"{self.short} ({_digits(self.low)}–{_digits(self.high)})"
+        undecided = "" if self.decided else "≈ "
+        return f"{undecided}{_digits(self.median)}× ({_digits(self.low)}–{_digits(self.high)})"
 
     def as_json(self) -> dict[str, Any]:
         """Return what a result file keeps of it, besides the rounds themselves."""

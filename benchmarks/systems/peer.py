@@ -31,8 +31,6 @@ from distillery import unknown
 from serving.model.tensors import Images
 
 PEERS = Path(__file__).resolve().parents[1] / "peers"
-FILES = ("README.md", "peer.toml", "requirements.txt", "server.py")
-"""The files of every folder."""
 PLACEHOLDERS = {"model", "port", "processes", "scratch"}
 """In command and environment, besides any ..._port."""
 _IN_BODY = re.compile(r"\{image\}|\{pixels\}")

@@ -22,13 +22,16 @@ from benchmarks.load.digits import load_digits
 from benchmarks.load.run import run_load
 from benchmarks.load.workloads import TOLERANCE, check_answers
 from benchmarks.results.models import select_models
-from benchmarks.systems.peer import FILES, PEERS, Peer, load_peer, peer_names
+from benchmarks.systems.peer import PEERS, Peer, load_peer, peer_names
 from benchmarks.systems.peer_environments import MARKER, peer_environment
 from benchmarks.systems.servers import ServerProcess, running_peer
 from distillery import main
 
 HERE = Path(sys.executable)
 """The project's own environment, which has what some of the peers need."""
+
+FILES = ("README.md", "peer.toml", "requirements.txt", "server.py")
+"""The files of every folder."""
 
 
 def started(name: str, model: Path, processes: int = 1) -> AbstractContextManager[ServerProcess]:
