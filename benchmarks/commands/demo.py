@@ -23,7 +23,7 @@ from rich.table import Table
 
 from benchmarks.commands.seeds import check_status, models_of, run_stage
 from benchmarks.errors import BenchmarkError
-from benchmarks.load.http import cases_of, measure_http, service_cpu
+from benchmarks.load.http import SERVICE_CPU_LAG_S, cases_of, measure_http, service_cpu
 from benchmarks.load.sessions import REFERENCE, measure_sessions
 from benchmarks.load.workloads import service_workload
 from benchmarks.report.rows import improvement, select
@@ -121,6 +121,7 @@ class Demo(DataSettings):
             seconds=self.seconds,
             tool="python",  # wrk has no rounds shorter than a second
             cpu={"service": partial(service_cpu, url)},
+            cpu_lag_s=SERVICE_CPU_LAG_S,
         )
         return sessions, rows
 

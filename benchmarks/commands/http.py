@@ -9,7 +9,7 @@ from pydantic import Field
 
 from benchmarks.commands.bench import Bench, LoadSettings, ServiceSettings
 from benchmarks.errors import BenchmarkError
-from benchmarks.load.http import cases_of, measure_http, service_cpu
+from benchmarks.load.http import SERVICE_CPU_LAG_S, cases_of, measure_http, service_cpu
 from benchmarks.load.run import choose_tool, describe_tool
 from benchmarks.load.workloads import BodyKind, Workload, check_answers, service_workload
 from benchmarks.results.models import model_facts
@@ -69,6 +69,7 @@ class Http(Bench, LoadSettings, ServiceSettings):
                 seconds=self.seconds,
                 tool=tool,
                 cpu={server: partial(service_cpu, url) for server, url in services.items()},
+                cpu_lag_s=SERVICE_CPU_LAG_S,
             )
         return {
             "models": model_facts(entries),

@@ -23,7 +23,7 @@ from benchmarks.load.workloads import Workload
 from benchmarks.results.ratio import Ratio
 
 WARM_UP_S = 0.3
-PUBLISHED_S = 0.2
+SERVICE_CPU_LAG_S = 0.2
 """An API process publishes its counters every 0.1 s."""
 CPU_COUNTER = "distillery_process_cpu_seconds_total"
 
@@ -63,15 +63,16 @@ def measure_http(
     seconds: float,
     tool: Tool = "auto",
     cpu: Mapping[str, Callable[[], float]] | None = None,
+    cpu_lag_s: float = 0,
     during: Callable[[Case], AbstractContextManager[object]] = lambda _: nullcontext(),
 ) -> list[dict[str, Any]]:
     """Put every case under load for `seconds` in every round, with a progress bar; return a row for each.
 
     A row has `server`, `model`, `body`, `images_per_request`, `connections`, `requests`, the medians of the rounds
     `requests_per_s`, `images_per_s`, `p50_ms`, `p90_ms`, `p99_ms`, `cpu_us` (CPU time per image of the servers in
-    `cpu`, which returns the seconds taken so far; None for others), the rounds themselves, the pooled histogram, and
-    `speedup`: the improvement of requests/s over the same server's teacher (`Ratio.as_json`), None for the teacher and
-    without one. `during(case)` is entered around each load.
+    `cpu`, which returns the seconds taken until `cpu_lag_s` ago; None for others), the rounds themselves, the pooled
+    histogram, and `speedup`: the improvement of requests/s over the same server's teacher (`Ratio.as_json`), None for
+    the teacher and without one. `during(case)` is entered around each load.
     """
     for case in {id(case.workload): case for case in cases}.values():
         with during(case):
@@ -87,8 +88,7 @@ def measure_http(
             with during(case):
                 before = clock() if clock else 0
                 load = run_load(workload, case.connections, seconds, tool=tool)
-                if clock:
-                    time.sleep(PUBLISHED_S)
+                time.sleep(cpu_lag_s)
                 images = load.latencies.total * workload.images_per_request
                 measured[index].append(_Round(load, (clock() - before) * 1e6 / images if clock else None))
             progress.advance(task)

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from benchmarks.report.markdown import Sources
-from benchmarks.report.rows import Row, compare_models, own_server, pareto_rows, rows_by_connections
+from benchmarks.report.rows import Row, compare_models, pareto_rows, rows_by_connections, select
 from benchmarks.results.models import INT8
 from training.paper.figure import temperatures_figure
 from training.recipe.schema import ALONE
@@ -30,39 +30,31 @@ def models_figure(sources: Sources) -> Figure:
     """Draw latency and throughput of each model, from a session result and an HTTP result."""
     session, http = sources["session"].data, sources["http"].data
     rows = [row for row in compare_models(session, http) if row["timed_as"] == row["model"]]
-    models = [row["model"] for row in rows]
-    most, server = rows[0]["busy"]["connections"], own_server(http["rows"])
-    batch = max(row["batch"] for row in session["rows"])
-
-    def case(result: Row, **selected: object) -> dict[str, Row]:
-        """Return the selected rows by model."""
-        chosen = [row for row in result["rows"] if all(row[key] == value for key, value in selected.items())]
-        return {row["model"]: row for row in chosen if row["model"] in models}
-
-    alone = case(session, batch=1, threads=1)
-    one, many = (case(http, server=server, body="json", connections=count) for count in (1, most))
+    most, batch = rows[0]["busy"]["connections"], max(row["batch"] for row in session["rows"])
+    full = [select(session["rows"], model=row["model"], batch=batch, threads=1) for row in rows]
     latencies = {
-        "session, 1 image": {name: (row["p50_us"] / 1e3, row["p99_us"] / 1e3) for name, row in alone.items()},
-        "HTTP, 1 connection": {name: (row["p50_ms"], row["p99_ms"]) for name, row in one.items()},
-        f"HTTP, {most} connections": {name: (row["p50_ms"], row["p99_ms"]) for name, row in many.items()},
+        "session, 1 image": [
+            (row["session"]["p50_us"] / 1e3, row["session"]["p99_us"] / 1e3) for row in rows
+        ],
+        "HTTP, 1 connection": [(row["calm"]["p50_ms"], row["calm"]["p99_ms"]) for row in rows],
+        f"HTTP, {most} connections": [(row["busy"]["p50_ms"], row["busy"]["p99_ms"]) for row in rows],
     }
     rates = {
-        f"session, {batch} images per run": case(session, batch=batch, threads=1),
-        "HTTP, 64 images per request": case(http, server=server, body="binary-64", connections=most),
-        "HTTP, 1 image per request": many,
+        f"session, {batch} images per run": [row["images_per_s"] for row in full],
+        "HTTP, 64 images per request": [row["large"]["images_per_s"] for row in rows],
+        "HTTP, 1 image per request": [row["busy"]["images_per_s"] for row in rows],
     }
-    figure = Figure(figsize=(10, 0.8 + 0.75 * len(models)), layout="constrained")
+    figure = Figure(figsize=(10, 0.8 + 0.75 * len(rows)), layout="constrained")
     left, right = figure.subplots(1, 2, sharey=True)
-    for number, (label, spans) in enumerate(latencies.items()):
-        heights = [models.index(model) + 0.25 * (number - 1) for model in spans]
-        _draw_latencies(left, heights, list(spans.values()), COLOURS[number], label)
-        _label(left, [p50 for p50, _ in spans.values()], heights, "{:.3g}", -6)
-    for number, (label, by_model) in enumerate(rates.items()):
-        heights = [models.index(model) + 0.25 * (number - 1) for model in by_model]
-        values = [row["images_per_s"] for row in by_model.values()]
-        right.plot(values, heights, "s", color=COLOURS[number], label=label)
+    for offset, colour, (label, spans) in zip((-0.25, 0, 0.25), COLOURS, latencies.items(), strict=True):
+        heights = [place + offset for place in range(len(rows))]
+        _draw_latencies(left, heights, spans, colour, label)
+        _label(left, [p50 for p50, _ in spans], heights, "{:.3g}", -6)
+    for offset, colour, (label, values) in zip((-0.25, 0, 0.25), COLOURS, rates.items(), strict=True):
+        heights = [place + offset for place in range(len(rows))]
+        right.plot(values, heights, "s", color=colour, label=label)
         _label(right, values, heights, "{:,.0f}", -6)
-    left.set(title=LATENCY, yticks=range(len(models)), yticklabels=models)
+    left.set(title=LATENCY, yticks=range(len(rows)), yticklabels=[row["model"] for row in rows])
     right.set(title="Throughput, images/s", xscale="log")
     for axes in (left, right):
         axes.xaxis.set_major_formatter("{x:,g}")

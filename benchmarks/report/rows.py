@@ -12,7 +12,6 @@ from benchmarks.results.ratio import Ratio
 Row = dict[str, Any]
 OWN_SERVERS = ("inprocess", "service", "workers")
 """The first of these that was measured gives a model's HTTP figures."""
-
 IMPROVEMENTS = {
     "session_p50": ("session", "p50_us"),
     "http_p50": ("calm", "p50_ms"),

@@ -61,7 +61,7 @@ def test_cases_are_interleaved_and_compared_with_the_teacher_of_the_same_server(
         return nullcontext()
 
     cpu = {"service": partial(service_cpu, service)}
-    rows = measure_http(cases, rounds=2, seconds=0.05, tool="python", cpu=cpu, during=noted)
+    rows = measure_http(cases, rounds=2, seconds=0.05, tool="python", cpu=cpu, cpu_lag_s=0.2, during=noted)
     assert measured[3:] == [
         cases[index] for index in interleave(len(cases), 2)
     ]  # after each workload's warm-up

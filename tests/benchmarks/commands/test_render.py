@@ -10,7 +10,9 @@ from PIL import Image
 from benchmarks.commands.accuracy import accuracy_kind
 from benchmarks.commands.seeds import mean_of
 from benchmarks.errors import BenchmarkError
+from benchmarks.report.markdown import Source, fill
 from benchmarks.report.rows import compare_models
+from benchmarks.results.files import read_result
 from benchmarks.results.ratio import LEGEND
 from tests.support.documents import MARKERS, document, keep, render
 
@@ -200,6 +202,23 @@ def test_a_document_without_markers_is_an_error_and_left_unchanged(
     assert render(readme) == 1
     assert BEGIN in capsys.readouterr().err
     assert readme.read_text(encoding="utf-8") == "# Mine\n"
+
+
+def test_the_rows_of_a_result_are_laid_out_for_the_command_that_measured_them(readme: Path) -> None:
+    def section(template: str, kind: str, data: dict[str, Any]) -> str:
+        return fill(template, {kind: Source(read_result(keep(readme, kind, data)), "the-link")})
+
+    saved = {"saved": {"student": summary([50, 52, 51])}}
+    errors = section("test-errors", accuracy_kind("quick"), accuracy_data() | saved)
+    assert "| student | 90, 90, 93 | 91.0 ± 4.3 |" in errors
+    assert "| student, saved by distillation | 50, 52, 51 | 51.0 ± 2.5 |" in errors
+    assert "Test errors of 10,000, recipe quick, seeds 0, 1, 2." in errors
+    http = http_data()
+    http["rows"] = [row | {"speedup": 4.0 if row["model"] == "student" else None} for row in http["rows"]]
+    lines = section("http", "http", http).splitlines()
+    start = lines.index("**binary-64, connections: 16**")
+    assert "| inprocess | student | 256,000 | 4.00 | 8.00 | 22 | 4.0× |" in lines[start:]
+    assert "| inprocess | teacher | 64,000 | 16.00 | 32.00 | 90 |  |" in lines[start:]
 
 
 def headline(folder: Path, accuracy: dict[str, Any]) -> list[str]:
