@@ -30,10 +30,11 @@ class Footprint(Bench, RepositorySettings):
     idle_seconds: PositiveFloat = Field(20.0, description="seconds without requests")
 
     def measure(self) -> dict[str, Any]:
-        starts: list[list[float]] = [[] for _ in self.executor]
-        for index in interleave(len(self.executor), self.starts):
-            with running_service(self.models_dir, "--executor", self.executor[index]) as server:
-                starts[index].append(server.seconds_to_start)
+        def start(executor: Executor) -> float:
+            with running_service(self.models_dir, "--executor", executor) as server:
+                return server.seconds_to_start
+
+        starts = interleave(self.executor, self.starts, start)
         rows = [self._row(executor, seconds) for executor, seconds in zip(self.executor, starts, strict=True)]
         return {"models": model_facts(self.entries()), "idle_seconds": self.idle_seconds, "rows": rows}
 

@@ -54,15 +54,16 @@ class PerfAnalyzer(Bench, UrlSettings, RepositorySettings):
         install()
         entries = self.entries()
         cases: list[Case] = list(product(self.batch, self.concurrency, entries))
-        reports: dict[Case, list[Report]] = {case: [] for case in cases}
         with ExitStack() as stack:
             url = self.url or stack.enter_context(running_service(self.models_dir)).url
             for model, entry in entries.items():
                 check_answers(service_workload(url, model, "binary-64"), entry.path)
-            for index in interleave(len(cases), self.rounds):
-                batch, concurrency, model = cases[index]
-                report = measure(url, model, batch=batch, concurrency=concurrency, window_ms=self.window_ms)
-                reports[cases[index]].append(report)
+
+            def report(case: Case) -> Report:
+                batch, concurrency, model = case
+                return measure(url, model, batch=batch, concurrency=concurrency, window_ms=self.window_ms)
+
+            reports = dict(zip(cases, interleave(cases, self.rounds, report), strict=True))
         return {
             "models": model_facts(entries),
             "generator": PACKAGES[0],

@@ -13,6 +13,7 @@ import json
 import time
 import urllib.request
 from collections.abc import Sequence
+from functools import partial
 from statistics import median
 from typing import Any
 
@@ -64,9 +65,8 @@ class Profile(Bench, RepositorySettings):
                 ]
                 for workload in workloads:
                     check_answers(workload, entries[workload.model].path)
-                measured: list[list[dict[str, Any]]] = [[] for _ in workloads]
-                for index in interleave(len(workloads), self.rounds):
-                    measured[index].append(profile(server, workloads[index], connections, self.seconds))
+                measure = partial(profile, server, connections, self.seconds)
+                measured = interleave(workloads, self.rounds, measure)
             for workload, rounds in zip(workloads, measured, strict=True):
                 row = {
                     "case": case,
@@ -85,7 +85,7 @@ def median_profile(rounds: Sequence[dict[str, Any]]) -> dict[str, Any]:
     return figures | {"requests": sum(one["requests"] for one in rounds), "stages_us": stages}
 
 
-def profile(server: ServerProcess, workload: Workload, connections: int, seconds: float) -> dict[str, Any]:
+def profile(server: ServerProcess, connections: int, seconds: float, workload: Workload) -> dict[str, Any]:
     """Load a service that has one API process for `seconds` and return the cost of a request.
 
     Returns `requests`, `requests_per_s`, `p50_ms`, `p90_ms`, `p99_ms`, `cpu_us` (CPU time of the process per request),

@@ -74,15 +74,16 @@ class Speed(Bench):
 
 def measure_rates(cases: Sequence[Case], *, rounds: int, seconds: float) -> list[list[float]]:
     """Measure every case in every round; return images/s of the best epoch of each round, by case."""
-    slice_s = seconds / (rounds * len(cases))
-    rates: list[list[float]] = [[] for _ in cases]
-    for index in interleave(len(cases), rounds):
-        case, best = cases[index], float("inf")
+
+    def rate(case: Case) -> float:
         torch.set_num_threads(case.threads)
-        deadline = perf_counter() + slice_s
-        while best == float("inf") or perf_counter() < deadline:
+        deadline = perf_counter() + seconds / (rounds * len(cases))
+        best = case.run()
+        while perf_counter() < deadline:
             best = min(best, case.run())
-        rates[index].append(case.images / best)
+        return case.images / best
+
+    rates = interleave(cases, rounds, rate)
     torch.set_num_threads(1)
     return rates
 

@@ -77,21 +77,23 @@ def measure_http(
     for case in {id(case.workload): case for case in cases}.values():
         with during(case):
             run_load(case.workload, max(other.connections for other in cases), WARM_UP_S, tool="python")
-    measured: list[list[_Round]] = [[] for _ in cases]
     columns = (TextColumn("{task.description:<24}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, transient=True) as progress:
         task = progress.add_task("", total=len(cases) * rounds)
-        for index in interleave(len(cases), rounds):
-            case, workload = cases[index], cases[index].workload
+
+        def measure(case: Case) -> _Round:
+            workload, clock = case.workload, (cpu or {}).get(case.workload.server)
             progress.update(task, description=f"{workload.server}, {workload.model}")
-            clock = (cpu or {}).get(workload.server)
             with during(case):
                 before = clock() if clock else 0
                 load = run_load(workload, case.connections, seconds, tool=tool)
                 time.sleep(cpu_lag_s)
                 images = load.latencies.total * workload.images_per_request
-                measured[index].append(_Round(load, (clock() - before) * 1e6 / images if clock else None))
+                cpu_us = (clock() - before) * 1e6 / images if clock else None
             progress.advance(task)
+            return _Round(load, cpu_us)
+
+        measured = interleave(cases, rounds, measure)
     references = {
         case.group: own for case, own in zip(cases, measured, strict=True) if case.workload.model == REFERENCE
     }

@@ -94,10 +94,8 @@ def run_scenario(
     rounds, `p50_ms`, `p90_ms` and `p99_ms` (medians) and `rounds`. Server adds `bound_ms`, `limited_by` and the
     `search` of every round. Raises `BenchmarkError` when a query fails, or is rejected outside of Server.
     """
-    measured: list[list[Round]] = [[] for _ in systems]
     runners = [_Runner(system, scenario, rules, progress) for system in systems]
-    for index in interleave(len(systems), rules.rounds):
-        measured[index].append(runners[index].round())
+    measured = interleave(runners, rules.rounds, _Runner.round)
     figures = {system.model: _figures(rounds) for system, rounds in zip(systems, measured, strict=True)}
     return [
         _row(scenario, system, rounds, rules, None if system.model == REFERENCE else figures.get(REFERENCE))

@@ -54,6 +54,8 @@ def test_cases_are_interleaved_and_compared_with_the_teacher_of_the_same_server(
         for connections in (1, 2)
         for model, server in (("teacher", "service"), ("student", "service"), ("student", "another"))
     ]
+    expected: list[Case] = []
+    interleave(cases, 2, expected.append)
     measured: list[Case] = []
 
     def noted(case: Case) -> AbstractContextManager[None]:
@@ -62,9 +64,7 @@ def test_cases_are_interleaved_and_compared_with_the_teacher_of_the_same_server(
 
     cpu = {"service": partial(service_cpu, service)}
     rows = measure_http(cases, rounds=2, seconds=0.05, tool="python", cpu=cpu, cpu_lag_s=0.2, during=noted)
-    assert measured[3:] == [
-        cases[index] for index in interleave(len(cases), 2)
-    ]  # after each workload's warm-up
+    assert measured[3:] == expected  # after the warm-up of each workload
     for row in rows:
         assert row["requests"] == sum(row["histogram"]["counts"]) > 0
         assert [len(row["rounds"][figure]) for figure in ("requests_per_s", "p50_ms", "p99_ms")] == [2, 2, 2]

@@ -164,6 +164,18 @@ def test_a_response_of_another_form_is_shown_in_the_error(tmp_path: Path, studen
         check_answers(peer.workload(server.url, "student"), student)
 
 
+def test_placeholders_in_the_environment_are_filled(tmp_path: Path, student: Path) -> None:
+    declaration = (PEERS / "bare_asgi/peer.toml").read_text(encoding="utf-8")
+    peer = write_peer(
+        tmp_path,
+        peer=f'{declaration}\n[environment]\nMODEL = "{{model}}"\nMETRICS_PORT = "{{metrics_port}}"\n',
+    )
+    with running_peer(peer, student, HERE, processes=1) as server:
+        environment = server.all()[0].environ()
+    assert environment["MODEL"] == str(student.resolve())
+    assert int(environment["METRICS_PORT"]) > 1024
+
+
 def test_the_output_of_a_peer_that_does_not_start_is_in_the_error(tmp_path: Path) -> None:
     server = started("bare-asgi", tmp_path / "no.onnx")
     with pytest.raises(BenchmarkError, match=r"(?s)no server became ready .*no\.onnx"), server:
