@@ -71,10 +71,14 @@ def _command_list(commands: Mapping[str, type[Command]]) -> list[str]:
     width = max(map(len, commands)) + 4
     lines = ["Commands:"]
     for name in commands:
-        lazy = isinstance(commands, CommandModules)
-        summary = commands.summary(name) if lazy else first_line(commands[name].__doc__)
-        lines += _row(name, summary, width)
+        lines += _row(name, _summary(commands, name), width)
     return [*lines, ""]
+
+
+def _summary(commands: Mapping[str, type[Command]], name: str) -> str:
+    if isinstance(commands, CommandModules):
+        return commands.summary(name)
+    return first_line(commands[name].__doc__)
 
 
 def _row(term: str, description: str, column: int = 28) -> list[str]:

@@ -4,12 +4,11 @@ import os
 from pathlib import Path
 from typing import Annotated
 
-import matplotlib as mpl
 from PIL import Image
 from pydantic import Field
 
 from benchmarks.errors import BenchmarkError
-from benchmarks.report.figures import STYLE
+from benchmarks.report.figures import style
 from benchmarks.report.markdown import Source, Sources, fill
 from benchmarks.report.sections import SECTIONS, Section
 from benchmarks.results.files import RESULTS, latest, read_result
@@ -94,7 +93,7 @@ class Render(Command):
 def _draw(section: Section, sources: Sources, path: Path, names: str) -> None:
     """Write a section's figure with the `names` of its results inside, and its CSV file."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with mpl.rc_context(STYLE):
+    with style():
         if section.draw:
             section.draw(sources).savefig(path, dpi=150, metadata={SOURCE_KEY: names})
     if section.csv:

@@ -75,7 +75,8 @@ def service_workload(
     groups = tuple(
         np.resize(digits, (max(4, len(digits) // size), size, 28, 28)) if many else digits[:, None]
     )
-    target, read = f"{url.rstrip('/')}/predict/{model}", _read_predictions
+    target = f"{url.rstrip('/')}/predict/{model}"
+    read: Reader = _read_predictions
     if form == "binary":
         target, read = f"{url.rstrip('/')}/v2/models/{model}/infer", read_binary_probabilities
         requests = [request(target, *pack(group, outputs=[PROBABILITIES])) for group in groups]

@@ -3,8 +3,10 @@
 import csv
 import io
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
+import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
@@ -18,12 +20,16 @@ from training.report.figures import robustness_figure
 
 COLOURS = ("#0072b2", "#e69f00", "#009e73")
 """Okabe and Ito's, safe for colour-blind readers."""
-STYLE = {"font.size": 9, "axes.spines.top": False, "axes.spines.right": False}
 LATENCY = "Latency: p50 (dot) to p99, ms"
 CSV_FIELDS = (
     *("model", "architecture", "precision", "distilled", "parameters", "size_bytes", "mean", "interval_95"),
     *("p50_us_batch1", "p50_us_batch64", "speedup_batch1", "speedup_batch64"),
 )
+
+
+def style() -> AbstractContextManager[None]:
+    """Return a context in which figures are drawn in the style of the documents."""
+    return mpl.rc_context({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False})
 
 
 def models_figure(sources: Sources) -> Figure:

@@ -2,6 +2,7 @@
 
 import sys
 import time
+from collections.abc import Callable
 from copy import deepcopy
 from functools import partial
 from pathlib import Path
@@ -43,7 +44,10 @@ def compare_epochs(
     for job in teacher_and_student(NOTEBOOK):
         targets_s, ours = _new_training(job, part, validation, device, teacher)
         notebook = NotebookLoop(job, digits, teacher=teacher if job.distillation else None)
-        loops = {"ours_s": epoch_of(ours), "notebook_s": partial(_train_part, notebook, count)}
+        loops: dict[str, Callable[[], float]] = {
+            "ours_s": epoch_of(ours),
+            "notebook_s": partial(_train_part, notebook, count),
+        }
         print(f"{job.name}: {1 + rounds} rounds of {count:,} digits in both loops", file=sys.stderr)
         measured = interleave(list(loops.values()), 1 + rounds, lambda train: train() * EPOCH / count)
         # the first round warms up
