@@ -87,11 +87,12 @@ def select(rows: list[Row], **case: Any) -> Row:
     raise BenchmarkError(f"no figure for {described}: measure again with the default settings")
 
 
-def improvement(row: Row, reference: Row, figure: str) -> Ratio:
-    """Compare a figure of two rows of a session or an HTTP result, within their rounds."""
-    ours, theirs = (
-        each["rounds"][figure] if "rounds" in each else each[f"rounds_{figure}"] for each in (row, reference)
-    )
+def improvement(row: Row, reference: Row, figure: str) -> Ratio | None:
+    """Compare a figure of two rows of a session or an HTTP result, within their rounds; None where not measured."""
+    rounds = [each.get("rounds") or {figure: each[f"rounds_{figure}"]} for each in (row, reference)]
+    if not all(each.get(figure) for each in rounds):
+        return None
+    ours, theirs = (each[figure] for each in rounds)
     return Ratio.within_rounds(ours, theirs, lower_is_better=figure != "requests_per_s")
 
 

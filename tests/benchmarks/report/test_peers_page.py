@@ -6,7 +6,6 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from benchmarks.results.ratio import Ratio
 from tests.support.documents import document, keep, render
 
 SERVERS = {
@@ -26,7 +25,6 @@ def peers_data(connections: tuple[int, ...] = (1, 16)) -> dict[str, Any]:
             "p99_ms": count * 1.5,
         }
         | {"rounds": {"requests_per_s": rates, "p50_ms": [1.0] * 5}}
-        | {"ours": Ratio.within_rounds(SERVERS["inprocess"][2], rates).as_json()}
         for count in connections
         for server, (_, _, rates) in SERVERS.items()
     ]
