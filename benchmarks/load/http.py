@@ -10,6 +10,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from statistics import median
 from typing import Any, NamedTuple
+from urllib.error import HTTPError
 
 from prometheus_client.parser import text_string_to_metric_families
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -114,6 +115,8 @@ def service_cpu(url: str) -> float:
         with urllib.request.urlopen(metrics, timeout=10) as response:  # noqa: S310 - http, checked by --url
             families = list(text_string_to_metric_families(response.read().decode()))
     except OSError as error:
+        if isinstance(error, HTTPError):
+            error.close()
         raise BenchmarkError(f"{metrics}: no response: {error}") from error
     samples = [sample for family in families for sample in family.samples if sample.name == CPU_COUNTER]
     if not samples:

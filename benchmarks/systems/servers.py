@@ -12,6 +12,7 @@ import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Literal
+from urllib.error import HTTPError
 
 import psutil
 
@@ -186,9 +187,14 @@ def _running(
 def _wait_until_ready(url: str, process: subprocess.Popen[bytes], log: IO[bytes], timeout: float) -> None:
     deadline = time.monotonic() + timeout
     while process.poll() is None and time.monotonic() < deadline:
-        with contextlib.suppress(OSError), urllib.request.urlopen(url, timeout=2) as response:  # noqa: S310
-            if response.status == 200:
-                return
+        try:
+            with urllib.request.urlopen(url, timeout=2) as response:  # noqa: S310
+                if response.status == 200:
+                    return
+        except HTTPError as error:  # it holds the connection
+            error.close()
+        except OSError:
+            pass
         time.sleep(0.05)
     log.seek(0)
     output = log.read()[-2000:].decode(errors="replace").strip()
