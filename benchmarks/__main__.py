@@ -15,6 +15,7 @@ COMMANDS = CommandModules(
         "perf-analyzer",
         "profile",
         "footprint",
+        "pictures",
         "training",
         "speed",
         "accuracy",

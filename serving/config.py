@@ -78,5 +78,5 @@ class ServiceSettings(ListenSettings, InferenceSettings, LimitSettings):
     models_dir: Path = Field(Path("models"), description="model repository, as distillery-export writes it")
     default_model: str | None = Field(
         None,
-        description="model that answers POST /predict; default: student-int8, else student, else the first",
+        description="model that answers POST /predict; default: fast-int8, student-int8, student or the first",
     )

@@ -40,7 +40,7 @@ from training.data.mnist import Digits, find_mnist, load_test
 from training.recipe.schema import FIGURES
 
 RECIPE = "quick"
-MEASURED = (REFERENCE, "student", "student-int8")
+MEASURED = (REFERENCE, "student", "student-int8", "fast-int8")
 CONTROL = "student-alone"
 """The student's network trained without a teacher: its speed is the student's, only its errors differ."""
 MAX_ERRORS = {"teacher": 95, "student": 100}
@@ -163,7 +163,7 @@ def _check_every_digit(client: Client, entry: ModelEntry, test: Digits) -> None:
 def demo_table(
     facts: Mapping[str, Mapping[str, Any]], sessions: list[dict[str, Any]], http: list[dict[str, Any]]
 ) -> Table:
-    """Lay out the figures, a column per model; below each measured figure its improvement over the teacher."""
+    """Lay out the figures, a column per model; below a measured one its improvement over the teacher."""
     table = Table(
         title=f"student against teacher; service and load generator on {usable_cores()} cores",
         box=SIMPLE_HEAD,
@@ -192,8 +192,9 @@ def demo_table(
         measured = [select(rows, model=name, **case) for name in MEASURED]
         scale = 1000 if figure.endswith("_ms") else 1
         table.add_row(label, *(form.format(row[figure] * scale) for row in measured))
-        ratios = (improvement(row, measured[0], figure) for row in measured[1:])
-        table.add_row("  × teacher", "", *map(str, ratios), style="dim")
+        ratios = [improvement(row, measured[0], figure) for row in measured[1:]]
+        table.add_row("  × teacher", "", *(ratio.short for ratio in ratios if ratio), style="dim")
+        table.add_row("  interval", "", *(ratio.interval for ratio in ratios if ratio), style="dim")
     return table
 
 

@@ -91,13 +91,13 @@ class Render(Command):
 
 
 def _draw(section: Section, sources: Sources, path: Path, names: str) -> None:
-    """Write a section's figure with the `names` of its results inside, and its CSV file."""
+    """Write a section's figure with the `names` of its results inside, and its further files."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with style():
         if section.draw:
             section.draw(sources).savefig(path, dpi=150, metadata={SOURCE_KEY: names})
-    if section.csv:
-        path.with_suffix(".csv").write_text(section.csv(sources), encoding="utf-8")
+    for name, content in (section.files(sources) if section.files else {}).items():
+        (path.parent / name).write_bytes(content)
 
 
 def _drawn_from(path: Path) -> str | None:

@@ -149,8 +149,8 @@ def pareto_figure(sources: Sources) -> Figure:
     return figure
 
 
-def pareto_csv(sources: Sources) -> str:
-    """Return the rows of the figure as CSV; a ratio is its median."""
+def pareto_csv(sources: Sources) -> dict[str, bytes]:
+    """Return the rows of the figure as a CSV file; a ratio is its median."""
     text = io.StringIO()
     writer = csv.DictWriter(text, CSV_FIELDS, extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
@@ -158,7 +158,7 @@ def pareto_csv(sources: Sources) -> str:
         writer.writerow(
             {key: value["median"] if isinstance(value, dict) else value for key, value in row.items()}
         )
-    return text.getvalue()
+    return {"pareto.csv": text.getvalue().encode()}
 
 
 def _draw_errors(axes: Axes, rows: list[Row], key: str, scale: float, label: str) -> None:

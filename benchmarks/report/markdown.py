@@ -3,6 +3,7 @@
 `templates/NAME.md.jinja` is filled with the results it names (`{{ http.data.rows }}`) and the filters below.
 """
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
@@ -81,6 +82,11 @@ def _row(cells: list[Any]) -> str:
     return f"| {' | '.join(map(str, cells))} |"
 
 
+def slug(name: str) -> str:
+    """Return a name as a file name."""
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+
+
 def _versions(servers: list[dict[str, Any]]) -> list[str]:
     return sorted({f"{name} {version}" for server in servers for name, version in server["versions"].items()})
 
@@ -101,6 +107,7 @@ _ENVIRONMENT.filters |= {
     "percent": lambda share, decimals: f"{share:.{decimals}%}",
     "ratio": _ratio,
     "row": _row,
+    "slug": slug,
 }
 _ENVIRONMENT.globals |= {
     "compare_models": compare_models,

@@ -7,6 +7,7 @@ from matplotlib.figure import Figure
 
 from benchmarks.report import figures
 from benchmarks.report.markdown import Sources
+from benchmarks.report.pictures import pictures_figure, thumbnail_files
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,8 +21,8 @@ class Section:
     figure: str = ""
     """File name of the figure, where there is one."""
     draw: Callable[[Sources], Figure] | None = None
-    csv: Callable[[Sources], str] | None = None
-    """The content of a CSV file next to the figure."""
+    files: Callable[[Sources], dict[str, bytes]] | None = None
+    """Further files next to the figure, by name."""
 
     @property
     def markers(self) -> tuple[str, str]:
@@ -40,9 +41,16 @@ SECTIONS = (
         optional_kinds=("accuracy_ensemble",),
         figure="pareto.png",
         draw=figures.pareto_figure,
-        csv=figures.pareto_csv,
+        files=figures.pareto_csv,
     ),
     Section(name="evidence", kinds=("evidence",), figure="robustness.png", draw=figures.evidence_figure),
+    Section(
+        name="pictures",
+        kinds=("pictures",),
+        figure="pictures/all.png",
+        draw=pictures_figure,
+        files=thumbnail_files,
+    ),
     Section(name="scenarios", kinds=("scenarios",)),
     Section(name="profile", kinds=("profile",)),
     Section(name="footprint", kinds=("footprint",)),

@@ -50,9 +50,18 @@ class Ratio:
         """True if the rounds show a difference."""
         return self.rounds >= LEAST_ROUNDS and not self.low <= 1 <= self.high
 
+    @property
+    def short(self) -> str:
+        """The ratio without its interval, for tables with many of them."""
+        return f"{'' if self.decided else '≈ '}{_digits(self.median)}×"
+
+    @property
+    def interval(self) -> str:
+        """Both ends of the interval."""
+        return f"{_digits(self.low)}–{_digits(self.high)}"
+
     def __str__(self) -> str:
-        undecided = "" if self.decided else "≈ "
-        return f"{undecided}{_digits(self.median)}× ({_digits(self.low)}–{_digits(self.high)})"
+        return f"{self.short} ({self.interval})"
 
     def as_json(self) -> dict[str, Any]:
         """Return what a result file keeps of it, besides the rounds themselves."""
