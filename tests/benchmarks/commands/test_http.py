@@ -1,16 +1,17 @@
 """`distillery-bench http`: the service under a short load, in processes of its own."""
 
 import json
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from benchmarks.__main__ import COMMANDS
 from benchmarks.errors import BenchmarkError
-from benchmarks.load.http import Case, cases_of, measure_http
+from benchmarks.load.http import Case, cases_of, measure_http, service_cpu
 from benchmarks.load.interleave import interleave
-from benchmarks.load.service_cpu import ServiceCpu
 from benchmarks.load.workloads import TOLERANCE, BodyKind, check_answers, service_workload
 from benchmarks.results.models import select_models
 from benchmarks.systems.servers import free_port, running_service
@@ -19,43 +20,51 @@ from tests.support.service import Service
 
 
 @pytest.fixture
-def url(service: Service) -> str:
+def service(service: Service) -> str:
+    """The URL of the service that the tests share."""
     return service.url
 
 
 @pytest.mark.parametrize("body", ["json", "png", "json-64"])
 def test_the_response_to_every_prepared_request_is_that_of_a_session(
-    url: str, model_repository: Path, body: BodyKind
+    service: str, model_repository: Path, body: BodyKind
 ) -> None:
     for name, entry in select_models(model_repository).items():
-        assert check_answers(service_workload(url, name, body), entry.path) <= TOLERANCE
+        assert check_answers(service_workload(service, name, body), entry.path) <= TOLERANCE
 
 
-def test_predictions_of_another_model_are_an_error(url: str, model_repository: Path) -> None:
+def test_predictions_of_another_model_are_an_error(service: str, model_repository: Path) -> None:
     entries = select_models(model_repository)
     with pytest.raises(BenchmarkError, match=r"probabilities differ by .*--models-dir"):
-        check_answers(service_workload(url, "student"), entries["teacher"].path)
+        check_answers(service_workload(service, "student"), entries["teacher"].path)
 
 
-def test_a_status_other_than_200_is_an_error(url: str, model_repository: Path) -> None:
+def test_a_status_other_than_200_is_an_error(service: str, model_repository: Path) -> None:
     path = select_models(model_repository)["student"].path
     with pytest.raises(BenchmarkError, match=r"pupil, json: status 404: .*student-int8"):
-        check_answers(service_workload(url, "pupil"), path)
+        check_answers(service_workload(service, "pupil"), path)
 
 
 @pytest.mark.slow
-def test_cases_are_interleaved_and_compared_with_the_teacher_of_the_same_server(url: str) -> None:
-    workloads = [service_workload(url, model) for model in ("student", "teacher")]
+def test_cases_are_interleaved_and_compared_with_the_teacher_of_the_same_server(service: str) -> None:
+    workloads = [service_workload(service, model) for model in ("student", "teacher")]
     cases = cases_of([*workloads, replace(workloads[0], server="another")], [2, 1])
     assert [(case.connections, case.workload.model, case.workload.server) for case in cases] == [
         (connections, model, server)
         for connections in (1, 2)
         for model, server in (("teacher", "service"), ("student", "service"), ("student", "another"))
     ]
+    expected: list[Case] = []
+    interleave(cases, 2, expected.append)
     measured: list[Case] = []
-    cpu = {"service": ServiceCpu(url)}
-    rows = measure_http(cases, rounds=2, seconds=0.05, tool="python", cpu=cpu, progress=measured.append)
-    assert measured == [cases[index] for index in interleave(len(cases), 2)]
+
+    def noted(case: Case) -> AbstractContextManager[None]:
+        measured.append(case)
+        return nullcontext()
+
+    cpu = {"service": partial(service_cpu, service)}
+    rows = measure_http(cases, rounds=2, seconds=0.05, tool="python", cpu=cpu, cpu_lag_s=0.2, during=noted)
+    assert measured[3:] == expected  # after the warm-up of each workload
     for row in rows:
         assert row["requests"] == sum(row["histogram"]["counts"]) > 0
         assert [len(row["rounds"][figure]) for figure in ("requests_per_s", "p50_ms", "p99_ms")] == [2, 2, 2]
@@ -65,27 +74,22 @@ def test_cases_are_interleaved_and_compared_with_the_teacher_of_the_same_server(
         assert row["cpu_us"] is None or row["cpu_us"] > 0
 
 
-def test_a_service_without_a_cpu_counter_is_an_error(url: str) -> None:
+def test_a_service_without_a_cpu_counter_is_an_error(service: str) -> None:
     with pytest.raises(BenchmarkError, match=r"health/live/metrics: no response: .*404"):
-        ServiceCpu(f"{url}/health/live").per_prediction("student", lambda: None)
+        service_cpu(f"{service}/health/live")
 
 
-def test_no_prediction_under_load_is_an_error(url: str) -> None:
-    with pytest.raises(BenchmarkError, match="student made no prediction under load"):
-        ServiceCpu(url).per_prediction("student", lambda: None)
-
-
-def test_images_per_second_count_all_images_of_a_request(url: str) -> None:
-    cases = cases_of([service_workload(url, "student-int8", "json-64")], [2])
+def test_images_per_second_count_all_images_of_a_request(service: str) -> None:
+    cases = cases_of([service_workload(service, "student-int8", "json-64")], [2])
     (row,) = measure_http(cases, rounds=1, seconds=0.1, tool="python")
     assert row["images_per_s"] == pytest.approx(64 * row["requests_per_s"], rel=1e-3)
 
 
 @pytest.mark.slow
 def test_the_command_measures_a_running_service(
-    url: str, model_repository: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    service: str, model_repository: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    flags = ["--url", url, "--models-dir", str(model_repository), "--models", "teacher,student"]
+    flags = ["--url", service, "--models-dir", str(model_repository), "--models", "teacher,student"]
     flags += ["--body", "json,png", "--connections", "1,2", "--seconds", "0.05", "--rounds", "1"]
     flags += ["--tool", "python", "--results-dir", str(tmp_path)]
     assert main("distillery-bench", COMMANDS, arguments=["http", *flags]) == 0
