@@ -139,10 +139,12 @@ def _turn(picture: Image.Image) -> Image.Transpose | None:
 
 
 def _reduce(picture: Image.Image) -> Image.Image:
-    """Decode, and reduce by a whole factor to about twice the working size, in strips."""
+    """Decode, and reduce by a whole factor to about twice the working size; in strips what must be converted first."""
     factor = max(picture.size) // (2 * WORKING_SIDE)
     if factor < 2:
         return _to_8_bits(picture)
+    if picture.mode in {"L", "RGB"} and not picture.has_transparency_data:
+        return picture.reduce(factor)
     step = factor * _STRIP_ROWS
     strips = [
         _to_8_bits(picture.crop((0, top, picture.width, min(top + step, picture.height)))).reduce(factor)
