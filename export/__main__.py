@@ -43,7 +43,7 @@ class Export(DataSettings):
     )
     name: str = Field("model", description="with --checkpoint: name of the model")
     int8: Annotated[list[str], distillery.Metavar("MODEL,...")] = Field(
-        ["student"], description="models that are also published as NAME-int8"
+        ["student", "fast"], description="models that are also published as NAME-int8"
     )
     models_dir: Path = Field(Path("models"), description="model repository to write")
     model_version: int = Field(1, ge=1, description="version folder to write")
@@ -115,7 +115,7 @@ def _int8_losses(entries: list[ModelEntry]) -> Iterator[str]:
             yield (
                 f"{name} has {int8.test_errors - fp32.test_errors} test errors more than {fp32.name} "
                 f"(up to {MAX_EXTRA_ERRORS} are usual); best of the quantisations tried on validation digits: "
-                f"{parameters['weight_bits']:.0f}-bit weights, percentile {parameters['percentile']:g}"
+                f"percentile {parameters['percentile']:g}"
             )
 
 

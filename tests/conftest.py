@@ -78,6 +78,23 @@ def model_repository(
 
 
 @pytest.fixture(scope="session")
+def demo_repository(
+    trained: dict[str, Path],
+    splits: "Splits",
+    model_repository: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Path:
+    """A model repository with the models of the demo: also fast and fast-int8, which is then the default."""
+    from export.pipeline import Source, export_checkpoint  # noqa: PLC0415
+
+    def export(folder: Path) -> None:
+        copytree(model_repository, folder, dirs_exist_ok=True)
+        export_checkpoint(Source("fast", trained["fast"]), splits, models_dir=folder, int8=True)
+
+    return made_once(tmp_path_factory, "demo-models", export)
+
+
+@pytest.fixture(scope="session")
 def one_model(model_repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A repository of the student alone: one model is enough to see processes come and go."""
     return _some_of(model_repository, tmp_path_factory, "student")

@@ -40,7 +40,7 @@ from training.data.mnist import Digits, find_mnist, load_test
 from training.recipe.schema import FIGURES
 
 RECIPE = "quick"
-MEASURED = (REFERENCE, "student", "student-int8")
+MEASURED = (REFERENCE, "student", "student-int8", "fast-int8")
 CONTROL = "student-alone"
 """The student's network trained without a teacher: its speed is the student's, only its errors differ."""
 MAX_ERRORS = {"teacher": 95, "student": 100}
@@ -166,7 +166,7 @@ def _check_every_digit(client: Client, entry: ModelEntry, test: Digits) -> None:
 def demo_table(
     facts: Mapping[str, Mapping[str, Any]], sessions: Sequence[dict[str, Any]], http: Sequence[dict[str, Any]]
 ) -> Table:
-    """Lay out the figures, a column per model; below each measured figure its improvement over the teacher."""
+    """Lay out the figures, a column per model; below a measured one its improvement over the teacher."""
     table = Table(
         title=f"student against teacher; service and load generator on {usable_cores()} cores",
         box=SIMPLE_HEAD,
@@ -205,11 +205,12 @@ def demo_table(
         ("CPU per prediction", lambda name: f"{many[name]['cpu_us']:.0f} µs", _rounds(many, "cpu_us"), True),
     ):
         table.add_row(label, *map(text, MEASURED))
-        ratios = (
+        ratios = [
             Ratio.within_rounds(rounds[name], rounds[REFERENCE], lower_is_better=lower_is_better)
             for name in MEASURED[1:]
-        )
-        table.add_row("  × teacher", "", *map(str, ratios), style="dim")
+        ]
+        table.add_row("  × teacher", "", *(ratio.short for ratio in ratios), style="dim")
+        table.add_row("  interval", "", *(ratio.interval for ratio in ratios), style="dim")
     return table
 
 

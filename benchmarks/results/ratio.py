@@ -55,8 +55,13 @@ class Ratio:
         """The ratio without its interval, for tables with many of them."""
         return f"{'' if self.decided else '≈ '}{_digits(self.median)}×"
 
+    @property
+    def interval(self) -> str:
+        """Both ends of the interval."""
+        return f"{_digits(self.low)}–{_digits(self.high)}"
+
     def __str__(self) -> str:
-        return f"{self.short} ({_digits(self.low)}–{_digits(self.high)})"
+        return f"{self.short} ({self.interval})"
 
     def as_json(self) -> dict[str, Any]:
         """Return what a result file keeps of it, besides the rounds themselves."""

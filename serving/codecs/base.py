@@ -85,9 +85,9 @@ class BodyLimits:
     """Limits on the content of one request."""
 
     max_images: int = 256
-    max_pixels: int = 4_000_000
-    """Sum over all pictures of a request, as declared in their headers."""
-    max_body_bytes: int = 4 * 1024 * 1024
+    max_pixels: int = 16_000_000
+    """Sum over all pictures of a request, as decoding holds them: `serving.codecs.image`."""
+    max_body_bytes: int = 16 * 1024 * 1024
     """Of a compressed body after decompression."""
 
 

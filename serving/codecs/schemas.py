@@ -17,19 +17,21 @@ Rows = Annotated[list[Row], Field(min_length=SIDE, max_length=SIDE, description=
 Flat = Annotated[
     list[Pixel], Field(min_length=PIXELS, max_length=PIXELS, description="784 ink values, row by row")
 ]
-Picture = Annotated[str, Field(description="base64 of a PNG or JPEG, with or without a data: prefix")]
+Picture = Annotated[
+    str, Field(description="base64 of a PNG, JPEG, WebP, GIF or BMP, with or without a data: prefix")
+]
 Image = Rows | Flat | Picture
 
 
 class OneImage(BaseModel):
-    """One image: ink values 0–255 as in MNIST (0 is background), or a PNG or JPEG of any size and colours."""
+    """One image: ink values 0–255 as in MNIST (0 is background), or a picture of any size and colours."""
 
     model_config = ConfigDict(extra="forbid")
     image: Image
 
 
 class ManyImages(BaseModel):
-    """Several images: either all arrays or all PNG and JPEG files."""
+    """Several images: either all arrays or all pictures."""
 
     model_config = ConfigDict(extra="forbid")
     images: Annotated[list[Rows | Flat] | list[Picture], Field(min_length=1)]

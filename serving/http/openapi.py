@@ -35,7 +35,11 @@ def describe_predictions(app: FastAPI, models: Mapping[str, Any], default: str, 
     operation: dict[str, Any] = {
         "tags": ["predictions"],
         "parameters": [CONTENT_ENCODING],
-        "requestBody": {"required": True, "content": _bodies()},
+        "requestBody": {
+            "description": "A body is recognised by its first bytes; only forms and raw pixels need their media type.",
+            "required": True,
+            "content": _bodies(),
+        },
         "responses": {
             "200": {
                 "description": "one prediction per image",
@@ -98,12 +102,18 @@ def _bodies() -> dict[str, Any]:
             "schema": {"anyOf": [ref(OneImage), ref(ManyImages)]},
             "example": {"image": image},
         },
-        "image/png": _FILE,
-        "image/jpeg": _FILE,
+        **dict.fromkeys(("image/png", "image/jpeg", "image/webp", "image/gif", "image/bmp"), _FILE),
+        "application/octet-stream": {
+            "schema": {
+                "type": "string",
+                "format": "binary",
+                "description": "a picture, or the pixels of N images: N · 784 bytes, 0–255",
+            }
+        },
         "multipart/form-data": {
             "schema": {
                 "type": "object",
-                "description": "one or several PNG or JPEG files, under any name",
+                "description": "one or several pictures, under any name; text fields are ignored",
                 "minProperties": 1,
                 "additionalProperties": {"type": "string", "format": "binary"},
             }

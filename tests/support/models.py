@@ -12,7 +12,7 @@ from training.model.checkpoint import save_checkpoint
 from training.model.network import build, normalise
 from training.recipe.schema import Architecture
 
-NETWORKS = {"teacher": [96, 96], "student": [48, 48], "student-alone": [48, 48]}
+NETWORKS = {"teacher": [96, 96], "student": [48, 48], "student-alone": [48, 48], "fast": [24, 24]}
 EPOCHS = 25
 
 
@@ -39,6 +39,7 @@ def checkpoint(folder: Path, name: str) -> Path:
 
 
 def export_networks(trained: dict[str, Path], splits: Splits, models_dir: Path) -> None:
-    """Export the networks to a model repository; the student also as int8."""
+    """Export the networks but `fast` to a model repository; the student also as int8."""
     for name, path in trained.items():
-        export_checkpoint(Source(name, path), splits, models_dir=models_dir, int8=name == "student")
+        if name != "fast":
+            export_checkpoint(Source(name, path), splits, models_dir=models_dir, int8=name == "student")
