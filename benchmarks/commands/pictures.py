@@ -9,10 +9,9 @@ from typing import Annotated, Any
 
 import numpy as np
 from pydantic import Field, PositiveInt
-from rich.box import SIMPLE_HEAD
-from rich.table import Table
+from rich.progress import track
 
-from benchmarks.commands.bench import Bench, RepositorySettings, progress_bar
+from benchmarks.commands.bench import Bench, RepositorySettings
 from benchmarks.errors import BenchmarkError
 from benchmarks.pictures.converted import Converted, convert
 from benchmarks.pictures.kinds import KINDS
@@ -30,8 +29,7 @@ class Pictures(Bench, RepositorySettings):
     """Measure accuracy on generated pictures, by kind of picture.
 
     Each kind of picture is drawn from test digits by a seeded generator, decoded and converted to 28×28 as the service
-    does it, and predicted by every model. Prints a table and, last, one line of JSON; keeps the result in a file under
-    --results-dir.
+    does it, and predicted by every model.
     """
 
     examples = (
@@ -96,8 +94,7 @@ class Pictures(Bench, RepositorySettings):
     def _convert(self, kinds: list[str], digits: Digits) -> Iterator[tuple[str, list[Converted]]]:
         images, labels = digits.images.numpy(), digits.labels.tolist()
         starts = range(0, len(images), CHUNK)
-        with ProcessPoolExecutor(usable_cores(), get_context("spawn")) as pool, progress_bar() as bar:
-            task = bar.add_task("drawing", total=len(kinds) * len(starts))
+        with ProcessPoolExecutor(usable_cores(), get_context("spawn")) as pool:
             running = {
                 kind: [
                     pool.submit(
@@ -112,28 +109,5 @@ class Pictures(Bench, RepositorySettings):
                 ]
                 for kind in kinds
             }
-            for kind, chunks in running.items():
-                converted: list[Converted] = []
-                for chunk in chunks:
-                    converted += chunk.result()
-                    bar.update(task, advance=1, description=kind)
-                yield kind, converted
-
-    def tables(self, data: dict[str, Any]) -> Iterator[Table | str]:
-        table = Table(
-            title=f"{data['digits']} {data['split']} digits per kind; correct, %",
-            title_justify="left",
-            box=SIMPLE_HEAD,
-            padding=(0, 1, 0, 0),
-        )
-        names = list(data["models"])
-        table.add_column("kind", no_wrap=True)
-        for name in (*names, "ms"):
-            table.add_column(name, justify="right", no_wrap=True)
-        for row in data["rows"]:
-            shares = (f"{row['correct'][name] * 100:.1f}" for name in names)
-            table.add_row(row["kind"], *shares, f"{row['ms']:.1f}")
-        means = [float(np.mean([row["correct"][name] for row in data["rows"]])) * 100 for name in names]
-        table.add_row("mean", *(f"{mean:.1f}" for mean in means), "", style="bold")
-        yield table
-        yield "ms: CPU time of decoding and conversion, median; with one thread"
+            for kind in track(kinds, "drawing", transient=True):
+                yield kind, [one for chunk in running[kind] for one in chunk.result()]

@@ -120,8 +120,8 @@ def test_too_many_errors_are_an_error(errors: dict[str, int], message: str) -> N
 @pytest.mark.slow
 def test_the_models_of_a_running_service_are_measured(demo_repository: Path) -> None:
     entries = select_models(demo_repository)
-    with running_service(demo_repository, "--api-servers", "1") as url:
-        sessions, http = Demo(seconds=0.05, rounds=2)._measure(url, entries)
+    with running_service(demo_repository, "--api-servers", "1") as service:
+        sessions, http = Demo(seconds=0.05, rounds=2)._measure(service.url, entries)
     assert {row["model"] for row in http} == {row["model"] for row in sessions["rows"]} == set(SPEED)
     assert len(demo_table(model_facts(entries), sessions["rows"], http).rows) == len(table_lines()) - 3
 

@@ -6,8 +6,7 @@ import pytest
 
 import distillery
 from benchmarks.commands.pictures import Pictures
-from benchmarks.report.pictures import pictures_section
-from benchmarks.report.sections import Source
+from benchmarks.report.markdown import Source, fill
 from benchmarks.results.files import read_result
 from tests.support.samples import samples_as_mnist
 
@@ -35,7 +34,7 @@ def test_every_model_predicts_every_picture(
     assert all(share > 0.5 for share in plain["correct"].values())
     assert (data["digits"], data["split"], plain["rejected"]) == (30, "test", 0)
     assert "MNIST inverted" in capsys.readouterr().out
-    page = pictures_section({"pictures": Source(read_result(path), "result.json")}, "pictures/all.png")
+    page = fill("pictures", {"pictures": Source(read_result(path), "result.json")}, "pictures/all.png")
     assert "![MNIST inverted](pictures/mnist-inverted.png)" in page
 
 

@@ -90,7 +90,7 @@ def test_the_time_to_accuracy_is_measured_for_both_loops(
     (file,) = (tmp_path / "results").iterdir()
     target = json.loads(file.read_text())["data"]["target"]
     assert len(target["ours"]) == 2
-    for run in (*target["ours"], target["mended_loop"]):
+    for run in (*target["ours"], target["corrected_loop"]):
         assert run["validation_accuracy"] >= 0.5
         assert run["test_accuracy"] > 0.3
         assert run["seconds"] > 0

@@ -10,11 +10,12 @@ import pytest
 from PIL import Image
 
 from benchmarks.__main__ import COMMANDS
+from benchmarks.commands.seeds import models_of
 from benchmarks.errors import BenchmarkError
 from benchmarks.load.digits import load_digits
 from benchmarks.load.sessions import measure_sessions
 from benchmarks.load.workloads import service_workload
-from benchmarks.results.models import model_facts, models_of, select_models
+from benchmarks.results.models import model_facts, select_models
 from distillery import main
 from serving.model.session import open_session
 
