@@ -36,7 +36,7 @@ _WINDOW = 0.35  # of the shorter side; wider structures belong to the background
 _NEAR = 0.15  # of the digit's longer side; components within this distance are parts of it
 _PART = 0.05  # of the digit's mass; smaller components are specks
 _DISCOUNT = 0.002  # of the mass of components that are probably not the digit
-_SOLID = 0.65  # of its box; a digit with spaces inside covers less
+_SOLID = 0.8  # of its box; a digit covers less
 _MOST_COMPONENTS = 100
 _LINE = (
     0.06  # of the picture's other side: a component that spans one side and is narrower than this is a line
