@@ -1,7 +1,6 @@
 """`distillery-bench http`: the service under a short load, in processes of its own."""
 
 import json
-from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import partial
@@ -17,12 +16,13 @@ from benchmarks.load.workloads import TOLERANCE, BodyKind, check_answers, servic
 from benchmarks.results.models import select_models
 from benchmarks.systems.servers import free_port, running_service
 from distillery import main
+from tests.support.service import Service
 
 
-@pytest.fixture(scope="module")
-def service(model_repository: Path) -> Iterator[str]:
-    with running_service(model_repository, "--api-servers", "1") as server:
-        yield server.url
+@pytest.fixture
+def service(service: Service) -> str:
+    """The URL of the service that the tests share."""
+    return service.url
 
 
 @pytest.mark.parametrize("body", ["json", "png", "json-64"])

@@ -1,5 +1,6 @@
 """Training is a function of the recipe and the seed, and can be resumed after every epoch."""
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -235,3 +236,10 @@ def test_a_teacher_is_required_with_a_distillation_and_only_then() -> None:
             ValueError, match="student: a teacher is required with a distillation, and only then"
         ):
             new(model, teacher=teacher)
+
+
+def test_training_does_not_import_torchs_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torch._dynamo", None)  # importing it fails
+    training = train(new(SMALL, digits=FEW), epochs=1)
+    training.restore(*training.state())
+    assert len(train(training, epochs=2).history) == 2
