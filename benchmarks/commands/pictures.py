@@ -92,12 +92,19 @@ class Pictures(Bench, RepositorySettings):
         return Digits(digits.images[: self.digits], digits.labels[: self.digits])
 
     def _convert(self, kinds: list[str], digits: Digits) -> Iterator[tuple[str, list[Converted]]]:
-        images = digits.images.numpy()
+        images, labels = digits.images.numpy(), digits.labels.tolist()
         starts = range(0, len(images), CHUNK)
         with ProcessPoolExecutor(usable_cores(), get_context("spawn")) as pool:
             running = {
                 kind: [
-                    pool.submit(convert, kind, images[start : start + CHUNK], start, self.seed)
+                    pool.submit(
+                        convert,
+                        kind,
+                        images[start : start + CHUNK],
+                        labels[start : start + CHUNK],
+                        start,
+                        self.seed,
+                    )
                     for start in starts
                 ]
                 for kind in kinds

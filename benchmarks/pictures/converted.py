@@ -3,6 +3,7 @@
 import io
 import time
 import zlib
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -27,14 +28,18 @@ class Converted(NamedTuple):
     """CPU time of decoding and converting."""
 
 
-def convert(kind: str, digits: NDArray[np.uint8], first: int, seed: int) -> list[Converted]:
-    """Draw and convert `uint8 [N, 28, 28]`, the digits from number `first` on."""
-    return [_convert(*picture_of(kind, digit, first + index, seed)) for index, digit in enumerate(digits)]
+def convert(
+    kind: str, digits: NDArray[np.uint8], labels: Sequence[int], first: int, seed: int
+) -> list[Converted]:
+    """Draw and convert `uint8 [N, 28, 28]` with their labels, the digits from number `first` on."""
+    pairs = zip(digits, labels, strict=True)
+    return [_convert(*picture_of(kind, *pair, first + index, seed)) for index, pair in enumerate(pairs)]
 
 
-def picture_of(kind: str, digit: NDArray[np.uint8], number: int, seed: int) -> tuple[bytes, str]:
+def picture_of(kind: str, digit: NDArray[np.uint8], label: int, number: int, seed: int) -> tuple[bytes, str]:
     """Draw one digit; the same for the same number and seed."""
-    return KINDS[kind].draw(digit, np.random.default_rng([seed, zlib.crc32(kind.encode()), number]))
+    rng = np.random.default_rng([seed, zlib.crc32(kind.encode()), number])
+    return KINDS[kind].draw(digit if KINDS[kind].of_mnist else label, rng)
 
 
 def _convert(content: bytes, _: str) -> Converted:

@@ -5,13 +5,16 @@
 `digit` is `uint8 [28, 28]`, light on black, as in MNIST.
 """
 
+import re
 from collections.abc import Callable
-from typing import NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple
 
+import matplotlib as mpl
 import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 from scipy import ndimage
 
 from benchmarks.pictures.sheet import Sheet, jpeg, png
@@ -21,13 +24,21 @@ Digit = NDArray[np.uint8]
 File = tuple[bytes, str]
 """Content and media type."""
 Colour = tuple[float, float, float]
+CANVAS = Path(__file__).with_name("canvas")
+FONTS = [
+    str(path)
+    for path in sorted(Path(mpl.get_data_path(), "fonts/ttf").glob("*.ttf"))
+    if re.match(r"DejaVu(Sans|Serif)|STIXGeneral|cm(r|ss|tt|b)10", path.stem) and "Display" not in path.stem
+]
 
 
 class Kind(NamedTuple):
     """A kind of picture."""
 
     description: str
-    draw: Callable[[Digit, Generator], File]
+    draw: Callable[[Any, Generator], File]
+    """From a digit of MNIST; or, if not `of_mnist`, from its label alone."""
+    of_mnist: bool = True
 
 
 def _size(rng: Generator, least: int = 240, most: int = 640) -> tuple[int, int]:
@@ -486,6 +497,24 @@ def _everything(digit: Digit, rng: Generator) -> File:
     return photo(sheet, (2, 6))
 
 
+def _typed(label: int, rng: Generator) -> File:
+    """A digit in one of the fonts that matplotlib ships: DejaVu, STIX and Computer Modern."""
+    size = _size(rng)
+    font = ImageFont.truetype(FONTS[int(rng.integers(len(FONTS)))], int(rng.uniform(0.4, 0.8) * min(size)))
+    mask = Image.new("L", size[::-1])
+    middle = size[1] * rng.uniform(0.4, 0.6), size[0] * rng.uniform(0.4, 0.6)
+    ImageDraw.Draw(mask).text(middle, str(label), 255, font, anchor="mm")
+    sheet = _sheet(rng, size)
+    sheet.ink(np.asarray(mask, np.float32) / np.float32(255), pen(rng))
+    return photo(sheet)
+
+
+def _canvas(label: int, rng: Generator) -> File:
+    """Drawn with the mouse on a canvas in Chromium: committed files, five of each digit."""
+    files = sorted(CANVAS.glob(f"{label}-*.png"))
+    return files[int(rng.integers(len(files)))].read_bytes(), "image/png"
+
+
 KINDS = {
     "light on dark": Kind("white ink on black, any size and place", _light_on_dark),
     "dark on light": Kind("black ink on white, any size and place", _dark_on_light),
@@ -520,5 +549,7 @@ KINDS = {
     "file modes": Kind("CMYK, 16 bits, palette, one bit", _modes),
     "phone": Kind("12 megapixels, uneven light", _phone),
     "everything": Kind("lines, vignette, shadow, specks and noise", _everything),
+    "typed": Kind("digits of typed fonts: DejaVu, STIX, Computer Modern", _typed, of_mnist=False),
+    "canvas": Kind("50 digits drawn with the mouse in a browser", _canvas, of_mnist=False),
 }
 """By name; in the order of the report."""

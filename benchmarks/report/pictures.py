@@ -43,7 +43,9 @@ def _thumbnails(sources: Sources) -> dict[str, Image.Image]:
     digits = load_digits()
     thumbnails = {}
     for number, row in enumerate(sources["pictures"].data["rows"]):
-        content, _ = picture_of(row["kind"], digits[number + 20], number, 0)
+        content, _ = picture_of(
+            row["kind"], digits[number], number % 10, number, 0
+        )  # digits are in cyclic order
         with Image.open(io.BytesIO(content)) as picture:
             upright = ImageOps.exif_transpose(picture).convert("RGBA")
         upright.thumbnail((THUMBNAIL, THUMBNAIL))

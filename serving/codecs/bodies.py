@@ -1,14 +1,18 @@
 """From the body of `POST /predict` to images: a form by its media type, everything else by its first bytes."""
 
 import re
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 from serving.codecs.base import BodyLimits, Head
 from serving.codecs.errors import MalformedBody, UnsupportedMediaType
 from serving.codecs.form import boundary_of, form_files
-from serving.codecs.image import decode_pictures
+from serving.codecs.image import File, decode_pictures
 from serving.codecs.pixels import decode_json, decode_raw
 from serving.codecs.signatures import is_picture, recognise
 from serving.model.tensors import PIXELS, Images
+
+Decoded = TypeVar("Decoded")
 
 JSON = b"application/json"
 MULTIPART = b"multipart/form-data"
@@ -19,7 +23,7 @@ MEDIA_TYPES = (JSON, b"image/png", b"image/jpeg", b"image/webp", b"image/gif", b
 
 MAX_INLINE_BYTES = 256 * 1024  # about a millisecond of JSON
 _MAX_INLINE_PNG_BYTES = 16 * 1024
-_MAX_INLINE_PIXELS = 128 * 128
+_MAX_INLINE_PIXELS = PIXELS  # a larger picture takes several milliseconds to convert
 _LISTED = ", ".join(kind.decode() for kind in MEDIA_TYPES)
 _OBJECT = re.compile(rb"(?:\xef\xbb\xbf|\xff\xfe|\xfe\xff)?\s{0,99}\0{0,3}\{\0{0,3}\s{0,99}\0{0,3}[\"'}]")
 """The start of a JSON object, also in UTF-16 or UTF-32, of which the error names the fix."""
@@ -46,19 +50,27 @@ def decodes_inline(head: Head, content: bytes) -> bool:
     return head.media_type == RAW and not is_picture(content) and len(content) <= MAX_INLINE_BYTES
 
 
-def decode(head: Head, content: bytes, limits: BodyLimits) -> Images:
-    """Decode an uncompressed body to `uint8 [N, 28, 28]`, N ≥ 1. Raises `RequestError`."""
+def decode(
+    head: Head,
+    content: bytes,
+    limits: BodyLimits,
+    pictures: Callable[[Sequence[File], int], Decoded] = decode_pictures,  # type: ignore[assignment]
+) -> Images | Decoded:
+    """Decode an uncompressed body: pixels to `uint8 [N, 28, 28]`, N ≥ 1, picture files by `pictures`.
+
+    Raises `RequestError`.
+    """
     kind = head.media_type
     if kind == JSON:
         try:
-            return decode_json(content, limits.max_images, limits.max_pixels)
+            return decode_json(content, limits.max_images, limits.max_pixels, pictures)
         except MalformedBody:
             if recognise(content) is None:
                 raise
     elif kind == MULTIPART:
-        return decode_pictures(form_files(head.boundary, content, limits.max_images), limits.max_pixels)
+        return pictures(form_files(head.boundary, content, limits.max_images), limits.max_pixels)
     elif _OBJECT.match(content):
-        return decode_json(content, limits.max_images, limits.max_pixels)
+        return decode_json(content, limits.max_images, limits.max_pixels, pictures)
     elif kind == RAW and _is_raw(content):
         return decode_raw(content, limits.max_images)
     elif not kind.startswith(b"image/") and recognise(content) is None:
@@ -66,7 +78,7 @@ def decode(head: Head, content: bytes, limits: BodyLimits) -> Images:
         raise UnsupportedMediaType(
             f"Content-Type is {found}, and the body starts with {content[:8]!r}; expected one of {_LISTED}"
         )
-    return decode_pictures([("the body", content)], limits.max_pixels)
+    return pictures([("the body", content)], limits.max_pixels)
 
 
 def _is_raw(content: bytes) -> bool:

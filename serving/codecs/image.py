@@ -7,7 +7,7 @@ converted, in strips, so that its pixels are held once.
 
 import io
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -46,32 +46,59 @@ _UPRIGHT = {
 """By the value of EXIF's tag Orientation."""
 
 Image.MAX_IMAGE_PIXELS = MAX_DECLARED_PIXELS  # bounds what Pillow allocates while it opens a file
-warnings.filterwarnings(
-    "ignore", module=r"PIL\."
-)  # Pillow warns about every damaged file; the client gets an error
+# Pillow warns about every damaged file; the client gets an error.
+warnings.filterwarnings("ignore", module=r"PIL\.")
+
+File = tuple[str, bytes]
+"""The name of a picture in error messages, and its content."""
 
 
-def decode_pictures(files: Sequence[tuple[str, bytes]], max_pixels: int) -> Images:
-    """Decode named files in one of the formats `PICTURES` to `uint8 [N, 28, 28]`.
+class Pixels(NamedTuple):
+    """A decoded picture, upright."""
 
-    Raises `TooManyPixels` when decoding would hold more than `max_pixels`, added up over the files, `InvalidPicture`
-    for a file that is not a picture, is damaged or shows no ink.
+    name: str
+    levels: NDArray[np.uint8]
+    """`uint8 [H, W]` or `[H, W, 3]`, scaled down."""
+    scale: float
+    """Pixels of the file per pixel here."""
+
+
+def decode_pictures(files: Sequence[File], max_pixels: int) -> Images:
+    """Decode files in one of the formats `PICTURES` to `uint8 [N, 28, 28]`.
+
+    Raises `TooManyPixels` as `decode_pixels` does, `InvalidPicture` also for a picture that shows no ink.
     """
     images = []
+    for name, levels, _ in decode_pixels(files, max_pixels, WORKING_SIDE):
+        image = to_mnist(levels)
+        if image is None:
+            raise no_digit(name)
+        images.append(image)
+    return np.stack(images)
+
+
+def no_digit(name: str) -> InvalidPicture:
+    """Return the error for a picture without ink."""
+    return InvalidPicture(f"{name} shows no digit: the contrast between ink and background is too low")
+
+
+def decode_pixels(files: Sequence[File], max_pixels: int, side: int) -> Iterator[Pixels]:
+    """Decode files in one of the formats `PICTURES`, each scaled down to at most `side` pixels a side.
+
+    Raises `TooManyPixels` when decoding would hold more than `max_pixels`, added up over the files, `InvalidPicture`
+    for a file that is not a picture or is damaged.
+    """
     left = max_pixels
     for name, content in files:
-        picture = _open(name, content)
+        picture = _open(name, content, side)
         left -= picture.held
         if left < 0:
             raise TooManyPixels(
                 f"{name} is {picture.width}×{picture.height}, for which decoding holds {picture.held:,} pixels; one "
                 f"request may hold {max_pixels:,}: scale the picture down, or send it as baseline JPEG"
             )
-        image = to_mnist(_levels(name, picture.image))
-        if image is None:
-            raise InvalidPicture(f"{name} shows no digit: the contrast between ink and background is too low")
-        images.append(image)
-    return np.stack(images)
+        levels = _levels(name, picture.image, side)
+        yield Pixels(name, levels, max(picture.width, picture.height) / max(levels.shape[:2]))
 
 
 class _Picture(NamedTuple):
@@ -84,7 +111,7 @@ class _Picture(NamedTuple):
     """Pixels in memory during decoding."""
 
 
-def _open(name: str, content: bytes) -> _Picture:
+def _open(name: str, content: bytes, side: int) -> _Picture:
     """Read a picture's header. Raises `InvalidPicture`, `TooManyPixels`."""
     kind = recognise(content)
     if kind and kind.name == BASE64:
@@ -103,7 +130,7 @@ def _open(name: str, content: bytes) -> _Picture:
         picture = Image.open(io.BytesIO(content), formats=(kind.name,))
         picture.info.update(metadata)
         width, height = picture.size
-        picture.draft(None, (WORKING_SIDE, WORKING_SIDE))  # JPEG only
+        picture.draft(None, (side, side))  # JPEG only
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         width = height = MAX_DECLARED_PIXELS
     except Exception as error:  # noqa: BLE001 - Pillow raises nearly everything on damaged files
@@ -114,11 +141,11 @@ def _open(name: str, content: bytes) -> _Picture:
     return _Picture(picture, width, height, held * _COPIES.get(kind.name, 1))
 
 
-def _levels(name: str, picture: Image.Image) -> NDArray[np.uint8]:
-    """Decode to `uint8 [H, W]` or `[H, W, 3]`, upright and scaled down to `WORKING_SIDE`."""
+def _levels(name: str, picture: Image.Image, side: int) -> NDArray[np.uint8]:
+    """Decode to `uint8 [H, W]` or `[H, W, 3]`, upright and scaled down to `side`."""
     try:
-        small = _flatten(_reduce(picture))
-        small.thumbnail((WORKING_SIDE, WORKING_SIDE))
+        small = _flatten(_reduce(picture, side))
+        small.thumbnail((side, side))
     except Exception as error:  # noqa: BLE001 - as in `_open`
         raise _damaged(name, error) from None
     turn = _turn(picture)
@@ -138,11 +165,13 @@ def _turn(picture: Image.Image) -> Image.Transpose | None:
         return None
 
 
-def _reduce(picture: Image.Image) -> Image.Image:
-    """Decode, and reduce by a whole factor to about twice the working size, in strips."""
-    factor = max(picture.size) // (2 * WORKING_SIDE)
+def _reduce(picture: Image.Image, side: int) -> Image.Image:
+    """Decode, and reduce by a whole factor to about twice the working size; in strips what must be converted first."""
+    factor = max(picture.size) // (2 * side)
     if factor < 2:
         return _to_8_bits(picture)
+    if picture.mode in {"L", "RGB"} and not picture.has_transparency_data:
+        return picture.reduce(factor)
     step = factor * _STRIP_ROWS
     strips = [
         _to_8_bits(picture.crop((0, top, picture.width, min(top + step, picture.height)))).reduce(factor)

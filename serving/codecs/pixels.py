@@ -4,7 +4,8 @@ The common case is validated by `bytes`, which rejects anything outside 0–255 
 takes the slow path, which finds the invalid value for the error message.
 """
 
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -16,13 +17,20 @@ from serving.codecs.errors import (
     InvalidType,
     TooManyImages,
 )
-from serving.codecs.image import decode_pictures
+from serving.codecs.image import File
 from serving.codecs.json_text import parse_json
 from serving.model.tensors import PIXELS, SIDE, Images
 
+Decoded = TypeVar("Decoded")
 
-def decode_json(content: bytes, max_images: int, max_pixels: int) -> Images:
-    """Decode {"image": …} or {"images": […]} to `uint8 [N, 28, 28]`. Raises `RequestError` naming the invalid value."""
+
+def decode_json(
+    content: bytes, max_images: int, max_pixels: int, pictures: Callable[[Sequence[File], int], Decoded]
+) -> Images | Decoded:
+    """Decode {"image": …} or {"images": […]}: numbers to `uint8 [N, 28, 28]`, files in base64 by `pictures`.
+
+    Raises `RequestError` naming the invalid value.
+    """
     document = parse_json(content, max_images)
     try:
         ((key, value),) = document.items()
@@ -45,7 +53,7 @@ def decode_json(content: bytes, max_images: int, max_pixels: int) -> Images:
             )
     if type(values[0]) is str:
         files = [(name, _unbase64(name, value)) for name, value in zip(names, values, strict=True)]
-        return decode_pictures(files, max_pixels)
+        return pictures(files, max_pixels)
     parts = [image_bytes(value) for value in values]
     if not all(parts) or b"u" in content or b"l" in content:  # true, false: bytes() accepts them as 1 and 0
         for name, value in zip(names, values, strict=True):

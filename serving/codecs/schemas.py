@@ -30,6 +30,13 @@ class OneImage(BaseModel):
     image: Image
 
 
+class OnePicture(BaseModel):
+    """One picture with a line of digits."""
+
+    model_config = ConfigDict(extra="forbid")
+    image: Picture
+
+
 class ManyImages(BaseModel):
     """Several images: either all arrays or all pictures."""
 
@@ -45,6 +52,10 @@ class DigitPrediction(BaseModel):
     probabilities: Annotated[
         list[float],
         Field(min_length=CLASSES, max_length=CLASSES, description="probabilities of the digits 0 to 9"),
+    ]
+    input: Annotated[
+        Rows | None,
+        Field(default=None, description="the image that the model saw; with `?include=input` only"),
     ]
 
 
@@ -63,6 +74,31 @@ class PredictAnswer(BaseModel):
     model: str
     version: str
     predictions: list[DigitPrediction]
+    timing: PredictionTiming
+
+
+class DigitBox(BaseModel):
+    """The bounding box of a digit in the upright picture, in pixels of the file."""
+
+    left: int
+    top: int
+    width: int
+    height: int
+
+
+class ReadDigit(DigitPrediction):
+    """The prediction for one digit of a line."""
+
+    box: DigitBox
+
+
+class ReadAnswer(BaseModel):
+    """The number in the picture, and its digits from left to right."""
+
+    model: str
+    version: str
+    number: Annotated[str, Field(pattern="^[0-9]+$", examples=["1984"])]
+    digits: list[ReadDigit]
     timing: PredictionTiming
 
 

@@ -142,7 +142,8 @@ class InFlightRequest:
             total_ms=_milliseconds(encoding - self._received),
         )
         endpoint = self._endpoint
-        reply = endpoint.api.encode_response(prediction, codec=self._codec, query=self._query, timing=timing)
+        query, prediction = self._codec.select(self._query, prediction)
+        reply = endpoint.api.encode_response(prediction, codec=self._codec, query=query, timing=timing)
         endpoint.metrics.predicted(
             prediction.digits.tolist(),
             decode_seconds,

@@ -172,7 +172,7 @@ def test_the_openapi_document_is_valid_and_complete(client: httpx.Client) -> Non
     openapi_spec_validator.validate(document)
     model, version = "/v2/models/{model}", "/v2/models/{model}/versions/{version}"
     assert set(document["paths"]) == {
-        "/predict", "/predict/{model}", "/models", "/models/{model}", "/models/{model}/card",
+        "/predict", "/predict/{model}", "/read", "/read/{model}", "/models", "/models/{model}", "/models/{model}/card",
         "/health/live", "/health/ready", "/metrics",
         "/v2", "/v2/health/live", "/v2/health/ready", "/v2/models/stats", "/v2/repository/index",
         "/v2/repository/models/{model}/load", "/v2/repository/models/{model}/unload",
