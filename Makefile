@@ -5,7 +5,7 @@ RECIPE ?= quick
 INSTALLED := .venv/.installed
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-portable test-slow check train export serve bench bench-peers system proto lock serving-alone clean
+.PHONY: help demo test test-portable test-slow check train export serve bench bench-peers fuzz system proto lock serving-alone clean
 
 help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -30,6 +30,11 @@ test-portable: $(INSTALLED) ## run the numeric tests of training as older CPUs c
 
 test-slow: $(INSTALLED) ## run the slow tests; those that need `make system` are skipped without it
 	@$(BIN)/pytest -m "slow or prometheus or wrk"
+
+RUNS ?= 100000
+fuzz: $(INSTALLED) ## fuzz the decoding of request bodies, guided by coverage: make fuzz RUNS=1000000
+	@mkdir -p .cache/fuzz
+	@$(BIN)/python -m tests.serving.codecs.fuzz .cache/fuzz -runs=$(RUNS) -artifact_prefix=.cache/fuzz-
 
 check: $(INSTALLED) ## check format, lint, types, imports and generated docs
 	@$(BIN)/ruff format --check .

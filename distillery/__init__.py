@@ -17,11 +17,21 @@ from collections.abc import Mapping, Sequence
 from pydantic import ValidationError
 from pydantic_settings import SettingsError
 
-from distillery.command import Command, Metavar
+from distillery.command import Command, CommandModules, Metavar
 from distillery.errors import DistilleryError, errors, plain, read_toml, unknown
 from distillery.help import command_help, program_help
 
-__all__ = ["Command", "DistilleryError", "Metavar", "errors", "main", "plain", "read_toml", "unknown"]
+__all__ = [
+    "Command",
+    "CommandModules",
+    "DistilleryError",
+    "Metavar",
+    "errors",
+    "main",
+    "plain",
+    "read_toml",
+    "unknown",
+]
 
 # onnxruntime (from 1.29 on) sends usage data to its maker unless this is set before its import.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
@@ -40,12 +50,25 @@ def main(
     """Run one of `commands` with `arguments` (default: those of the process) and return the exit status.
 
     The first argument names the command; without one, `default` runs. Status 0: success; 1: a `DistilleryError`;
-    2: invalid settings; 130: interrupted.
+    2: invalid settings; 130: interrupted; 141: the reader of the output has closed it, as `head` does.
 
     Commands are dispatched here rather than with pydantic-settings' `CliSubCommand`, which nests the settings of a
     command under its name in files and environment variables, and builds the parsers of all commands at every start.
     """
-    rest = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        status = _run(program, commands, default, list(sys.argv[1:] if arguments is None else arguments))
+        sys.stdout.flush()
+    except BrokenPipeError:
+        try:
+            print(flush=True)
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at exit
+            return 141
+        raise  # of another pipe
+    return status
+
+
+def _run(program: str, commands: Mapping[str, type[Command]], default: str | None, rest: list[str]) -> int:
     title = program
     try:
         name = default

@@ -1,8 +1,11 @@
-"""A command: its settings and the sources they come from."""
+"""A command: its settings and the sources they come from; and the commands of a program."""
 
+import ast
 from abc import abstractmethod
 from argparse import ArgumentParser, Namespace
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, NoReturn, Self
 
@@ -88,6 +91,43 @@ class Command(BaseSettings):
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         preset = InitSettingsSource(settings_cls, dict(cls.preset))
         return init_settings, env_settings, _ConfigFile(settings_cls), preset
+
+
+class CommandModules(Mapping[str, type[Command]]):
+    """Commands that are imported when they are used: `perf-analyzer` is `PerfAnalyzer` of PACKAGE/perf_analyzer.py."""
+
+    def __init__(self, package: str, names: Sequence[str]) -> None:
+        self._package, self._names = package, names
+
+    def __getitem__(self, name: str) -> type[Command]:
+        if name not in self._names:
+            raise KeyError(name)
+        command: type[Command] = getattr(import_module(self._module(name)), self._class(name))
+        return command
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def summary(self, name: str) -> str:
+        """Return the first line of the command's docstring without importing it: torch takes seconds."""
+        spec = find_spec(self._module(name))
+        source = Path(str(spec and spec.origin)).read_text(encoding="utf-8")
+        classes = [node for node in ast.parse(source).body if isinstance(node, ast.ClassDef)]
+        return next(first_line(ast.get_docstring(node)) for node in classes if node.name == self._class(name))
+
+    def _module(self, name: str) -> str:
+        return f"{self._package}.{name.replace('-', '_')}"
+
+    def _class(self, name: str) -> str:
+        return name.title().replace("-", "")
+
+
+def first_line(docstring: str | None) -> str:
+    """Return the summary of a command."""
+    return (docstring or "").strip().partition("\n")[0]
 
 
 class _OneSetting(Command):

@@ -9,7 +9,7 @@ from typing import Any, Literal, get_args, get_origin
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from distillery.command import Command, Metavar
+from distillery.command import Command, CommandModules, Metavar, first_line
 from distillery.errors import model_in, plain
 
 WIDTH = 80
@@ -70,10 +70,15 @@ def _paragraphs(text: str) -> list[str]:
 def _command_list(commands: Mapping[str, type[Command]]) -> list[str]:
     width = max(map(len, commands)) + 4
     lines = ["Commands:"]
-    for name, command in commands.items():
-        summary = (command.__doc__ or "").strip().partition("\n")[0]
-        lines += _row(name, summary, width)
+    for name in commands:
+        lines += _row(name, _summary(commands, name), width)
     return [*lines, ""]
+
+
+def _summary(commands: Mapping[str, type[Command]], name: str) -> str:
+    if isinstance(commands, CommandModules):
+        return commands.summary(name)
+    return first_line(commands[name].__doc__)
 
 
 def _row(term: str, description: str, column: int = 28) -> list[str]:

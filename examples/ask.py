@@ -13,7 +13,7 @@ URL = "http://127.0.0.1:8000"
 files = [Path(name) for name in sys.argv[1:]] or [Path("examples/seven.png")]
 
 with Client(URL) as client:
-    result = client.predict_pictures([file.read_bytes() for file in files])  # PNG or JPEG, of any size
+    result = client.predict_pictures([file.read_bytes() for file in files])  # PNG, JPEG, WebP, GIF or BMP
 
 print(f"model {result.model}")
 for file, digit, probabilities in zip(files, result.digits, result.probabilities, strict=True):

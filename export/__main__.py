@@ -44,7 +44,7 @@ class Export(DataSettings):
     )
     name: str = Field("model", description="with --checkpoint: name of the model")
     int8: Annotated[list[str], distillery.Metavar("MODEL,...")] = Field(
-        ["student"], description="models that are also published as NAME-int8"
+        ["student", "fast"], description="models that are also published as NAME-int8"
     )
     risk: float = Field(
         RISK, gt=0, lt=0.5, description="largest share of errors among accepted validation digits"
@@ -123,7 +123,7 @@ def _int8_losses(entries: list[ModelEntry]) -> Iterator[str]:
             yield (
                 f"{name} has {int8.test_errors - fp32.test_errors} test errors more than {fp32.name} "
                 f"(up to {MAX_EXTRA_ERRORS} are usual); best of the quantisations tried on validation digits: "
-                f"{parameters['weight_bits']:.0f}-bit weights, percentile {parameters['percentile']:g}"
+                f"percentile {parameters['percentile']:g}"
             )
 
 

@@ -5,17 +5,14 @@ The test set takes no part; the test errors of the chosen graph are only reporte
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import product
 
 import numpy as np
 
 from export.graph import Graph
-from export.quantise import hidden_activations, quantise, read_layers
+from export.quantise import hidden_activations, largest_sum, quantise, read_layers
 from export.splits import Splits
 
 CALIBRATION_DIGITS = 1000
-WEIGHT_BITS = (8, 7)
-"""7 for x86 processors without VNNI, where the sums of 8 bits saturate."""
 PERCENTILES = (100.0, 99.99, 99.9)
 """Share of a layer's activations that stays below its ceiling; the others saturate."""
 
@@ -26,14 +23,16 @@ class Quantisation:
 
     graph: Graph
     percentile: float
-    weight_bits: int
     validation_errors: int
     validation_agreement: float
 
     def describe(self) -> dict[str, float]:
-        """Return the `quantisation` entry of the manifest."""
+        """Return the `quantisation` entry of the manifest.
+
+        `largest_16_bit_sum` of at most 32,767: predictions are the same on processors with and without VNNI.
+        """
         return {
-            "weight_bits": self.weight_bits,
+            "largest_16_bit_sum": largest_sum(self.graph),
             "validation_errors": self.validation_errors,
             "validation_agreement": round(self.validation_agreement, 5),
             "percentile": self.percentile,
@@ -42,7 +41,7 @@ class Quantisation:
 
 
 def choose_quantisation(fp32: Graph, splits: Splits) -> Quantisation:
-    """Quantise `fp32` with each combination of parameters and return the one with the fewest validation errors.
+    """Quantise `fp32` with each of `PERCENTILES` and return the graph with the fewest validation errors.
 
     Of equal ones, the one that agrees most often with the fp32 graph.
     """
@@ -55,14 +54,13 @@ def _candidates(fp32: Graph, splits: Splits) -> Iterator[Quantisation]:
     activations = hidden_activations(fp32, splits.training.images[:CALIBRATION_DIGITS].numpy())
     images, labels = splits.validation.images.numpy(), splits.validation.labels.numpy()
     reference = fp32.logits(images).argmax(1)
-    for weight_bits, percentile in product(WEIGHT_BITS, PERCENTILES):
+    for percentile in PERCENTILES:
         ceilings = [float(np.percentile(activation, percentile)) for activation in activations]
-        graph = quantise(layers, ceilings, weight_bits=weight_bits)
+        graph = quantise(layers, ceilings)
         digits = graph.logits(images).argmax(1)
         yield Quantisation(
             graph=graph,
             percentile=percentile,
-            weight_bits=weight_bits,
             validation_errors=int((digits != labels).sum()),
             validation_agreement=float((digits == reference).mean()),
         )

@@ -1,5 +1,10 @@
-"""Fold a trained network into the plain affine layers it amounts to at inference; these become the graph."""
+"""Fold a trained network into the plain affine layers it amounts to at inference; these become the graph.
 
+At inference, BatchNorm and pixel normalisation are affine maps. Folding them into convolutions and fully connected
+layers in float64 keeps the result within rounding of the trained network.
+"""
+
+import copy
 from collections.abc import Iterable
 from typing import cast
 
@@ -7,8 +12,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from training.model.folding import affine_layers, fold_norm, fold_pixels
-from training.model.network import PIXELS, SIDE, Classifier, Convolution, Ensemble, Network
+from training.model.network import (
+    MEAN,
+    PIXELS,
+    SIDE,
+    STD,
+    Classifier,
+    Convolution,
+    Ensemble,
+    HiddenLayer,
+    Network,
+)
 
 
 class FoldedClassifier(nn.Module):
@@ -16,9 +30,9 @@ class FoldedClassifier(nn.Module):
 
     def __init__(self, network: Classifier) -> None:
         super().__init__()
-        plain = fold_norm(network)
-        affine = affine_layers(plain)
-        weight, bias = fold_pixels(affine[0].weight, cast("Tensor", affine[0].bias))
+        plain = _fold_norm(network)
+        affine = _affine_layers(plain)
+        weight, bias = _fold_pixels(affine[0].weight, cast("Tensor", affine[0].bias))
         affine[0].load_state_dict({"weight": weight, "bias": bias})
         if isinstance(affine[0], nn.Conv2d):
             affine[0].padding = (1, 1)  # the network pads with normalised black, which is now 0
@@ -73,3 +87,39 @@ def fold(network: Network) -> Folded:
         members = cast("Iterable[Classifier]", network.members)
         return FoldedEnsemble([FoldedClassifier(member) for member in members]).eval()
     return FoldedClassifier(network).eval()
+
+
+def _fold_norm(classifier: Classifier) -> Classifier:
+    """Return `classifier` without BatchNorm, in float64 and evaluation mode.
+
+    With s = γ/√(v+ε), s(Wx + b − m) + β = (sW)x + s(b − m) + β.
+    """
+    folded = copy.deepcopy(classifier).double().eval()
+    for layer in cast("Iterable[Convolution | HiddenLayer]", (*folded.convolutions, *folded.hidden)):
+        affine = layer.conv if isinstance(layer, Convolution) else layer.linear
+        norm = layer.norm
+        if isinstance(norm, nn.Identity):
+            continue
+        mean, variance = cast("Tensor", norm.running_mean), cast("Tensor", norm.running_var)
+        bias = cast("Tensor", affine.bias)
+        with torch.no_grad():
+            scale = norm.weight / torch.sqrt(variance + norm.eps)
+            affine.weight.mul_(scale.view(-1, *[1] * (affine.weight.dim() - 1)))
+            bias.sub_(mean).mul_(scale).add_(norm.bias)
+        layer.norm = nn.Identity()
+    return folded
+
+
+def _affine_layers(classifier: Classifier) -> list[nn.Conv2d | nn.Linear]:
+    """Return the layers with weights in order: convolutions, then fully connected layers."""
+    convolutions = cast("Iterable[Convolution]", classifier.convolutions)
+    hidden = cast("Iterable[HiddenLayer]", classifier.hidden)
+    return [*(each.conv for each in convolutions), *(each.linear for each in hidden), classifier.output]
+
+
+def _fold_pixels(weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+    """Return weight and bias of the first layer for raw pixels p in 0..255 with background 0.
+
+    W((p/255 − μ)/σ) + b = (W/(255σ))p + b − (μ/σ)W·1; a convolution must then be padded with zeros.
+    """
+    return weight / (255 * STD), bias - (MEAN / STD) * weight.flatten(1).sum(dim=1)

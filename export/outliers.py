@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from serving.model.tensors import SIDE, Images
-from training.data.augmentation import jitter
+from training.data.augmentation import augment
 from training.data.mnist import Digits
 from training.recipe.schema import Augmentation
 
@@ -57,8 +57,10 @@ class Samples(NamedTuple):
         outliers = torch.from_numpy(np.concatenate([*kinds.values()]))
         random = torch.Generator().manual_seed(0)
         return cls(
-            torch.cat([plain, *(jitter(images, JITTER, random=random) for images in (plain, typed))]).numpy(),
-            torch.cat([outliers, jitter(outliers, JITTER, random=random)]).numpy(),
+            torch.cat(
+                [plain, *(augment(images, JITTER, random=random) for images in (plain, typed))]
+            ).numpy(),
+            torch.cat([outliers, augment(outliers, JITTER, random=random)]).numpy(),
             draw_outliers(max(1, drawn // 6), validation.images.numpy(), seed=2),
         )
 

@@ -4,8 +4,14 @@ onnxruntime fuses every `DequantizeLinear, Conv or Gemm, Relu, QuantizeLinear` i
 are uint8, weights int8 with one scale per output unit, biases int32. Two properties of these graphs save nodes: the
 raw image is already quantised (scale 1, zero point 0), so the first layer needs neither Cast nor QuantizeLinear; and
 every activation follows a ReLU, so its zero point is 0 and only its upper end is calibrated. Max-pooling and reshaping
-operate on the integers. Names are short and equal constants are stored once: in a small convolutional network they
-would take as much space as the weights.
+operate on the integers.
+
+The same file gives the same integers on every processor. x86 processors without VNNI multiply uint8 by int8 with
+`vpmaddubsw`, which adds the products of two neighbours in 16 bits and saturates. So each unit's scale is chosen such
+that the largest such sum fits: its weights use between 7 and 8 bits.
+
+Names are short and equal constants are stored once: in a small convolutional network they would take as much space as
+the weights.
 """
 
 from collections.abc import Sequence
@@ -22,6 +28,8 @@ from serving.model.repository import INPUTS, OUTPUTS
 from serving.model.tensors import Images
 
 Float = npt.NDArray[np.float32]
+MAX_PAIR = 128
+"""Largest sum of two neighbouring weights of one sign: 255 · 128 = 32,640, and 16 bits hold up to 32,767."""
 
 
 class Layer(NamedTuple):
@@ -30,6 +38,27 @@ class Layer(NamedTuple):
     weight: Float
     bias: Float
     pool: bool = False
+
+
+def pair_sums(weight: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Return the largest absolute sum of two weights of one sign of each unit, `[out]`, of weights `[out, in, …]`.
+
+    Of two neighbours in a fully connected layer. The order of a convolution's weights depends on its kernel, so there
+    it is the sum of any two.
+    """
+    rows = weight.reshape(len(weight), -1).astype(np.float64)
+    # Padded: a single input has no neighbour.
+    signed = np.pad(np.stack([rows, -rows]).clip(min=0), ((0, 0), (0, 0), (0, 1)))
+    if weight.ndim == 4:
+        signed = np.sort(signed)[..., -2:]
+    return np.asarray((signed[..., :-1] + signed[..., 1:]).max(axis=(0, 2)))
+
+
+def largest_sum(graph: Graph) -> int:
+    """Return the largest absolute sum of two products of an int8 `graph`, for any activations."""
+    weights = [numpy_helper.to_array(tensor) for tensor in graph.model.graph.initializer]
+    matrices = [weight for weight in weights if weight.dtype == np.int8 and weight.ndim > 1]
+    return 255 * max(int(pair_sums(weight).max()) for weight in matrices)
 
 
 def read_layers(model: onnx.ModelProto) -> list[Layer]:
@@ -58,21 +87,21 @@ def hidden_activations(fp32: Graph, images: Images) -> list[Float]:
     return activations
 
 
-def quantise(layers: Sequence[Layer], ceilings: Sequence[float], *, weight_bits: int = 8) -> Graph:
+def quantise(layers: Sequence[Layer], ceilings: Sequence[float]) -> Graph:
     """Build the int8 graph.
 
     `ceilings` holds, for each layer but the last, the activation that becomes 255; larger ones saturate.
-    7 weight bits leave headroom for x86 processors without VNNI, whose 16-bit sums would saturate with 8.
     """
-    graph, limit = _Nodes(), 2 ** (weight_bits - 1) - 1
+    graph = _Nodes()
     scale, zero = np.float32(1), np.uint8(0)
     shape = [-1, 1, 28, 28] if layers[0].weight.ndim == 4 else [-1, 784]
     values = graph.node("Reshape", "image", np.array(shape))
     for index, (weight, bias, pool) in enumerate(layers):
         rows = weight.reshape(len(weight), -1)
-        weight_scale = np.maximum(np.abs(rows).max(axis=1), 1e-8).astype(np.float32) / np.float32(limit)
+        # One less than MAX_PAIR: rounding adds up to a half to each of the two.
+        weight_scale = np.maximum(pair_sums(weight), 1e-8).astype(np.float32) / np.float32(MAX_PAIR - 1)
         bias_scale = (scale * weight_scale).astype(np.float32)
-        weight_q = np.clip(np.rint(rows / weight_scale[:, None]), -limit, limit).astype(np.int8)
+        weight_q = np.rint(rows / weight_scale[:, None]).astype(np.int8)
         bias_q = np.clip(np.rint(bias.astype(np.float64) / bias_scale), -(2**31), 2**31 - 1).astype(np.int32)
         if index and weight.ndim < layers[index - 1].weight.ndim:
             values = graph.node("Reshape", values, np.array([-1, weight.shape[1]]))

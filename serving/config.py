@@ -65,9 +65,11 @@ class LimitSettings(Command):
         description="key that prediction requests must send in the header X-API-Key; set DISTILLERY_API_KEY rather "
         "than this option, which other users of the machine can see",
     )
-    max_body_bytes: PositiveInt = Field(4 * 1024 * 1024, description="maximum size of a request body")
+    max_body_bytes: PositiveInt = Field(16 * 1024 * 1024, description="maximum size of a request body")
     max_images: PositiveInt = Field(256, description="maximum images per request")
-    max_pixels: PositiveInt = Field(4_000_000, description="maximum pixels of all images in a request")
+    max_pixels: PositiveInt = Field(
+        16_000_000, description="maximum pixels that decoding the pictures of a request may hold in memory"
+    )
     max_in_flight: PositiveInt = Field(
         1024, description="maximum requests in flight per API process; further ones get status 503"
     )
@@ -82,5 +84,5 @@ class ServiceSettings(ListenSettings, InferenceSettings, LimitSettings):
     models_dir: Path = Field(Path("models"), description="model repository, as distillery-export writes it")
     default_model: str | None = Field(
         None,
-        description="model that answers POST /predict; default: student-int8, else student, else the first",
+        description="model that answers POST /predict; default: fast-int8, student-int8, student or the first",
     )

@@ -47,7 +47,7 @@ from serving.model.session import check_device
 from serving.processes.litserve import DigitServer
 from serving.processes.supervisor import Listeners, can_fork
 
-_PREFERRED = ("student-int8", "student")
+_PREFERRED = ("fast-int8", "student-int8", "student")
 _PUBLISH_SECONDS = 0.1
 _DECODERS = 2
 

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 from filelock import FileLock
+from xdist.remote import Producer
+from xdist.scheduler import LoadFileScheduling
 
 from tests.support.service import API_KEY, Service, running_service
 
@@ -23,13 +25,39 @@ os.environ["PYTHONPATH"] = str(Path(__file__).parents[1])  # scripts that tests 
 THREADS = int(os.environ.get("DISTILLERY_TEST_THREADS", "1"))
 """CPU threads of torch: networks this small gain nothing from a second one. `make test-portable` sets it."""
 
+IN_ONE_PROCESS = (
+    "tests/benchmarks/commands/test_http.py",
+    "tests/client/",
+    "tests/docs/test_blocks.py",
+    "tests/export/",
+    "tests/serving/engine/",
+    "tests/serving/grpc/",
+    "tests/serving/http/",
+)
+"""Tests that share the services below and torch's exporter: to start them in every process of pytest-xdist is slow."""
+
+
+class Scheduling(LoadFileScheduling):
+    """Tests of one file run in one process, and so do those of `IN_ONE_PROCESS`."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return "services" if nodeid.startswith(IN_ONE_PROCESS) else super()._split_scope(nodeid)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> Scheduling | None:
+    """Schedule by `Scheduling` where files are scheduled, as by `make test`."""
+    return Scheduling(config, log) if config.getvalue("dist") == "loadfile" else None
+
 
 @pytest.fixture(autouse=True)
-def fixed_threads() -> None:
-    """Reset torch's threads, which a command under test may have set: their number decides the last bits of a sum."""
+def fixed_threads() -> Iterator[None]:
+    """Fix torch's threads, which a command under test may set: their number decides the last bits of a sum."""
     import torch  # noqa: PLC0415
 
     torch.set_num_threads(THREADS)
+    yield
+    torch.set_num_threads(THREADS)  # for the fixtures of the next module, which come before this one
 
 
 def made_once(folders: pytest.TempPathFactory, name: str, make: Callable[[Path], None]) -> Path:
@@ -75,6 +103,23 @@ def model_repository(
     from tests.support.models import export_networks  # noqa: PLC0415
 
     return made_once(tmp_path_factory, "models", partial(export_networks, trained, splits))
+
+
+@pytest.fixture(scope="session")
+def demo_repository(
+    trained: dict[str, Path],
+    splits: "Splits",
+    model_repository: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Path:
+    """A model repository with the models of the demo: also fast and fast-int8, which is then the default."""
+    from export.pipeline import Source, export_checkpoint  # noqa: PLC0415
+
+    def export(folder: Path) -> None:
+        copytree(model_repository, folder, dirs_exist_ok=True)
+        export_checkpoint(Source("fast", trained["fast"]), splits, models_dir=folder, int8=True)
+
+    return made_once(tmp_path_factory, "demo-models", export)
 
 
 @pytest.fixture(scope="session")

@@ -4,6 +4,8 @@ import importlib
 import pkgutil
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -85,12 +87,24 @@ def test_the_help_of_a_program_lists_its_commands(
     assert [line for line in text.splitlines() if len(line) > 80] == []
 
 
+def test_the_list_of_the_benchmarks_needs_no_torch_and_ends_quietly_where_its_reader_has_left() -> None:
+    code = "import sys, benchmarks.__main__ as b; sys.argv[1:] = ['--help']; sys.modules['torch'] = None; b.run()"
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT
+    ) as process:
+        assert process.stdout
+        assert process.stderr
+        process.stdout.close()  # as `head` does after its last line
+        assert process.stderr.read() == b""
+        assert process.wait() == 141
+
+
 @pytest.mark.parametrize("package", PROGRAMS)
 def test_an_unknown_command_is_rejected_with_the_nearest(
     package: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     module = importlib.import_module(f"{package}.__main__")
-    name = next(reversed(module.COMMANDS))
+    name = list(module.COMMANDS)[-1]
     monkeypatch.setattr("sys.argv", ["program", f"{name}x"])
     with pytest.raises(SystemExit, match="2"):
         module.run()

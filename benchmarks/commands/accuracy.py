@@ -4,16 +4,10 @@ Each seed is trained, evaluated and exported by the commands of the stages; fini
 """
 
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from rich.box import SIMPLE_HEAD
-from rich.table import Table
-
-from benchmarks.commands.seeds import SeedsBench
-from benchmarks.results.models import models_of
-from training.evaluation.significance import mean_interval
+from benchmarks.commands.seeds import SeedsBench, mean_of, models_of
 from training.recipe.schema import ALONE
 
 
@@ -29,21 +23,29 @@ class Accuracy(SeedsBench):
     def kind(self) -> str:
         return accuracy_kind(self.recipe)
 
+    @property
+    def template(self) -> str:
+        return "test-errors"
+
     def measure(self) -> dict[str, Any]:
         seeds = [self._measure_seed(seed) for seed in self.seeds]
         counts = {name: [seed["models"][name] for seed in seeds] for name in seeds[0]["models"]}
         saved = {
-            name: _summary([control - own for control, own in zip(counts[name + ALONE], errors, strict=True)])
+            name: [control - own for control, own in zip(counts[name + ALONE], errors, strict=True)]
             for name, errors in counts.items()
             if name + ALONE in counts
         }
+        test_errors, saved_errors = (
+            {name: {"values": values, **mean_of(values)} for name, values in each.items()}
+            for each in (counts, saved)
+        )
         return {
             "recipe": Path(self.recipe).stem,
             "seeds": seeds,
             "teacher_seed": self.teacher_seed,
-            "test_errors": {name: _summary(errors) for name, errors in counts.items()},
-            "saved": saved,
-            "saved_by_distillation": saved.get("student"),
+            "test_errors": test_errors,
+            "saved": saved_errors,
+            "saved_by_distillation": saved_errors.get("student"),
         }
 
     def _measure_seed(self, seed: int) -> dict[str, Any]:
@@ -61,32 +63,7 @@ class Accuracy(SeedsBench):
     def summary(self, data: dict[str, Any]) -> dict[str, Any]:
         return {"test_errors": data["test_errors"]}
 
-    def tables(self, data: dict[str, Any]) -> Iterator[Table]:
-        seeds = ", ".join(str(seed["seed"]) for seed in data["seeds"])
-        table = Table(
-            title=f"test errors of 10,000, recipe {data['recipe']}, seeds {seeds}",
-            box=SIMPLE_HEAD,
-            title_justify="left",
-        )
-        for name in ("model", "each seed", "mean", "95 % interval"):
-            table.add_column(name, justify="left" if name == "model" else "right")
-        saved = {f"{name}, saved by distillation": row for name, row in data["saved"].items()}
-        for name, row in (data["test_errors"] | saved).items():
-            interval = "" if row["interval_95"] is None else f"± {row['interval_95']:.1f}"
-            table.add_row(name, ", ".join(map(str, row["values"])), f"{row['mean']:.1f}", interval)
-        yield table
-
 
 def accuracy_kind(recipe: str) -> str:
     """Return the kind of result file for a recipe's errors."""
     return "accuracy_" + "_".join(re.findall("[a-z]+", Path(recipe).stem.lower()))
-
-
-def _summary(values: list[int]) -> dict[str, Any]:
-    """Return mean and 95 % interval (Student's t) over seeds."""
-    centre, interval = mean_interval(values)
-    return {
-        "values": values,
-        "mean": round(centre, 2),
-        "interval_95": None if interval is None else round(interval, 2),
-    }

@@ -1,29 +1,37 @@
-"""Base class of the benchmark commands: measure, keep the result in a file, print it."""
+"""Base class of the benchmark commands: measure, keep the result in a file, print it; and settings they share."""
 
 import json
 from abc import abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, ClassVar
 
-from pydantic import Field, PositiveInt
-from rich.console import Console, RenderableType
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from pydantic import Field, PositiveFloat, PositiveInt
+from rich.console import Console
+from rich.markdown import Markdown
 
-from benchmarks.results.files import RESULTS, warn_if_busy, write_result
+from benchmarks.load.run import Tool
+from benchmarks.report.markdown import Source, fill
+from benchmarks.results.files import RESULTS, read_result, warn_if_busy, write_result
 from benchmarks.results.models import model_facts, select_models, speed_models
 from benchmarks.systems.servers import Executor, running_service
 from distillery import Command
 from serving.model.repository import ModelEntry
 
+WIDTH = 140
+"""Columns of the tables, at least: a narrower terminal wraps lines, which loses nothing."""
+
 
 class Bench(Command):
-    """A benchmark. A derived class measures and lays out its result; the rest is here."""
+    """A benchmark: a derived class measures, and a template in `benchmarks/report` lays out the result.
+
+    Prints the section that the documents show and, last, one line of JSON.
+    """
 
     group = "result"
     limitations: ClassVar[Sequence[str]] = ()
-    """What the figures do not show; kept with them and printed."""
+    """What the figures do not show; kept with them."""
 
     results_dir: Path = Field(RESULTS, description="folder of the result files")
 
@@ -32,29 +40,33 @@ class Bench(Command):
         """The kind of the result file."""
         return type(self).__name__.lower()
 
+    @property
+    def template(self) -> str:
+        """The template in `benchmarks/report/templates` that shows the result."""
+        return self.kind.replace("_", "-")
+
     @abstractmethod
     def measure(self) -> dict[str, Any]:
         """Return what was measured, as JSON; `rows` if it has some. Raises `BenchmarkError`."""
 
-    @abstractmethod
-    def tables(self, data: dict[str, Any]) -> Iterable[RenderableType]:
-        """Lay out the result for the terminal."""
-
     def summary(self, data: dict[str, Any]) -> dict[str, Any]:
         """Return what the last line of output has of the result: the rows without raw rounds and histograms."""
-        raw = {"rounds", "histogram"}
+        raw = {"rounds", "histogram", "search"}
         return {"rows": [{key: row[key] for key in row if key not in raw} for row in data["rows"]]}
 
     def run(self) -> None:
-        """Measure, keep, print tables and limitations, and last one line of JSON."""
+        """Measure, keep, print the section that the documents show, and last one line of JSON."""
         warn_if_busy()
         data = self.measure()
         if self.limitations:
             data["limitations"] = list(self.limitations)
         path = write_result(self.kind, data, folder=self.results_dir)
-        Console().print(*self.tables(data), soft_wrap=True)
-        for limitation in self.limitations:
-            print(f"- {limitation}")
+        text = fill(self.template, {self.kind: Source(read_result(path), str(path))})
+        console = Console()
+        console.width = max(console.width, WIDTH)
+        with console.capture() as capture:
+            console.print(Markdown(text))
+        print(*(line.rstrip() for line in capture.get().splitlines()), sep="\n")
         print(json.dumps({"result": str(path), **self.summary(data)}))
 
 
@@ -106,17 +118,19 @@ class ServiceSettings(UrlSettings, RepositorySettings):
             return {"service": self.url}
         flags = ["--api-servers", str(self.api_servers)] if self.api_servers else []
         return {
-            executor: stack.enter_context(running_service(self.models_dir, "--executor", executor, *flags))
+            executor: stack.enter_context(
+                running_service(self.models_dir, "--executor", executor, *flags)
+            ).url
             for executor in self.executor
         }
 
 
-def progress_bar() -> Progress:
-    """Return a progress bar with the current case, the cases done and the time left."""
-    return Progress(
-        TextColumn("{task.description:<16}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        transient=True,
-    )
+class LoadSettings(Command):
+    """The load over HTTP."""
+
+    group = "load"
+
+    connections: list[PositiveInt] = Field([1, 16], description="concurrent requests")
+    seconds: PositiveFloat = Field(1.0, description="seconds per case and round; whole seconds with wrk")
+    rounds: PositiveInt = Field(5, description="rounds; each measures every case once")
+    tool: Tool = Field("auto", description="load generator; auto is wrk where it is installed, else python")

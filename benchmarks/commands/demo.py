@@ -10,6 +10,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,16 +21,15 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from benchmarks.commands.bench import progress_bar
-from benchmarks.commands.seeds import check_status, run_stage
+from benchmarks.commands.seeds import check_status, models_of, run_stage
 from benchmarks.errors import BenchmarkError
-from benchmarks.load.http import cases_of, measure_http
-from benchmarks.load.service_cpu import ServiceCpu
+from benchmarks.load.http import SERVICE_CPU_LAG_S, cases_of, measure_http, service_cpu
 from benchmarks.load.sessions import REFERENCE, measure_sessions
 from benchmarks.load.workloads import service_workload
+from benchmarks.report.rows import improvement, select
 from benchmarks.results.files import warn_if_busy, write_result
-from benchmarks.results.models import model_facts, models_of, select_models
-from benchmarks.results.ratio import LEGEND, Ratio
+from benchmarks.results.models import model_facts, select_models
+from benchmarks.results.ratio import LEGEND
 from benchmarks.systems.servers import running_service
 from distillery.machine import usable_cores
 from serving.client import Client
@@ -40,7 +40,7 @@ from training.data.mnist import Digits, find_mnist, load_test
 from training.recipe.schema import FIGURES
 
 RECIPE = "quick"
-MEASURED = (REFERENCE, "student", "student-int8")
+MEASURED = (REFERENCE, "student", "student-int8", "fast-int8")
 CONTROL = "student-alone"
 """The student's network trained without a teacher: its speed is the student's, only its errors differ."""
 MAX_ERRORS = {"teacher": 95, "student": 100}
@@ -87,11 +87,11 @@ class Demo(DataSettings):
         entries = select_models(self.models_dir, models_of(RECIPE, self.models_dir))
         test = load_test(find_mnist(self.data_dir))
         console.rule("[bold]serve and measure", align="left")
-        with running_service(self.models_dir) as url:
-            with Client(url) as client:
+        with running_service(self.models_dir) as service:
+            with Client(service.url) as client:
                 for entry in track(entries.values(), "every test digit over HTTP", console=console):
                     _check_every_digit(client, entry, test)
-            sessions, http = self._measure(url, entries)
+            sessions, http = self._measure(service.url, entries)
         facts = model_facts(entries)
         kept = {"models": facts, "sessions": sessions, "http": http, "rounds": self.rounds}
         result = write_result("demo", kept, folder=run_dir)
@@ -115,17 +115,14 @@ class Demo(DataSettings):
     ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         paths = {name: entries[name].path for name in MEASURED}
         sessions = measure_sessions(paths, batches=[1], rounds=self.rounds, seconds=SESSION_SECONDS)
-        cases = cases_of([service_workload(url, name) for name in MEASURED], [1, 16])
-        with progress_bar() as bar:
-            task = bar.add_task("under load", total=len(cases) * self.rounds)
-            rows = measure_http(
-                cases,
-                rounds=self.rounds,
-                seconds=self.seconds,
-                tool="python",  # wrk has no rounds shorter than a second
-                cpu={"service": ServiceCpu(url)},
-                progress=lambda _: bar.advance(task),
-            )
+        rows = measure_http(
+            cases_of([service_workload(url, name) for name in MEASURED], [1, 16]),
+            rounds=self.rounds,
+            seconds=self.seconds,
+            tool="python",  # wrk has no rounds shorter than a second
+            cpu={"service": partial(service_cpu, url)},
+            cpu_lag_s=SERVICE_CPU_LAG_S,
+        )
         return sessions, rows
 
 
@@ -164,9 +161,9 @@ def _check_every_digit(client: Client, entry: ModelEntry, test: Digits) -> None:
 
 
 def demo_table(
-    facts: Mapping[str, Mapping[str, Any]], sessions: Sequence[dict[str, Any]], http: Sequence[dict[str, Any]]
+    facts: Mapping[str, Mapping[str, Any]], sessions: list[dict[str, Any]], http: list[dict[str, Any]]
 ) -> Table:
-    """Lay out the figures, a column per model; below each measured figure its improvement over the teacher."""
+    """Lay out the figures, a column per model; below a measured one its improvement over the teacher."""
     table = Table(
         title=f"student against teacher; service and load generator on {usable_cores()} cores",
         box=SIMPLE_HEAD,
@@ -186,36 +183,19 @@ def demo_table(
     smaller = (f"{teacher['size_bytes'] / model['size_bytes']:.1f}×" for model in models[1:])
     table.add_row("  × teacher", "", *smaller, style="dim")
 
-    alone = {row["model"]: row for row in sessions}
-    one, many = ({row["model"]: row for row in http if row["connections"] == count} for count in (1, 16))
-    for label, text, rounds, lower_is_better in (
-        (
-            "session p50",
-            lambda name: f"{alone[name]['p50_us']:.0f} µs",
-            _rounds(alone, "rounds_p50_us"),
-            True,
-        ),
-        ("HTTP p50", lambda name: f"{one[name]['p50_ms'] * 1000:.0f} µs", _rounds(one, "p50_ms"), True),
-        (
-            "requests/s",
-            lambda name: f"{many[name]['requests_per_s']:,.0f}",
-            _rounds(many, "requests_per_s"),
-            False,
-        ),
-        ("CPU per prediction", lambda name: f"{many[name]['cpu_us']:.0f} µs", _rounds(many, "cpu_us"), True),
+    for label, rows, case, figure, form in (
+        ("session p50", sessions, {}, "p50_us", "{:.0f} µs"),
+        ("HTTP p50", http, {"connections": 1}, "p50_ms", "{:.0f} µs"),
+        ("requests/s", http, {"connections": 16}, "requests_per_s", "{:,.0f}"),
+        ("CPU per prediction", http, {"connections": 16}, "cpu_us", "{:.0f} µs"),
     ):
-        table.add_row(label, *map(text, MEASURED))
-        ratios = (
-            Ratio.within_rounds(rounds[name], rounds[REFERENCE], lower_is_better=lower_is_better)
-            for name in MEASURED[1:]
-        )
-        table.add_row("  × teacher", "", *map(str, ratios), style="dim")
+        measured = [select(rows, model=name, **case) for name in MEASURED]
+        scale = 1000 if figure.endswith("_ms") else 1
+        table.add_row(label, *(form.format(row[figure] * scale) for row in measured))
+        ratios = [improvement(row, measured[0], figure) for row in measured[1:]]
+        table.add_row("  × teacher", "", *(ratio.short for ratio in ratios if ratio), style="dim")
+        table.add_row("  interval", "", *(ratio.interval for ratio in ratios if ratio), style="dim")
     return table
-
-
-def _rounds(rows: Mapping[str, dict[str, Any]], figure: str) -> dict[str, list[float]]:
-    """Return the rounds of a figure by model: of a session row or of an HTTP row."""
-    return {name: row.get("rounds", row)[figure] for name, row in rows.items()}
 
 
 def check_errors(facts: Mapping[str, Mapping[str, Any]]) -> str:

@@ -1,20 +1,15 @@
 """`distillery-bench footprint`: start-up time, memory and idle CPU of the service."""
 
 import time
-from collections.abc import Iterator
 from statistics import median
 from typing import Any
 
 from pydantic import Field, PositiveFloat, PositiveInt
-from rich.box import SIMPLE_HEAD
-from rich.table import Table
 
 from benchmarks.commands.bench import Bench, RepositorySettings
 from benchmarks.load.interleave import interleave
 from benchmarks.results.models import model_facts
-from benchmarks.systems.processes import MIB
-from benchmarks.systems.profiling import api_processes
-from benchmarks.systems.servers import Executor, service_process
+from benchmarks.systems.servers import MIB, Executor, api_processes, running_service
 
 SETTLE_S = 2.0
 """Work that the service does once after its start is over by then."""
@@ -23,8 +18,7 @@ SETTLE_S = 2.0
 class Footprint(Bench, RepositorySettings):
     """Measure start-up time, memory and idle CPU of the service.
 
-    Memory is the proportional set size (PSS): a page that n processes share counts as 1/n of a page in each. Prints a
-    table and, last, one line of JSON; keeps the result in a file under --results-dir.
+    Memory is the proportional set size (PSS): a page that n processes share counts as 1/n of a page in each.
     """
 
     examples = ("distillery-bench footprint --executor inprocess --starts 1",)
@@ -36,15 +30,16 @@ class Footprint(Bench, RepositorySettings):
     idle_seconds: PositiveFloat = Field(20.0, description="seconds without requests")
 
     def measure(self) -> dict[str, Any]:
-        starts: list[list[float]] = [[] for _ in self.executor]
-        for index in interleave(len(self.executor), self.starts):
-            with service_process(self.models_dir, "--executor", self.executor[index]) as server:
-                starts[index].append(server.seconds_to_start)
+        def start(executor: Executor) -> float:
+            with running_service(self.models_dir, "--executor", executor) as server:
+                return server.seconds_to_start
+
+        starts = interleave(self.executor, self.starts, start)
         rows = [self._row(executor, seconds) for executor, seconds in zip(self.executor, starts, strict=True)]
         return {"models": model_facts(self.entries()), "idle_seconds": self.idle_seconds, "rows": rows}
 
     def _row(self, executor: Executor, starts: list[float]) -> dict[str, Any]:
-        with service_process(self.models_dir, "--executor", executor) as server:
+        with running_service(self.models_dir, "--executor", executor) as server:
             time.sleep(SETTLE_S)
             idle = server.cpu_of_a_core(self.idle_seconds)
             apis = [process.memory_full_info().pss / MIB for process in api_processes(server)]
@@ -58,17 +53,3 @@ class Footprint(Bench, RepositorySettings):
             "pss_of_everything_mib": round(total, 1),
             "idle_cpu_of_a_core": round(idle, 4),
         }
-
-    def tables(self, data: dict[str, Any]) -> Iterator[Table]:
-        table = Table(
-            "executor", "start to ready", "API process", "all processes", "idle CPU", box=SIMPLE_HEAD
-        )
-        for row in data["rows"]:
-            table.add_row(
-                row["executor"],
-                f"{row['start_to_ready_s']:.2f} s",
-                f"{row['pss_per_api_process_mib']:.0f} MiB",
-                f"{row['pss_of_everything_mib']:.0f} MiB",
-                f"{row['idle_cpu_of_a_core']:.2%} of a core",
-            )
-        yield table

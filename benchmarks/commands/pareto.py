@@ -5,22 +5,18 @@ difference to the control tested in pairs, file size, and latency in a session. 
 interrupted run continues.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 from pydantic import Field, PositiveFloat
-from rich.box import SIMPLE_HEAD
-from rich.console import RenderableType
-from rich.table import Table
 
-from benchmarks.commands.seeds import SeedRun, SeedsBench
-from benchmarks.load.sessions import REFERENCE, measure_sessions
+from benchmarks.commands.seeds import SeedRun, SeedsBench, mean_of
+from benchmarks.load.sessions import measure_sessions
 from benchmarks.results.models import speed_models
-from benchmarks.results.ratio import LEGEND, Ratio
 from export.graph import to_onnx
-from training.evaluation.significance import mean_interval, paired_over_seeds
+from training.evaluation.significance import paired_over_seeds
 from training.model.network import build
 from training.recipe.files import read_recipe
 from training.recipe.schema import ALONE, Architecture
@@ -33,8 +29,7 @@ BATCHES = (1, 64)
 class Pareto(SeedsBench):
     """Measure test errors against latency and file size, over network widths.
 
-    Prints a table and, last, one line of JSON; keeps the result in a file under --results-dir. The recipe `best` with
-    five seeds takes hours on 2 cores.
+    The recipe `best` with five seeds takes hours on 2 cores.
     """
 
     examples = (
@@ -68,29 +63,6 @@ class Pareto(SeedsBench):
         kept = ("model", "mean", "interval_95", "size_bytes", "speedup_batch1")
         return {"rows": [{key: row[key] for key in kept} for row in data["rows"]]}
 
-    def tables(self, data: dict[str, Any]) -> Iterator[RenderableType]:
-        table = Table(
-            title=f"errors of 10,000, and session latency against {REFERENCE}",
-            box=SIMPLE_HEAD,
-            title_justify="left",
-            padding=(0, 1, 0, 0),
-        )
-        for name in ("model", "layers", "errors", "±", "bytes", "p50 µs", "× teacher", "× at 64"):
-            table.add_column(name, justify="left" if name in {"model", "layers"} else "right", no_wrap=True)
-        for row in data["rows"]:
-            speedups = [Ratio.from_json(row[f"speedup_batch{batch}"]) for batch in BATCHES]
-            table.add_row(
-                row["model"],
-                row["architecture"],
-                f"{row['mean']:.1f}",
-                "" if row["interval_95"] is None else f"{row['interval_95']:.1f}",
-                f"{row['size_bytes']:,}",
-                f"{row['p50_us_batch1']:.1f}",
-                *(speedup.short if speedup else "" for speedup in speedups),
-            )
-        yield table
-        yield LEGEND
-
 
 def pareto_rows(runs: Sequence[SeedRun], *, seconds: float) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """Return a row per model, the fastest first: errors by seed, mean and 95 % interval, file size, latency.
@@ -114,7 +86,6 @@ def pareto_rows(runs: Sequence[SeedRun], *, seconds: float) -> tuple[list[dict[s
         # A teacher that all seeds share is one network and counts once.
         different = {run.manifests[name].checkpoint_sha256: run.manifests[name] for run in runs}
         errors = [each.test_errors for each in different.values()]
-        mean, interval = mean_interval(errors)
         rows.append(
             {
                 "model": name,
@@ -124,8 +95,7 @@ def pareto_rows(runs: Sequence[SeedRun], *, seconds: float) -> tuple[list[dict[s
                 "parameters": manifest.parameters,
                 "size_bytes": manifest.size_bytes,
                 "errors": errors,
-                "mean": round(mean, 2),
-                "interval_95": None if interval is None else round(interval, 2),
+                **mean_of(errors),
                 **_latency(by_batch, timed_as[name]),
             }
         )

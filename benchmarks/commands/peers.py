@@ -1,28 +1,24 @@
 """`distillery-bench peers`: our service and the systems of `benchmarks/peers`, with the same model."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from itertools import groupby
 from pathlib import Path
 from typing import Any, ClassVar
 
 from pydantic import Field, PositiveFloat, PositiveInt
-from rich.box import SIMPLE_HEAD
-from rich.table import Table
 
-from benchmarks.commands.bench import Bench, progress_bar
+from benchmarks.commands.bench import Bench, LoadSettings
 from benchmarks.commands.http import LIMITATIONS
 from benchmarks.load.http import cases_of, measure_http
-from benchmarks.load.run import Load, Tool, choose_tool, describe_tool
+from benchmarks.load.run import choose_tool, describe_tool
 from benchmarks.load.workloads import Workload, check_answers, service_workload
 from benchmarks.results.models import model_facts, select_models
 from benchmarks.results.ratio import Ratio
 from benchmarks.systems.peer import Peer, load_peer, peer_names
 from benchmarks.systems.peer_environments import ENVIRONMENTS, peer_environment, versions_in
-from benchmarks.systems.processes import ServerProcess
-from benchmarks.systems.servers import Executor, running_peer, service_process
+from benchmarks.systems.servers import Executor, ServerProcess, running_peer, running_service
 from distillery.machine import usable_cores
 from serving.model.repository import ModelEntry
 
@@ -34,13 +30,12 @@ IDLE_S = 3.0
 """Duration of the measurement of idle CPU time."""
 
 
-class Peers(Bench):
+class Peers(Bench, LoadSettings):
     """Compare the service with other systems: same model, one image as JSON.
 
     Each system runs in a virtual environment of its own, created on first use. Before anything is timed, its answers
     are compared with onnxruntime's. A system that cannot be installed, does not start or answers wrongly fails the
-    command: leave it out with --peers. Prints tables and, last, one line of JSON; keeps the result in a file under
-    --results-dir.
+    command: leave it out with --peers.
     """
 
     limitations = (
@@ -68,10 +63,7 @@ class Peers(Bench):
     processes: PositiveInt | None = Field(
         None, description="processes per system, where it has such a setting; one per core by default"
     )
-    connections: list[PositiveInt] = Field([1, 16], description="concurrent requests")
     seconds: PositiveFloat = Field(2.0, description="seconds per system and round; whole seconds with wrk")
-    rounds: PositiveInt = Field(5, description="rounds; each measures every system once")
-    tool: Tool = Field("auto", description="load generator; auto is wrk where it is installed, else python")
     environments_dir: Path = Field(ENVIRONMENTS, description="folder of the virtual environments")
 
     def measure(self) -> dict[str, Any]:
@@ -85,10 +77,6 @@ class Peers(Bench):
             for peer, python in zip(peers, pythons, strict=True):
                 entrants.append(self._start_peer(stack, peer, python, model))
             servers = {entrant.workload.server: entrant.server for entrant in entrants}
-            clocks = {name: _ProcessCpu(server) for name, server in servers.items()}
-            progress = stack.enter_context(progress_bar())
-            total = len(entrants) * len(self.connections) * self.rounds
-            task = progress.add_task("measuring", total=total)
             # All rounds of one number of connections before the next: BentoML adapts its batches to the last
             # seconds, and one connection right after 16 would wait several times as long.
             for connections in self.connections:
@@ -97,8 +85,7 @@ class Peers(Bench):
                     rounds=self.rounds,
                     seconds=self.seconds,
                     tool=tool,
-                    cpu=clocks,
-                    progress=lambda case: progress.update(task, advance=1, description=case.workload.server),
+                    cpu={name: server.cpu_seconds for name, server in servers.items()},
                     during=lambda case: _resumed(servers[case.workload.server]),
                 )
             facts = [entrant.facts() for entrant in entrants]
@@ -117,7 +104,7 @@ class Peers(Bench):
 
     def _start_ours(self, stack: ExitStack, executor: Executor, model: ModelEntry) -> "_Entrant":
         flags = ["--executor", executor, "--api-servers", str(self._processes)]
-        server = stack.enter_context(service_process(self.models_dir, *flags))
+        server = stack.enter_context(running_service(self.models_dir, *flags))
         workload = service_workload(server.url, model.name, server=executor)
         return _entrant(OURS[executor], {}, server, workload, model.path)
 
@@ -126,16 +113,6 @@ class Peers(Bench):
         server = stack.enter_context(running_peer(peer, model.path, python, processes=self._processes))
         workload = peer.workload(server.url, model.name)
         return _entrant(peer.title, versions, server, workload, model.path)
-
-    def tables(self, data: dict[str, Any]) -> Iterator[Table | str]:
-        yield f"the same model, load by {data['generator']}, medians of {data['rounds']} interleaved rounds"
-        facts = {fact["server"]: fact for fact in data["servers"]}
-        for connections, rows in groupby(data["rows"], key=lambda row: row["connections"]):
-            yield _table(connections, list(rows), facts)
-        yield (
-            "ours = our requests/s by the system's, taken within each round: median (90 % interval by the sign test); "
-            "≈ = undecided; CPU = CPU time of all processes per request"
-        )
 
 
 @dataclass(frozen=True)
@@ -159,18 +136,6 @@ class _Entrant:
             "start_s": round(self.server.seconds_to_start, 2),
             "idle_cpu_of_a_core": round(self.idle_cpu, 4),
         }
-
-
-@dataclass(frozen=True)
-class _ProcessCpu:
-    """CPU time by the operating system's count, with one image per request."""
-
-    server: ServerProcess
-
-    def per_prediction(self, _: str, load: Callable[[], Load]) -> tuple[Load, float]:
-        before = self.server.cpu_seconds()
-        result = load()
-        return result, (self.server.cpu_seconds() - before) * 1e6 / result.latencies.total
 
 
 def _entrant(
@@ -206,23 +171,3 @@ def ours_by(row: dict[str, Any], rows: list[dict[str, Any]]) -> Ratio:
         if other["server"] == rows[0]["server"] and other["connections"] == row["connections"]
     )
     return Ratio.within_rounds(ours["rounds"]["requests_per_s"], row["rounds"]["requests_per_s"])
-
-
-def _table(connections: int, rows: list[dict[str, Any]], facts: dict[str, dict[str, Any]]) -> Table:
-    table = Table(
-        title=f"connections: {connections}", title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0)
-    )
-    for name in ("system", "req/s", "p50 ms", "p99 ms", "CPU µs", "MiB", "ours"):
-        table.add_column(name, justify="left" if name == "system" else "right", no_wrap=True)
-    for row in rows:
-        fact = facts[row["server"]]
-        table.add_row(
-            row["server"],
-            f"{row['requests_per_s']:,.0f}",
-            f"{row['p50_ms']:.2f}",
-            f"{row['p99_ms']:.2f}",
-            f"{row['cpu_us']:.0f}",
-            f"{fact['memory_mib']:,.0f}",
-            "" if row["server"] == rows[0]["server"] else str(Ratio.from_json(row["ours"])),
-        )
-    return table

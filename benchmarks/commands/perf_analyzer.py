@@ -4,23 +4,19 @@ perf_analyzer was not written for this service, so it shows that any client of t
 It reports what the client measured and, for the same time, what the service reports at /v2/models/…/stats.
 """
 
-from collections.abc import Iterable
-from contextlib import nullcontext
-from dataclasses import asdict
+from contextlib import ExitStack
 from itertools import product
 from statistics import median
 from typing import Any
 
 from pydantic import Field, PositiveInt
-from rich.console import RenderableType
 
 from benchmarks.commands.bench import Bench, RepositorySettings, UrlSettings
 from benchmarks.load.interleave import interleave
 from benchmarks.load.sessions import REFERENCE
 from benchmarks.load.workloads import check_answers, service_workload
-from benchmarks.report.perf_analyzer import perf_analyzer_tables
 from benchmarks.results.models import model_facts
-from benchmarks.results.ratio import LEGEND, Ratio
+from benchmarks.results.ratio import Ratio
 from benchmarks.systems.perf_analyzer import PACKAGES, WINDOWS, Report, install, measure
 from benchmarks.systems.servers import running_service
 
@@ -31,8 +27,7 @@ Case = tuple[int, int, str]
 class PerfAnalyzer(Bench, UrlSettings, RepositorySettings):
     """Measure the service with Triton's perf_analyzer: binary tensors over HTTP.
 
-    Installs the program under .cache (50 MB, once) and starts the service unless --url is given. Prints tables and,
-    last, one line of JSON; keeps the result in a file under --results-dir.
+    Installs the program under .cache (50 MB, once) and starts the service unless --url is given.
     """
 
     limitations = (
@@ -59,14 +54,16 @@ class PerfAnalyzer(Bench, UrlSettings, RepositorySettings):
         install()
         entries = self.entries()
         cases: list[Case] = list(product(self.batch, self.concurrency, entries))
-        reports: dict[Case, list[Report]] = {case: [] for case in cases}
-        with nullcontext(self.url) if self.url else running_service(self.models_dir) as url:
+        with ExitStack() as stack:
+            url = self.url or stack.enter_context(running_service(self.models_dir)).url
             for model, entry in entries.items():
                 check_answers(service_workload(url, model, "binary-64"), entry.path)
-            for index in interleave(len(cases), self.rounds):
-                batch, concurrency, model = cases[index]
-                report = measure(url, model, batch=batch, concurrency=concurrency, window_ms=self.window_ms)
-                reports[cases[index]].append(report)
+
+            def report(case: Case) -> Report:
+                batch, concurrency, model = case
+                return measure(url, model, batch=batch, concurrency=concurrency, window_ms=self.window_ms)
+
+            reports = dict(zip(cases, interleave(cases, self.rounds, report), strict=True))
         return {
             "models": model_facts(entries),
             "generator": PACKAGES[0],
@@ -76,20 +73,17 @@ class PerfAnalyzer(Bench, UrlSettings, RepositorySettings):
             "rows": [_row(case, reports) for case in cases],
         }
 
-    def tables(self, data: dict[str, Any]) -> Iterable[RenderableType]:
-        yield f"load by perf_analyzer, medians of {data['rounds']} interleaved rounds"
-        yield from perf_analyzer_tables(data["rows"])
-        yield LEGEND
-
 
 def _row(case: Case, reports: dict[Case, list[Report]]) -> dict[str, Any]:
     """Return the medians of a case's rounds, and the rounds themselves."""
     batch, concurrency, model = case
-    rounds = [asdict(report) for report in reports[case]]
+    rounds = reports[case]
     medians = {name: round(median(one[name] for one in rounds), 1) for name in rounds[0]}
     reference = reports.get((batch, concurrency, REFERENCE)) if model != REFERENCE else None
-    rates = [report.images_per_s for report in reports[case]]
-    speedup = Ratio.within_rounds(rates, [one.images_per_s for one in reference]) if reference else None
+    speedup = None
+    if reference:
+        ours, theirs = ([one["images_per_s"] for one in each] for each in (rounds, reference))
+        speedup = Ratio.within_rounds(ours, theirs).as_json()
     return {
         "batch": batch,
         "concurrency": concurrency,
@@ -97,10 +91,8 @@ def _row(case: Case, reports: dict[Case, list[Report]]) -> dict[str, Any]:
         **medians,
         "requests_per_s": round(medians["images_per_s"] / batch, 1),
         "images_per_run": round(
-            sum(report.inference_count for report in reports[case])
-            / sum(report.execution_count for report in reports[case]),
-            2,
+            sum(one["inference_count"] for one in rounds) / sum(one["execution_count"] for one in rounds), 2
         ),
-        "speedup": speedup.as_json() if speedup else None,
+        "speedup": speedup,
         "rounds": rounds,
     }

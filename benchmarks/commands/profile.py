@@ -1,28 +1,48 @@
-"""`distillery-bench profile`: CPU time of a request by stage, from socket to socket."""
+"""`distillery-bench profile`: CPU time of a request by stage, from socket to socket.
 
-from collections.abc import Iterator
+The service records how long it decodes, joins, runs, splits and encodes (`GET /v2/models/{model}/stats`). With one API
+process and one load generator on two cores hardly anything interrupts it, so these seconds are nearly CPU time; the
+rest of the process's CPU time is spent on sockets, the event loop, parsing and admitting a request, counting it, and
+writing the response.
+
+A sampling profiler (`py-spy top --pid …` on an API process) shows hot spots but no costs: with two cores it is
+scheduled when the load generator waits, and finds the process in the model far too often.
+"""
+
+import json
+import time
+import urllib.request
+from collections.abc import Sequence
+from functools import partial
+from statistics import median
 from typing import Any
 
+import psutil
 from pydantic import Field, PositiveFloat, PositiveInt
-from rich.box import SIMPLE_HEAD
-from rich.table import Table
 
 from benchmarks.commands.bench import Bench, RepositorySettings
 from benchmarks.load.interleave import interleave
-from benchmarks.load.workloads import BodyKind, check_answers, service_workload
+from benchmarks.load.run import run_load
+from benchmarks.load.workloads import BodyKind, Workload, check_answers, service_workload
 from benchmarks.results.models import model_facts
-from benchmarks.systems.profiling import STAGES, median_profile, profile
-from benchmarks.systems.servers import service_process
+from benchmarks.systems.servers import ServerProcess, api_processes, running_service
 
 CASES = (("one connection", 1, ()), ("batched", 16, ()), ("one image a run", 16, ("--max-batch", "1")))
 """Name, connections, flags of the service."""
+PUBLISHED_S = 0.3
+"""The service has published its counts by then."""
+WARM_UP_S = 0.3
+STAGES = {
+    "body to pixels": "JSON or binary tensors, validated",
+    "join and split": "the images of several requests into one array, and its outputs apart",
+    "model": "onnxruntime",
+    "answer": "JSON or binary tensors, Server-Timing",
+    "the rest": "sockets, event loop, parsing and admitting a request, counting, the write",
+}
 
 
 class Profile(Bench, RepositorySettings):
-    """Measure the CPU time of a request by stage, with and without batching.
-
-    Prints a table and, last, one line of JSON; keeps the result in a file under --results-dir.
-    """
+    """Measure the CPU time of a request by stage, with and without batching."""
 
     limitations = (
         "stages are measured on the wall clock, the total in CPU time: an interrupted stage reduces the rest",
@@ -39,15 +59,14 @@ class Profile(Bench, RepositorySettings):
         entries = self.entries()
         rows: list[dict[str, Any]] = []
         for case, connections, flags in CASES:
-            with service_process(self.models_dir, "--api-servers", "1", *flags) as server:
+            with running_service(self.models_dir, "--api-servers", "1", *flags) as server:
                 workloads = [
                     service_workload(server.url, model, body) for model in entries for body in self.body
                 ]
                 for workload in workloads:
                     check_answers(workload, entries[workload.model].path)
-                measured: list[list[dict[str, Any]]] = [[] for _ in workloads]
-                for index in interleave(len(workloads), self.rounds):
-                    measured[index].append(profile(server, workloads[index], connections, self.seconds))
+                measure = partial(profile, server, connections, self.seconds)
+                measured = interleave(workloads, self.rounds, measure)
             for workload, rounds in zip(workloads, measured, strict=True):
                 row = {
                     "case": case,
@@ -58,22 +77,62 @@ class Profile(Bench, RepositorySettings):
                 rows.append(row | median_profile(rounds) | {"rounds": rounds})
         return {"models": model_facts(entries), "stages": STAGES, "rows": rows}
 
-    def tables(self, data: dict[str, Any]) -> Iterator[Table]:
-        kinds = dict.fromkeys((row["model"], row["body"]) for row in data["rows"])
-        for model, body in kinds:
-            columns = [row for row in data["rows"] if (row["model"], row["body"]) == (model, body)]
-            table = Table(
-                title=f"{model}, {body}: CPU µs per request, medians of {len(columns[0]['rounds'])} rounds",
-                box=SIMPLE_HEAD,
-                title_justify="left",
-                pad_edge=False,
-            )
-            table.add_column("stage", no_wrap=True)
-            for row in columns:
-                table.add_column(row["case"], justify="right", no_wrap=True)
-            for stage in STAGES:
-                table.add_row(stage, *(f"{row['stages_us'][stage]:.1f}" for row in columns))
-            table.add_row("total", *(f"{row['cpu_us']:.1f}" for row in columns))
-            table.add_row("images per run", *(f"{row['images_per_run']:.1f}" for row in columns))
-            table.add_row("requests/s", *(f"{row['requests_per_s']:,.0f}" for row in columns))
-            yield table
+
+def median_profile(rounds: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Return the median of each figure over the rounds that `profile` measured; `requests` is their sum."""
+    figures = {name: median(one[name] for one in rounds) for name in rounds[0] if name != "stages_us"}
+    stages = {stage: round(median(one["stages_us"][stage] for one in rounds), 1) for stage in STAGES}
+    return figures | {"requests": sum(one["requests"] for one in rounds), "stages_us": stages}
+
+
+def profile(server: ServerProcess, connections: int, seconds: float, workload: Workload) -> dict[str, Any]:
+    """Load a service that has one API process for `seconds` and return the cost of a request.
+
+    Returns `requests`, `requests_per_s`, `p50_ms`, `p90_ms`, `p99_ms`, `cpu_us` (CPU time of the process per request),
+    `images_per_run`, and `stages_us` by stage.
+    """
+    (process,) = api_processes(server)
+    run_load(workload, connections, WARM_UP_S, tool="python")
+    time.sleep(PUBLISHED_S)
+    before, cpu_before = _statistics(server, workload.model), _cpu_seconds(process)
+    load = run_load(workload, connections, seconds)
+    cpu = _cpu_seconds(process) - cpu_before
+    time.sleep(PUBLISHED_S)
+    after = _statistics(server, workload.model)
+    requests, images, runs, decode, join, run, split, encode = (
+        new - old for new, old in zip(after, before, strict=True)
+    )
+    cpu_us = cpu * 1e6 / requests
+    stages = dict(zip(STAGES, (decode, join + split, run, encode), strict=False))
+    stages_us = {stage: ns / 1000 / requests for stage, ns in stages.items()}
+    stages_us["the rest"] = cpu_us - sum(stages_us.values())
+    return {
+        "requests": requests,
+        "requests_per_s": round(load.requests_per_s, 1),
+        **load.latencies.quantiles("ms"),
+        "cpu_us": round(cpu_us, 1),
+        "images_per_run": round(images / runs, 1),
+        "stages_us": {stage: round(us, 1) for stage, us in stages_us.items()},
+    }
+
+
+def _statistics(server: ServerProcess, model: str) -> tuple[int, ...]:
+    """Return requests, images, runs, and nanoseconds of decoding, joining, running, splitting and encoding."""
+    with urllib.request.urlopen(f"{server.url}/v2/models/{model}/stats", timeout=10) as answer:  # noqa: S310
+        (stats,) = json.load(answer)["model_stats"]
+    requests, batches = stats["inference_stats"], stats["batch_stats"]
+    return (
+        requests["success"]["count"],
+        stats["inference_count"],
+        stats["execution_count"],
+        requests["compute_input"]["ns"],
+        *(
+            sum(batch[stage]["ns"] for batch in batches)
+            for stage in ("compute_input", "compute_infer", "compute_output")
+        ),
+        requests["compute_output"]["ns"],
+    )
+
+
+def _cpu_seconds(process: psutil.Process) -> float:
+    return sum(process.cpu_times()[:2])

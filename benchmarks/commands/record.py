@@ -5,12 +5,11 @@ distillery-train report --recipe best && distillery-bench record --recipe best
 """
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from pydantic import Field
-from rich.console import RenderableType
 
 from benchmarks.commands.bench import Bench
 from benchmarks.errors import BenchmarkError
@@ -47,14 +46,15 @@ class Record(Bench):
     def kind(self) -> str:
         return "reproduction" if (self.run_dir / REPRODUCTION).is_file() else "evidence"
 
+    @property
+    def template(self) -> str:
+        return {"reproduction": "paper"}.get(self.kind, self.kind)
+
     def measure(self) -> dict[str, Any]:
         if self.kind == "reproduction":
             found: dict[str, Any] = json.loads((self.run_dir / REPRODUCTION).read_bytes())
             return found
         return evidence_of(self.run_dir, [job.name for job in jobs(read_recipe(self.recipe))])
-
-    def tables(self, data: dict[str, Any]) -> Iterable[RenderableType]:
-        yield f"recorded {self.kind} of {', '.join(data['models'])}"
 
     def summary(self, data: dict[str, Any]) -> dict[str, Any]:
         return {"models": list(data["models"])}

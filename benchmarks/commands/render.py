@@ -4,45 +4,23 @@ import os
 from pathlib import Path
 from typing import Annotated
 
+from PIL import Image
 from pydantic import Field
 
 from benchmarks.errors import BenchmarkError
-from benchmarks.report import (
-    accuracy,
-    evidence,
-    footprint,
-    headline,
-    paper,
-    pareto,
-    peers,
-    perf_analyzer,
-    profile,
-    results,
-    scenarios,
-)
-from benchmarks.report.figures import drawn_from
-from benchmarks.report.sections import Section, Source
+from benchmarks.report.figures import style
+from benchmarks.report.markdown import Source, Sources, fill
+from benchmarks.report.sections import SECTIONS, Section
 from benchmarks.results.files import RESULTS, latest, read_result
 from distillery import Command, Metavar
 
-SECTIONS = (
-    headline.SECTION,
-    results.SECTION,
-    accuracy.SECTION,
-    peers.SECTION,
-    pareto.PARETO,
-    evidence.SECTION,
-    scenarios.SECTION,
-    profile.SECTION,
-    footprint.SECTION,
-    perf_analyzer.SECTION,
-    paper.SECTION,
-)
 COMMANDS = {
     "reproduction": "distillery-train reproduce && distillery-bench record --recipe paper",
     "evidence": "distillery-train report --recipe best && distillery-bench record --recipe best",
 }
 """Commands that make a result and are not named after its kind."""
+SOURCE_KEY = "Source"
+"""A key that the PNG specification defines: here the names of the results that a figure shows."""
 
 
 class Render(Command):
@@ -88,11 +66,11 @@ class Render(Command):
             names = " ".join(path.name for path in paths.values())
             figure = self.figures / section.figure
             link = _link(document, figure) if section.figure else ""
-            rendered = _replace(document, rendered, section.to_markdown(sources, link), section.markers)
+            rendered = _replace(document, rendered, fill(section.name, sources, link), section.markers)
             if section.draw and not self.check:
-                section.draw(sources, figure, names)
+                _draw(section, sources, figure, names)
                 print(f"wrote {figure} from {names}")
-            if section.draw and drawn_from(figure) != names:
+            if section.draw and _drawn_from(figure) != names:
                 stale.append(f"{figure} (not of {names})")
         if not self.check:
             document.write_text(rendered, encoding="utf-8")
@@ -110,6 +88,24 @@ class Render(Command):
                 command = COMMANDS.get(kind, f"distillery-bench {name}")
                 raise BenchmarkError(f"{self.results_dir} has no {kind} result; run {command}")
         return {kind: path for kind, path in found.items() if path}
+
+
+def _draw(section: Section, sources: Sources, path: Path, names: str) -> None:
+    """Write a section's figure with the `names` of its results inside, and its further files."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with style():
+        if section.draw:
+            section.draw(sources).savefig(path, dpi=150, metadata={SOURCE_KEY: names})
+    for name, content in (section.files(sources) if section.files else {}).items():
+        (path.parent / name).write_bytes(content)
+
+
+def _drawn_from(path: Path) -> str | None:
+    """Return the names of the results that a figure shows; None where there is no such figure."""
+    if not path.is_file():
+        return None
+    with Image.open(path, formats=["PNG"]) as image:
+        return image.info.get(SOURCE_KEY)
 
 
 def _link(document: Path, path: Path) -> str:

@@ -13,13 +13,21 @@ from torch import Tensor
 
 from benchmarks.commands.bench import Bench
 from benchmarks.errors import BenchmarkError
+from benchmarks.results.models import INT8
 from serving.model.repository import Manifest, load_repository
 from training.commands.settings import DataSettings
 from training.evaluation.metrics import error_mask
+from training.evaluation.significance import mean_interval
 from training.recipe.files import read_recipe
 from training.runs.pipeline import jobs
 
 INTERRUPTED = 130
+
+
+def mean_of(values: Sequence[int]) -> dict[str, Any]:
+    """Return mean and 95 % interval (Student's t) over seeds."""
+    mean, interval = mean_interval(values)
+    return {"mean": round(mean, 2), "interval_95": None if interval is None else round(interval, 2)}
 
 
 @dataclass(frozen=True)
@@ -72,6 +80,18 @@ class SeedsBench(Bench, DataSettings):
                     f"seed {seed}: {name} has {model['errors']} test errors, its export {manifests[name].test_errors}"
                 )
         return SeedRun(seed, models_dir, evaluation, manifests)
+
+
+def models_of(recipe: str, models_dir: Path) -> list[str]:
+    """Return the models that `recipe` trains, in its order, each followed by its int8 export where there is one.
+
+    Raises `DistilleryError` for an invalid recipe, and `RepositoryError` for an invalid model repository.
+    """
+    exported = load_repository(models_dir)
+    names = []
+    for job in jobs(read_recipe(recipe)):
+        names += [job.name, *([f"{job.name}{INT8}"] if f"{job.name}{INT8}" in exported else [])]
+    return names
 
 
 def run_stage(*command: str) -> None:

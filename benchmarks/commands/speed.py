@@ -1,20 +1,17 @@
 """`distillery-bench speed`: training throughput of each network, by precision, compiler and cores."""
 
-from collections.abc import Iterator, Sequence
+import sys
+from collections.abc import Sequence
 from statistics import median
 from time import perf_counter
 from typing import Annotated, Any
 
 import torch
 from pydantic import Field, PositiveFloat, PositiveInt
-from rich.box import SIMPLE_HEAD
-from rich.console import RenderableType
-from rich.table import Table
 
 from benchmarks.commands.bench import Bench
 from benchmarks.load.interleave import interleave
 from benchmarks.results.ratio import Ratio
-from benchmarks.training.progress import print_progress
 from benchmarks.training.speed_cases import NETWORKS, Case, Network, cases_of
 from distillery.machine import usable_cores
 from training.loop.device import DeviceName, choose_device
@@ -25,18 +22,12 @@ SPEEDUPS = {
     "all cores": ("all cores", "default"),
 }
 """The variant of a case, and the variant that it is compared with."""
-LEGEND = (
-    "Ratios are taken within each round: median (90 % interval by the sign test); ≈ = undecided: the interval includes "
-    "1. bfloat16 against float32, compiled against eager, all cores against one. The floor is the time of the matrix "
-    "products of all layers alone, forward and backward."
-)
 
 
 class Speed(Bench):
     """Measure training speed per network and variant, in images per second.
 
-    One thread, in the default precision of the device; then the other precision, all cores, and torch.compile. Prints a
-    table and, last, one line of JSON; keeps the result in a file under --results-dir.
+    One thread, in the default precision of the device; then the other precision, all cores, and torch.compile.
     """
 
     examples = ("distillery-bench speed --networks student,faster --seconds 30",)
@@ -56,7 +47,7 @@ class Speed(Bench):
         cases: list[Case] = []
         skipped: dict[str, str] = {}
         for network in self.networks:
-            print_progress(f"{network}: {NETWORKS[network].architecture}")
+            print(f"{network}: {NETWORKS[network].architecture}", file=sys.stderr)
             more, missing = cases_of(
                 network,
                 device=device,
@@ -66,7 +57,7 @@ class Speed(Bench):
             )
             cases += more
             skipped |= missing
-        print_progress(f"{self.rounds} interleaved rounds of {len(cases)} cases")
+        print(f"{self.rounds} interleaved rounds of {len(cases)} cases", file=sys.stderr)
         rates = measure_rates(cases, rounds=self.rounds, seconds=self.seconds)
         precision = "bfloat16" if device.bfloat16 else "float32"
         return {
@@ -80,36 +71,19 @@ class Speed(Bench):
             "rows": [_row(network, cases, rates, precision) for network in self.networks],
         }
 
-    def tables(self, data: dict[str, Any]) -> Iterator[RenderableType]:
-        title = f"training, {data['precision']}, one thread, batches of {data['batch_size']}"
-        table = Table(title=title, box=SIMPLE_HEAD, title_justify="left", padding=(0, 1, 0, 0))
-        headings = {name: name for name in SPEEDUPS} | {"all cores": f"{data['cores']} cores"}
-        for heading in ("network", "images/s", "of floor", *headings.values()):
-            table.add_column(heading, justify="left" if heading == "network" else "right")
-        for row in data["rows"]:
-            speedups = [Ratio.from_json(row["speedups"].get(name)) for name in SPEEDUPS]
-            table.add_row(
-                row["network"],
-                f"{row['images_per_s']:,}",
-                f"{row['floor_share']:.0%}",
-                *(str(speedup or "") for speedup in speedups),
-            )
-        yield table
-        yield LEGEND
-        yield from (f"{variant}: skipped, {reason}" for variant, reason in data["skipped"].items())
-
 
 def measure_rates(cases: Sequence[Case], *, rounds: int, seconds: float) -> list[list[float]]:
     """Measure every case in every round; return images/s of the best epoch of each round, by case."""
-    slice_s = seconds / (rounds * len(cases))
-    rates: list[list[float]] = [[] for _ in cases]
-    for index in interleave(len(cases), rounds):
-        case, best = cases[index], float("inf")
+
+    def rate(case: Case) -> float:
         torch.set_num_threads(case.threads)
-        deadline = perf_counter() + slice_s
-        while best == float("inf") or perf_counter() < deadline:
+        deadline = perf_counter() + seconds / (rounds * len(cases))
+        best = case.run()
+        while perf_counter() < deadline:
             best = min(best, case.run())
-        rates[index].append(case.images / best)
+        return case.images / best
+
+    rates = interleave(cases, rounds, rate)
     torch.set_num_threads(1)
     return rates
 

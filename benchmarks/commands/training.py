@@ -1,22 +1,17 @@
 """`distillery-bench training`: the training loop against the notebook's own, interleaved."""
 
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 from pydantic import Field, PositiveInt
 from pydantic_settings import SettingsConfigDict
-from rich.box import SIMPLE_HEAD
-from rich.console import RenderableType
-from rich.table import Table
 
 from benchmarks.commands.bench import Bench
-from benchmarks.results.ratio import Ratio
 from benchmarks.training.epochs import EPOCH, compare_epochs
 from benchmarks.training.notebook_loop import unpack_for_torchvision
-from benchmarks.training.time_to_accuracy import NOTEBOOK, NOTEBOOK_ACCURACY, compare_times
+from benchmarks.training.time_to_accuracy import NOTEBOOK, compare_times
 from training.commands.settings import DataSettings
 from training.data.mnist import find_mnist
 from training.loop.device import DeviceName, choose_device
@@ -34,7 +29,7 @@ class Training(Bench, DataSettings):
 
     model_config = SettingsConfigDict(
         nested_model_default_partial_update=True
-    )  # one flag changes one setting
+    )  # an option changes one setting
     examples = (
         "distillery-bench training",
         "distillery-bench training --no-target",
@@ -87,27 +82,7 @@ class Training(Bench, DataSettings):
     def summary(self, data: dict[str, Any]) -> dict[str, Any]:
         figures = {f"{role}_epoch_ratio": row["ratio"] for role, row in data["epochs"].items()}
         if target := data.get("target"):
-            figures |= {key: target[key] for key in ("ours_s", "ratio_to_schedule", "ratio_to_mended_loop")}
+            figures |= {
+                key: target[key] for key in ("ours_s", "ratio_to_schedule", "ratio_to_corrected_loop")
+            }
         return figures
-
-    def tables(self, data: dict[str, Any]) -> Iterator[RenderableType]:
-        table = Table(title="seconds per 55,000 digits, batch size 64", box=SIMPLE_HEAD, title_justify="left")
-        for heading in ("network", "notebook's loop", "distillery-train", "times faster"):
-            table.add_column(heading, justify="left" if heading == "network" else "right")
-        for role, row in data["epochs"].items():
-            speedup = Ratio.from_json(row["speedup"])
-            table.add_row(role, f"{row['notebook_s']:.1f}", f"{row['ours_s']:.1f}", str(speedup))
-        yield table
-        yield "times faster: median of the ratios within a round (90 % interval by the sign test)"
-        if target := data.get("target"):
-            yield f"time to a student of {NOTEBOOK_ACCURACY:.2%}, its teacher included: {target['ours_s']:.0f} s"
-            yield (
-                f"the notebook's 30 and 100 epochs (extrapolated): {target['notebook_schedule_s']:,.0f} s, "
-                f"{target['ratio_to_schedule']:.0f} times as long"
-            )
-            if other := target["mended_loop"]:
-                yield (
-                    f"its corrected loop, stopped at that accuracy ({other['teacher_epochs']} and "
-                    f"{other['student_epochs']} epochs): {other['seconds']:,.0f} s, "
-                    f"{target['ratio_to_mended_loop']:.1f} times as long"
-                )

@@ -3,13 +3,19 @@
 Every round opens new connections: two processes on one port share connections unevenly by chance.
 """
 
+import time
+import urllib.request
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from functools import partial
 from statistics import median
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
+from urllib.error import HTTPError
 
+from prometheus_client.parser import text_string_to_metric_families
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from benchmarks.errors import BenchmarkError
 from benchmarks.load.interleave import interleave
 from benchmarks.load.latency import Latencies
 from benchmarks.load.run import Load, Tool, run_load
@@ -18,6 +24,9 @@ from benchmarks.load.workloads import Workload
 from benchmarks.results.ratio import Ratio
 
 WARM_UP_S = 0.3
+SERVICE_CPU_LAG_S = 0.2
+"""An API process publishes its counters every 0.1 s."""
+CPU_COUNTER = "distillery_process_cpu_seconds_total"
 
 
 @dataclass(frozen=True)
@@ -48,44 +57,44 @@ def cases_of(workloads: Iterable[Workload], connections: Sequence[int]) -> list[
     )
 
 
-class CpuClock(Protocol):
-    """Measures the CPU time of a server."""
-
-    def per_prediction(self, model: str, load: Callable[[], Load]) -> tuple[Load, float]:
-        """Run `load` on this model; return its result and µs of CPU time per prediction."""
-
-
 def measure_http(
     cases: Sequence[Case],
     *,
     rounds: int,
     seconds: float,
     tool: Tool = "auto",
-    cpu: Mapping[str, CpuClock] | None = None,
-    progress: Callable[[Case], None] = lambda _: None,
+    cpu: Mapping[str, Callable[[], float]] | None = None,
+    cpu_lag_s: float = 0,
     during: Callable[[Case], AbstractContextManager[object]] = lambda _: nullcontext(),
 ) -> list[dict[str, Any]]:
-    """Put every case under load for `seconds` in every round and return a row for each.
+    """Put every case under load for `seconds` in every round, with a progress bar; return a row for each.
 
     A row has `server`, `model`, `body`, `images_per_request`, `connections`, `requests`, the medians of the rounds
-    `requests_per_s`, `images_per_s`, `p50_ms`, `p90_ms`, `p99_ms`, `cpu_us` (CPU time per prediction of the servers in
-    `cpu`, None for others), the rounds themselves, the pooled histogram, and `speedup`: the improvement of requests/s
-    over the same server's teacher (`Ratio.as_json`), None for the teacher and without one.
-    `during(case)` is entered around each load.
+    `requests_per_s`, `images_per_s`, `p50_ms`, `p90_ms`, `p99_ms`, `cpu_us` (CPU time per image of the servers in
+    `cpu`, which returns the seconds taken until `cpu_lag_s` ago; None for others), the rounds themselves, the pooled
+    histogram, and `speedup`: the improvement of requests/s over the same server's teacher (`Ratio.as_json`), None for
+    the teacher and without one. `during(case)` is entered around each load.
     """
     for case in {id(case.workload): case for case in cases}.values():
         with during(case):
             run_load(case.workload, max(other.connections for other in cases), WARM_UP_S, tool="python")
-    measured: list[list[_Round]] = [[] for _ in cases]
-    for index in interleave(len(cases), rounds):
-        case = cases[index]
-        load = partial(run_load, case.workload, case.connections, seconds, tool=tool)
-        clock = (cpu or {}).get(case.workload.server)
-        with during(case):
-            measured[index].append(
-                _Round(*clock.per_prediction(case.workload.model, load)) if clock else _Round(load(), None)
-            )
-        progress(case)
+    columns = (TextColumn("{task.description:<24}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, transient=True) as progress:
+        task = progress.add_task("", total=len(cases) * rounds)
+
+        def measure(case: Case) -> _Round:
+            workload, clock = case.workload, (cpu or {}).get(case.workload.server)
+            progress.update(task, description=f"{workload.server}, {workload.model}")
+            with during(case):
+                before = clock() if clock else 0
+                load = run_load(workload, case.connections, seconds, tool=tool)
+                time.sleep(cpu_lag_s)
+                images = load.latencies.total * workload.images_per_request
+                cpu_us = (clock() - before) * 1e6 / images if clock else None
+            progress.advance(task)
+            return _Round(load, cpu_us)
+
+        measured = interleave(cases, rounds, measure)
     references = {
         case.group: own for case, own in zip(cases, measured, strict=True) if case.workload.model == REFERENCE
     }
@@ -93,6 +102,26 @@ def measure_http(
         _row(case, own, None if case.workload.model == REFERENCE else references.get(case.group))
         for case, own in zip(cases, measured, strict=True)
     ]
+
+
+def service_cpu(url: str) -> float:
+    """Return the seconds of CPU time that all processes of the service at `url` (without a path) have taken.
+
+    Background load hardly affects CPU time, while it slows every request on the wall clock.
+    Raises `BenchmarkError` when the service does not publish it.
+    """
+    metrics = f"{url.rstrip('/')}/metrics"
+    try:
+        with urllib.request.urlopen(metrics, timeout=10) as response:  # noqa: S310 - http, checked by --url
+            families = list(text_string_to_metric_families(response.read().decode()))
+    except OSError as error:
+        if isinstance(error, HTTPError):
+            error.close()
+        raise BenchmarkError(f"{metrics}: no response: {error}") from error
+    samples = [sample for family in families for sample in family.samples if sample.name == CPU_COUNTER]
+    if not samples:
+        raise BenchmarkError(f"{metrics} has no {CPU_COUNTER}")
+    return float(sum(sample.value for sample in samples))
 
 
 class _Round(NamedTuple):

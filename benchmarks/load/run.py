@@ -63,38 +63,22 @@ def run_load(workload: Workload, connections: int, seconds: float, *, tool: Tool
     """Open `connections` new connections and keep one request in flight on each for `seconds`."""
     chosen = choose_tool(tool)
     with tempfile.TemporaryDirectory(prefix="distillery-load-") as folder:
-        files = []
-        for number, request in enumerate(workload.requests):
-            file = Path(folder) / f"{number}.http"
+        files = [Path(folder) / f"{number}.http" for number in range(len(workload.requests))]
+        for file, request in zip(files, workload.requests, strict=True):
             file.write_bytes(request)
-            files.append(str(file))
         if chosen == "wrk":
-            return _run_wrk(workload, connections, math.ceil(seconds), files)
-        return _run_python(workload, connections, seconds, files)
-
-
-def _run_wrk(workload: Workload, connections: int, seconds: int, files: list[str]) -> Load:
-    command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "-s", str(LUA), workload.url, "--", *files]
-    report = _report_of(command, seconds, workload)
-    counts = uncorrected(report, connections)
-    return Load(tool="wrk", seconds=report["duration_us"] / 1e6, latencies=Latencies.from_counts(counts))
-
-
-def _run_python(workload: Workload, connections: int, seconds: float, files: list[str]) -> Load:
-    address = urlsplit(workload.url)
-    where = [str(address.hostname), str(address.port or 80)]
-    command = [
-        sys.executable,
-        "-m",
-        "benchmarks.load.closed_loop",
-        *where,
-        str(connections),
-        str(seconds),
-        *files,
-    ]
-    report = _report_of(command, seconds, workload)
-    counts = {int(value): int(count) for value, count in report["latency"]}
-    return Load(tool="python", seconds=report["duration_us"] / 1e6, latencies=Latencies.from_counts(counts))
+            seconds = math.ceil(seconds)
+            options = [f"-c{connections}", f"-d{seconds}s", "-s", str(LUA), workload.url, "--"]
+            report = _report_of(["wrk", "-t1", *options, *map(str, files)], seconds, workload)
+            counts = uncorrected(report, connections)
+        else:
+            address = urlsplit(workload.url)
+            place = [str(address.hostname), str(address.port or 80)]
+            program = [sys.executable, "-m", "benchmarks.load.closed_loop"]
+            command = [*program, *place, str(connections), str(seconds), *map(str, files)]
+            report = _report_of(command, seconds, workload)
+            counts = dict(report["latency"])
+    return Load(tool=chosen, seconds=report["duration_us"] / 1e6, latencies=Latencies.from_counts(counts))
 
 
 def uncorrected(report: dict[str, Any], connections: int) -> dict[int, int]:

@@ -48,11 +48,13 @@ def measure_sessions(
     sessions = {
         (t, name): open_session(path, threads=t) for t, (name, path) in product(threads, models.items())
     }
-    samples: dict[tuple[int, int, str], list[Latencies]] = {case: [] for case in cases}
     slice_s = seconds / (rounds * len(cases))
-    for index in interleave(len(cases), rounds):
-        t, batch, name = cases[index]
-        samples[t, batch, name].append(_time_runs(sessions[t, name], _batches_of(digits, batch), slice_s))
+
+    def measure(case: tuple[int, int, str]) -> Latencies:
+        t, batch, name = case
+        return _time_runs(sessions[t, name], _batches_of(digits, batch), slice_s)
+
+    samples = dict(zip(cases, interleave(cases, rounds, measure), strict=True))
     rows = []
     for (t, batch, name), parts in samples.items():
         reference = samples.get((t, batch, REFERENCE)) if name != REFERENCE else None

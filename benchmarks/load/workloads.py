@@ -8,15 +8,15 @@ import http.client
 import io
 import json
 import socket
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from http.client import HTTPMessage
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 from urllib.parse import urlsplit
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
 from benchmarks.errors import BenchmarkError
@@ -34,30 +34,23 @@ TOLERANCE = 1e-4
 """Largest difference of a probability: a batch is summed in another order than one image."""
 PATIENCE_S = 30
 
-
-Reader = Callable[[Any], Any]
-
-
-def _decode_json(headers: HTTPMessage, body: bytes) -> Any:  # noqa: ARG001 - other decoders need the headers
-    return json.loads(body)
+Reader = Callable[[HTTPMessage, bytes], ArrayLike]
+"""From the headers and the body of a response to probabilities `[N, 10]`."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Workload:
-    """Requests for one model of one server, and the decoding of the responses."""
+    """Requests for one model of one server, and how to read the responses."""
 
     server: str
     url: str
     model: str
-    body: BodyKind
+    body: BodyKind = "json"
     requests: tuple[bytes, ...]
     """Complete HTTP/1.1 requests, headers and body."""
     groups: tuple[Images, ...]
     """The images of each request, `uint8 [N,28,28]`."""
-    read_probabilities: Reader
-    """From the decoded response to `[N][10]`."""
-    decode: Callable[[HTTPMessage, bytes], Any] = _decode_json
-    """From the response's headers and body; the default is JSON."""
+    read: Reader
 
     @property
     def images_per_request(self) -> int:
@@ -82,41 +75,38 @@ def service_workload(
     groups = tuple(
         np.resize(digits, (max(4, len(digits) // size), size, 28, 28)) if many else digits[:, None]
     )
-    if form == "binary":
-        return _v2_workload(url, model, body, groups, server=server)
-    if form == "png":
-        bodies = [_png(group[0]) for group in groups]
-    elif many:
-        bodies = [_json({"images": group.tolist()}) for group in groups]
-    else:
-        bodies = [_json({"image": group[0].tolist()}) for group in groups]
-    headers = {"Content-Type": "image/png" if form == "png" else "application/json"}
     target = f"{url.rstrip('/')}/predict/{model}"
+    read: Reader = _read_predictions
+    if form == "binary":
+        target, read = f"{url.rstrip('/')}/v2/models/{model}/infer", read_binary_probabilities
+        requests = [request(target, *pack(group, outputs=[PROBABILITIES])) for group in groups]
+    elif form == "png":
+        requests = [request(target, {"Content-Type": "image/png"}, _png(group[0])) for group in groups]
+    elif many:
+        requests = [json_request(target, _json({"images": group.tolist()})) for group in groups]
+    else:
+        requests = [json_request(target, _json({"image": group[0].tolist()})) for group in groups]
     return Workload(
-        server=server,
-        url=target,
-        model=model,
-        body=body,
-        requests=tuple(_request(target, headers, content) for content in bodies),
-        groups=groups,
-        read_probabilities=lambda answer: [one["probabilities"] for one in answer["predictions"]],
+        server=server, url=target, model=model, body=body, requests=tuple(requests), groups=groups, read=read
     )
 
 
-def _v2_workload(
-    url: str, model: str, body: BodyKind, groups: tuple[Images, ...], *, server: str
-) -> Workload:
-    target = f"{url.rstrip('/')}/v2/models/{model}/infer"
-    return Workload(
-        server=server,
-        url=target,
-        model=model,
-        body=body,
-        requests=tuple(_request(target, *pack(group, outputs=[PROBABILITIES])) for group in groups),
-        groups=groups,
-        read_probabilities=lambda probabilities: probabilities,
-        decode=read_binary_probabilities,
-    )
+def request(url: str, headers: Mapping[str, str], body: bytes) -> bytes:
+    """Return a complete POST request."""
+    address = urlsplit(url)
+    lines = {"Host": address.netloc, **headers, "Content-Length": str(len(body))}
+    head = "".join(f"{name}: {value}\r\n" for name, value in lines.items())
+    return f"POST {address.path} HTTP/1.1\r\n{head}\r\n".encode() + body
+
+
+def json_request(url: str, body: bytes) -> bytes:
+    """Return a complete POST request with a JSON body."""
+    return request(url, {"Content-Type": "application/json"}, body)
+
+
+def _read_predictions(_: HTTPMessage, body: bytes) -> ArrayLike:
+    probabilities: ArrayLike = [one["probabilities"] for one in json.loads(body)["predictions"]]
+    return probabilities
 
 
 def read_binary_probabilities(headers: HTTPMessage, body: bytes) -> NDArray[np.float32]:
@@ -128,22 +118,6 @@ def read_binary_probabilities(headers: HTTPMessage, body: bytes) -> NDArray[np.f
         raise BenchmarkError(f"the response has no binary tensor of probabilities: {body[:300]!r}") from None
 
 
-def json_workload(
-    target: str, model: str, bodies: Iterable[bytes], groups: tuple[Images, ...], read: Reader, *, server: str
-) -> Workload:
-    """Prepare requests to another server: `bodies` to the URL `target`, each with the images of its group."""
-    headers = {"Content-Type": "application/json"}
-    return Workload(
-        server=server,
-        url=target,
-        model=model,
-        body="json",
-        requests=tuple(_request(target, headers, body) for body in bodies),
-        groups=groups,
-        read_probabilities=read,
-    )
-
-
 def check_answers(workload: Workload, model_path: Path) -> float:
     """Send every request once, each on a new connection, and compare the response with a session of the same file.
 
@@ -152,12 +126,12 @@ def check_answers(workload: Workload, model_path: Path) -> float:
     """
     session = open_session(model_path)
     worst = 0.0
-    for request, images in zip(workload.requests, workload.groups, strict=True):
+    for prepared, images in zip(workload.requests, workload.groups, strict=True):
         (expected,) = session.run(["probabilities"], {"image": images})
-        status, headers, answer = _send(workload, request)
+        status, headers, answer = _send(workload, prepared)
         if status != 200:
             raise BenchmarkError(f"{workload}: status {status}: {answer[:300].decode(errors='replace')}")
-        found = np.array(workload.read_probabilities(workload.decode(headers, answer)), dtype=np.float64)
+        found = np.array(workload.read(headers, answer), dtype=np.float64)
         difference = np.abs(found - expected).max() if found.shape == expected.shape else np.inf
         if not difference <= TOLERANCE:
             raise BenchmarkError(
@@ -169,23 +143,16 @@ def check_answers(workload: Workload, model_path: Path) -> float:
     return worst
 
 
-def _send(workload: Workload, request: bytes) -> tuple[int, HTTPMessage, bytes]:
+def _send(workload: Workload, prepared: bytes) -> tuple[int, HTTPMessage, bytes]:
     address = urlsplit(workload.url)
     try:
         with socket.create_connection((str(address.hostname), address.port or 80), PATIENCE_S) as connection:
-            connection.sendall(request)
+            connection.sendall(prepared)
             response = http.client.HTTPResponse(connection, method="POST")
             response.begin()
             return response.status, response.headers, response.read()
     except (OSError, http.client.HTTPException) as error:
         raise BenchmarkError(f"{workload}: no response: {error}") from error
-
-
-def _request(url: str, headers: Mapping[str, str], body: bytes) -> bytes:
-    address = urlsplit(url)
-    lines = {"Host": address.netloc, **headers, "Content-Length": str(len(body))}
-    head = "".join(f"{name}: {value}\r\n" for name, value in lines.items())
-    return f"POST {address.path} HTTP/1.1\r\n{head}\r\n".encode() + body
 
 
 def _json(document: object) -> bytes:

@@ -23,11 +23,14 @@ from math import sqrt
 from statistics import median
 from typing import Any
 
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
+
 from benchmarks.errors import BenchmarkError
 from benchmarks.load.interleave import interleave
 from benchmarks.load.sessions import REFERENCE
 from benchmarks.loadgen.run import Outcome, Scenario, System, run_loadgen
 from benchmarks.results.ratio import Ratio
+from distillery import Command
 
 Row = dict[str, Any]
 
@@ -52,21 +55,19 @@ GENERATOR_CPU = 0.9
 """Above this part of a core, the generator limits the rate: it runs Python, one thread at a time."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Rules:
+class Rules(Command):
     """Length and number of the runs."""
 
-    seconds: float = 1.0
-    """Minimum duration of a run."""
-    rounds: int = 5
-    samples: int = 24_576
-    """Minimum number of samples of an Offline run."""
-    bound_ms: float = 10.0
-    """Server: maximum p99 latency. LoadGen's default."""
-    longest_s: float = 30.0
-    """Maximum duration of a run."""
-    seed: int = 0
-    """Of the first run; every following run of a system uses the next one."""
+    group = "run"
+
+    bound_ms: PositiveFloat = Field(10.0, description="maximum p99 latency in Server")  # LoadGen's default
+    seconds: PositiveFloat = Field(1.0, description="minimum seconds per run")
+    rounds: PositiveInt = Field(5, description="rounds; each runs every scenario once per model")
+    samples: PositiveInt = Field(24_576, description="minimum samples per Offline run")
+    longest_seconds: PositiveFloat = Field(30.0, description="maximum seconds per run")
+    seed: NonNegativeInt = Field(
+        0, description="seed of the first run: arrivals and samples; then the next ones"
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,7 +77,7 @@ class Round:
     figure: float | None
     """None in Server when the bound is exceeded at every rate."""
     outcome: Outcome
-    limited_by: str = "system"
+    limited_by_generator: bool = False
     search: Sequence[dict[str, Any]] = ()
 
 
@@ -93,10 +94,8 @@ def run_scenario(
     rounds, `p50_ms`, `p90_ms` and `p99_ms` (medians) and `rounds`. Server adds `bound_ms`, `limited_by` and the
     `search` of every round. Raises `BenchmarkError` when a query fails, or is rejected outside of Server.
     """
-    measured: list[list[Round]] = [[] for _ in systems]
     runners = [_Runner(system, scenario, rules, progress) for system in systems]
-    for index in interleave(len(systems), rules.rounds):
-        measured[index].append(runners[index].round())
+    measured = interleave(runners, rules.rounds, _Runner.round)
     figures = {system.model: _figures(rounds) for system, rounds in zip(systems, measured, strict=True)}
     return [
         _row(scenario, system, rounds, rules, None if system.model == REFERENCE else figures.get(REFERENCE))
@@ -120,25 +119,24 @@ class _Runner:
         self._progress(f"{self._scenario} {self._system.model}")
         if self._scenario == "Server":
             return self._server()
-        return self._offline() if self._scenario == "Offline" else self._stream(self._scenario)
+        outcome = self._offline() if self._scenario == "Offline" else self._stream(self._scenario)
+        figures = {"SingleStream": outcome.p90_ms, "MultiStream": outcome.p99_ms}
+        return Round(figure=figures.get(self._scenario, outcome.samples_per_s), outcome=outcome)
 
-    def _stream(self, scenario: Scenario) -> Round:
-        name = "single_stream" if scenario == "SingleStream" else "multi_stream"
-        expected = f"{name}_expected_latency_ns"
+    def _stream(self, scenario: Scenario) -> Outcome:
+        expected = f"{'single' if scenario == 'SingleStream' else 'multi'}_stream_expected_latency_ns"
         warm = self._run(scenario, {expected: MIN_LATENCY_NS}, seconds=WARM_UP_S)
-        outcome = self._run(scenario, {expected: max(MIN_LATENCY_NS, round(warm.p50_ms * 1e6 / 2))})
-        return Round(figure=outcome.p90_ms if scenario == "SingleStream" else outcome.p99_ms, outcome=outcome)
+        return self._run(scenario, {expected: max(MIN_LATENCY_NS, round(warm.p50_ms * 1e6 / 2))})
 
-    def _offline(self) -> Round:
-        if not self._rate:
-            self._rate = self._offline_run(self._rules.samples / 8).samples_per_s or 0
-        outcome = self._offline_run(max(self._rules.samples, self._rate * self._rules.seconds))
-        self._rate = outcome.samples_per_s or 0
-        return Round(figure=outcome.samples_per_s, outcome=outcome)
-
-    def _offline_run(self, samples: float) -> Outcome:
+    def _offline(self) -> Outcome:
         # LoadGen issues a tenth more samples, so that a run somewhat faster than expected is long enough.
-        return self._run("Offline", {"offline_expected_qps": samples / self._rules.seconds})
+        def run(samples: float) -> Outcome:
+            return self._run("Offline", {"offline_expected_qps": samples / self._rules.seconds})
+
+        rate = self._rate or run(self._rules.samples / 8).samples_per_s or 0
+        outcome = run(max(self._rules.samples, rate * self._rules.seconds))
+        self._rate = outcome.samples_per_s or 0
+        return outcome
 
     def _server(self) -> Round:
         trace: list[dict[str, Any]] = []
@@ -154,14 +152,14 @@ class _Runner:
             return False
 
         first = not self._rate
-        guess = 1e3 / self._stream("SingleStream").outcome.p50_ms if first else self._rate
+        guess = self._rate or 1e3 / self._stream("SingleStream").p50_ms
         rate = find_peak(passes, guess, floor=MIN_RATE, step=2 if first else 1.2)
         self._rate = rate or guess
         busy = max((run["cpu"] for run in trace if not run["valid"]), default=0)
         return Round(
             figure=rate and round(rate, 1),
             outcome=outcomes[rate or min(outcomes)],
-            limited_by="generator" if self._system.separate and busy > GENERATOR_CPU else "system",
+            limited_by_generator=self._system.separate and busy > GENERATOR_CPU,
             search=trace,
         )
 
@@ -177,7 +175,7 @@ class _Runner:
     def _run(self, scenario: Scenario, settings: dict[str, Any], *, seconds: float | None = None) -> Outcome:
         durations = {
             "min_duration_ms": round((seconds or self._rules.seconds) * 1e3),
-            "max_duration_ms": round(self._rules.longest_s * 1e3),
+            "max_duration_ms": round(self._rules.longest_seconds * 1e3),
             "min_query_count": MIN_QUERIES.get(scenario, 1),
         }
         outcome = run_loadgen(self._system, scenario, durations | settings, seed=next(self._seeds))
@@ -251,10 +249,9 @@ def _row(
         },
     }
     if scenario == "Server":
-        generator = any(one.limited_by == "generator" for one in rounds)
         row |= {
             "bound_ms": rules.bound_ms,
-            "limited_by": "generator" if generator else "system",
+            "limited_by": "generator" if any(one.limited_by_generator for one in rounds) else "system",
             "search": [list(one.search) for one in rounds],
         }
     return row

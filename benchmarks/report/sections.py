@@ -1,46 +1,59 @@
-"""A generated section of a document: its markers, the results it is made from, its Markdown and its figure."""
+"""The generated sections of the documents: the results that each is made from, and its figure."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
+from matplotlib.figure import Figure
 
-@dataclass(frozen=True)
-class Source:
-    """A result that a section is made from."""
-
-    document: dict[str, Any]
-    """As `benchmarks.results.files.read_result` returns it."""
-    link: str
-    """The file's path relative to the document."""
-
-    @property
-    def data(self) -> dict[str, Any]:
-        """Measurements; the rest of `document` is machine, versions and commit."""
-        return dict(self.document["data"])
-
-
-Sources = dict[str, Source]
-"""The newest results by kind."""
+from benchmarks.report import figures
+from benchmarks.report.markdown import Sources
+from benchmarks.report.pictures import pictures_figure, thumbnail_files
 
 
 @dataclass(frozen=True, kw_only=True)
 class Section:
-    """The part of a document between `<!-- name:begin -->` and `<!-- name:end -->`."""
+    """The part of a document between `<!-- name:begin -->` and `<!-- name:end -->`, and its template."""
 
     name: str
     kinds: tuple[str, ...]
     """Required kinds of results."""
     optional_kinds: tuple[str, ...] = ()
-    to_markdown: Callable[[Sources, str], str]
-    """From the sources and the link to the figure ("" without one)."""
     figure: str = ""
     """File name of the figure, where there is one."""
-    draw: Callable[[Sources, Path, str], None] | None = None
-    """Write the figure to a path, with the names of its sources inside (`benchmarks.report.figures.save`)."""
+    draw: Callable[[Sources], Figure] | None = None
+    files: Callable[[Sources], dict[str, bytes]] | None = None
+    """Further files next to the figure, by name."""
 
     @property
     def markers(self) -> tuple[str, str]:
         """The two lines of the document that enclose the section."""
         return f"<!-- {self.name}:begin -->", f"<!-- {self.name}:end -->"
+
+
+SECTIONS = (
+    Section(name="headline", kinds=("accuracy_quick", "session", "http")),
+    Section(name="results", kinds=("session", "http"), figure="latency.png", draw=figures.models_figure),
+    Section(name="accuracy", kinds=("accuracy_quick",), optional_kinds=("accuracy_notebook", "training")),
+    Section(name="peers", kinds=("peers",), figure="peers.png", draw=figures.peers_figure),
+    Section(
+        name="pareto",
+        kinds=("pareto",),
+        optional_kinds=("accuracy_ensemble",),
+        figure="pareto.png",
+        draw=figures.pareto_figure,
+        files=figures.pareto_csv,
+    ),
+    Section(name="evidence", kinds=("evidence",), figure="robustness.png", draw=figures.evidence_figure),
+    Section(
+        name="pictures",
+        kinds=("pictures",),
+        figure="pictures/all.png",
+        draw=pictures_figure,
+        files=thumbnail_files,
+    ),
+    Section(name="scenarios", kinds=("scenarios",)),
+    Section(name="profile", kinds=("profile",)),
+    Section(name="footprint", kinds=("footprint",)),
+    Section(name="perf-analyzer", kinds=("perf_analyzer",)),
+    Section(name="paper", kinds=("reproduction",), figure="paper.png", draw=figures.paper_figure),
+)

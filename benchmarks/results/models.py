@@ -7,8 +7,6 @@ from typing import Any
 from benchmarks.errors import BenchmarkError
 from distillery import unknown
 from serving.model.repository import ModelEntry, load_repository
-from training.recipe.files import read_recipe
-from training.runs.pipeline import jobs
 
 INT8 = "-int8"
 FACTS = (
@@ -30,18 +28,6 @@ def select_models(models_dir: Path, names: Sequence[str] = ()) -> dict[str, Mode
         if name not in entries:
             raise BenchmarkError(f"{models_dir}: {unknown('model', name, entries)}")
     return {name: entries[name] for name in names or entries}
-
-
-def models_of(recipe: str, models_dir: Path) -> list[str]:
-    """Return the models that `recipe` trains, in its order, each followed by its int8 export where there is one.
-
-    Raises `DistilleryError` for an invalid recipe, and `RepositoryError` for an invalid model repository.
-    """
-    exported = load_repository(models_dir)
-    names = []
-    for job in jobs(read_recipe(recipe)):
-        names += [job.name, *([f"{job.name}{INT8}"] if f"{job.name}{INT8}" in exported else [])]
-    return names
 
 
 def model_facts(entries: Mapping[str, ModelEntry]) -> dict[str, dict[str, Any]]:

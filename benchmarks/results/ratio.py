@@ -41,9 +41,9 @@ class Ratio:
         return cls(median=median(ratios), low=ratios[outside], high=ratios[-1 - outside], rounds=len(ratios))
 
     @classmethod
-    def from_json(cls, kept: dict[str, Any] | None) -> Self | None:
-        """Read what `as_json` returned; None stays None."""
-        return cls(**{name: kept[name] for name in cls.__annotations__}) if kept else None
+    def from_json(cls, kept: dict[str, Any]) -> Self:
+        """Read what `as_json` returned."""
+        return cls(**{name: kept[name] for name in cls.__annotations__})
 
     @property
     def decided(self) -> bool:
@@ -55,12 +55,17 @@ class Ratio:
         """The ratio without its interval, for tables with many of them."""
         return f"{'' if self.decided else '≈ '}{_digits(self.median)}×"
 
+    @property
+    def interval(self) -> str:
+        """Both ends of the interval."""
+        return f"{_digits(self.low)}–{_digits(self.high)}"
+
     def __str__(self) -> str:
-        return f"{self.short} ({_digits(self.low)}–{_digits(self.high)})"
+        return f"{self.short} ({self.interval})"
 
     def as_json(self) -> dict[str, Any]:
         """Return what a result file keeps of it, besides the rounds themselves."""
-        return {name: round(value, 3) for name, value in asdict(self).items()} | {"decided": self.decided}
+        return {name: round(value, 5) for name, value in asdict(self).items()} | {"decided": self.decided}
 
 
 def _ranks_outside(rounds: int) -> int:

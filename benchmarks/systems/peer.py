@@ -17,23 +17,23 @@ the 10 probabilities.
 import json
 import re
 import tomllib
-from collections.abc import Mapping, Sequence
+from http.client import HTTPMessage
 from pathlib import Path
+from string import Formatter
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from benchmarks.errors import BenchmarkError
 from benchmarks.load.digits import load_digits
-from benchmarks.load.workloads import Workload, json_workload
+from benchmarks.load.workloads import Workload, json_request
 from distillery import unknown
 from serving.model.tensors import Images
 
 PEERS = Path(__file__).resolve().parents[1] / "peers"
-FILES = ("README.md", "peer.toml", "requirements.txt", "server.py")
-"""The files of every folder."""
-_PLACEHOLDER = re.compile(r"\{(\w+)\}")
-_GIVEN = {"model", "port", "processes", "scratch"}
+PLACEHOLDERS = {"model", "port", "processes", "scratch"}
+"""In command and environment, besides any ..._port."""
+_IN_BODY = re.compile(r"\{image\}|\{pixels\}")
 
 
 class Peer(BaseModel):
@@ -64,9 +64,10 @@ class Peer(BaseModel):
     @field_validator("command", "environment")
     @classmethod
     def _placeholders_are_known(cls, value: list[str] | dict[str, str]) -> list[str] | dict[str, str]:
-        other = [name for name in _names_in(value) if name not in _GIVEN and not name.endswith("_port")]
-        if other:
-            raise ValueError(f"unknown placeholders {other}; known: {sorted(_GIVEN)} and any ..._port")
+        texts = value.values() if isinstance(value, dict) else value
+        names = [name for text in texts for _, name, _, _ in Formatter().parse(text) if name]
+        if other := [name for name in names if name not in PLACEHOLDERS and not name.endswith("_port")]:
+            raise ValueError(f"unknown placeholders {other}; known: {sorted(PLACEHOLDERS)} and any ..._port")
         return value
 
     @property
@@ -74,34 +75,26 @@ class Peer(BaseModel):
         """Name in commands and results: the folder's, with hyphens."""
         return self.folder.name.replace("_", "-")
 
-    @property
-    def placeholders(self) -> list[str]:
-        """Placeholders in command and environment."""
-        return _names_in(self.command) + _names_in(self.environment)
-
-    def filled_command(self, values: Mapping[str, str]) -> list[str]:
-        """Return the command with its placeholders replaced."""
-        return [_fill(argument, values) for argument in self.command]
-
-    def filled_environment(self, values: Mapping[str, str]) -> dict[str, str]:
-        """Return the environment with its placeholders replaced."""
-        return {name: _fill(value, values) for name, value in self.environment.items()}
-
     def workload(self, url: str, model: str, images: Images | None = None) -> Workload:
         """Prepare one request per image (default: those of `load/digits.png`) to the system at `url`."""
         digits = load_digits() if images is None else images
-        bodies = [self._fill_body(digit) for digit in digits]
         target = f"{url.rstrip('/')}{self.request}"
-        return json_workload(
-            target, model, bodies, tuple(digits[:, None]), self._read_answer, server=self.name
+        return Workload(
+            server=self.name,
+            url=target,
+            model=model,
+            requests=tuple(json_request(target, self._fill_body(digit)) for digit in digits),
+            groups=tuple(digits[:, None]),
+            read=self._read_answer,
         )
 
     def _fill_body(self, digit: Images) -> bytes:
         pixels = digit if "{image}" in self.body else digit.ravel()
         return _IN_BODY.sub(json.dumps(pixels.tolist(), separators=(",", ":")), self.body).encode()
 
-    def _read_answer(self, document: Any) -> list[Any]:
+    def _read_answer(self, _: HTTPMessage, body: bytes) -> list[Any]:
         """Follow the dotted path: a step is an index in a list, a key in an object."""
+        document = json.loads(body)
         for step in self.answer.split("."):
             try:
                 document = document[int(step) if isinstance(document, list) else step]
@@ -110,18 +103,6 @@ class Peer(BaseModel):
                     f"{self.name}: no {step!r} of {self.answer!r} in the response {str(document)[:200]}"
                 ) from None
         return [document]
-
-
-_IN_BODY = re.compile(r"\{image\}|\{pixels\}")
-
-
-def _names_in(value: Sequence[str] | Mapping[str, str]) -> list[str]:
-    texts = value.values() if isinstance(value, Mapping) else value
-    return [name for text in texts for name in _PLACEHOLDER.findall(text)]
-
-
-def _fill(text: str, values: Mapping[str, str]) -> str:
-    return _PLACEHOLDER.sub(lambda found: values[found[1]], text)
 
 
 def peer_names(folder: Path = PEERS) -> list[str]:

@@ -10,7 +10,6 @@ import re
 import subprocess
 import sys
 import tempfile
-from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -28,31 +27,32 @@ STABILITY_PERCENT = 1000
 """Allowed difference between windows: the spread of the rounds is reported instead of an error."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Report:
-    """One measurement by perf_analyzer. Times are means in microseconds, except for the quantiles."""
-
-    requests: int
-    images_per_s: float
-    mean_us: float
-    p50_us: float
-    p90_us: float
-    p95_us: float
-    p99_us: float
-    client_us: float
-    """Writing the request and reading the response."""
-    network_us: float
-    """Time between client and server, the server's overhead included."""
-    queue_us: float
-    compute_input_us: float
-    compute_infer_us: float
-    compute_output_us: float
-    overhead_us: float
-    """Time in the server outside of the four stages above."""
-    inference_count: int
-    """Images by the server's count, up to 0.1 s older than the client's."""
-    execution_count: int
-    """Runs of the model."""
+COLUMNS = {
+    "images_per_s": ["Inferences/Second"],
+    "mean_us": ["Avg latency"],
+    "p50_us": ["p50 latency"],
+    "p90_us": ["p90 latency"],
+    "p95_us": ["p95 latency"],
+    "p99_us": ["p99 latency"],
+    "client_us": ["Client Send", "Client Recv"],
+    "network_us": ["Network+Server Send/Recv"],
+    "queue_us": ["Server Queue"],
+    "compute_input_us": ["Server Compute Input"],
+    "compute_infer_us": ["Server Compute Infer"],
+    "compute_output_us": ["Server Compute Output"],
+}
+"""Figures and the columns of the report whose sum they are. Times are means in microseconds, except for the quantiles;
+`network_us` includes the server's overhead."""
+COUNTS = {
+    "requests": r"Request count: (\d+)",
+    "inference_count": r"Inference count: (\d+)",
+    "execution_count": r"Execution count: (\d+)",
+    "overhead_us": r"overhead (\d+) usec",
+}
+"""Figures that only the output has. `inference_count` is in images by the server's count, up to 0.1 s older than the
+client's, `execution_count` in runs of the model, `overhead_us` the time in the server outside of the four stages."""
+Report = dict[str, float]
+"""One measurement by perf_analyzer."""
 
 
 def install() -> Path:
@@ -95,35 +95,12 @@ def read_report(output: str, table: str) -> Report:
     """Parse perf_analyzer's output and its CSV with one row. Raises `BenchmarkError` for anything else."""
     try:
         (row,) = csv.DictReader(table.splitlines())
-        return Report(
-            requests=int(_find(r"Request count: (\d+)", output)),
-            images_per_s=float(row["Inferences/Second"]),
-            mean_us=float(row["Avg latency"]),
-            p50_us=float(row["p50 latency"]),
-            p90_us=float(row["p90 latency"]),
-            p95_us=float(row["p95 latency"]),
-            p99_us=float(row["p99 latency"]),
-            client_us=float(row["Client Send"]) + float(row["Client Recv"]),
-            network_us=float(row["Network+Server Send/Recv"]),
-            queue_us=float(row["Server Queue"]),
-            compute_input_us=float(row["Server Compute Input"]),
-            compute_infer_us=float(row["Server Compute Infer"]),
-            compute_output_us=float(row["Server Compute Output"]),
-            overhead_us=float(_find(r"overhead (\d+) usec", output)),
-            inference_count=int(_find(r"Inference count: (\d+)", output)),
-            execution_count=int(_find(r"Execution count: (\d+)", output)),
-        )
-    except (KeyError, ValueError) as error:
+        figures = {name: sum(float(row[column]) for column in columns) for name, columns in COLUMNS.items()}
+        return figures | {name: int(re.findall(pattern, output)[0]) for name, pattern in COUNTS.items()}
+    except (LookupError, ValueError) as error:
         raise BenchmarkError(
             f"not a report of perf_analyzer: {error}; its output:\n{output[-1500:]}"
         ) from None
-
-
-def _find(pattern: str, text: str) -> str:
-    found = re.search(pattern, text)
-    if not found:
-        raise ValueError(f"no {pattern!r}")
-    return found[1]
 
 
 def _run(arguments: list[str]) -> str:

@@ -1,7 +1,8 @@
-"""Start and stop the servers to measure: our service and the peers."""
+"""Start and stop the servers to measure, our service and the peers; memory and CPU time of their processes."""
 
 import contextlib
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -11,30 +12,101 @@ import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Literal
+from urllib.error import HTTPError
+
+import psutil
 
 from benchmarks.errors import BenchmarkError
 from benchmarks.systems.peer import Peer
-from benchmarks.systems.processes import STOP_S, ServerProcess
 
 Executor = Literal["inprocess", "workers"]
 ROOT = Path(__file__).resolve().parents[2]
 START_S = 60
 PEER_START_S = 180  # Ray starts twelve processes
+STOP_S = 15
+MIB = 2**20
+
+
+class ServerProcess:
+    """A server started with `start_new_session=True`, and all processes it started.
+
+    They are not always one process group: Ray's form groups of their own within the session, BentoML's form sessions of
+    their own below their parent. Members of the session and descendants of the first process belong to the server.
+    """
+
+    def __init__(self, process: subprocess.Popen[bytes], url: str) -> None:
+        self.process = process
+        self.url = url
+        self.seconds_to_start = 0.0
+
+    def all(self) -> list[psutil.Process]:
+        """Return the running processes, the first one included."""
+        found: dict[int, psutil.Process] = {}
+        with contextlib.suppress(psutil.NoSuchProcess):
+            first = psutil.Process(self.process.pid)
+            found = {process.pid: process for process in (first, *first.children(recursive=True))}
+        for process in psutil.process_iter():
+            with contextlib.suppress(ProcessLookupError):
+                if os.getsid(process.pid) == self.process.pid:
+                    found[process.pid] = process
+        return list(found.values())
+
+    def pause(self) -> None:
+        """Stop all processes (SIGSTOP) until `resume`; return when they have stopped."""
+        self._signal(signal.SIGSTOP)
+        deadline = time.monotonic() + STOP_S
+        stopped = (psutil.STATUS_STOPPED, psutil.STATUS_ZOMBIE)
+        while any(process.status() not in stopped for process in self.all()) and time.monotonic() < deadline:
+            time.sleep(0.01)
+
+    def resume(self) -> None:
+        """Continue all processes (SIGCONT)."""
+        self._signal(signal.SIGCONT)
+
+    def memory_mib(self) -> float:
+        """Return the proportional set size of all processes: a page shared by n of them counts as 1/n each."""
+        return sum(process.memory_full_info().pss for process in self.all()) / MIB
+
+    def cpu_seconds(self) -> float:
+        """Return the CPU time of all running processes since their start."""
+        return sum(sum(process.cpu_times()[:2]) for process in self.all())
+
+    def cpu_of_a_core(self, seconds: float) -> float:
+        """Measure for `seconds`; return the CPU time of all processes as a fraction of one core."""
+        before = self.cpu_seconds()
+        time.sleep(seconds)
+        return (self.cpu_seconds() - before) / seconds
+
+    def stop(self) -> None:
+        """Interrupt the server, then kill all remaining processes: LitServe and Ray leave some."""
+        before = self.all()
+        self.resume()
+        self.process.send_signal(signal.SIGINT)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.process.wait(STOP_S)
+        for process in {*before, *self.all()}:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+        self.process.wait()
+
+    def _signal(self, number: signal.Signals) -> None:
+        for process in self.all():
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.send_signal(number)
+
+
+def api_processes(server: ServerProcess) -> list[psutil.Process]:
+    """Return the API processes of our service: its children without model workers and Python's own."""
+    children = psutil.Process(server.process.pid).children()
+    return [child for child in children if not any("multiprocessing" in part for part in child.cmdline())]
 
 
 @contextlib.contextmanager
-def running_service(models_dir: Path, *flags: str) -> Iterator[str]:
-    """Run `python -m serving` over `models_dir` on a free port of the loopback interface; yield its URL.
+def running_service(models_dir: Path, *flags: str) -> Iterator[ServerProcess]:
+    """Run `python -m serving` over `models_dir` on a free port of the loopback interface; yield its processes.
 
     Stops it with SIGTERM. Raises `BenchmarkError` when it does not become ready, or ends with another status than 0.
     """
-    with service_process(models_dir, *flags) as server:
-        yield server.url
-
-
-@contextlib.contextmanager
-def service_process(models_dir: Path, *flags: str) -> Iterator[ServerProcess]:
-    """Like `running_service`, but yield the processes."""
     port = free_port()
     place = ["--models-dir", str(models_dir.resolve()), "--port", str(port)]
     command = [sys.executable, "-m", "serving", *place, *flags]
@@ -54,25 +126,27 @@ def running_peer(peer: Peer, model_path: Path, python: Path, *, processes: int) 
     """
     port = free_port()
     with tempfile.TemporaryDirectory(prefix="peer-", ignore_cleanup_errors=True) as scratch:
-        values = {
-            "port": str(port),
-            "model": str(model_path.resolve()),
-            "processes": str(processes),
-            "scratch": scratch,
-        }
-        values |= {name: str(free_port()) for name in peer.placeholders if name.endswith("_port")}
-        environment = peer.filled_environment(values)
+        values = _Placeholders(
+            port=str(port), model=str(model_path.resolve()), processes=str(processes), scratch=scratch
+        )
+        environment = {name: value.format_map(values) for name, value in peer.environment.items()}
         environment["PATH"] = f"{python.parent}{os.pathsep}{os.environ['PATH']}"
-        url = f"http://127.0.0.1:{port}"
         with _running(
-            peer.filled_command(values),
-            url,
+            [argument.format_map(values) for argument in peer.command],
+            f"http://127.0.0.1:{port}",
             ready=peer.ready,
             timeout=PEER_START_S,
             cwd=peer.folder,
             environment=environment,
         ) as server:
             yield server
+
+
+class _Placeholders(dict[str, str]):
+    """Values of a peer's placeholders: any unknown ..._port is another free port."""
+
+    def __missing__(self, _: str) -> str:
+        return str(free_port())
 
 
 @contextlib.contextmanager
@@ -113,9 +187,14 @@ def _running(
 def _wait_until_ready(url: str, process: subprocess.Popen[bytes], log: IO[bytes], timeout: float) -> None:
     deadline = time.monotonic() + timeout
     while process.poll() is None and time.monotonic() < deadline:
-        with contextlib.suppress(OSError), urllib.request.urlopen(url, timeout=2) as response:  # noqa: S310
-            if response.status == 200:
-                return
+        try:
+            with urllib.request.urlopen(url, timeout=2) as response:  # noqa: S310
+                if response.status == 200:
+                    return
+        except HTTPError as error:  # it holds the connection
+            error.close()
+        except OSError:
+            pass
         time.sleep(0.05)
     log.seek(0)
     output = log.read()[-2000:].decode(errors="replace").strip()

@@ -1,7 +1,10 @@
 """Seconds per epoch: `distillery-train`'s loop against the notebook's own."""
 
+import sys
 import time
+from collections.abc import Callable
 from copy import deepcopy
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -11,13 +14,13 @@ import torch
 from benchmarks.load.interleave import interleave
 from benchmarks.results.ratio import Ratio
 from benchmarks.training.notebook_loop import NotebookLoop, notebook_digits
-from benchmarks.training.progress import print_progress
+from benchmarks.training.speed_cases import epoch_of
 from benchmarks.training.time_to_accuracy import NOTEBOOK, teacher_and_student
 from training.data.mnist import Digits, load_training
 from training.data.views import PLAIN
 from training.loop.device import Device
 from training.loop.soft_targets import SoftTargets
-from training.loop.trainer import Job, Observer, Training
+from training.loop.trainer import Job, Training
 from training.model.network import Network, build
 
 EPOCH = 55_000
@@ -41,16 +44,14 @@ def compare_epochs(
     for job in teacher_and_student(NOTEBOOK):
         targets_s, ours = _new_training(job, part, validation, device, teacher)
         notebook = NotebookLoop(job, digits, teacher=teacher if job.distillation else None)
-        seconds: dict[str, list[float]] = {"ours_s": [], "notebook_s": []}
-        for step, index in enumerate(interleave(2, 1 + rounds)):
-            print_progress(f"{job.name}: {step + 1} of {2 * (1 + rounds)}, {count:,} digits")
-            if index:
-                taken = notebook.train(torch.randperm(len(digits))[:count].tolist())
-            else:
-                ours.train_epoch(Observer())
-                taken = ours.history[-1]["seconds"]
-            seconds["notebook_s" if index else "ours_s"].append(taken * EPOCH / count)
-        seconds = {loop: values[1:] for loop, values in seconds.items()}  # the first round warms up
+        loops: dict[str, Callable[[], float]] = {
+            "ours_s": epoch_of(ours),
+            "notebook_s": partial(_train_part, notebook, count),
+        }
+        print(f"{job.name}: {1 + rounds} rounds of {count:,} digits in both loops", file=sys.stderr)
+        measured = interleave(list(loops.values()), 1 + rounds, lambda train: train() * EPOCH / count)
+        # the first round warms up
+        seconds = {loop: values[1:] for loop, values in zip(loops, measured, strict=True)}
         ratio = Ratio.within_rounds(seconds["ours_s"], seconds["notebook_s"], lower_is_better=True)
         results[job.role] = {
             **{loop: round(median(values), 3) for loop, values in seconds.items()},
@@ -73,3 +74,7 @@ def _new_training(
     start = time.perf_counter()
     targets.logits(PLAIN, training.digits.images)
     return time.perf_counter() - start, training
+
+
+def _train_part(notebook: NotebookLoop, count: int) -> float:
+    return notebook.train(torch.randperm(len(notebook.digits))[:count].tolist())

@@ -1,5 +1,6 @@
 """Time to accuracy: from reading the digits to a student with the notebook's accuracy, its teacher included."""
 
+import sys
 import time
 from pathlib import Path
 from statistics import median
@@ -9,7 +10,6 @@ import torch
 
 from benchmarks.errors import BenchmarkError
 from benchmarks.training.notebook_loop import NotebookLoop, notebook_digits
-from benchmarks.training.progress import print_progress
 from training.data.mnist import held_out_places, load_test, load_training
 from training.evaluation.evaluate import evaluate
 from training.loop.device import Device
@@ -59,14 +59,14 @@ def compare_times(
         "notebook_schedule_s": round(schedule, 1),
         "notebook_schedule_is": "extrapolated from the measured seconds of an epoch",
         "ratio_to_schedule": round(schedule / seconds, 1),
-        "mended_loop": other,
-        "ratio_to_mended_loop": round(other["seconds"] / seconds, 1) if other else None,
+        "corrected_loop": other,
+        "ratio_to_corrected_loop": round(other["seconds"] / seconds, 1) if other else None,
     }
 
 
 def time_recipe(recipe: Recipe, folder: Path, device: Device) -> dict[str, Any]:
     """Read the digits, train the recipe's teacher, and distil its student until it reaches the accuracy."""
-    print_progress("time to accuracy: teacher and student by recipe")
+    print("time to accuracy: teacher and student by recipe", file=sys.stderr)
     start = time.perf_counter()
     training, validation = load_training(folder)
     teacher_job, student_job = teacher_and_student(recipe)
@@ -112,7 +112,9 @@ def time_corrected_loop(folder: Path, notebook_folder: Path) -> dict[str, Any]:
             loop.train(indices)
             epoch += 1
             accuracy = validate(loop.network, validation)["validation_accuracy"]
-            print_progress(f"the notebook's corrected loop: {job.name}, epoch {epoch}, {accuracy:.2%}")
+            print(
+                f"the notebook's corrected loop: {job.name}, epoch {epoch}, {accuracy:.2%}", file=sys.stderr
+            )
         epochs.append(epoch)
         teacher = loop.network
     return {

@@ -82,7 +82,7 @@ class Client(_Settings[httpx.Client]):
         return join([images_response(*pair) for pair in zip(responses, map(len, parts), strict=True)])
 
     def predict_pictures(self, pictures: Sequence[bytes], model: str | None = None) -> Predictions:
-        """Classify PNG or JPEG files of any size; the service converts them to MNIST's form."""
+        """Classify PNG, JPEG, WebP, GIF or BMP files of any size; the service converts them to MNIST's form."""
         parts = split(pictures, self._max_images)
         requests = [pictures_request(self._http, model or self._model, part) for part in parts]
         responses = [self._send(request) for request in requests]
@@ -140,7 +140,7 @@ class AsyncClient(_Settings[httpx.AsyncClient]):
         return join([images_response(*pair) for pair in zip(responses, map(len, parts), strict=True)])
 
     async def predict_pictures(self, pictures: Sequence[bytes], model: str | None = None) -> Predictions:
-        """Classify PNG or JPEG files of any size; the service converts them to MNIST's form."""
+        """Classify PNG, JPEG, WebP, GIF or BMP files of any size; the service converts them to MNIST's form."""
         parts = split(pictures, self._max_images)
         requests = [pictures_request(self._http, model or self._model, part) for part in parts]
         responses = [await self._send(request) for request in requests]

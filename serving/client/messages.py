@@ -12,13 +12,11 @@ from numpy.typing import ArrayLike, NDArray
 
 from serving.client.errors import InvalidImagesError, MalformedAnswerError
 from serving.client.tensors import LENGTH, pack, unpack
+from serving.codecs.signatures import PICTURES, recognise
 from serving.model.tensors import CLASSES, SIDE, Accepted, Confidences, Images, Scores
 
 Part = TypeVar("Part", Images, Sequence[bytes])
 Scalar = TypeVar("Scalar", bound=np.generic)
-
-_MEDIA_TYPES = {b"\x89PNG": "image/png", b"\xff\xd8\xff": "image/jpeg"}
-"""By the first bytes of a file."""
 
 
 class Timing(NamedTuple):
@@ -69,12 +67,13 @@ def split(inputs: Part, size: int) -> list[Part]:
 
 
 def media_type(file: bytes, index: int) -> str:
-    """Return the media type of picture number `index`. Raises `InvalidImagesError` unless it is PNG or JPEG."""
-    for start, kind in _MEDIA_TYPES.items():
-        if file.startswith(start):
-            return kind
+    """Return the media type of picture number `index`. Raises `InvalidImagesError` for a format that is not read."""
+    kind = recognise(file)
+    if kind and kind.name in PICTURES:
+        return f"image/{kind.name.lower()}"
+    found = kind.name if kind else f"{len(file)} bytes starting with {file[:4]!r}"
     raise InvalidImagesError(
-        f"picture {index} begins with {file[:4]!r}; expected the bytes of a PNG or JPEG file"
+        f"picture {index} is {found}; expected a file of the format {', '.join(PICTURES)}"
     )
 
 
@@ -105,10 +104,10 @@ def images_response(response: httpx.Response, count: int) -> Predictions:
 def pictures_request(
     http: httpx.Client | httpx.AsyncClient, model: str | None, pictures: Sequence[bytes]
 ) -> httpx.Request:
-    """Build a prediction request for PNG or JPEG files. Raises `InvalidImagesError` for anything else."""
+    """Build a prediction request for picture files. Raises `InvalidImagesError` for anything else."""
     kinds = [media_type(file, index) for index, file in enumerate(pictures)]
     if not kinds:
-        raise InvalidImagesError("found no picture; expected at least one PNG or JPEG file, as bytes")
+        raise InvalidImagesError("found no picture; expected at least one file, as bytes")
     path = f"/predict/{quote(model, safe='')}" if model else "/predict"
     if len(pictures) == 1:
         return http.build_request("POST", path, headers={"Content-Type": kinds[0]}, content=pictures[0])

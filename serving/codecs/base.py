@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from serving.codecs.errors import Header, RequestError
+from serving.codecs.line import Candidate
 from serving.model.repository import Manifest
 from serving.model.tensors import Accepted, Confidences, Images, Scores
 
@@ -30,6 +31,8 @@ class Head(NamedTuple):
     """`Content-Encoding` in lower case; empty for an uncompressed body."""
     json_bytes: int | None = None
     """Length of the JSON before a binary tensor; None if the whole body is JSON."""
+    includes_input: bool = False
+    """The response includes the images that the model saw."""
 
 
 class RequestedOutput(NamedTuple):
@@ -42,11 +45,17 @@ class RequestedOutput(NamedTuple):
 
 
 class Query(NamedTuple):
-    """A decoded request: images `uint8 [N, 28, 28]`; the id and outputs requested by the Open Inference Protocol."""
+    """A decoded request: images `uint8 [N, 28, 28]`, and what its response needs."""
 
     images: Images
     id: str | None = None
+    """Of the Open Inference Protocol."""
     outputs: Sequence[RequestedOutput] = ()
+    """Requested by the Open Inference Protocol."""
+    includes_input: bool = False
+    """As in `Head`."""
+    line: Sequence[Candidate] = ()
+    """The candidates that the images are, of a picture with a line of digits."""
 
 
 class Prediction(NamedTuple):
@@ -62,6 +71,18 @@ class Prediction(NamedTuple):
     finished: float
     confidence: Confidences | None = None  # [N]
     accepted: Accepted | None = None  # [N]
+
+    def part(self, chosen: slice | Sequence[int]) -> "Prediction":
+        """Return the results for some of the images."""
+        return Prediction(
+            self.digits[chosen],
+            self.logits[chosen],
+            self.probabilities[chosen],
+            self.started,
+            self.finished,
+            None if self.confidence is None else self.confidence[chosen],
+            None if self.accepted is None else self.accepted[chosen],
+        )
 
 
 class Timing(NamedTuple):
@@ -90,9 +111,9 @@ class BodyLimits:
     """Limits on the content of one request."""
 
     max_images: int = 256
-    max_pixels: int = 4_000_000
-    """Sum over all pictures of a request, as declared in their headers."""
-    max_body_bytes: int = 4 * 1024 * 1024
+    max_pixels: int = 16_000_000
+    """Sum over all pictures of a request, as decoding holds them: `serving.codecs.image`."""
+    max_body_bytes: int = 16 * 1024 * 1024
     """Of a compressed body after decompression."""
 
 
@@ -103,8 +124,11 @@ class Codec(ABC):
     """The label `protocol` in the metrics."""
 
     @abstractmethod
-    def check(self, headers: Mapping[bytes, bytes]) -> Head:
-        """Parse the headers, their names in lower case, before the body is read. Raises `RequestError`."""
+    def check(self, headers: Mapping[bytes, bytes], query: bytes = b"") -> Head:
+        """Parse headers, their names in lower case, and the URL's query before the body is read.
+
+        Raises `RequestError`.
+        """
 
     @abstractmethod
     def decodes_inline(self, head: Head, content: bytes) -> bool:
@@ -113,6 +137,10 @@ class Codec(ABC):
     @abstractmethod
     def decode(self, head: Head, content: bytes, limits: BodyLimits) -> Query:
         """Decode the body. Raises `RequestError` naming the value found and what is expected."""
+
+    def select(self, query: Query, prediction: Prediction) -> tuple[Query, Prediction]:
+        """Return the part of the images, and of their predictions, that the response is about: all of them."""
+        return query, prediction
 
     @abstractmethod
     def encode(self, model: Manifest, query: Query, prediction: Prediction, timing: Timing) -> Reply:

@@ -82,13 +82,13 @@ class BodyTooLarge(RequestError):  # noqa: N818
 
 
 class TooManyPixels(RequestError):  # noqa: N818
-    """The pictures exceed the pixel limit."""
+    """Decoding the pictures would hold more pixels in memory than the limit."""
 
     status, code = 413, "too_many_pixels"
 
 
 class UnsupportedMediaType(RequestError):  # noqa: N818
-    """The media type of the body is not supported."""
+    """The media type of the body is not supported, and its content is not recognised."""
 
     status, code = 415, "unsupported_media_type"
 
@@ -125,7 +125,7 @@ class InvalidRange(InvalidInput):
 
 
 class InvalidPicture(InvalidInput):
-    """A picture is not a valid PNG or JPEG, or shows no digit."""
+    """A picture is in an unsupported format, is damaged, or shows no digit."""
 
     code = "invalid_picture"
 

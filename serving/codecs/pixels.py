@@ -1,38 +1,37 @@
-"""Decode JSON to images: 28 rows of 28 integers, 784 integers, or base64 of a PNG or JPEG.
+"""Decode JSON or bytes to images: 28 rows of 28 integers, 784 integers, or base64 of a picture; N·784 bytes.
 
 The common case is validated by `bytes`, which rejects anything outside 0–255 at the speed of C. Only an invalid body
 takes the slow path, which finds the invalid value for the error message.
 """
 
-import base64
-import binascii
-import re
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 import numpy as np
-import orjson
 
+from serving.codecs.base64_text import decode_base64
 from serving.codecs.errors import (
     InvalidInput,
-    InvalidPicture,
     InvalidRange,
     InvalidShape,
     InvalidType,
-    MalformedBody,
     TooManyImages,
 )
-from serving.codecs.image import decode_pictures
+from serving.codecs.image import File
+from serving.codecs.json_text import parse_json
 from serving.model.tensors import PIXELS, SIDE, Images
 
-_DATA_URL = re.compile(r"data:image/(?:png|jpeg);base64,")
+Decoded = TypeVar("Decoded")
 
 
-def decode_json(content: bytes, max_images: int, max_pixels: int) -> Images:
-    """Decode {"image": …} or {"images": […]} to `uint8 [N, 28, 28]`. Raises `RequestError` naming the invalid value."""
-    try:
-        document = orjson.loads(content)
-    except orjson.JSONDecodeError as error:
-        raise MalformedBody(f"the body is not JSON: {error}") from None
+def decode_json(
+    content: bytes, max_images: int, max_pixels: int, pictures: Callable[[Sequence[File], int], Decoded]
+) -> Images | Decoded:
+    """Decode {"image": …} or {"images": […]}: numbers to `uint8 [N, 28, 28]`, files in base64 by `pictures`.
+
+    Raises `RequestError` naming the invalid value.
+    """
+    document = parse_json(content, max_images)
     try:
         ((key, value),) = document.items()
     except (AttributeError, ValueError):
@@ -47,12 +46,14 @@ def decode_json(content: bytes, max_images: int, max_pixels: int) -> Images:
         case "images", _:
             raise InvalidType(f"images is {describe(value)}; expected a list of at least one image")
         case _:
+            twice = type(document) is str and document.lstrip().startswith("{")
+            hint = "; encode the JSON once, not twice" if twice else ""
             raise InvalidInput(
-                f'found {describe(document)}; expected an object with either "image" or "images"'
+                f'found {describe(document)}; expected an object with either "image" or "images"{hint}'
             )
     if type(values[0]) is str:
         files = [(name, _unbase64(name, value)) for name, value in zip(names, values, strict=True)]
-        return decode_pictures(files, max_pixels)
+        return pictures(files, max_pixels)
     parts = [image_bytes(value) for value in values]
     if not all(parts) or b"u" in content or b"l" in content:  # true, false: bytes() accepts them as 1 and 0
         for name, value in zip(names, values, strict=True):
@@ -129,8 +130,16 @@ def _unbase64(name: str, value: Any) -> bytes:
         raise InvalidType(
             f"{name} is {describe(value)} among strings; send pictures and arrays in separate requests"
         )
-    prefix = _DATA_URL.match(value)
-    try:
-        return base64.b64decode(value[prefix.end() :] if prefix else value, validate=True)
-    except (binascii.Error, ValueError) as error:
-        raise InvalidPicture(f"{name} is the string {value[:40]!r}, which is not base64: {error}") from None
+    return decode_base64(name, value.encode(errors="replace"))
+
+
+def decode_raw(content: bytes, max_images: int) -> Images:
+    """Decode the pixels of N images, N · 784 bytes, to `uint8 [N, 28, 28]`. Raises `InvalidShape`, `TooManyImages`."""
+    count, rest = divmod(len(content), PIXELS)
+    if rest or not count:
+        raise InvalidShape(
+            f"the body has {len(content):,} bytes; expected a picture, or the pixels of N images: N times {PIXELS}"
+        )
+    if count > max_images:
+        raise TooManyImages(f"the body has {count:,} images; one request may carry {max_images}")
+    return np.frombuffer(content, np.uint8).reshape(count, SIDE, SIDE)

@@ -17,19 +17,28 @@ Rows = Annotated[list[Row], Field(min_length=SIDE, max_length=SIDE, description=
 Flat = Annotated[
     list[Pixel], Field(min_length=PIXELS, max_length=PIXELS, description="784 ink values, row by row")
 ]
-Picture = Annotated[str, Field(description="base64 of a PNG or JPEG, with or without a data: prefix")]
+Picture = Annotated[
+    str, Field(description="base64 of a PNG, JPEG, WebP, GIF or BMP, with or without a data: prefix")
+]
 Image = Rows | Flat | Picture
 
 
 class OneImage(BaseModel):
-    """One image: ink values 0–255 as in MNIST (0 is background), or a PNG or JPEG of any size and colours."""
+    """One image: ink values 0–255 as in MNIST (0 is background), or a picture of any size and colours."""
 
     model_config = ConfigDict(extra="forbid")
     image: Image
 
 
+class OnePicture(BaseModel):
+    """One picture with a line of digits."""
+
+    model_config = ConfigDict(extra="forbid")
+    image: Picture
+
+
 class ManyImages(BaseModel):
-    """Several images: either all arrays or all PNG and JPEG files."""
+    """Several images: either all arrays or all pictures."""
 
     model_config = ConfigDict(extra="forbid")
     images: Annotated[list[Rows | Flat] | list[Picture], Field(min_length=1)]
@@ -59,6 +68,10 @@ class DigitPrediction(BaseModel):
             description="whether the confidence reaches the model's threshold: `acceptance` of its manifest"
         ),
     ]
+    input: Annotated[
+        Rows | None,
+        Field(default=None, description="the image that the model saw; with `?include=input` only"),
+    ]
 
 
 class PredictionTiming(BaseModel):
@@ -76,6 +89,31 @@ class PredictAnswer(BaseModel):
     model: str
     version: str
     predictions: list[DigitPrediction]
+    timing: PredictionTiming
+
+
+class DigitBox(BaseModel):
+    """The bounding box of a digit in the upright picture, in pixels of the file."""
+
+    left: int
+    top: int
+    width: int
+    height: int
+
+
+class ReadDigit(DigitPrediction):
+    """The prediction for one digit of a line."""
+
+    box: DigitBox
+
+
+class ReadAnswer(BaseModel):
+    """The number in the picture, and its digits from left to right."""
+
+    model: str
+    version: str
+    number: Annotated[str, Field(pattern="^[0-9]+$", examples=["1984"])]
+    digits: list[ReadDigit]
     timing: PredictionTiming
 
 

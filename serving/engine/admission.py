@@ -13,7 +13,7 @@ from serving.codecs.errors import BodyTooLarge, Overloaded, Unauthorized
 class AdmissionLimits:
     """Limits on one request, and on all requests of a process."""
 
-    max_body_bytes: int = 4 * 1024 * 1024
+    max_body_bytes: int = 16 * 1024 * 1024
     max_in_flight: int = 1024
     max_held_bytes: int = 256 * 1024 * 1024
     """Of all bodies that arrive in several pieces."""

@@ -80,16 +80,11 @@ class DigitAPI(LitAPI):  # type: ignore[misc]
         whole, sizes = output
         if len(sizes) == 1:
             return [whole]
-        digits, logits, probabilities, started, finished, confidence, accepted = whole
         predictions = []
         start = 0
         for size in sizes:
             end = start + size
-            part = slice(start, end)
-            rule = () if confidence is None or accepted is None else (confidence[part], accepted[part])
-            predictions.append(
-                Prediction(digits[part], logits[part], probabilities[part], started, finished, *rule)
-            )
+            predictions.append(whole.part(slice(start, end)))
             start = end
         return predictions
 

@@ -142,9 +142,10 @@ class InFlightRequest:
             total_ms=_milliseconds(encoding - self._received),
         )
         endpoint = self._endpoint
+        query, prediction = self._codec.select(self._query, prediction)
         if prediction.accepted is not None and (rejected := prediction.accepted.tolist().count(False)):
             endpoint.metrics.rejected(rejected)
-        reply = endpoint.api.encode_response(prediction, codec=self._codec, query=self._query, timing=timing)
+        reply = endpoint.api.encode_response(prediction, codec=self._codec, query=query, timing=timing)
         endpoint.metrics.predicted(
             prediction.digits.tolist(),
             decode_seconds,

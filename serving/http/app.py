@@ -15,6 +15,8 @@ from serving.codecs.open_inference.rest import PREFIX as V2
 from serving.codecs.open_inference.rest import OpenInferenceCodec, not_served
 from serving.codecs.predict import PREFIX as PREDICT
 from serving.codecs.predict import PredictCodec
+from serving.codecs.read import PREFIX as READ
+from serving.codecs.read import ReadCodec
 from serving.engine.admission import Admission
 from serving.engine.request import AwaitedRequest, ClientGoneError, Endpoint
 
@@ -34,12 +36,13 @@ class UnknownRoute(NamedTuple):
     error: Callable[[str], RequestError]
 
 
-def predict_routes(endpoints: Mapping[str, Endpoint], default: str) -> tuple[dict[str, Route], UnknownRoute]:
-    """Return the routes `/predict`, for the model `default`, and `/predict/{model}`."""
-    codec = PredictCodec()
-    prefix = f"{PREDICT}/"
+def routes_below(
+    path: str, codec: Codec, endpoints: Mapping[str, Endpoint], default: str
+) -> tuple[dict[str, Route], UnknownRoute]:
+    """Return the routes `path`, for the model `default`, and `path/{model}`."""
+    prefix = f"{path}/"
     routes = {f"{prefix}{name}": Route(codec, endpoint) for name, endpoint in endpoints.items()}
-    routes[PREDICT] = Route(codec, endpoints[default])
+    routes[path] = Route(codec, endpoints[default])
 
     def matches(path: str) -> bool:
         return path.startswith(prefix)
@@ -80,11 +83,12 @@ class PredictionRoutes:
         self._unknown: tuple[UnknownRoute, ...] = ()
 
     def open(self, endpoints: Mapping[str, Endpoint], default: str) -> None:
-        """Start serving these models; `default` is the model of `/predict`."""
-        predict, unknown_predict = predict_routes(endpoints, default)
+        """Start serving these models; `default` is the model of `/predict` and `/read`."""
+        predict, unknown_predict = routes_below(PREDICT, PredictCodec(), endpoints, default)
+        read, unknown_read = routes_below(READ, ReadCodec(), endpoints, default)
         infer, unknown_infer = open_inference_routes(endpoints)
-        self._routes = predict | infer
-        self._unknown = unknown_predict, unknown_infer
+        self._routes = predict | read | infer
+        self._unknown = unknown_predict, unknown_read, unknown_infer
 
     def find(self, path: str) -> Route | None:
         """Return the route of `path`."""
@@ -112,7 +116,7 @@ class PredictionRoutes:
         self._admission.check(headers.get(b"x-api-key", b""), int(headers.get(b"content-length", 0)))
         if scope["method"] != "POST":
             raise MethodNotAllowed(f"found {scope['method']}; expected POST")
-        head = route.codec.check(headers)
+        head = route.codec.check(headers, scope["query_string"])
         if isinstance(route, UnknownRoute):
             raise route.error(scope["path"])
         message = await receive()

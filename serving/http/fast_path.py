@@ -43,7 +43,7 @@ class RawHead(NamedTuple):
     route: Route
 
     @classmethod
-    def of(cls, data: bytes, headers: Mapping[bytes, bytes], route: Route) -> Self | None:
+    def of(cls, data: bytes, headers: Mapping[bytes, bytes], query: bytes, route: Route) -> Self | None:
         """Return the head of `data`, a request accepted by the parser; None if the fast path cannot serve it."""
         end = data.find(b"\r\n\r\n") + 4
         lengths = list(_LENGTH.finditer(data, 0, end))
@@ -55,7 +55,7 @@ class RawHead(NamedTuple):
         if len(data) - end != int(data[start:stop]):
             return None
         try:
-            return cls(data[:start], data[stop:end], route.codec.check(headers), route)
+            return cls(data[:start], data[stop:end], route.codec.check(headers, query), route)
         except RequestError:
             return None
 
@@ -175,5 +175,5 @@ class FastPathProtocol(HttpToolsProtocol):
         if route is None or self.scope["http_version"] != "1.1":
             return
         headers = dict(self.scope["headers"])
-        if raw_head := RawHead.of(data, headers, route):
+        if raw_head := RawHead.of(data, headers, self.scope["query_string"], route):
             self._raw_head = raw_head

@@ -13,7 +13,14 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from serving.codecs import errors
-from serving.codecs.schemas import ErrorAnswer, ManyImages, OneImage, PredictAnswer
+from serving.codecs.schemas import (
+    ErrorAnswer,
+    ManyImages,
+    OneImage,
+    OnePicture,
+    PredictAnswer,
+    ReadAnswer,
+)
 
 _REF = "#/components/schemas/{model}"
 TIMING_HEADER = {
@@ -26,46 +33,67 @@ CONTENT_ENCODING = {
     "description": "compression of the body",
     "schema": {"type": "string", "enum": ["gzip", "deflate", "identity"]},
 }
+_INCLUDE = {
+    "name": "include",
+    "in": "query",
+    "description": "input: add the 28×28 image that the model saw to each prediction",
+    "schema": {"type": "string", "enum": ["input"]},
+}
 _FILE = {"schema": {"type": "string", "format": "binary"}}
 
 
 def describe_predictions(app: FastAPI, models: Mapping[str, Any], default: str, *, guarded: bool) -> None:
-    """Add `POST /predict` and `POST /predict/{model}` to the document of `app`; `guarded` ones need the API key."""
-    add_schemas(app, OneImage, ManyImages, PredictAnswer, ErrorAnswer)
-    operation: dict[str, Any] = {
-        "tags": ["predictions"],
-        "parameters": [CONTENT_ENCODING],
-        "requestBody": {"required": True, "content": _bodies()},
-        "responses": {
-            "200": {
-                "description": "one prediction per image",
-                "headers": {"Server-Timing": TIMING_HEADER},
-                "content": {"application/json": {"schema": ref(PredictAnswer)}},
+    """Add `POST /predict`, `/read`, and both with `/{model}`, to the document of `app`.
+
+    `guarded` ones need the API key.
+    """
+    add_schemas(app, OneImage, OnePicture, ManyImages, PredictAnswer, ReadAnswer, ErrorAnswer)
+    bodies = _bodies()
+    pictures = {kind: body for kind, body in bodies.items() if body is _FILE or kind == "multipart/form-data"}
+    picture = pictures | {"application/json": {"schema": ref(OnePicture)}}
+    never = set() if guarded else {errors.Unauthorized}
+    paths = {}
+    for path, verb, summary, content, answer in (
+        ("/predict", "predict", "Classify digits", bodies, PredictAnswer),
+        ("/read", "read", "Read the number in a picture of a line of digits", picture, ReadAnswer),
+    ):
+        operation: dict[str, Any] = {
+            "tags": ["predictions"],
+            "requestBody": {
+                "description": "A body is recognised by its first bytes; only forms and raw pixels need their media "
+                "type.",
+                "required": True,
+                "content": content,
             },
-            **error_responses(
-                ErrorAnswer, lambda kind: kind.status, never=set() if guarded else {errors.Unauthorized}
-            ),
-        },
-    }
-    paths = {
-        "/predict": operation
-        | {"operationId": "predict", "summary": f"Classify digits with the default model, {default}"},
-        "/predict/{model}": operation
-        | {
-            "operationId": "predict_with_model",
-            "summary": "Classify digits with the named model",
-            "parameters": [
-                {
-                    "name": "model",
-                    "in": "path",
-                    "required": True,
-                    "schema": {"type": "string", "enum": list(models)},
+            "responses": {
+                "200": {
+                    "description": " ".join((answer.__doc__ or "").split()),
+                    "headers": {"Server-Timing": TIMING_HEADER},
+                    "content": {"application/json": {"schema": ref(answer)}},
                 },
-                CONTENT_ENCODING,
-            ],
-        },
-    }
+                **error_responses(ErrorAnswer, lambda kind: kind.status, never=never),
+            },
+        }
+        paths[path] = operation | {
+            "operationId": verb,
+            "summary": f"{summary}; default model: {default}",
+            "parameters": [_INCLUDE, CONTENT_ENCODING],
+        }
+        paths[f"{path}/{{model}}"] = operation | {
+            "operationId": f"{verb}_with_model",
+            "summary": f"{summary} with the named model",
+            "parameters": [_model(models), _INCLUDE, CONTENT_ENCODING],
+        }
     add_posts(app, paths, guarded=guarded)
+
+
+def _model(models: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "name": "model",
+        "in": "path",
+        "required": True,
+        "schema": {"type": "string", "enum": list(models)},
+    }
 
 
 def add_schemas(app: FastAPI, *models: type[BaseModel]) -> None:
@@ -98,12 +126,18 @@ def _bodies() -> dict[str, Any]:
             "schema": {"anyOf": [ref(OneImage), ref(ManyImages)]},
             "example": {"image": image},
         },
-        "image/png": _FILE,
-        "image/jpeg": _FILE,
+        **dict.fromkeys(("image/png", "image/jpeg", "image/webp", "image/gif", "image/bmp"), _FILE),
+        "application/octet-stream": {
+            "schema": {
+                "type": "string",
+                "format": "binary",
+                "description": "a picture, or the pixels of N images: N · 784 bytes, 0–255",
+            }
+        },
         "multipart/form-data": {
             "schema": {
                 "type": "object",
-                "description": "one or several PNG or JPEG files, under any name",
+                "description": "one or several pictures, under any name; text fields are ignored",
                 "minProperties": 1,
                 "additionalProperties": {"type": "string", "format": "binary"},
             }

@@ -178,7 +178,7 @@ def test_invalid_images_are_not_sent(kind: Kind, proxy: Proxy, images: Any) -> N
 
 def test_files_that_are_not_pictures_are_not_sent(proxy: Proxy) -> None:
     with Client(proxy.url) as client:
-        for pictures in ([], [b"GIF89a"], [png(DIGITS[0]), b""]):
-            with pytest.raises(InvalidImagesError, match="PNG or JPEG"):
+        for pictures in ([], [b"II*\0"], [png(DIGITS[0]), b""]):
+            with pytest.raises(InvalidImagesError, match="expected"):
                 client.predict_pictures(pictures)
     assert proxy.connections == 0

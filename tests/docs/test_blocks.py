@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
@@ -26,6 +27,13 @@ PROGRAMS: dict[str, tuple[dict[str, type[Command]], str]] = {
     "distillery-bench": (BENCH, ""),
 }
 BLOCKS = [block for document in EXECUTED for block in blocks(document) if block.language in {"sh", "python"}]
+
+
+@pytest.fixture(scope="module")
+def service(demo_repository: Path) -> Iterator[Service]:
+    """A service of the models that `make demo` publishes."""
+    with running_service(demo_repository, "--api-servers", "1") as service:
+        yield service
 
 
 def name(block: Block) -> str:

@@ -36,6 +36,7 @@ def test_the_service_can_be_mounted_as_an_asgi_application(one_model: Path) -> N
 
 
 def test_the_default_model_is_the_cheapest_student() -> None:
+    assert choose_default(["fast", "fast-int8", "student", "student-int8"], None) == "fast-int8"
     assert choose_default(["student", "student-int8", "teacher"], None) == "student-int8"
     assert choose_default(["other", "student", "teacher"], None) == "student"
     assert choose_default(["other", "teacher"], None) == "other"

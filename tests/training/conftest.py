@@ -42,14 +42,6 @@ def call(*arguments: str | Path) -> int:
     )
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Restore the number of threads, which commands set."""
-    threads = torch.get_num_threads()
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture(scope="session", autouse=True)
 def no_fsync() -> Iterator[None]:
     """Write files without waiting for the disk: that is slow, and useful only against power failures."""

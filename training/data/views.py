@@ -12,7 +12,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from training.data.augmentation import CHUNK, jitter
+from training.data.augmentation import CHUNK, augment
 from training.distributed import compute_in_shares
 from training.recipe.schema import Augmentation, Model
 
@@ -60,6 +60,6 @@ class Views:
         generator = torch.Generator().manual_seed(draw_seed(seed, "view", number))
 
         def draw_part(part: slice) -> Tensor:
-            return jitter(images[part], augmentation, random=generator, after=part.start)
+            return augment(images[part], augmentation, random=generator, after=part.start)
 
         return compute_in_shares(torch.empty_like(images), draw_part, step=CHUNK)

@@ -16,6 +16,7 @@ from torch.nn import functional
 from training.data.mnist import Digits, without
 from training.data.views import Views, draw_seed
 from training.distributed import data_parallel, gather_logits, on_rank_0, rank, share, size
+from training.loop.adamw import AdamW
 from training.loop.device import Device
 from training.loop.losses import distillation_loss
 from training.loop.schedule import one_cycle, plateau
@@ -100,9 +101,7 @@ class Training:
         torch.manual_seed(job.draw_seed(0))
         self.network = build(job.model, dropout=job.model.dropout).to(device.type)
         self._data_parallel = data_parallel(self.network)
-        self.optimizer = torch.optim.AdamW(
-            self.network.parameters(), weight_decay=job.model.weight_decay, fused=True
-        )
+        self.optimizer = AdamW(self.network.parameters(), weight_decay=job.model.weight_decay, fused=True)
         self.history: list[Record] = []
         self.selected = _copy(self.network)
 

@@ -87,6 +87,10 @@ class Classifier(nn.Module):
             HiddenLayer(inputs, units, norm=norm, dropout=dropout) for inputs, units in pairwise(widths)
         )
         self.output = nn.Linear(widths[-1], CLASSES)
+        if not self.output.weight.is_meta:  # of which torch would draw with its compiler, after a slow import
+            self._initialise()
+
+    def _initialise(self) -> None:
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.normal_(module.weight, 0.0, 0.02)

@@ -28,6 +28,26 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+class Photometric(Section):
+    """Random changes of ink and paper. The probability enables them, a range of 0 disables one of them."""
+
+    probability: float = Field(0, ge=0, le=1, description="share of the digits that each change applies to")
+    stroke: float = Field(0.5, ge=0, le=1, description="maximum change of stroke width, pixels on each side")
+    cutout: float = Field(12, ge=0, le=28, description="maximum side of a square without ink, pixels")
+    blur: float = Field(1.8, ge=0, le=14, description="maximum standard deviation of a blur, pixels")
+    contrast: float = Field(
+        0.7, ge=0, lt=1, description="maximum loss of contrast; 0.7: at least 0.3 remains"
+    )
+    background: float = Field(0.3, ge=0, lt=1, description="maximum brightness of the background; ink is 1")
+    gradient: float = Field(0.3, ge=0, lt=1, description="maximum rise of the background across the image")
+    noise: float = Field(0.3, ge=0, le=1, description="maximum standard deviation of noise; ink is 1")
+
+    @property
+    def enabled(self) -> bool:
+        """True if digits are changed at all."""
+        return self.probability > 0 and any(self.model_dump(exclude={"probability"}).values())
+
+
 class Augmentation(Section):
     """Random changes to every training digit; 0 disables each."""
 
@@ -37,11 +57,12 @@ class Augmentation(Section):
     shear: float = Field(0, ge=0, lt=90, description="maximum shear either way, degrees")
     elastic: float = Field(0, ge=0, le=14, description="standard deviation of local displacements, pixels")
     mixup: float = Field(0, ge=0, le=1, description="maximum share of ink taken from another digit")
+    photometric: Photometric = Photometric()
 
     @property
     def enabled(self) -> bool:
-        """True if digits are transformed at all."""
-        return any(self.model_dump().values())
+        """True if digits are changed at all."""
+        return self.photometric.enabled or any(self.model_dump(exclude={"photometric"}).values())
 
 
 class Distillation(Section):

@@ -31,7 +31,6 @@ def model_card(report: Report) -> str:
         "dataset": {"name": "MNIST", "type": "ylecun/mnist", "split": "test"},
         "metrics": [{"type": "accuracy", "value": report["headline"]["test_accuracy"]}],
     }
-    augmentation = report["settings"]["augmentation"]
     return _TEMPLATE.render(
         **report,
         row=models[name],
@@ -40,7 +39,7 @@ def model_card(report: Report) -> str:
         distillation=report["settings"]["distillation"],
         control_of=name.removesuffix(ALONE) if name.endswith(ALONE) else None,
         control_suffix=ALONE,
-        augmentation=[f"{change} {amount:g}" for change, amount in augmentation.items() if amount],
+        augmentation=_changes(report["settings"]["augmentation"]),
         verdict=_verdict(report["saved_by_distillation"]),
         tools={"torch": report["metadata"]["recipe"]["torch"]} | report["metadata"]["tools"],
         **_weaknesses(metrics),
@@ -56,6 +55,20 @@ def interval(values: dict[str, Any]) -> str:
     """Return mean and 95 % interval, the mean alone where one seed gives no interval."""
     half = values["interval_95"]
     return f"{values['mean']:g}" if half is None else f"{values['mean']:.1f} ± {half:.1f}"
+
+
+def _changes(augmentation: dict[str, Any]) -> list[str]:
+    """Return the random changes of the training digits, each with its amount."""
+    photometric = augmentation["photometric"]
+    share = photometric["probability"]
+    geometric = [
+        f"{name} {amount:g}" for name, amount in augmentation.items() if name != "photometric" and amount
+    ]
+    return geometric + [
+        f"{name} {amount:g} for {share:.0%} of the digits"
+        for name, amount in photometric.items()
+        if share and amount and name != "probability"
+    ]
 
 
 def _verdict(saved: dict[str, Any] | None) -> str:

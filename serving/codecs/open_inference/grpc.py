@@ -54,7 +54,7 @@ class GrpcCodec(Codec):
 
     name = "grpc"
 
-    def check(self, headers: Mapping[bytes, bytes]) -> Head:
+    def check(self, headers: Mapping[bytes, bytes], query: bytes = b"") -> Head:  # noqa: ARG002
         return Head(headers.get(b"x-api-key", b""))
 
     def decodes_inline(self, head: Head, content: bytes) -> bool:  # noqa: ARG002

@@ -7,10 +7,10 @@ extension for binary tensors.
 from typing import Any
 
 import numpy as np
-import orjson
 
 from serving.codecs.base import BodyLimits, Query
 from serving.codecs.errors import InvalidInput, InvalidShape, InvalidType, MalformedBody, TooManyImages
+from serving.codecs.json_text import parse_json
 from serving.codecs.open_inference.fields import Object, as_object, parameters_of
 from serving.codecs.open_inference.outputs import ALL_OUTPUTS, request_id, requested_outputs
 from serving.codecs.pixels import describe, explain_image, explain_pixels, image_bytes
@@ -37,11 +37,11 @@ def read_request(content: bytes, json_bytes: int | None, limits: BodyLimits) -> 
         )
     text = content[:json_bytes]
     try:
-        document = orjson.loads(text)
-    except orjson.JSONDecodeError as error:
+        document = parse_json(text, limits.max_images)
+    except MalformedBody as error:
         raise MalformedBody(
-            f"the body is not JSON up to byte {json_bytes:,}: {error}; with a binary tensor, "
-            "Inference-Header-Content-Length is the length of the JSON"
+            f"{error}, up to byte {json_bytes:,}; "
+            "with a binary tensor, Inference-Header-Content-Length is the length of the JSON"
         ) from None
     tensor = _input(as_object(document, "the body"))
     images = _images(tensor, text, content, limits)

@@ -24,7 +24,7 @@ class OpenInferenceCodec(Codec):
 
     name = "v2"
 
-    def check(self, headers: Mapping[bytes, bytes]) -> Head:
+    def check(self, headers: Mapping[bytes, bytes], query: bytes = b"") -> Head:  # noqa: ARG002
         encoding = content_encoding(headers)
         return Head(headers.get(b"x-api-key", b""), encoding=encoding, json_bytes=_json_bytes(headers))
 

@@ -1,27 +1,28 @@
 """`distillery-bench http`: the service under a short load, in processes of its own."""
 
 import json
-from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from benchmarks.__main__ import COMMANDS
 from benchmarks.errors import BenchmarkError
-from benchmarks.load.http import Case, cases_of, measure_http
+from benchmarks.load.http import Case, cases_of, measure_http, service_cpu
 from benchmarks.load.interleave import interleave
-from benchmarks.load.service_cpu import ServiceCpu
 from benchmarks.load.workloads import TOLERANCE, BodyKind, check_answers, service_workload
 from benchmarks.results.models import select_models
 from benchmarks.systems.servers import free_port, running_service
 from distillery import main
+from tests.support.service import Service
 
 
-@pytest.fixture(scope="module")
-def service(model_repository: Path) -> Iterator[str]:
-    with running_service(model_repository, "--api-servers", "1") as url:
-        yield url
+@pytest.fixture
+def service(service: Service) -> str:
+    """The URL of the service that the tests share."""
+    return service.url
 
 
 @pytest.mark.parametrize("body", ["json", "png", "json-64"])
@@ -53,10 +54,17 @@ def test_cases_are_interleaved_and_compared_with_the_teacher_of_the_same_server(
         for connections in (1, 2)
         for model, server in (("teacher", "service"), ("student", "service"), ("student", "another"))
     ]
+    expected: list[Case] = []
+    interleave(cases, 2, expected.append)
     measured: list[Case] = []
-    cpu = {"service": ServiceCpu(service)}
-    rows = measure_http(cases, rounds=2, seconds=0.05, tool="python", cpu=cpu, progress=measured.append)
-    assert measured == [cases[index] for index in interleave(len(cases), 2)]
+
+    def noted(case: Case) -> AbstractContextManager[None]:
+        measured.append(case)
+        return nullcontext()
+
+    cpu = {"service": partial(service_cpu, service)}
+    rows = measure_http(cases, rounds=2, seconds=0.05, tool="python", cpu=cpu, cpu_lag_s=0.2, during=noted)
+    assert measured[3:] == expected  # after the warm-up of each workload
     for row in rows:
         assert row["requests"] == sum(row["histogram"]["counts"]) > 0
         assert [len(row["rounds"][figure]) for figure in ("requests_per_s", "p50_ms", "p99_ms")] == [2, 2, 2]
@@ -68,12 +76,7 @@ def test_cases_are_interleaved_and_compared_with_the_teacher_of_the_same_server(
 
 def test_a_service_without_a_cpu_counter_is_an_error(service: str) -> None:
     with pytest.raises(BenchmarkError, match=r"health/live/metrics: no response: .*404"):
-        ServiceCpu(f"{service}/health/live").per_prediction("student", lambda: None)
-
-
-def test_no_prediction_under_load_is_an_error(service: str) -> None:
-    with pytest.raises(BenchmarkError, match="student made no prediction under load"):
-        ServiceCpu(service).per_prediction("student", lambda: None)
+        service_cpu(f"{service}/health/live")
 
 
 def test_images_per_second_count_all_images_of_a_request(service: str) -> None:

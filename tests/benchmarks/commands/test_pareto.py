@@ -5,14 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.__main__ import COMMANDS
 from benchmarks.commands.pareto import distilled_against_control, pareto_rows
 from benchmarks.commands.seeds import SeedRun
-from benchmarks.results.files import write_result
-from distillery import main
 from export.pipeline import Source, export_checkpoint
 from export.splits import Splits
 from serving.model.repository import load_repository
+from tests.support.documents import document, keep, render
 from tests.support.samples import sample_test, sample_training
 from tests.support.trainings import CPU
 from training.evaluation.evaluate import Evaluator, evaluate_run
@@ -105,15 +103,9 @@ def test_document_figure_and_csv_show_the_result(recipe: str, runs: list[SeedRun
         "floor": floor,
         "pairs": distilled_against_control(recipe, runs),
     }
-    write_result("pareto", data, folder=tmp_path / "results")
-    page = tmp_path / "docs" / "distillation.md"
-    page.parent.mkdir()
-    page.write_text(
-        "<!-- pareto:begin -->\n<!-- pareto:end -->\n",
-        encoding="utf-8",
-    )
-    places = [f"--documents={page}", f"--figures={page.parent}", f"--results-dir={tmp_path / 'results'}"]
-    assert main("distillery-bench", COMMANDS, arguments=["render", *places]) == 0
+    page = document(tmp_path, "pareto")
+    keep(page, "pareto", data)
+    assert render(page) == 0
     text = page.read_text(encoding="utf-8")
     for row in rows:
         assert f"| `{row['model']}` {row['architecture']} | {row['mean']:.1f}" in text
@@ -121,7 +113,7 @@ def test_document_figure_and_csv_show_the_result(recipe: str, runs: list[SeedRun
         f"| + distillation | `student` | {next(r for r in rows if r['model'] == 'student')['mean']:.1f}"
         in text
     )
-    table = list(csv.DictReader((page.parent / "pareto.csv").read_text(encoding="utf-8").splitlines()))
+    table = list(csv.DictReader((tmp_path / "docs/pareto.csv").read_text(encoding="utf-8").splitlines()))
     assert [line["model"] for line in table] == [row["model"] for row in rows]
-    assert (page.parent / "pareto.png").stat().st_size > 10_000
-    assert main("distillery-bench", COMMANDS, arguments=["render", "--check", *places]) == 0
+    assert (tmp_path / "docs/pareto.png").stat().st_size > 10_000
+    assert render(page, "--check") == 0

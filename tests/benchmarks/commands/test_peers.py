@@ -22,14 +22,16 @@ from benchmarks.load.digits import load_digits
 from benchmarks.load.run import run_load
 from benchmarks.load.workloads import TOLERANCE, check_answers
 from benchmarks.results.models import select_models
-from benchmarks.systems.peer import FILES, PEERS, Peer, load_peer, peer_names
+from benchmarks.systems.peer import PEERS, Peer, load_peer, peer_names
 from benchmarks.systems.peer_environments import MARKER, peer_environment
-from benchmarks.systems.processes import ServerProcess
-from benchmarks.systems.servers import running_peer
+from benchmarks.systems.servers import ServerProcess, running_peer
 from distillery import main
 
 HERE = Path(sys.executable)
 """The project's own environment, which has what some of the peers need."""
+
+FILES = ("README.md", "peer.toml", "requirements.txt", "server.py")
+"""The files of every folder."""
 
 
 def started(name: str, model: Path, processes: int = 1) -> AbstractContextManager[ServerProcess]:
@@ -160,6 +162,18 @@ def test_a_response_of_another_form_is_shown_in_the_error(tmp_path: Path, studen
         ),
     ):
         check_answers(peer.workload(server.url, "student"), student)
+
+
+def test_placeholders_in_the_environment_are_filled(tmp_path: Path, student: Path) -> None:
+    declaration = (PEERS / "bare_asgi/peer.toml").read_text(encoding="utf-8")
+    peer = write_peer(
+        tmp_path,
+        peer=f'{declaration}\n[environment]\nMODEL = "{{model}}"\nMETRICS_PORT = "{{metrics_port}}"\n',
+    )
+    with running_peer(peer, student, HERE, processes=1) as server:
+        environment = server.all()[0].environ()
+    assert environment["MODEL"] == str(student.resolve())
+    assert int(environment["METRICS_PORT"]) > 1024
 
 
 def test_the_output_of_a_peer_that_does_not_start_is_in_the_error(tmp_path: Path) -> None:

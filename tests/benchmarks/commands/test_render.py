@@ -7,16 +7,16 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from benchmarks.__main__ import COMMANDS
-from benchmarks.commands.accuracy import _summary, accuracy_kind
+from benchmarks.commands.accuracy import accuracy_kind
+from benchmarks.commands.seeds import mean_of
 from benchmarks.errors import BenchmarkError
-from benchmarks.report import accuracy, headline, results
-from benchmarks.report.comparison import compare_models
-from benchmarks.results.files import write_result
+from benchmarks.report.markdown import Source, fill
+from benchmarks.report.rows import compare_models
+from benchmarks.results.files import read_result
 from benchmarks.results.ratio import LEGEND
-from distillery import main
+from tests.support.documents import MARKERS, document, keep, render
 
-BEGIN, END = results.SECTION.markers
+BEGIN, END = MARKERS["results"]
 FACTS = {"version": "1", "precision": "fp32", "test_accuracy": 0.99}
 STUDENT = {**FACTS, "architecture": "784-800-800-10", "parameters": 1_000_000, "size_bytes": 2_000_000}
 MODELS = {
@@ -49,7 +49,7 @@ def session_data() -> dict[str, Any]:
     return {"models": MODELS, "rounds": 5, "rows": rows}
 
 
-def http_data(*, cpu: bool = False) -> dict[str, Any]:
+def http_data() -> dict[str, Any]:
     rows = [
         {"server": server, "model": model, "body": body, "connections": connections, "tool": "wrk"}
         | {"p50_ms": connections / speed, "p99_ms": 2 * connections / speed}
@@ -61,7 +61,7 @@ def http_data(*, cpu: bool = False) -> dict[str, Any]:
                 "cpu_us": [90.0 / speed] * 5,
             }
         }
-        | ({"cpu_us": 90.0 / speed} if cpu else {})
+        | {"cpu_us": 90.0 / speed}
         for server in ("workers", "inprocess")
         for model, speed in SPEED.items()
         for body in ("json", "binary-64")
@@ -79,24 +79,12 @@ def http_data(*, cpu: bool = False) -> dict[str, Any]:
 
 @pytest.fixture
 def readme(tmp_path: Path) -> Path:
-    path = tmp_path / "README.md"
-    path.write_text(f"# Before\n\n{BEGIN}\nold\n{END}\n\nAfter\n", encoding="utf-8")
-    return path
-
-
-def render(readme: Path, *flags: str) -> int:
-    folder = readme.parent
-    places = ["--documents", str(readme), "--figures", str(folder / "docs")]
-    return main(
-        "distillery-bench",
-        COMMANDS,
-        arguments=["render", *places, "--results-dir", str(folder / "results"), *flags],
-    )
+    return document(tmp_path, "results")
 
 
 def measured(readme: Path) -> None:
-    write_result("session", session_data(), folder=readme.parent / "results")
-    write_result("http", http_data(), folder=readme.parent / "results")
+    keep(readme, "session", session_data())
+    keep(readme, "http", http_data())
 
 
 def test_ratios_are_taken_within_a_round_and_sizes_are_exact() -> None:
@@ -107,32 +95,20 @@ def test_ratios_are_taken_within_a_round_and_sizes_are_exact() -> None:
         "student",
         "student-alone",
     ]
-    assert teacher["ratios"] == {}
-    assert (student["ratios"]["parameters"], student["ratios"]["size_bytes"]) == (2.0, 4.0)
-    for figure in ("session_p50_us", "http_p50_ms", "requests_per_s", "images_per_s"):
-        assert str(student["ratios"][figure]) == "4.00× (4.00–4.00)"
-        assert not noisy["ratios"][figure].decided
-    assert (student["session_p50_us"], student["http_p50_ms"], student["images_per_s"]) == (
-        100,
-        0.25,
-        256_000,
-    )
+    assert (student["fewer_parameters"], student["smaller"]) == (2.0, 4.0)
+    for figure in ("session_p50", "http_p50", "requests_per_s", "images_per_s"):
+        assert teacher[figure] is None
+        assert str(student[figure]) == "4.00× (4.00–4.00)"
+        assert not noisy[figure].decided
+    assert (student["session"]["p50_us"], student["calm"]["p50_ms"]) == (100, 0.25)
+    assert student["large"]["images_per_s"] == 256_000
 
 
 def test_a_network_trained_with_and_without_a_teacher_has_one_speed() -> None:
     rows = {row["model"]: row for row in compare_models(session_data(), http_data())}
     assert rows["student-alone"]["timed_as"] == "student"
-    for figure in ("session_p50_us", "http_p50_ms", "requests_per_s"):
+    for figure in ("session", "calm", "busy", "requests_per_s"):
         assert rows["student-alone"][figure] == rows["student"][figure]
-
-
-def test_cpu_time_is_a_column_where_it_was_measured(readme: Path) -> None:
-    write_result("session", session_data(), folder=readme.parent / "results")
-    write_result("http", http_data(cpu=True), folder=readme.parent / "results")
-    assert render(readme) == 0
-    text = readme.read_text(encoding="utf-8")
-    assert "| CPU time per prediction |" in text
-    assert "| 22 µs, 4.00× (4.00–4.00) |" in text
 
 
 def test_results_of_different_models_are_not_compared() -> None:
@@ -145,7 +121,7 @@ def test_results_of_different_models_are_not_compared() -> None:
 def test_a_figure_that_was_not_measured_is_an_error() -> None:
     http = http_data()
     http["rows"] = [row for row in http["rows"] if row["connections"] == 16]
-    with pytest.raises(BenchmarkError, match=r"no figure for .*, one connection: measure again"):
+    with pytest.raises(BenchmarkError, match=r"no figure for .*, connections 1: measure again"):
         compare_models(session_data(), http)
 
 
@@ -164,15 +140,18 @@ def test_a_section_is_replaced_and_the_rest_of_the_document_is_kept(readme: Path
         "100 / 125 µs, 4.00× (4.00–4.00)",
         "0.25 / 0.50 ms, 4.00× (4.00–4.00)",
         "4,000, 4.00× (4.00–4.00)",
+        "22 µs, 4.00× (4.00–4.00)",
         "256,000, 4.00× (4.00–4.00) |",
     ]
     control = next(line for line in text.splitlines() if line.startswith("| `student-alone` "))
-    assert control.endswith("| 140 (99.00%) | as `student` | as `student` | as `student` | as `student` |")
+    assert control.endswith(
+        "| 140 (99.00%) | as `student` | as `student` | as `student` | as `student` | as `student` |"
+    )
     assert "1,000, ≈ 1.00× (0.90–1.20)" in text  # the model that is as fast as the teacher
     assert LEGEND in text
     assert "| litserve-first-example |  |  | 831 (0.25 / 0.50 ms) |" in text
     assert text.index("| inprocess |") < text.index("| litserve-first-example |") < text.index("| workers |")
-    assert "(results/http-" in text
+    assert "(benchmarks/results/http-" in text
     assert "; medians of 5 rounds; load by wrk 4.1.0; " in text
     assert "(docs/latency.png)" in text
 
@@ -209,7 +188,7 @@ def test_a_missing_result_is_an_error_with_the_command_that_measures_it(
     readme: Path, kind: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     measured(readme)
-    for path in (readme.parent / "results").glob(f"{kind}-*"):
+    for path in (readme.parent / "benchmarks/results").glob(f"{kind}-*"):
         path.unlink()
     assert render(readme) == 1
     assert f"run distillery-bench {kind}" in capsys.readouterr().err
@@ -225,12 +204,33 @@ def test_a_document_without_markers_is_an_error_and_left_unchanged(
     assert readme.read_text(encoding="utf-8") == "# Mine\n"
 
 
-def test_the_headline_has_teacher_student_and_int8_in_four_rows(readme: Path) -> None:
+def test_the_rows_of_a_result_are_laid_out_for_the_command_that_measured_them(readme: Path) -> None:
+    def section(template: str, kind: str, data: dict[str, Any]) -> str:
+        return fill(template, {kind: Source(read_result(keep(readme, kind, data)), "the-link")})
+
+    saved = {"saved": {"student": summary([50, 52, 51])}}
+    errors = section("test-errors", accuracy_kind("quick"), accuracy_data() | saved)
+    assert "| student | 90, 90, 93 | 91.0 ± 4.3 |" in errors
+    assert "| student, saved by distillation | 50, 52, 51 | 51.0 ± 2.5 |" in errors
+    assert "Test errors of 10,000, recipe quick, seeds 0, 1, 2." in errors
+    http = http_data()
+    http["rows"] = [row | {"speedup": 4.0 if row["model"] == "student" else None} for row in http["rows"]]
+    lines = section("http", "http", http).splitlines()
+    start = lines.index("**binary-64, connections: 16**")
+    assert "| inprocess | student | 256,000 | 4.00 | 8.00 | 22 | 4.0× |" in lines[start:]
+    assert "| inprocess | teacher | 64,000 | 16.00 | 32.00 | 90 |  |" in lines[start:]
+
+
+def headline(folder: Path, accuracy: dict[str, Any]) -> list[str]:
+    readme = document(folder, "headline")
     measured(readme)
-    write_result(accuracy_kind("quick"), accuracy_data(), folder=readme.parent / "results")
-    readme.write_text("\n".join(headline.SECTION.markers), encoding="utf-8")
+    keep(readme, accuracy_kind("quick"), accuracy)
     assert render(readme) == 0
-    lines = readme.read_text(encoding="utf-8").splitlines()
+    return readme.read_text(encoding="utf-8").splitlines()[2:]
+
+
+def test_the_headline_has_teacher_student_and_int8_in_four_rows(tmp_path: Path) -> None:
+    lines = headline(tmp_path, accuracy_data())
     assert lines[1] == "|  | `teacher` | `student` | `student-int8` | gain |"
     errors, file, latency, throughput = (line.split(" | ", 1)[1] for line in lines[3:7])
     assert errors == "82.0 ± 5.0 | 91.0 ± 4.3 | 92.0 ± 4.3 | 51.0 ± 2.5 fewer than without teacher |"
@@ -239,39 +239,31 @@ def test_the_headline_has_teacher_student_and_int8_in_four_rows(readme: Path) ->
     assert throughput == "1,000/s | 4,000/s | 1,000/s | ≈ 1.00× (0.90–1.20) |"
 
 
-def test_the_headline_shows_no_gain_in_errors_that_may_be_chance(readme: Path) -> None:
-    measured(readme)
-    data = accuracy_data() | {"saved_by_distillation": _summary([-3, 4, 5])}
-    write_result(accuracy_kind("quick"), data, folder=readme.parent / "results")
-    readme.write_text("\n".join(headline.SECTION.markers), encoding="utf-8")
-    assert render(readme) == 0
-    assert readme.read_text(encoding="utf-8").splitlines()[3].endswith("| ≈ |")
+def test_the_headline_shows_no_gain_in_errors_that_may_be_chance(tmp_path: Path) -> None:
+    lines = headline(tmp_path, accuracy_data() | {"saved_by_distillation": summary([-3, 4, 5])})
+    assert lines[3].endswith("| ≈ |")
+
+
+def summary(values: list[int]) -> dict[str, Any]:
+    return {"values": values, **mean_of(values)}
 
 
 def accuracy_data() -> dict[str, Any]:
-    errors = {name: _summary([n, n + 2, n + 4]) for n, name in ((80, "teacher"), (140, "student-alone"))}
-    errors |= {name: _summary([n, n, n + 3]) for n, name in ((90, "student"), (91, "student-int8"))}
+    errors = {name: summary([n, n + 2, n + 4]) for n, name in ((80, "teacher"), (140, "student-alone"))}
+    errors |= {name: summary([n, n, n + 3]) for n, name in ((90, "student"), (91, "student-int8"))}
     return {
         "recipe": "quick",
         "seeds": [{"seed": n} for n in range(3)],
         "test_errors": errors,
-        "saved_by_distillation": _summary([50, 52, 51]),
+        "saved_by_distillation": summary([50, 52, 51]),
     }
 
 
 def test_the_accuracy_of_each_recipe_is_shown_between_the_markers(tmp_path: Path) -> None:
-    results, readme = tmp_path / "results", tmp_path / "README.md"
-    write_result("session", session_data(), folder=results)
-    write_result("http", http_data(), folder=results)
-    write_result(accuracy_kind("quick"), accuracy_data(), folder=results)
-    readme.write_text(f"{BEGIN}{END}\n{''.join(accuracy.SECTION.markers)}\n")
-    arguments = [
-        "render",
-        f"--documents={readme}",
-        f"--figures={tmp_path}",
-        f"--results-dir={results}",
-    ]
-    assert main("distillery-bench", COMMANDS, arguments=arguments) == 0
-    text = readme.read_text()
+    readme = document(tmp_path, "results", "accuracy")
+    measured(readme)
+    keep(readme, accuracy_kind("quick"), accuracy_data())
+    assert render(readme) == 0
+    text = readme.read_text(encoding="utf-8")
     assert "| 0, 1, 2 | 82.0 ± 5.0 (80, 82, 84) | 142.0 ± 5.0 (140, 142, 144) |" in text
     assert "| 51.0 ± 2.5 (50, 52, 51) |" in text

@@ -5,9 +5,7 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from benchmarks.__main__ import COMMANDS
-from benchmarks.results.files import write_result
-from distillery import main
+from tests.support.documents import document, keep, render
 from tests.support.samples import sample_test, sample_training
 from training.commands.progress import TrainingProgress
 from training.loop.device import Device
@@ -38,11 +36,9 @@ def test_the_document_has_our_figures_next_to_the_papers(tmp_path: Path) -> None
             root=tmp_path / "runs",
             observer=progress,
         )
-    write_result("reproduction", found, folder=tmp_path / "results")
-    page = tmp_path / "paper.md"
-    page.write_text("# Before\n<!-- paper:begin -->\nold\n<!-- paper:end -->\nAfter\n", encoding="utf-8")
-    place = [f"--documents={page}", f"--figures={tmp_path}", f"--results-dir={tmp_path / 'results'}"]
-    assert main("distillery-bench", COMMANDS, arguments=["render", *place]) == 0
+    page = document(tmp_path, "paper")
+    keep(page, "reproduction", found)
+    assert render(page) == 0
     text = page.read_text(encoding="utf-8")
     row = found["models"]["student-alone"]
     cells = f"{row['values'][0]}, {row['values'][1]} | {row['mean']:.1f} ± {row['interval_95']:,.1f} | 146 |"
@@ -51,7 +47,7 @@ def test_the_document_has_our_figures_next_to_the_papers(tmp_path: Path) -> None
     assert text.count("\n| no 3 | ") == text.count("\n| only 7s and 8s | ") == 5
     assert "of 20 | 206, 133 of 1,010 threes |" in text
     assert "of 40 | 1,320 (−7.6) |" in text
-    assert text.endswith("<!-- paper:end -->\nAfter\n")
-    with Image.open(tmp_path / "paper.png") as figure:
+    assert text.endswith("<!-- paper:end -->\n\nAfter\n")
+    with Image.open(tmp_path / "docs/paper.png") as figure:
         assert figure.width > 1_000
-    assert main("distillery-bench", COMMANDS, arguments=["render", "--check", *place]) == 0
+    assert render(page, "--check") == 0

@@ -7,8 +7,7 @@ from typing import Any
 import pytest
 
 from benchmarks.__main__ import COMMANDS
-from benchmarks.report.scenarios import scenarios_section
-from benchmarks.report.sections import Source
+from benchmarks.report.markdown import Source, fill
 from benchmarks.results.files import read_result
 from distillery import main
 
@@ -51,10 +50,10 @@ def test_every_scenario_runs_in_a_session_and_over_http(
             assert row["scenario"] == "Server"
         else:
             assert row["figure"] > 0
-    section = scenarios_section({"scenarios": source}, "")
+    section = fill("scenarios", {"scenarios": source})
     assert "| MultiStream | 99th percentile latency | inprocess |" in section
     assert all(limitation in section for limitation in source.data["limitations"])
-    assert "Offline: samples per second" in printed
+    assert "\n MultiStream " in printed
 
 
 def row(model: str, ratio: Any, **changes: Any) -> dict[str, Any]:
@@ -72,6 +71,7 @@ def test_the_section_marks_undecided_ratios_and_rates_limited_by_the_generator()
     ]
     rules = {"bound_ms": 10, "threads": 2, "single": "json", "several": "binary"}
     document = {
+        "kind": "scenarios",
         "machine": {"cpu": "x", "cores": 2, "memory_gib": 1, "os": "y", "load_average": 0},
         "versions": {"python": "3"},
         "commit": "abc",
@@ -79,7 +79,7 @@ def test_the_section_marks_undecided_ratios_and_rates_limited_by_the_generator()
         "date": "2026-01-01",
         "data": {"rows": rows, "rules": rules, "rounds": 5, "limitations": []},
     }
-    lines = scenarios_section({"scenarios": Source(document, "link")}, "").splitlines()
+    lines = fill("scenarios", {"scenarios": Source(document, "link")}).splitlines()
     assert (
         lines[2]
         == "| Server | rate | session | none | 1,234, ≈ 1.10× (0.90–1.20) | ≥ 1,234, 1.10× (1.05–1.20) | 1,234, 12.3× |"

@@ -5,13 +5,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import torch
 
 import distillery
 from benchmarks.commands.training import Training
 from benchmarks.training import time_to_accuracy
 from benchmarks.training.notebook_loop import NotebookLoop, notebook_digits, unpack_for_torchvision
-from tests.support.samples import sample_training, write_as_mnist
+from tests.support.samples import sample_training, samples_as_mnist
 from training.data import mnist as data
 from training.loop.trainer import Job, validate
 from training.recipe.schema import Distillation, Model
@@ -20,22 +19,11 @@ NARROW = ["--teacher.hidden=[200]", "--student.hidden=[100]"]
 SMALL = Model(hidden=[32], batch_size=50, learning_rate=1e-2)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    folder = tmp_path / "mnist"
-    folder.mkdir()
-    for name, digest in write_as_mnist(folder).items():
-        monkeypatch.setitem(data.SHA256, name, digest)
-    monkeypatch.setattr(data, "VALIDATION_DIGITS", 100)
-    return folder
+def folder(tmp_path: Path) -> Iterator[Path]:
+    """The sample digits in the place of MNIST."""
+    with samples_as_mnist(tmp_path / "mnist"):
+        yield tmp_path / "mnist"
 
 
 def test_the_notebooks_loop_learns_from_labels_and_from_a_teacher(folder: Path, tmp_path: Path) -> None:
@@ -90,7 +78,7 @@ def test_the_time_to_accuracy_is_measured_for_both_loops(
     (file,) = (tmp_path / "results").iterdir()
     target = json.loads(file.read_text())["data"]["target"]
     assert len(target["ours"]) == 2
-    for run in (*target["ours"], target["mended_loop"]):
+    for run in (*target["ours"], target["corrected_loop"]):
         assert run["validation_accuracy"] >= 0.5
         assert run["test_accuracy"] > 0.3
         assert run["seconds"] > 0

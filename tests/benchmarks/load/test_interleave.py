@@ -7,7 +7,8 @@ from benchmarks.load.interleave import interleave
 
 
 def rounds_of(cases: int, rounds: int) -> list[list[int]]:
-    order = list(interleave(cases, rounds))
+    order: list[int] = []
+    interleave(range(cases), rounds, order.append)
     return [order[start : start + cases] for start in range(0, len(order), cases)]
 
 
@@ -15,6 +16,7 @@ def test_every_round_measures_every_case_once() -> None:
     rounds = rounds_of(5, 7)
     assert len(rounds) == 7
     assert all(sorted(measured) == [0, 1, 2, 3, 4] for measured in rounds)
+    assert interleave("ab", 3, str.upper) == [["A"] * 3, ["B"] * 3]
 
 
 def test_every_case_takes_every_place_in_a_round_and_is_preceded_by_both_neighbours() -> None:

@@ -10,11 +10,12 @@ import pytest
 from PIL import Image
 
 from benchmarks.__main__ import COMMANDS
+from benchmarks.commands.seeds import models_of
 from benchmarks.errors import BenchmarkError
 from benchmarks.load.digits import load_digits
 from benchmarks.load.sessions import measure_sessions
 from benchmarks.load.workloads import service_workload
-from benchmarks.results.models import model_facts, models_of, select_models
+from benchmarks.results.models import model_facts, select_models
 from distillery import main
 from serving.model.session import open_session
 
@@ -67,9 +68,10 @@ def test_the_command_prints_a_table_and_last_one_line_of_json(
 
 
 def test_the_models_of_a_recipe_are_in_its_order_each_followed_by_its_int8_export(
-    model_repository: Path,
+    demo_repository: Path,
 ) -> None:
-    assert models_of("quick", model_repository) == ["teacher", "student-alone", "student", "student-int8"]
+    models = ["teacher", "student-alone", "student", "student-int8", "fast", "fast-int8"]
+    assert models_of("quick", demo_repository) == models
 
 
 def test_an_unknown_model_is_an_error_with_the_known_ones(model_repository: Path) -> None:

@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
+from benchmarks.commands.scenarios import Scenarios
 from benchmarks.loadgen.run import Scenario, System
-from benchmarks.loadgen.scenarios import Rules, find_peak, run_scenario
+from benchmarks.loadgen.scenarios import find_peak, run_scenario
 from benchmarks.loadgen.session import SessionSystem
 
 
@@ -41,7 +42,7 @@ def fast(model: str) -> System:
 @pytest.mark.parametrize("scenario", ["SingleStream", "MultiStream", "Offline"])
 def test_a_row_has_the_median_of_its_rounds_and_the_improvement_over_the_teacher(scenario: Scenario) -> None:
     pytest.importorskip("mlperf_loadgen")
-    rules = Rules(seconds=0.05, rounds=3, samples=640)
+    rules = Scenarios(seconds=0.05, rounds=3, samples=640)
     teacher, student = run_scenario(scenario, [fast("teacher"), fast("student")], rules)
     assert [row["model"] for row in (teacher, student)] == ["teacher", "student"]
     assert teacher["ratio"] is None
@@ -54,7 +55,7 @@ def test_a_row_has_the_median_of_its_rounds_and_the_improvement_over_the_teacher
 @pytest.mark.slow
 def test_server_searches_a_rate_in_every_round() -> None:
     pytest.importorskip("mlperf_loadgen")
-    rules = Rules(seconds=0.1, rounds=2, bound_ms=100)
+    rules = Scenarios(seconds=0.1, rounds=2, bound_ms=100)
     (row,) = run_scenario("Server", [fast("student")], rules)
     assert row["ratio"] is None  # no teacher
     assert len(row["search"]) == 2

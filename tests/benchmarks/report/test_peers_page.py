@@ -6,12 +6,8 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from benchmarks.__main__ import COMMANDS
-from benchmarks.commands.render import SECTIONS
-from benchmarks.results.files import write_result
-from distillery import main
+from tests.support.documents import document, keep, render
 
-BEGIN, END = next(section.markers for section in SECTIONS if section.name == "peers")
 SERVERS = {
     "inprocess": ("Distillery", {}, [8000.0, 9000.0, 8500.0, 8400.0, 8600.0]),
     "bare-asgi": ("bare ASGI", {"uvicorn": "0.54.0"}, [4000.0, 4500.0, 4400.0, 4300.0, 4400.0]),
@@ -46,26 +42,9 @@ def peers_data(connections: tuple[int, ...] = (1, 16)) -> dict[str, Any]:
     return data | {"limitations": ["made up"], "servers": servers, "rows": rows}
 
 
-@pytest.fixture
-def readme(tmp_path: Path) -> Path:
-    path = tmp_path / "README.md"
-    path.write_text(f"# Before\n\n{BEGIN}\nold\n{END}\n\nAfter\n", encoding="utf-8")
-    return path
-
-
-def render(readme: Path, *flags: str) -> int:
-    folder = readme.parent
-    places = [f"--documents={readme}", f"--figures={folder / 'docs'}"]
-    results = f"--results-dir={folder / 'benchmarks/results'}"
-    return main("distillery-bench", COMMANDS, arguments=["render", *places, results, *flags])
-
-
-def keep(readme: Path, data: dict[str, Any]) -> None:
-    write_result("peers", data, folder=readme.parent / "benchmarks/results")
-
-
-def test_systems_are_listed_fastest_first_with_links_to_their_configuration(readme: Path) -> None:
-    keep(readme, peers_data())
+def test_systems_are_listed_fastest_first_with_links_to_their_configuration(tmp_path: Path) -> None:
+    readme = document(tmp_path, "peers")
+    keep(readme, "peers", peers_data())
     assert render(readme) == 0
     lines = readme.read_text(encoding="utf-8").splitlines()
     start = next(number for number, line in enumerate(lines) if line.startswith("| system "))
@@ -88,11 +67,11 @@ def test_systems_are_listed_fastest_first_with_links_to_their_configuration(read
     assert "Versions: ray 2.60.0, uvicorn 0.54.0." in text
     assert "; medians of 5 rounds; load by wrk 4.1.0; " in text
     assert "Limits: made up." in text
-    assert text.endswith(f"{END}\n\nAfter")
 
 
-def test_the_figure_is_drawn_and_names_its_source(readme: Path) -> None:
-    keep(readme, peers_data())
+def test_the_figure_is_drawn_and_names_its_source(tmp_path: Path) -> None:
+    readme = document(tmp_path, "peers")
+    keep(readme, "peers", peers_data())
     assert render(readme) == 0
     with Image.open(readme.parent / "docs/peers.png") as figure:
         assert min(figure.size) > 200
@@ -100,28 +79,10 @@ def test_the_figure_is_drawn_and_names_its_source(readme: Path) -> None:
         assert figure.info["Source"].startswith("peers-")
 
 
-def test_check_fails_until_table_and_figure_are_of_the_newest_result(
-    readme: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    keep(readme, peers_data())
-    assert render(readme, "--check") == 1
-    assert "peers.png (not of peers-" in capsys.readouterr().err
-    assert render(readme) == 0
-    assert render(readme, "--check") == 0
-    (readme.parent / "docs/peers.png").unlink()
-    assert render(readme, "--check") == 1
-
-
-def test_without_a_result_the_error_names_the_command_that_makes_one(
-    readme: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert render(readme) == 1
-    assert "run distillery-bench peers" in capsys.readouterr().err
-
-
 def test_a_result_with_one_connection_only_is_rejected(
-    readme: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    keep(readme, peers_data(connections=(1,)))
+    readme = document(tmp_path, "peers")
+    keep(readme, "peers", peers_data(connections=(1,)))
     assert render(readme) == 1
     assert "one connection only; measure again with more" in capsys.readouterr().err

@@ -76,7 +76,3 @@ def test_a_ratio_is_shown_with_its_interval_and_marked_where_it_is_undecided(
 def test_unequal_numbers_of_rounds_are_rejected() -> None:
     with pytest.raises(ValueError, match="longer"):
         Ratio.within_rounds([1.0], [1.0, 2.0])
-
-
-def test_without_a_reference_there_is_no_ratio() -> None:
-    assert Ratio.from_json(None) is None

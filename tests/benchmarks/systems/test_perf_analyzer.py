@@ -10,11 +10,10 @@ import pytest
 
 from benchmarks.__main__ import COMMANDS
 from benchmarks.errors import BenchmarkError
-from benchmarks.report.perf_analyzer import perf_analyzer_section
-from benchmarks.report.sections import Source
+from benchmarks.report.markdown import Source, fill
 from benchmarks.results.files import latest, read_result
 from benchmarks.systems import perf_analyzer as perf_analyzer_tool
-from benchmarks.systems.perf_analyzer import Report, install, measure, read_report
+from benchmarks.systems.perf_analyzer import install, measure, read_report
 from benchmarks.systems.servers import free_port
 from distillery import main
 
@@ -33,24 +32,24 @@ def runs_the_program(test: Callable[..., None]) -> Callable[..., None]:
 
 
 def test_a_report_is_parsed() -> None:
-    assert read_report(OUTPUT, TABLE) == Report(
-        requests=1548,
-        images_per_s=27006.6,
-        mean_us=37754,
-        p50_us=34838,
-        p90_us=48528,
-        p95_us=50871,
-        p99_us=69398,
-        client_us=174,
-        network_us=1194,
-        queue_us=32355,
-        compute_input_us=90,
-        compute_infer_us=3870,
-        compute_output_us=69,
-        overhead_us=563,
-        inference_count=97728,
-        execution_count=1527,
-    )
+    assert read_report(OUTPUT, TABLE) == {
+        "requests": 1548,
+        "images_per_s": 27006.6,
+        "mean_us": 37754,
+        "p50_us": 34838,
+        "p90_us": 48528,
+        "p95_us": 50871,
+        "p99_us": 69398,
+        "client_us": 174,
+        "network_us": 1194,
+        "queue_us": 32355,
+        "compute_input_us": 90,
+        "compute_infer_us": 3870,
+        "compute_output_us": 69,
+        "overhead_us": 563,
+        "inference_count": 97728,
+        "execution_count": 1527,
+    }
 
 
 @pytest.mark.parametrize(
@@ -86,7 +85,7 @@ def test_client_and_server_figures_of_every_case_are_kept(
         for concurrency in (1, 4)
         for model in ("teacher", "student")
     ]
-    section = perf_analyzer_section({"perf_analyzer": Source(read_result(path), "the-link")}, "")
+    section = fill("perf-analyzer", {"perf_analyzer": Source(read_result(path), "the-link")})
     assert "(the-link)" in section
     for row in rows:
         line = f"| {row['batch']}, {row['concurrency']}, `{row['model']}` | {row['images_per_s']:,.0f}"

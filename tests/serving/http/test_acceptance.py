@@ -19,6 +19,7 @@ from serving.client.errors import RefusedError
 from serving.codecs.schemas import PredictAnswer
 from serving.model.repository import Acceptance, file_sha256, load_repository
 from serving.model.session import Session
+from tests.support.clients import png
 from tests.support.grpc_service import image_input
 from tests.support.samples import sample_test
 from tests.support.service import Service, eventually, running_service
@@ -105,17 +106,12 @@ def test_v2_outputs_carry_the_number_of_accepted_images(service: Service, expect
 
 def test_the_client_returns_confidence_and_accepted(service: Service, expected: dict[str, Any]) -> None:
     with Client(service.url) as client:
-        for found in (
-            client.predict(DIGITS, MODEL),
-            client.predict(
-                DIGITS,
-                MODEL,
-            ),
-        ):
+        files = [png(digit) for digit in DIGITS[:3]]
+        for found in (client.predict(DIGITS[:3], MODEL), client.predict_pictures(files, MODEL)):
             assert found.confidence is not None
-            assert found.confidence == pytest.approx(expected["confidence"][:, 0], abs=1e-4)
+            assert found.confidence == pytest.approx(expected["confidence"][:3, 0], abs=1e-4)
             assert found.accepted is not None
-            assert found.accepted.tolist() == expected["accepted"][:, 0].tolist()
+            assert found.accepted.tolist() == expected["accepted"][:3, 0].tolist()
     with Client(service.url, max_images=64) as client:
         joined = client.predict(DIGITS, MODEL)
         assert joined.accepted is not None

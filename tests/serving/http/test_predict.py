@@ -62,13 +62,37 @@ def test_every_kind_of_body_gets_the_same_predictions(client: httpx.Client) -> N
         client.post("/predict", json={"images": [DIGITS[0].ravel().tolist()]}),
         client.post("/predict", json={"image": text}),
         client.post("/predict", content=png(DIGITS[0]), headers={"Content-Type": "image/png"}),
+        client.post("/predict", content=png(DIGITS[0]), headers={"Content-Type": "image/x-png"}),
+        client.post("/predict", content=png(DIGITS[0])),  # without Content-Type
+        client.post("/predict", content=DIGITS[0].tobytes(), headers={"Content-Type": "application/octet-stream"}),
+        client.post("/predict", json={"image": base64.encodebytes(png(DIGITS[0])).decode()}),
+        client.post("/predict", content=b"\xef\xbb\xbf" + json.dumps(ONE).encode(),
+                    headers={"Content-Type": "application/json; charset=utf-8"}),
         client.post("/predict", files={"digit": png(DIGITS[0])}),
+        client.post("/predict", data={"model": "student"}, files={"digit": png(DIGITS[0])}),
         client.post("/predict", content=iter([b'{"image": ', json.dumps(ONE["image"]).encode(), b"}"]),
                     headers={"Content-Type": "application/json"}),
     ]  # fmt: skip
     for answer in answers:
         assert answer.status_code == 200, answer.text
         assert answer.json()["predictions"] == answers[0].json()["predictions"]
+
+
+def test_a_photo_of_a_phone_is_classified_within_the_default_limits(client: httpx.Client) -> None:
+    digit = Image.fromarray(255 - DIGITS[0]).resize((3024, 3024)).convert("RGB")
+    photo = Image.new("RGB", (4032, 3024), "white")
+    photo.paste(digit, (500, 0))
+    buffer = io.BytesIO()
+    photo.save(buffer, "JPEG", quality=95, comment=b"")
+    content = buffer.getvalue().ljust(8_000_000, b"\0")  # as large as a detailed one
+    expected = client.post("/predict", json=ONE).json()["predictions"][0]["digit"]
+    for answer in (
+        client.post("/predict", content=content, headers={"Content-Type": "image/jpeg"}),
+        client.post("/predict", json={"image": base64.b64encode(content).decode()}),
+        client.post("/predict", files={"photo": content}),
+    ):
+        assert answer.status_code == 200, answer.text
+        assert answer.json()["predictions"][0]["digit"] == expected
 
 
 def test_several_files_get_several_predictions(client: httpx.Client) -> None:
@@ -148,7 +172,7 @@ def test_the_openapi_document_is_valid_and_complete(client: httpx.Client) -> Non
     openapi_spec_validator.validate(document)
     model, version = "/v2/models/{model}", "/v2/models/{model}/versions/{version}"
     assert set(document["paths"]) == {
-        "/predict", "/predict/{model}", "/models", "/models/{model}", "/models/{model}/card",
+        "/predict", "/predict/{model}", "/read", "/read/{model}", "/models", "/models/{model}", "/models/{model}/card",
         "/health/live", "/health/ready", "/metrics",
         "/v2", "/v2/health/live", "/v2/health/ready", "/v2/models/stats", "/v2/repository/index",
         "/v2/repository/models/{model}/load", "/v2/repository/models/{model}/unload",

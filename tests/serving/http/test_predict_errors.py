@@ -46,7 +46,7 @@ def read_answer(connection: socket.socket) -> tuple[int, dict[str, str], Any]:
         ("POST", "/predict", b"[]", {"Content-Type": "text/csv"}, 415, "unsupported_media_type", "text/csv"),
         ("POST", "/predict", b"{}", {"Content-Encoding": "br"}, 415, "unsupported_encoding", "gzip or deflate"),
         ("POST", "/predict", b"{}", {"Content-Encoding": "gzip"}, 400, "malformed_body", "not valid gzip"),
-        ("POST", "/predict", b"GIF89a", {"Content-Type": "image/png"}, 422, "invalid_picture", "not a PNG or JPEG"),
+        ("POST", "/predict", b"hello", {"Content-Type": "image/png"}, 422, "invalid_picture", "not a picture"),
         ("POST", "/predict/nobody", b"{}", {}, 404, "unknown_model", ", ".join(MODELS)),
         ("POST", "/predict/", b"{}", {}, 404, "unknown_model", "there is no model ''"),
         ("POST", "/predict/teacher/x", b"{}", {}, 404, "unknown_model", "'teacher/x'"),

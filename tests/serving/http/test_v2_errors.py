@@ -20,7 +20,7 @@ INFER = "/v2/models/student/infer"
 LENGTH = "Inference-Header-Content-Length"
 BLANK = [0] * 784
 DEEP = b"[" * 500 + b"]" * 500
-MAX_BODY = 4 * 1024 * 1024
+MAX_BODY = 16 * 1024 * 1024
 
 
 @pytest.fixture(scope="module")
@@ -173,8 +173,8 @@ GOOD = announcing(784)
         (json.dumps(asking()).encode(), bytes(5), None, "5 bytes follow the JSON, but no input has binary_data_size"),
         (GOOD, bytes(784), len(GOOD) + 785, f"but the body has {len(GOOD) + 784:,} bytes"),
         (GOOD, bytes(784), 10**17, f"{LENGTH} is 100,000,000,000,000,000, but the body has"),
-        (GOOD, bytes(784), len(GOOD) - 1, f"not JSON up to byte {len(GOOD) - 1:,}"),
-        (GOOD, bytes(784), len(GOOD) + 1, f"not JSON up to byte {len(GOOD) + 1:,}"),
+        (GOOD, bytes(784), len(GOOD) - 1, f"up to byte {len(GOOD) - 1:,}; with a binary tensor"),
+        (GOOD, bytes(784), len(GOOD) + 1, f"up to byte {len(GOOD) + 1:,}; with a binary tensor"),
         (GOOD, bytes(784), "-1", f"{LENGTH} is '-1'; expected a number of bytes"),
         (GOOD, bytes(784), "12a", f"{LENGTH} is '12a'; expected a number of bytes"),
         (GOOD, bytes(784), "", f"{LENGTH} is ''; expected a number of bytes"),
@@ -194,7 +194,10 @@ def test_inconsistent_lengths_are_reported(
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", "the body is not JSON up to byte 0"),
+        (b"", "the body is not JSON: it is empty"),
+        ("{}".encode("utf-16"), "the body is not JSON: it is UTF-16 or UTF-32; encode it as UTF-8"),
+        (b"\x89PNG\r\n\x1a\n", "the body is not JSON: it is PNG; POST /predict takes pictures"),
+        (b"{}, " * 1_000_000, "the JSON has 1,000,000 values; one request may carry 200 images"),
         (b"{", "the body is not JSON"),
         (GOOD + bytes(784), f"with a binary tensor, {LENGTH} is the length of the JSON"),
         (b'{"id": "\xff"}', "the body is not JSON"),
@@ -222,9 +225,9 @@ PACKED = gzip.compress(json.dumps(asking()).encode(), mtime=0)
         ("gzip", PACKED + PACKED, 400, f"the gzip body is followed by {len(PACKED):,} more bytes"),
         ("gzip", gzip.compress(PACKED, mtime=0), 400, "the body is not JSON"),
         ("gzip", gzip.compress(bytes(MAX_BODY + 1), mtime=0), 413, f"more than the limit of {MAX_BODY:,} bytes"),
-        ("gzip", gzip.compress(bytes(10_000_000), mtime=0), 413, f"more than the limit of {MAX_BODY:,} bytes"),
+        ("gzip", gzip.compress(bytes(40_000_000), mtime=0), 413, f"more than the limit of {MAX_BODY:,} bytes"),
         ("deflate", PACKED, 400, "the body is not valid deflate"),
-        ("deflate", zlib.compress(bytes(10_000_000)), 413, f"more than the limit of {MAX_BODY:,} bytes"),
+        ("deflate", zlib.compress(bytes(40_000_000)), 413, f"more than the limit of {MAX_BODY:,} bytes"),
         ("br", b"", 415, "Content-Encoding is br; expected gzip or deflate"),
         ("gzip, gzip", gzip.compress(PACKED, mtime=0), 415, "Content-Encoding is gzip, gzip"),
     ],

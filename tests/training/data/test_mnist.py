@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.support.samples import sample_test, sample_training, write_as_mnist
+from tests.support.samples import sample_test, sample_training, samples_as_mnist
 from training.data import mnist as data
 from training.data.download import download_with_npm
 from training.data.mnist import find_mnist, load_test, load_training
@@ -27,14 +27,10 @@ class Quiet(SimpleHTTPRequestHandler):
 
 
 @pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def folder(tmp_path: Path) -> Iterator[Path]:
     """The sample digits in the place of MNIST."""
-    folder = tmp_path / "mnist"
-    folder.mkdir()
-    for name, digest in write_as_mnist(folder).items():
-        monkeypatch.setitem(data.SHA256, name, digest)
-    monkeypatch.setattr(data, "VALIDATION_DIGITS", 100)
-    return folder
+    with samples_as_mnist(tmp_path / "mnist"):
+        yield tmp_path / "mnist"
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from tests.support.samples import sample_test
-from training.data.augmentation import draw_affine, jitter
+from training.data.augmentation import augment, draw_affine
 from training.loop.schedule import WARM_UP, one_cycle, plateau
 from training.recipe.schema import Augmentation
 
@@ -52,12 +52,12 @@ def centres(images: Tensor) -> tuple[Tensor, Tensor]:
 def test_without_augmentation_digits_are_unchanged() -> None:
     images = sample_test().images
     assert not Augmentation().enabled
-    assert torch.equal(jitter(images, Augmentation()), images)
+    assert torch.equal(augment(images, Augmentation()), images)
 
 
 def test_a_shift_moves_the_whole_image() -> None:
     torch.manual_seed(0)
-    moved = jitter(dots((14, 14)), Augmentation(shift=2))
+    moved = augment(dots((14, 14)), Augmentation(shift=2))
     for place in centres(moved):
         assert 11.98 <= place.min() < 12.2
         assert 15.8 < place.max() <= 16.02
@@ -70,7 +70,7 @@ def test_elastic_displacements_correlate_nearby_only() -> None:
     settings = Augmentation(elastic=1)
     rows = {}
     for place in ((14, 14), (14, 15), (20, 20), (14, 3)):
-        moved = jitter(dots(place), settings, random=torch.Generator().manual_seed(0))
+        moved = augment(dots(place), settings, random=torch.Generator().manual_seed(0))
         rows[place] = centres(moved)[0] - place[0]
     # Place (13.5, 13.5) is a control point: its displacement has the standard deviation of the setting.
     assert rows[14, 14].std().item() == pytest.approx(1, rel=0.2)
@@ -86,7 +86,7 @@ def test_elastic_displacements_correlate_nearby_only() -> None:
 def test_mixup_adds_at_most_its_share_of_one_other_digit() -> None:
     images = torch.zeros(500, 28, 28, dtype=torch.uint8)
     images[torch.arange(500), torch.arange(500) // 28, torch.arange(500) % 28] = 200  # each its own pixel
-    mixed = jitter(images, Augmentation(mixup=0.4), random=torch.Generator().manual_seed(0)).float()
+    mixed = augment(images, Augmentation(mixup=0.4), random=torch.Generator().manual_seed(0)).float()
     own = mixed[torch.arange(500), torch.arange(500) // 28, torch.arange(500) % 28] / 200
     assert (own.min() >= 0.6) & (own.min() < 0.61)
     assert own.max() > 0.99
@@ -96,11 +96,13 @@ def test_mixup_adds_at_most_its_share_of_one_other_digit() -> None:
 
 def test_equal_generators_give_equal_views() -> None:
     images, settings = sample_test().images, Augmentation(shift=2, rotation=10, elastic=1, mixup=0.5)
-    one, again, other = (jitter(images, settings, random=torch.Generator().manual_seed(n)) for n in (1, 1, 2))
+    one, again, other = (
+        augment(images, settings, random=torch.Generator().manual_seed(n)) for n in (1, 1, 2)
+    )
     assert torch.equal(one, again)
     assert not torch.equal(one, other)
     assert one.dtype == torch.uint8
-    assert not jitter(torch.zeros_like(images), settings).any()  # background comes in from outside
+    assert not augment(torch.zeros_like(images), settings).any()  # background comes in from outside
 
 
 def test_rotation_scale_and_shear_stay_within_their_bounds() -> None:

@@ -11,7 +11,7 @@ from training.loop.soft_targets import SoftTargets
 from training.loop.trainer import Job, Training, predict
 from training.model.checkpoint import save_tensors
 from training.model.network import Classifier, Network, build
-from training.recipe.schema import Augmentation, Distillation, Model, Recipe
+from training.recipe.schema import Augmentation, Distillation, Model, Photometric, Recipe
 from training.runs.pipeline import DataSet, train_recipe
 
 IMAGES = DIGITS[0].images
@@ -100,6 +100,9 @@ def test_students_share_the_cached_views_of_their_teacher(tmp_path: Path) -> Non
             "first": learning,
             "second": other_loss,
             "plain": learning.model_copy(update={"augmentation": Augmentation()}),
+            "noisy": learning.model_copy(
+                update={"augmentation": Augmentation(shift=1, photometric=Photometric(probability=0.5))}
+            ),
             "fewer": learning.model_copy(update={"leave_out": [0, 1]}),
         },
     )
@@ -108,14 +111,15 @@ def test_students_share_the_cached_views_of_their_teacher(tmp_path: Path) -> Non
         return {path: path.stat().st_mtime_ns for path in (tmp_path / "teacher").glob("soft-targets-*/*")}
 
     found = []
-    for count in range(2, 6):
+    for count in range(2, 7):
         some = recipe.model_copy(update={"models": dict(list(recipe.models.items())[:count])})
         with TrainingProgress() as progress:
             train_recipe(some, DataSet(*DIGITS, {}), device=CPU, root=tmp_path, observer=progress)
         found.append(kept())
-    first, second, plain, fewer = found
+    first, second, plain, noisy, fewer = found
     assert [path.name for path in sorted(first)] == ["view-0001.safetensors", "view-0002.safetensors"]
     assert second == first  # another loss, the same views: nothing written
     assert [path.name for path in plain.keys() - second.keys()] == ["view-0000.safetensors"]
-    assert len(fewer.keys() - plain.keys()) == 2  # of other digits
-    assert len({path.parent for path in fewer}) == 3
+    assert len(noisy.keys() - plain.keys()) == 2  # of other views
+    assert len(fewer.keys() - noisy.keys()) == 2  # of other digits
+    assert len({path.parent for path in fewer}) == 4

@@ -11,10 +11,9 @@ from PIL import Image
 from torch import Tensor
 
 import distillery
-from tests.support.samples import sample_test, sample_training, write_as_mnist
+from tests.support.samples import sample_test, sample_training
+from tests.training.conftest import call
 from training.commands.progress import TrainingProgress
-from training.commands.reproduce import Reproduce
-from training.data import mnist as data
 from training.data.mnist import Digits
 from training.loop.device import Device
 from training.paper.class_bias import fewest_errors, match_prior
@@ -217,24 +216,17 @@ def test_offsets_by_the_prior_do_not_depend_on_labels() -> None:
     assert [way for way in one if one[way] == other[way]] == ["none", "prior", "prior of all"]
 
 
-def test_the_command_trains_evaluates_and_draws(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    for name, digest in write_as_mnist(tmp_path).items():
-        monkeypatch.setitem(data.SHA256, name, digest)
-    monkeypatch.setattr(data, "VALIDATION_DIGITS", 100)
-    monkeypatch.setenv("COLUMNS", "120")
+@pytest.mark.usefixtures("mnist")
+def test_the_command_trains_evaluates_and_draws(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     recipe = tmp_path / "mine.toml"
     recipe.write_text(
         "[teacher]\nhidden = [8]\nepochs = 1\n[student]\nhidden = [4]\nepochs = 1\n[student.distillation]\n"
     )
-    flags = ["--seeds=0", "--units=4,8", "--temperatures=1,2.5", "--threads=1", f"--data-dir={tmp_path}"]
-    arguments = ["reproduce", f"--recipe={recipe}", f"--out={tmp_path}", *flags]
-    assert distillery.main("distillery-train", {"reproduce": Reproduce}, arguments=arguments) == 0
+    assert call("reproduce", f"--recipe={recipe}", "--seeds=0", "--units=4,8", "--temperatures=1,2.5") == 0
     output = capsys.readouterr().out
     assert "2 x 8, T = 2.5" in output
     assert "threeless, bias: prior of all" in output
-    with Image.open(tmp_path / "mine" / "figures" / "temperatures.png") as picture:
+    with Image.open(tmp_path / "runs" / "mine" / "figures" / "temperatures.png") as picture:
         assert len(set(picture.convert("L").tobytes())) > 50
 
 

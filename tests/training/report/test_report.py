@@ -14,10 +14,8 @@ import yaml
 from PIL import Image
 from torch import Tensor
 
-import distillery
-from benchmarks.__main__ import COMMANDS
 from benchmarks.commands.record import evidence_of
-from benchmarks.results.files import write_result
+from tests.support.documents import document, keep, render
 from tests.support.samples import sample_test, sample_training
 from tests.support.trainings import CPU
 from tests.training.conftest import SmallRun, call, inside
@@ -241,11 +239,9 @@ def test_reporting_an_untrained_run_names_the_command_that_trains(
 
 
 def test_the_evidence_benchmark_keeps_and_renders_the_report(run: Path, tmp_path: Path) -> None:
-    write_result("evidence", evidence_of(run, NAMES), folder=tmp_path / "results")
-    page = tmp_path / "page.md"
-    page.write_text("<!-- evidence:begin -->\n<!-- evidence:end -->\n", encoding="utf-8")
-    place = [f"--documents={page}", f"--figures={tmp_path}", f"--results-dir={tmp_path / 'results'}"]
-    assert distillery.main("distillery-bench", COMMANDS, arguments=["render", *place]) == 0
+    page = document(tmp_path, "evidence")
+    keep(page, "evidence", evidence_of(run, NAMES))
+    assert render(page) == 0
     text, report = page.read_text(encoding="utf-8"), read_report(run, "student")
     fidelity, calibration = report["metrics"]["fidelity"], report["metrics"]["calibration"]
     assert (
@@ -256,5 +252,5 @@ def test_the_evidence_benchmark_keeps_and_renders_the_report(run: Path, tmp_path
     assert re.search(
         rf"\| `student` \|.* {1 - blurred:.1%} \|.* {report['headline']['corrupted_accuracy']:.1%} \|", text
     )
-    with Image.open(tmp_path / "robustness.png") as picture:
+    with Image.open(tmp_path / "docs/robustness.png") as picture:
         assert picture.width > 1_000

@@ -1,0 +1,113 @@
+"""`distillery-bench pictures`: predictions on generated pictures of digits, by kind of picture."""
+
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+from statistics import median
+from typing import Annotated, Any
+
+import numpy as np
+from pydantic import Field, PositiveInt
+from rich.progress import track
+
+from benchmarks.commands.bench import Bench, RepositorySettings
+from benchmarks.errors import BenchmarkError
+from benchmarks.pictures.converted import Converted, convert
+from benchmarks.pictures.kinds import KINDS
+from benchmarks.results.models import model_facts
+from distillery import Metavar, unknown
+from distillery.machine import usable_cores
+from serving.model.session import open_session
+from training.data.mnist import Digits, find_mnist, load_test, load_training
+
+CHUNK = 20
+"""Digits per task of a process."""
+
+
+class Pictures(Bench, RepositorySettings):
+    """Measure accuracy on generated pictures, by kind of picture.
+
+    Each kind of picture is drawn from test digits by a seeded generator, decoded and converted to 28×28 as the service
+    does it, and predicted by every model.
+    """
+
+    examples = (
+        "distillery-bench pictures",
+        "distillery-bench pictures --kinds vignette,form --digits 100 --validation",
+    )
+    limitations = (
+        "the pictures are generated from MNIST digits; other handwriting differs in more than light and paper",
+    )
+
+    kinds: Annotated[list[str], Metavar("KIND,...")] = Field(
+        [], description="kinds of pictures; all by default: " + ", ".join(KINDS)
+    )
+    digits: PositiveInt = Field(500, description="digits per kind")
+    validation: bool = Field(
+        False, description="draw validation digits instead of test digits, for development"
+    )
+    seed: int = Field(0, ge=0, description="seed of the generator")
+    data_dir: Path | None = Field(None, description="folder with the MNIST files; downloaded by default")
+
+    def measure(self) -> dict[str, Any]:
+        for kind in self.kinds:
+            if kind not in KINDS:
+                raise BenchmarkError(f"--kinds: {unknown('kind of pictures', kind, KINDS)}")
+        kinds = self.kinds or list(KINDS)
+        entries = self.entries()
+        sessions = {name: open_session(entry.path) for name, entry in entries.items()}
+        digits = self._digits()
+        rows = []
+        for kind, converted in self._convert(kinds, digits):
+            images = np.stack([one.image for one in converted])
+            predicted = {
+                name: session.run(["probabilities"], {"image": images})[0].argmax(1)
+                for name, session in sessions.items()
+            }
+            labels = digits.labels.numpy()
+            rows.append(
+                {
+                    "kind": kind,
+                    "description": KINDS[kind].description,
+                    "rejected": sum(one.rejected for one in converted),
+                    "ms": round(median(one.milliseconds for one in converted), 2),
+                    "megapixels": round(median(one.pixels for one in converted) / 1e6, 3),
+                    "correct": {
+                        name: round(float((found == labels).mean()), 4) for name, found in predicted.items()
+                    },
+                }
+            )
+        return {
+            "models": model_facts(entries),
+            "digits": len(digits.labels),
+            "split": "validation" if self.validation else "test",
+            "seed": self.seed,
+            "rows": rows,
+        }
+
+    def _digits(self) -> Digits:
+        mnist = find_mnist(self.data_dir)
+        digits = load_training(mnist)[1] if self.validation else load_test(mnist)
+        return Digits(digits.images[: self.digits], digits.labels[: self.digits])
+
+    def _convert(self, kinds: list[str], digits: Digits) -> Iterator[tuple[str, list[Converted]]]:
+        images, labels = digits.images.numpy(), digits.labels.tolist()
+        starts = range(0, len(images), CHUNK)
+        with ProcessPoolExecutor(usable_cores(), get_context("spawn")) as pool:
+            running = {
+                kind: [
+                    pool.submit(
+                        convert,
+                        kind,
+                        images[start : start + CHUNK],
+                        labels[start : start + CHUNK],
+                        start,
+                        self.seed,
+                    )
+                    for start in starts
+                ]
+                for kind in kinds
+            }
+            for kind in track(kinds, "drawing", transient=True):
+                yield kind, [one for chunk in running[kind] for one in chunk.result()]

@@ -1,0 +1,46 @@
+"""Parse JSON bodies, with errors that name what common clients do wrong."""
+
+import re
+from typing import Any
+
+import orjson
+
+from serving.codecs.errors import MalformedBody, TooManyImages
+from serving.codecs.signatures import recognise
+from serving.model.tensors import PIXELS
+
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+_SMALL = 256 * 1024
+_HINTS = (
+    (rb"\A(?:\xff\xfe|\xfe\xff|\0{1,3}[\[{]|[\[{]\0)", "it is UTF-16 or UTF-32; encode it as UTF-8"),
+    (rb"\A\s*\{\s*'", "strings take double quotes; use json.dumps in Python"),
+    (rb"\b(?:NaN|Infinity)\b", "JSON has no NaN and no Infinity; send integers 0–255"),
+)
+
+
+def parse_json(content: bytes, max_images: int) -> Any:
+    """Parse a JSON document. Raises `MalformedBody`, or `TooManyImages` for far more values than images can have.
+
+    Parsed values take up to thirty times the memory of their text, but for pictures in base64, which have no commas.
+    """
+    if len(content) > _SMALL and content.count(b",") > 4 * max_images * PIXELS:
+        raise TooManyImages(
+            f"the JSON has {content.count(b','):,} values; one request may carry {max_images} images of {PIXELS}"
+        )
+    try:
+        return orjson.loads(content)
+    except orjson.JSONDecodeError as error:
+        text = content.removeprefix(_BYTE_ORDER_MARK)
+        if text is not content and not text.startswith(_BYTE_ORDER_MARK):
+            return parse_json(text, max_images)
+        raise MalformedBody(f"the body is not JSON: {_explain(content, error)}") from None
+
+
+def _explain(content: bytes, error: ValueError) -> str:
+    if not content:
+        return "it is empty"
+    for pattern, hint in _HINTS:
+        if re.search(pattern, content[:_SMALL]):
+            return hint
+    kind = recognise(content)
+    return f"it is {kind.name}; POST /predict takes pictures" if kind else str(error)

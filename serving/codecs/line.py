@@ -1,0 +1,218 @@
+"""Find the digits of a line in a picture, and all ways to cut those that touch.
+
+A component wider than a digit is cut where little ink is crossed. Each piece between two cuts is a candidate; the model
+classifies all of them in one batch, and `read` takes the sequence with the least cost. (Over-segmentation with a search
+over the classifier's scores: Matan, Burges, LeCun, Denker 1992, *Multi-digit recognition using a space displacement
+neural network*, section 1.)
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from serving.codecs.ink import (
+    Box,
+    Glyph,
+    Ink,
+    Levels,
+    Plane,
+    brightness,
+    find_ink,
+    glyph_of,
+    normalise,
+    union,
+)
+
+_PART = 0.03  # of the heaviest component's weight; lighter ones are specks
+_HEIGHT = 0.3  # of the line's height; a lower component is not a digit by itself
+_NARROWEST = 0.12  # of the line's height: a piece of a digit
+_WIDEST = 1.5
+_SINGLE = 0.45  # a component up to this width is one digit
+_LOWEST = 0.4  # of the line's height, a piece of a component
+_CUTS = 5  # per height of a component's width, at most
+_MOST_CUTS = 32
+_PIECE = 0.25  # of a vertical stroke: cuts closer to each other are one
+_MOST_INK = 2.0  # stroke widths that a cut may cross
+_MOVE_COST = 0.02  # per column that a cut moves sideways
+_CUT_COST = 1.0
+_INK_COST = 1.9  # per stroke width of ink that a cut crosses
+_HEIGHT_DEVIATION = 0.107
+_TEMPERATURE = 3.0
+_WIDTH_WEIGHT = 1.5
+_LOGIT_WEIGHT = 0.6
+_ASPECT = np.array((-0.11, -0.98, -0.08, -0.25, -0.26, -0.08, -0.34, -0.28, -0.30, -0.41))
+_ASPECT_DEVIATION = np.array((0.21, 0.48, 0.23, 0.22, 0.22, 0.27, 0.23, 0.22, 0.23, 0.21))
+"""Mean and standard deviation of log(width / height) of MNIST's training digits 0 to 9."""
+
+
+class Candidate(NamedTuple):
+    """A piece of the line that may be a digit."""
+
+    start: int
+    """Number of the cut to its left; the first piece starts at 0."""
+    stop: int
+    """Number of the cut to its right."""
+    box: Box
+    image: Plane
+    """`uint8 [28, 28]`"""
+    cost: float
+    """Of its cuts, and of its height where it differs from the line's; as a negative log likelihood."""
+
+
+def find_line(pixels: NDArray[np.uint8], most: int) -> list[Candidate] | None:
+    """Return all candidates of the line in `uint8 [H, W]` or `[H, W, 3]`, from left to right; [] without ink.
+
+    None where there are more than `most`.
+    """
+    ink = find_ink(brightness(pixels))
+    if ink is None:
+        return []
+    groups = _groups(ink)
+    height = float(np.median([box[0].stop - box[0].start for box, _ in groups]))
+    candidates: list[Candidate] = []
+    for _, parts in groups:
+        start = max((one.stop for one in candidates), default=0)
+        candidates += _pieces(ink.strength, glyph_of(ink.labels, ink.boxes, parts), height, start)
+        if len(candidates) > most:
+            return None
+    return candidates
+
+
+def read(candidates: Sequence[Candidate], logits: NDArray[np.float32]) -> list[int]:
+    """Return the candidates that form the most probable number, from left to right; `logits` is `[N, 10]`."""
+    costs = [_cost(one, row) for one, row in zip(candidates, logits, strict=True)]
+    best: dict[int, tuple[float, list[int]]] = {0: (0.0, [])}
+    for index in sorted(range(len(candidates)), key=lambda one: candidates[one].start):
+        one = candidates[index]
+        if one.start not in best:
+            continue
+        cost, path = best[one.start]
+        if one.stop not in best or cost + costs[index] < best[one.stop][0]:
+            best[one.stop] = cost + costs[index], [*path, index]
+    return best[max(best)][1]
+
+
+def _cost(candidate: Candidate, logits: NDArray[np.float32]) -> float:
+    """Return the negative log likelihood of the candidate's digit, its width and its cuts.
+
+    The largest logit counts in addition: it is small for pieces of digits and for two digits in one.
+    """
+    rows, columns = candidate.box
+    aspect = np.log((columns.stop - columns.start) / (rows.stop - rows.start))
+    width = 0.5 * ((aspect - _ASPECT) / _ASPECT_DEVIATION) ** 2 + np.log(_ASPECT_DEVIATION)
+    scaled = logits / _TEMPERATURE
+    log_probabilities = scaled - scaled.max() - np.log(np.exp(scaled - scaled.max()).sum())
+    digit = float((_WIDTH_WEIGHT * width - log_probabilities).min())
+    return candidate.cost + digit - _LOGIT_WEIGHT * float(logits.max())
+
+
+def _groups(ink: Ink) -> list[tuple[Box, list[int]]]:
+    """Join components that lie above each other; return boxes and components from left to right."""
+    parts = np.nonzero(ink.weights >= _PART * ink.weights.max())[0].tolist()
+    groups: list[tuple[Box, list[int]]] = []
+    for part in sorted(parts, key=lambda one: ink.boxes[one][1].start):
+        box = ink.boxes[part]
+        if groups and _overlap(groups[-1][0][1], box[1]) > 0.5:
+            groups[-1] = union([groups[-1][0], box]), [*groups[-1][1], part]
+        else:
+            groups.append((box, [part]))
+    tallest = max(box[0].stop - box[0].start for box, _ in groups)
+    return [(box, parts) for box, parts in groups if box[0].stop - box[0].start >= _HEIGHT * tallest]
+
+
+def _overlap(one: slice, other: slice) -> float:
+    """Return the common part of two ranges, relative to the shorter one."""
+    common = min(one.stop, other.stop) - max(one.start, other.start)
+    return float(common / min(one.stop - one.start, other.stop - other.start))
+
+
+def _pieces(strength: Levels, glyph: Glyph, height: float, first: int) -> list[Candidate]:
+    """Return the pieces between any two cuts of a glyph, that of its whole width included."""
+    cuts = _cuts(glyph.mask, height)
+    columns = np.arange(glyph.mask.shape[1])
+    # The number of the piece between neighbouring cuts that each pixel belongs to.
+    pieces = sum((columns >= cut.path[:, np.newaxis] for cut in cuts), np.zeros(glyph.mask.shape, int))
+    costs = [0.0, *(cut.cost for cut in cuts), 0.0]
+    found = []
+    for start in range(len(cuts) + 1):
+        for stop in range(start + 1, len(cuts) + 2):
+            mask = glyph.mask & (pieces >= start) & (pieces < stop)
+            if not mask.any():
+                continue
+            piece = _cropped(glyph.box, mask)
+            tall, wide = ((side.stop - side.start) / height for side in piece.box)
+            whole = start == 0 and stop == len(cuts) + 1
+            if whole or (_NARROWEST < wide < _WIDEST and tall > _LOWEST):
+                cost = (costs[start] + costs[stop]) / 2 + 0.5 * (np.log(tall) / _HEIGHT_DEVIATION) ** 2
+                image = normalise(strength, piece)
+                found.append(Candidate(first + start, first + stop, piece.box, image, float(cost)))
+    return found
+
+
+class _Cut(NamedTuple):
+    path: NDArray[np.intp]
+    """`[H]`: the column of the first pixel to its right, by row."""
+    cost: float
+
+
+def _cuts(mask: NDArray[np.bool_], height: float) -> list[_Cut]:
+    """Return the paths from top to bottom that cross the least ink, from left to right.
+
+    The best path through each column at mid-height is found by dynamic programming; of paths that separate nearly the
+    same ink, the cheapest is kept.
+    """
+    tall, wide = mask.shape
+    if wide < _SINGLE * height:
+        return []
+    stroke = max(1.0, 4 * float(ndimage.distance_transform_edt(np.pad(mask, 1)).sum() / mask.sum()) - 1)
+    middle = tall // 2
+    upper, up = _cheapest(mask[middle::-1] / stroke)
+    lower, down = _cheapest(mask[middle:] / stroke)
+    costs = upper + lower - mask[middle] / stroke
+    paths = np.concatenate([up[:0:-1], down])  # [H, W]: a path for each column
+    before: NDArray[np.int64] = np.cumsum(mask, axis=1) - mask
+    left_of = np.take_along_axis(before, paths, axis=1).sum(axis=0)
+    least = _PIECE * stroke * height
+    edges = [0, int(mask.sum())]
+    found: list[tuple[int, _Cut]] = []
+    for column in np.argsort(costs, kind="stable").tolist():
+        if costs[column] > _MOST_INK or len(found) >= min(_CUTS * wide / height, _MOST_CUTS):
+            break
+        if all(abs(left_of[column] - edge) >= least for edge in edges):
+            edges.append(int(left_of[column]))
+            found.append((edges[-1], _Cut(paths[:, column], _CUT_COST + _INK_COST * float(costs[column]))))
+    return [cut for _, cut in sorted(found, key=lambda one: one[0])]
+
+
+def _cheapest(costs: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.intp]]:
+    """Return the least cost `[W]` of a path from each column of the first row to the last one, and the paths `[H, W]`.
+
+    A path moves by at most one column per row.
+    """
+    tall, wide = costs.shape
+    total = costs[-1].astype(float)
+    moves = np.zeros((tall, wide), np.intp)
+    for row in range(tall - 2, -1, -1):
+        padded = np.pad(total, 1, constant_values=np.inf)
+        options = np.stack([padded[1:-1], padded[:-2] + _MOVE_COST, padded[2:] + _MOVE_COST])
+        choice = options.argmin(axis=0)
+        moves[row + 1] = np.array((0, -1, 1))[choice]
+        total = costs[row] + options.min(axis=0)
+    paths = np.zeros((tall, wide), np.intp)
+    paths[0] = np.arange(wide)
+    for row in range(1, tall):
+        paths[row] = paths[row - 1] + moves[row][paths[row - 1]]
+    return total, paths
+
+
+def _cropped(box: Box, mask: NDArray[np.bool_]) -> Glyph:
+    """Return the glyph of a mask within a box, without its empty rows and columns."""
+    spans = [np.nonzero(mask.any(axis=1 - axis))[0] for axis in (0, 1)]
+    inner = [slice(int(span[0]), int(span[-1]) + 1) for span in spans]
+    rows, columns = (
+        slice(side.start + part.start, side.start + part.stop) for side, part in zip(box, inner, strict=True)
+    )
+    return Glyph((rows, columns), mask[inner[0], inner[1]])
