@@ -223,7 +223,7 @@ def _background(plane: Levels, *, dark: bool) -> Levels:
 
 def _otsu(values: Levels) -> float:
     """Return the threshold that maximises the variance between the values below and above it."""
-    counts, edges = np.histogram(values, 64)
+    counts, edges = np.histogram(values.astype(np.float64), 64)  # float32 values may be too close for 64 bins
     below = np.cumsum(counts)[:-1]
     sums = np.cumsum(counts * (edges[:-1] + edges[1:]) / 2)
     total = below[-1] + counts[-1]

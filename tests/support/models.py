@@ -8,6 +8,7 @@ from export.pipeline import Source, export_checkpoint
 from export.splits import Splits
 from tests.support.networks import metadata
 from tests.support.samples import sample_training
+from training.loop.adamw import AdamW
 from training.model.checkpoint import save_checkpoint
 from training.model.network import build, normalise
 from training.recipe.schema import Architecture
@@ -24,7 +25,7 @@ def train_networks(folder: Path) -> None:
         torch.manual_seed(seed)
         architecture = Architecture(hidden=hidden)
         network = build(architecture).train()
-        optimizer = torch.optim.AdamW(network.parameters(), lr=3e-3)
+        optimizer = AdamW(network.parameters(), lr=3e-3, fused=True)
         for _ in range(EPOCHS):
             for batch in torch.randperm(len(digits)).split(50):
                 optimizer.zero_grad()

@@ -11,9 +11,15 @@ from training.loop.trainer import Job, Observer, Record, Training
 from training.model.network import Network
 from training.recipe.schema import Augmentation, Distillation, Model
 
+
+def first(digits: Digits, count: int) -> Digits:
+    """The first of `digits`."""
+    return Digits(digits.images[:count], digits.labels[:count])
+
+
 CPU = Device("cpu", bfloat16=False)
 DIGITS = sample_training()
-FEW = Digits(DIGITS[0].images[:150], DIGITS[0].labels[:150]), DIGITS[1]
+FEW = first(DIGITS[0], 120), first(DIGITS[1], 40)
 """Enough where a training is compared with an equal one, and not where it has to learn."""
 SMALL = Model(hidden=[32, 24], epochs=4, batch_size=64, learning_rate=1e-2)
 CONVOLUTIONAL = Model(stages=[[3, 4], [4]], hidden=[12], epochs=3, batch_size=60, learning_rate=1e-2)

@@ -6,6 +6,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 from scipy import ndimage
 
+from serving.codecs import ink
 from serving.codecs.ink import to_mnist
 from tests.support.samples import sample_test, sample_training
 
@@ -150,3 +151,10 @@ def test_paper_without_a_digit_has_no_ink() -> None:
         even[:1, :1],
     ):
         assert to_mnist(np.clip(levels, 0, 255).astype(np.uint8)) is None
+
+
+def test_ink_of_nearly_one_strength_has_a_threshold() -> None:
+    """Found by fuzzing: 64 bins do not fit between neighbouring float32 values."""
+    values = np.array([0.5, np.nextafter(np.float32(0.5), np.float32(1))], np.float32)
+    assert 0.5 <= ink._otsu(values) <= 0.5001
+    assert ink._otsu(values[:1]) > 0
