@@ -28,6 +28,8 @@ from serving.codecs.ink import (
 
 _PART = 0.03  # of the heaviest component's weight; lighter ones are specks
 _HEIGHT = 0.3  # of the line's height; a lower component is not a digit by itself
+_NEAR = 0.2  # of the line's height: parts of a digit within this distance belong together
+_WIDEST_JOINED = 1.2
 _NARROWEST = 0.12  # of the line's height: a piece of a digit
 _WIDEST = 1.5
 _SINGLE = 0.45  # a component up to this width is one digit
@@ -71,11 +73,17 @@ def find_line(pixels: NDArray[np.uint8], most: int) -> list[Candidate] | None:
     if ink is None:
         return []
     groups = _groups(ink)
-    height = float(np.median([box[0].stop - box[0].start for box, _ in groups]))
+    height = float(np.median([_height(group.box) for group in groups]))
     candidates: list[Candidate] = []
-    for _, parts in groups:
-        start = max((one.stop for one in candidates), default=0)
-        candidates += _pieces(ink.strength, glyph_of(ink.labels, ink.boxes, parts), height, start)
+    starts = [0]
+    for index, group in enumerate(groups):
+        candidates += _pieces(ink.strength, group, height, starts[-1])
+        starts.append(max(one.stop for one in candidates))
+        if index and _near(groups[index - 1].box, group.box, height):
+            both = _joined(groups[index - 1], group)
+            candidates.append(
+                _candidate(ink.strength, both, height, starts[index - 1], starts[index + 1], 0.0)
+            )
         if len(candidates) > most:
             return None
     return candidates
@@ -109,18 +117,54 @@ def _cost(candidate: Candidate, logits: NDArray[np.float32]) -> float:
     return candidate.cost + digit - _LOGIT_WEIGHT * float(logits.max())
 
 
-def _groups(ink: Ink) -> list[tuple[Box, list[int]]]:
-    """Join components that lie above each other; return boxes and components from left to right."""
+def _groups(ink: Ink) -> list[Glyph]:
+    """Join components that lie above each other, and low ones with their neighbour; return them from left to right."""
     parts = np.nonzero(ink.weights >= _PART * ink.weights.max())[0].tolist()
-    groups: list[tuple[Box, list[int]]] = []
+    groups: list[list[int]] = []
     for part in sorted(parts, key=lambda one: ink.boxes[one][1].start):
-        box = ink.boxes[part]
-        if groups and _overlap(groups[-1][0][1], box[1]) > 0.5:
-            groups[-1] = union([groups[-1][0], box]), [*groups[-1][1], part]
+        if groups and _overlap(_box(ink, groups[-1])[1], ink.boxes[part][1]) > 0.5:
+            groups[-1].append(part)
         else:
-            groups.append((box, [part]))
-    tallest = max(box[0].stop - box[0].start for box, _ in groups)
-    return [(box, parts) for box, parts in groups if box[0].stop - box[0].start >= _HEIGHT * tallest]
+            groups.append([part])
+    boxes = [_box(ink, group) for group in groups]
+    tallest = max(map(_height, boxes))
+    digits = [place for place, box in enumerate(boxes) if _height(box) >= _HEIGHT * tallest]
+    for place, group in enumerate(groups):
+        if place not in digits:
+            nearest = min(digits, key=lambda one: _distance(boxes[one], boxes[place]))
+            if _distance(boxes[nearest], boxes[place]) < _NEAR * tallest:
+                groups[nearest] = [*groups[nearest], *group]
+    return [glyph_of(ink.labels, ink.boxes, groups[place]) for place in digits]
+
+
+def _box(ink: Ink, parts: Sequence[int]) -> Box:
+    return union([ink.boxes[part] for part in parts])
+
+
+def _height(box: Box) -> int:
+    return int(box[0].stop - box[0].start)
+
+
+def _distance(one: Box, other: Box) -> int:
+    """Return the distance between two boxes along the line, in pixels; negative where they overlap."""
+    return int(max(one[1].start, other[1].start) - min(one[1].stop, other[1].stop))
+
+
+def _near(one: Box, other: Box, height: float) -> bool:
+    """Return whether two groups may be parts of one digit."""
+    return _distance(one, other) < _NEAR * height and other[1].stop - one[1].start < _WIDEST_JOINED * height
+
+
+def _joined(one: Glyph, other: Glyph) -> Glyph:
+    box = union([one.box, other.box])
+    mask = np.zeros([side.stop - side.start for side in box], bool)
+    for glyph in (one, other):
+        rows, columns = (
+            slice(side.start - whole.start, side.stop - whole.start)
+            for side, whole in zip(glyph.box, box, strict=True)
+        )
+        mask[rows, columns] |= glyph.mask
+    return Glyph(box, mask)
 
 
 def _overlap(one: slice, other: slice) -> float:
@@ -146,10 +190,16 @@ def _pieces(strength: Levels, glyph: Glyph, height: float, first: int) -> list[C
             tall, wide = ((side.stop - side.start) / height for side in piece.box)
             whole = start == 0 and stop == len(cuts) + 1
             if whole or (_NARROWEST < wide < _WIDEST and tall > _LOWEST):
-                cost = (costs[start] + costs[stop]) / 2 + 0.5 * (np.log(tall) / _HEIGHT_DEVIATION) ** 2
-                image = normalise(strength, piece)
-                found.append(Candidate(first + start, first + stop, piece.box, image, float(cost)))
+                cost = (costs[start] + costs[stop]) / 2
+                found.append(_candidate(strength, piece, height, first + start, first + stop, cost))
     return found
+
+
+def _candidate(
+    strength: Levels, glyph: Glyph, height: float, start: int, stop: int, cost: float
+) -> Candidate:
+    unlike = float(np.log(_height(glyph.box) / height)) / _HEIGHT_DEVIATION
+    return Candidate(start, stop, glyph.box, normalise(strength, glyph), cost + 0.5 * unlike**2)
 
 
 class _Cut(NamedTuple):
