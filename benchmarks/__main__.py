@@ -16,6 +16,7 @@ COMMANDS = CommandModules(
         "profile",
         "footprint",
         "pictures",
+        "acceptance",
         "training",
         "speed",
         "accuracy",
