@@ -13,6 +13,7 @@ from rich.table import Table
 import distillery
 from distillery import Metavar
 from export import ExportError
+from export.acceptance import RISK
 from export.pipeline import Source, export_checkpoint, find_current
 from export.splits import Splits
 from serving.model.repository import ModelEntry
@@ -45,6 +46,9 @@ class Export(DataSettings):
     int8: Annotated[list[str], distillery.Metavar("MODEL,...")] = Field(
         ["student", "fast"], description="models that are also published as NAME-int8"
     )
+    risk: float = Field(
+        RISK, gt=0, lt=0.5, description="largest share of errors among accepted validation digits"
+    )
     models_dir: Path = Field(Path("models"), description="model repository to write")
     model_version: int = Field(1, ge=1, description="version folder to write")
     force: bool = Field(False, description="export unchanged models again")
@@ -57,7 +61,10 @@ class Export(DataSettings):
         entries: list[ModelEntry] = []
         for source in sources:
             names = source.published_names(self.int8)
-            found = [find_current(self.models_dir, name, self.model_version, source.path) for name in names]
+            found = [
+                find_current(self.models_dir, name, self.model_version, source.path, risk=self.risk)
+                for name in names
+            ]
             current = [entry for entry in found if entry]
             if len(current) == len(names) and not self.force:
                 console.print(f"unchanged  {', '.join(names)}")
@@ -71,6 +78,7 @@ class Export(DataSettings):
                     models_dir=self.models_dir,
                     version=self.model_version,
                     int8=source.name in self.int8,
+                    risk=self.risk,
                 )
             console.print(f"exported   {', '.join(names)}")
         console.print(_table(entries))

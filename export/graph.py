@@ -1,9 +1,10 @@
 """The ONNX graph of a network: written by torch's exporter, stripped, and checked node by node."""
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -44,8 +45,14 @@ class Graph:
 
     def logits(self, images: Images) -> Logits:
         """Compute the logits `float32 [N, 10]` of images `uint8 [N, 28, 28]`."""
+        (logits,) = self.run(["logits"], images)
+        return logits
+
+    def run(self, names: Sequence[str], images: Images) -> list[npt.NDArray[Any]]:
+        """Compute the outputs `names` for images `uint8 [N, 28, 28]`."""
         batches = [images[i : i + BATCH] for i in range(0, len(images), BATCH)]
-        return np.concatenate([self.session.run(["logits"], {"image": batch})[0] for batch in batches])
+        parts = [self.session.run(names, {"image": batch}) for batch in batches]
+        return [np.concatenate(each) for each in zip(*parts, strict=True)]
 
     def with_metadata(self, values: Mapping[str, str]) -> "Graph":
         """Return a copy with `values` as the file's metadata, which onnxruntime reads back."""

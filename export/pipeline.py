@@ -12,12 +12,14 @@ import onnx
 import torch
 
 from export import ExportError
+from export.acceptance import RISK, OutlierUnit, add_rule, fit_outlier_unit
 from export.calibrate import choose_quantisation
 from export.graph import OPSET, Graph, to_onnx
 from export.parity import measure_parity, network_logits, require_parity, require_parity_on_extremes
 from export.publish import documents_match, headline, publish
 from export.splits import Splits
 from serving.model.repository import (
+    ACCEPTANCE_OUTPUTS,
     INPUTS,
     NAME,
     OUTPUTS,
@@ -61,19 +63,29 @@ class Source:
         return [self.name, f"{self.name}-int8"] if self.name in int8 else [self.name]
 
 
-def find_current(models_dir: Path, name: str, version: int, checkpoint: Path) -> ModelEntry | None:
-    """Return the published model if it was made from this checkpoint and report, with these versions."""
+def find_current(
+    models_dir: Path, name: str, version: int, checkpoint: Path, *, risk: float = RISK
+) -> ModelEntry | None:
+    """Return the published model if it was made from this checkpoint and report, with these versions and this risk."""
     folder = models_dir / name / str(version)
     try:
         entry = load_model(folder)
     except RepositoryError:
         return None
-    same = (entry.manifest.checkpoint_sha256, entry.manifest.tools) == (file_sha256(checkpoint), _versions())
-    return entry if same and documents_match(checkpoint, folder) else None
+    found = entry.manifest
+    same = (found.checkpoint_sha256, found.tools) == (file_sha256(checkpoint), _versions())
+    current = same and found.acceptance is not None and found.acceptance.risk == risk
+    return entry if current and documents_match(checkpoint, folder) else None
 
 
 def export_checkpoint(
-    source: Source, splits: Splits, *, models_dir: Path, version: int = 1, int8: bool = False
+    source: Source,
+    splits: Splits,
+    *,
+    models_dir: Path,
+    version: int = 1,
+    int8: bool = False,
+    risk: float = RISK,
 ) -> list[ModelEntry]:
     """Export one checkpoint in fp32, and in int8 if requested; publish each file once it is verified.
 
@@ -89,14 +101,16 @@ def export_checkpoint(
             "name one of those with --int8"
         )
     exact = network_logits(network, splits.test.images.numpy())
-    fp32, facts = _finish(to_onnx(network, architecture), splits, exact)
-    require_parity_on_extremes(fp32, network)
+    plain = to_onnx(network, architecture)
+    require_parity_on_extremes(plain, network)
+    unit = fit_outlier_unit(plain, splits.samples)
+    fp32, facts = _finish(plain, unit, splits, exact, risk)
     require_parity(facts["parity"])
     manifest = Manifest(
         name=source.name,
         version=str(version),
         inputs=INPUTS,
-        outputs=OUTPUTS,
+        outputs=OUTPUTS + ACCEPTANCE_OUTPUTS,
         opset=OPSET,
         precision="fp32",
         architecture=str(architecture),
@@ -110,9 +124,9 @@ def export_checkpoint(
     )
     entries = [publish(models_dir, manifest, fp32.content, source.path)]
     if int8:
-        chosen = choose_quantisation(fp32, splits)
+        chosen = choose_quantisation(plain, splits)
         onnx.checker.check_model(chosen.graph.model, full_check=True)
-        quantised, facts = _finish(chosen.graph, splits, exact)
+        quantised, facts = _finish(chosen.graph, unit, splits, exact, risk)
         manifest = manifest.model_copy(
             update=facts
             | {"name": f"{source.name}-int8", "precision": "int8", "quantisation": chosen.describe()}
@@ -121,13 +135,16 @@ def export_checkpoint(
     return entries
 
 
-def _finish(graph: Graph, splits: Splits, exact: npt.NDArray[np.float64]) -> tuple[Graph, dict[str, Any]]:
-    """Fit the calibration temperature, and return the graph with it and the manifest's entries on that file.
+def _finish(
+    graph: Graph, unit: OutlierUnit, splits: Splits, exact: npt.NDArray[np.float64], risk: float
+) -> tuple[Graph, dict[str, Any]]:
+    """Add calibration temperature and acceptance rule; return the graph and the manifest's entries on that file.
 
     `exact` holds the network's logits for the test digits.
     """
     validation = torch.from_numpy(graph.logits(splits.validation.images.numpy()))
     temperature = round(fit_temperature(validation, splits.validation.labels), 6)
+    graph, acceptance = add_rule(graph, unit, splits, risk)
     graph = graph.with_metadata({"calibration_temperature": str(temperature)})
     found = graph.logits(splits.test.images.numpy())
     errors = int((found.argmax(1) != splits.test.labels.numpy()).sum())
@@ -137,6 +154,7 @@ def _finish(graph: Graph, splits: Splits, exact: npt.NDArray[np.float64]) -> tup
         "test_errors": errors,
         "test_accuracy": round(1 - errors / len(splits.test), 6),
         "calibration_temperature": temperature,
+        "acceptance": acceptance,
         "parity": measure_parity(found, exact),
     }
 

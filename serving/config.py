@@ -49,6 +49,10 @@ class InferenceSettings(Command):
     )
     threads: PositiveInt = Field(1, description="CPU threads per inference run")
     max_batch: PositiveInt = Field(64, description="maximum images per batch")
+    reject_unaccepted: bool = Field(
+        False,
+        description="respond with status 422 if the confidence in a prediction is below the model's threshold",
+    )
 
 
 class LimitSettings(Command):

@@ -193,7 +193,9 @@ def build(settings: ServiceSettings, *, grpc_address: str | None = None) -> Serv
         )
     )
     limits = BodyLimits(settings.max_images, settings.max_pixels, settings.max_body_bytes)
-    model_settings = ModelSettings(limits, settings.threads, settings.device, settings.max_batch)
+    model_settings = ModelSettings(
+        limits, settings.threads, settings.device, settings.max_batch, settings.reject_unaccepted
+    )
     server = DigitServer(
         [DigitAPI(entry, model_settings) for entry in models.values()],
         workers_per_model=settings.workers_per_model if settings.executor == "workers" else 0,

@@ -92,7 +92,7 @@ def splits() -> "Splits":
     from export.splits import Splits  # noqa: PLC0415
     from tests.support.samples import sample_test, sample_training  # noqa: PLC0415
 
-    return Splits(*sample_training(), sample_test())
+    return Splits(*sample_training(), sample_test(), drawn=60)
 
 
 @pytest.fixture(scope="session")

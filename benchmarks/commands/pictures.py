@@ -8,16 +8,18 @@ from statistics import median
 from typing import Annotated, Any
 
 import numpy as np
+from onnxruntime import InferenceSession
 from pydantic import Field, PositiveInt
 from rich.progress import track
 
 from benchmarks.commands.bench import Bench, RepositorySettings
 from benchmarks.errors import BenchmarkError
-from benchmarks.pictures.converted import Converted, convert
+from benchmarks.pictures.converted import Converted, Number, convert, convert_numbers
 from benchmarks.pictures.kinds import KINDS
 from benchmarks.results.models import model_facts
 from distillery import Metavar, unknown
 from distillery.machine import usable_cores
+from serving.codecs.line import read
 from serving.model.session import open_session
 from training.data.mnist import Digits, find_mnist, load_test, load_training
 
@@ -84,6 +86,37 @@ class Pictures(Bench, RepositorySettings):
             "split": "validation" if self.validation else "test",
             "seed": self.seed,
             "rows": rows,
+            "numbers": [self._read(digits, sessions, touching=touching) for touching in (False, True)],
+        }
+
+    def _read(
+        self, digits: Digits, sessions: dict[str, InferenceSession], *, touching: bool
+    ) -> dict[str, Any]:
+        """Return the share of whole numbers that each model reads correctly."""
+        images, labels = digits.images.numpy(), digits.labels.tolist()
+        starts = range(0, self.digits, CHUNK)
+        with ProcessPoolExecutor(usable_cores(), get_context("spawn")) as pool:
+            running = [
+                pool.submit(
+                    convert_numbers,
+                    images,
+                    labels,
+                    range(start, min(start + CHUNK, self.digits)),
+                    self.seed,
+                    touching=touching,
+                )
+                for start in starts
+            ]
+            numbers = [one for chunk in track(running, "numbers", transient=True) for one in chunk.result()]
+        return {
+            "touching": touching,
+            "numbers": len(numbers),
+            "rejected": sum(not number.candidates for number in numbers),
+            "ms": round(median(number.milliseconds for number in numbers), 2),
+            "correct": {
+                name: round(sum(_number(session, one) == one.label for one in numbers) / len(numbers), 4)
+                for name, session in sessions.items()
+            },
         }
 
     def _digits(self) -> Digits:
@@ -111,3 +144,12 @@ class Pictures(Bench, RepositorySettings):
             }
             for kind in track(kinds, "drawing", transient=True):
                 yield kind, [one for chunk in running[kind] for one in chunk.result()]
+
+
+def _number(session: InferenceSession, number: Number) -> str:
+    """Return what a model reads; nothing in a picture that was rejected."""
+    if not number.candidates:
+        return ""
+    images = np.stack([candidate.image for candidate in number.candidates])
+    (logits,) = session.run(["logits"], {"image": images})
+    return "".join(str(logits[index].argmax()) for index in read(number.candidates, logits))

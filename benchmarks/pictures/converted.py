@@ -11,8 +11,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from benchmarks.pictures.kinds import KINDS
+from benchmarks.pictures.lines import draw_number
 from serving.codecs.errors import InvalidPicture
 from serving.codecs.image import decode_pictures
+from serving.codecs.line import Candidate
+from serving.codecs.read import candidates_in
 
 MAX_PIXELS = 50_000_000
 
@@ -34,6 +37,35 @@ def convert(
     """Draw and convert `uint8 [N, 28, 28]` with their labels, the digits from number `first` on."""
     pairs = zip(digits, labels, strict=True)
     return [_convert(*picture_of(kind, *pair, first + index, seed)) for index, pair in enumerate(pairs)]
+
+
+class Number(NamedTuple):
+    """A line of digits as the models see it."""
+
+    label: str
+    candidates: list[Candidate]
+    """Empty if the picture was rejected."""
+    milliseconds: float
+    """CPU time of decoding and of finding the candidates."""
+
+
+def convert_numbers(
+    digits: NDArray[np.uint8], labels: Sequence[int], numbers: range, seed: int, *, touching: bool
+) -> list[Number]:
+    """Draw numbers of one to six of the digits `uint8 [N, 28, 28]`, and find the candidates for their digits."""
+    found = []
+    for number in numbers:
+        rng = np.random.default_rng([seed, touching, number])
+        chosen = rng.integers(len(digits), size=int(rng.integers(2 if touching else 1, 7)))
+        content, _ = draw_number([digits[one] for one in chosen], rng, touching=touching)
+        begun = time.thread_time()
+        try:
+            candidates = candidates_in([("picture", content)], MAX_PIXELS)
+        except InvalidPicture:
+            candidates = []
+        milliseconds = (time.thread_time() - begun) * 1000
+        found.append(Number("".join(str(labels[one]) for one in chosen), candidates, milliseconds))
+    return found
 
 
 def picture_of(kind: str, digit: NDArray[np.uint8], label: int, number: int, seed: int) -> tuple[bytes, str]:

@@ -13,9 +13,10 @@ from numpy.typing import ArrayLike, NDArray
 from serving.client.errors import InvalidImagesError, MalformedAnswerError
 from serving.client.tensors import LENGTH, pack, unpack
 from serving.codecs.signatures import PICTURES, recognise
-from serving.model.tensors import CLASSES, SIDE, Images, Scores
+from serving.model.tensors import CLASSES, SIDE, Accepted, Confidences, Images, Scores
 
 Part = TypeVar("Part", Images, Sequence[bytes])
+Scalar = TypeVar("Scalar", bound=np.generic)
 
 
 class Timing(NamedTuple):
@@ -38,6 +39,11 @@ class Predictions:
     model: str
     version: str
     timing: Timing
+    confidence: Confidences | None = None
+    """`[N]`: calibrated probability that the image shows a digit, and the predicted one; None if the model has no
+    acceptance rule."""
+    accepted: Accepted | None = None
+    """`[N]`: whether the confidence reaches the model's threshold."""
 
     def __len__(self) -> int:
         return len(self.digits)
@@ -73,8 +79,7 @@ def media_type(file: bytes, index: int) -> str:
 
 def images_request(http: httpx.Client | httpx.AsyncClient, model: str, images: Images) -> httpx.Request:
     """Build an inference request of the Open Inference Protocol, binary in both directions."""
-    outputs = [{"name": "probabilities", "parameters": {"binary_data": True}}]
-    headers, content = pack(images, outputs=outputs)
+    headers, content = pack(images, parameters={"binary_data_output": True})  # all outputs that the model has
     path = f"/v2/models/{quote(model, safe='')}/infer"
     return http.build_request("POST", path, headers=headers, content=content)
 
@@ -89,6 +94,8 @@ def images_response(response: httpx.Response, count: int) -> Predictions:
             document["model_name"],
             document["model_version"],
             {f"{stage}_ms": float(milliseconds) for stage, milliseconds in entries},
+            np.frombuffer(outputs["confidence"], "<f4", count) if "confidence" in outputs else None,
+            np.frombuffer(outputs["accepted"], np.bool_, count) if "accepted" in outputs else None,
         )
     except (KeyError, TypeError, ValueError) as error:
         raise malformed(response) from error
@@ -115,9 +122,17 @@ def pictures_response(response: httpx.Response, count: int) -> Predictions:
     """Read the predictions for `count` pictures. Raises `MalformedAnswerError`."""
     try:
         document = json.loads(response.content)
-        rows = [prediction["probabilities"] for prediction in document["predictions"]]
-        scores = np.array(rows, np.float32).reshape(count, CLASSES)
-        return _predictions(scores, document["model"], document["version"], document["timing"])
+        predictions = document["predictions"]
+        scores = np.array([one["probabilities"] for one in predictions], np.float32).reshape(count, CLASSES)
+        rule = [[one.get(name) for one in predictions] for name in ("confidence", "accepted")]
+        return _predictions(
+            scores,
+            document["model"],
+            document["version"],
+            document["timing"],
+            None if None in rule[0] else np.array(rule[0], np.float32),
+            None if None in rule[1] else np.array(rule[1], np.bool_),
+        )
     except (KeyError, TypeError, ValueError) as error:
         raise malformed(response) from error
 
@@ -144,6 +159,8 @@ def join(parts: Sequence[Predictions]) -> Predictions:
         np.concatenate([part.probabilities for part in parts]),
         *models.pop(),
         Timing(*map(sum, zip(*(part.timing for part in parts), strict=True))),
+        _joined([part.confidence for part in parts]),
+        _joined([part.accepted for part in parts]),
     )
 
 
@@ -155,5 +172,17 @@ def malformed(response: httpx.Response) -> MalformedAnswerError:
     )
 
 
-def _predictions(scores: Scores, model: str, version: str, timing: dict[str, float]) -> Predictions:
-    return Predictions(scores.argmax(axis=1), scores, model, version, Timing(**timing))
+def _predictions(
+    scores: Scores,
+    model: str,
+    version: str,
+    timing: dict[str, float],
+    confidence: Confidences | None,
+    accepted: Accepted | None,
+) -> Predictions:
+    return Predictions(scores.argmax(axis=1), scores, model, version, Timing(**timing), confidence, accepted)
+
+
+def _joined(parts: Sequence[NDArray[Scalar] | None]) -> NDArray[Scalar] | None:
+    known = [part for part in parts if part is not None]
+    return np.concatenate(known) if known else None

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from serving.codecs.errors import Header, RequestError
 from serving.codecs.line import Candidate
 from serving.model.repository import Manifest
-from serving.model.tensors import Images, Scores
+from serving.model.tensors import Accepted, Confidences, Images, Scores
 
 
 class Head(NamedTuple):
@@ -59,13 +59,30 @@ class Query(NamedTuple):
 
 
 class Prediction(NamedTuple):
-    """Results for N images, and when their run started and finished (`time.monotonic`)."""
+    """Results for N images, and when their run started and finished (`time.monotonic`).
+
+    A model without an acceptance rule has neither `confidence` nor `accepted`.
+    """
 
     digits: NDArray[np.int64]  # [N]
     logits: Scores  # [N, 10]
     probabilities: Scores  # [N, 10]
     started: float
     finished: float
+    confidence: Confidences | None = None  # [N]
+    accepted: Accepted | None = None  # [N]
+
+    def part(self, chosen: slice | Sequence[int]) -> "Prediction":
+        """Return the results for some of the images."""
+        return Prediction(
+            self.digits[chosen],
+            self.logits[chosen],
+            self.probabilities[chosen],
+            self.started,
+            self.finished,
+            None if self.confidence is None else self.confidence[chosen],
+            None if self.accepted is None else self.accepted[chosen],
+        )
 
 
 class Timing(NamedTuple):

@@ -30,7 +30,8 @@ class RequestError(Exception):
     │   ├── InvalidType        422 invalid_type
     │   ├── InvalidRange       422 invalid_range
     │   ├── InvalidPicture     422 invalid_picture
-    │   └── TooManyImages      422 too_many_images
+    │   ├── TooManyImages      422 too_many_images
+    │   └── NotAccepted        422 not_accepted
     ├── Overloaded             503 overloaded
     ├── TimedOut               504 timed_out
     └── InternalError          500 internal_error
@@ -133,6 +134,12 @@ class TooManyImages(InvalidInput):
     """The request exceeds the limit of images."""
 
     code = "too_many_images"
+
+
+class NotAccepted(InvalidInput):
+    """A prediction's confidence is below the model's threshold, and the service rejects such images."""
+
+    code = "not_accepted"
 
 
 class Overloaded(RequestError):  # noqa: N818

@@ -48,9 +48,22 @@ class PredictCodec(Codec):
 
 def digits_of(query: Query, prediction: Prediction) -> list[dict[str, Any]]:
     """Return the part of the response about each image."""
+    unknown = (None,) * len(prediction.digits)
     digits = [
-        {"digit": digit, "probability": row[digit], "probabilities": row}
-        for digit, row in zip(prediction.digits.tolist(), prediction.probabilities, strict=True)
+        {
+            "digit": digit,
+            "probability": row[digit],
+            "probabilities": row,
+            "confidence": confidence,
+            "accepted": accepted,
+        }
+        for digit, row, confidence, accepted in zip(
+            prediction.digits.tolist(),
+            prediction.probabilities,
+            unknown if prediction.confidence is None else prediction.confidence,
+            unknown if prediction.accepted is None else prediction.accepted.tolist(),
+            strict=True,
+        )
     ]
     if query.includes_input:
         for digit, image in zip(digits, query.images, strict=True):

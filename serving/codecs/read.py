@@ -28,7 +28,7 @@ class ReadCodec(PredictCodec):
 
     def decode(self, head: Head, content: bytes, limits: BodyLimits) -> Query:
         content = decompress(head.encoding, content, limits.max_body_bytes)
-        line = bodies.decode(head, content, limits, _find_line)
+        line = bodies.decode(head, content, limits, candidates_in)
         if not isinstance(line, list):
             raise InvalidType("found the pixels of 28×28 images; expected a picture with a line of digits")
         images = np.stack([candidate.image for candidate in line])
@@ -37,11 +37,7 @@ class ReadCodec(PredictCodec):
     def select(self, query: Query, prediction: Prediction) -> tuple[Query, Prediction]:
         chosen = read(query.line, prediction.logits)
         selected = query._replace(images=query.images[chosen], line=[query.line[index] for index in chosen])
-        return selected, prediction._replace(
-            digits=prediction.digits[chosen],
-            logits=prediction.logits[chosen],
-            probabilities=prediction.probabilities[chosen],
-        )
+        return selected, prediction.part(chosen)
 
     def encode(self, model: Manifest, query: Query, prediction: Prediction, timing: Timing) -> Reply:
         digits = digits_of(query, prediction)
@@ -58,7 +54,7 @@ class ReadCodec(PredictCodec):
         )
 
 
-def _find_line(files: Sequence[File], max_pixels: int) -> list[Candidate]:
+def candidates_in(files: Sequence[File], max_pixels: int) -> list[Candidate]:
     """Return the candidates in a picture, their boxes in its own pixels. Raises `RequestError`."""
     if len(files) != 1:
         raise TooManyImages(f"found {len(files)} pictures; expected one, with a line of digits")

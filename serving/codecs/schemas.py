@@ -53,6 +53,21 @@ class DigitPrediction(BaseModel):
         list[float],
         Field(min_length=CLASSES, max_length=CLASSES, description="probabilities of the digits 0 to 9"),
     ]
+    confidence: Annotated[
+        float | None,
+        Field(
+            ge=0,
+            le=1,
+            description="calibrated probability that the image shows a digit, and that it is `digit`; "
+            "null: the model was exported before it had an acceptance rule",
+        ),
+    ]
+    accepted: Annotated[
+        bool | None,
+        Field(
+            description="whether the confidence reaches the model's threshold: `acceptance` of its manifest"
+        ),
+    ]
     input: Annotated[
         Rows | None,
         Field(default=None, description="the image that the model saw; with `?include=input` only"),

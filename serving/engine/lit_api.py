@@ -19,6 +19,7 @@ from litserve import LitAPI
 from litserve.loops import LitLoop
 
 from serving.codecs.base import BodyLimits, Codec, Head, Prediction, Query, Reply, Timing
+from serving.codecs.errors import NotAccepted
 from serving.engine.recorder import RunMetrics
 from serving.model.repository import ModelEntry
 from serving.model.session import Device, Session
@@ -33,6 +34,8 @@ class ModelSettings:
     threads: int = 1
     device: Device = "cpu"
     max_batch: int = 64
+    reject_unaccepted: bool = False
+    """Respond with an error to a request with an image whose prediction is not accepted."""
 
 
 class DigitAPI(LitAPI):  # type: ignore[misc]
@@ -67,27 +70,39 @@ class DigitAPI(LitAPI):  # type: ignore[misc]
         """Run the model once over the batch."""
         images, sizes = batch
         started = time.monotonic()
-        logits, probabilities = self.session.run(images)
+        logits, probabilities, confidence, accepted = self.session.run(images)
         finished = time.monotonic()
-        return Prediction(probabilities.argmax(axis=1), logits, probabilities, started, finished), sizes
+        digits = probabilities.argmax(axis=1)
+        return Prediction(digits, logits, probabilities, started, finished, confidence, accepted), sizes
 
     def unbatch(self, output: tuple[Prediction, list[int]]) -> list[Prediction]:
         """Split a prediction by request."""
-        (digits, logits, probabilities, started, finished), sizes = output
+        whole, sizes = output
         if len(sizes) == 1:
-            return [output[0]]
+            return [whole]
         predictions = []
         start = 0
         for size in sizes:
             end = start + size
-            part = slice(start, end)
-            predictions.append(Prediction(digits[part], logits[part], probabilities[part], started, finished))
+            predictions.append(whole.part(slice(start, end)))
             start = end
         return predictions
 
     def encode_response(self, output: Prediction, *, codec: Codec, query: Query, timing: Timing) -> Reply:
-        """Encode the response to one request."""
+        """Encode the response to one request. Raises `NotAccepted`, if so configured."""
+        if self.settings.reject_unaccepted and output.accepted is not None and not output.accepted.all():
+            raise self._not_accepted(output)
         return codec.encode(self.entry.manifest, query, output, timing)
+
+    def _not_accepted(self, output: Prediction) -> NotAccepted:
+        rule = self.entry.manifest.acceptance
+        assert rule and output.confidence is not None and output.accepted is not None  # noqa: S101, PT018
+        index = int(output.accepted.argmin())
+        return NotAccepted(
+            f"image {index + 1} of {len(output.digits)} is not accepted: its confidence is "
+            f"{output.confidence[index]:.4f}, the threshold of {self.entry.name} is {rule.threshold:.4f}; "
+            "it shows no digit, or an unclear one"
+        )
 
 
 def run_batch(api: DigitAPI, inputs: list[Images]) -> list[Prediction]:

@@ -118,6 +118,12 @@ IMAGES = Counter("distillery_images_total", "Images classified.", ("model",), re
 PREDICTIONS = Counter(
     "distillery_predictions_total", "Images classified, by digit.", ("model", "digit"), registry=_REGISTRY
 )
+REJECTED = Counter(
+    "distillery_rejected_predictions_total",
+    "Images classified whose confidence is below the model's threshold: accepted is false.",
+    ("model",),
+    registry=_REGISTRY,
+)
 PROCESS_CPU_SECONDS = Counter(
     "distillery_process_cpu_seconds_total",
     "CPU time, user and system, of the processes that answer requests (api) or run models for them (worker).",

@@ -22,6 +22,7 @@ from serving.engine.metrics import (
     PREDICTIONS,
     PROCESS_CPU_SECONDS,
     QUEUE_SECONDS,
+    REJECTED,
     REQUEST_SECONDS,
     REQUESTS,
     RUN_SECONDS,
@@ -142,6 +143,8 @@ class RequestMetrics:
         self._stage_seconds = [STAGE_SECONDS.labels(model, stage) for stage in STAGES]
         self._images = IMAGES.labels(model)
         self._predictions = [PREDICTIONS.labels(model, str(digit)) for digit in range(10)]
+        self._rejected = self._published_rejected = 0
+        self._rejected_counter = REJECTED.labels(model)
 
     def predicted(
         self,
@@ -161,6 +164,10 @@ class RequestMetrics:
         for digit in digits:
             self._digits[digit] += 1
 
+    def rejected(self, images: int) -> None:
+        """Record predictions that are not accepted."""
+        self._rejected += images
+
     def answered(self, protocol: str, status: int, *, seconds: float | None) -> None:
         """Record the status of a request; `seconds` is None if its body never arrived."""
         self._statuses[protocol, status] += 1
@@ -178,6 +185,9 @@ class RequestMetrics:
             self._publish_answers()
         if images := sum(self._digits):
             self._publish_predictions(images)
+        if self._rejected != self._published_rejected:
+            self._rejected_counter.inc(self._rejected - self._published_rejected)
+            self._published_rejected = self._rejected
 
     def _publish_answers(self) -> None:
         success, failure = self._outcome_seconds

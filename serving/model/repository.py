@@ -37,7 +37,7 @@ class TensorSpec(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     name: str
-    datatype: Literal["UINT8", "FP32"] = Field(description="Open Inference Protocol datatype")
+    datatype: Literal["UINT8", "FP32", "BOOL"] = Field(description="Open Inference Protocol datatype")
     shape: tuple[int, ...]
 
 
@@ -46,6 +46,11 @@ OUTPUTS = (
     TensorSpec(name="logits", datatype="FP32", shape=(-1, CLASSES)),
     TensorSpec(name="probabilities", datatype="FP32", shape=(-1, CLASSES)),
 )
+ACCEPTANCE_OUTPUTS = (
+    TensorSpec(name="confidence", datatype="FP32", shape=(-1, 1)),
+    TensorSpec(name="accepted", datatype="BOOL", shape=(-1, 1)),
+)
+"""Further outputs of a file with an acceptance rule; those exported by version 0.1.0 have none."""
 
 
 class Parity(BaseModel):
@@ -56,6 +61,30 @@ class Parity(BaseModel):
     disagreements: int = Field(description="digits whose most probable class differs")
     largest_difference: float = Field(
         description="largest difference of a logit, relative to the image's largest logit if that is above 1"
+    )
+
+
+class Acceptance(BaseModel):
+    """The rule by which predictions are accepted, and its results on validation digits."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    threshold: Annotated[float, Field(ge=0, le=1, description="lowest confidence that is accepted")]
+    risk: Annotated[
+        float, Field(gt=0, lt=1, description="largest share of errors among accepted digits, as stated")
+    ]
+    digits: Annotated[int, Field(gt=0, description="validation digits that chose the threshold")]
+    accepted: Annotated[int, Field(ge=0, description="of these digits")]
+    errors: Annotated[int, Field(ge=0, description="among the accepted ones")]
+    bound: Annotated[
+        float,
+        Field(
+            ge=0, le=1, description="95 % upper bound on the probability of an error among accepted digits"
+        ),
+    ]
+    test_accepted: Annotated[int, Field(ge=0, description="of the test digits, which chose nothing")]
+    test_errors: Annotated[int, Field(ge=0, description="among the accepted test digits")]
+    outliers_accepted: dict[str, float] = Field(
+        description="accepted share of images without a digit, by kind; drawn for validation"
     )
 
 
@@ -87,6 +116,10 @@ class Manifest(BaseModel):
     )
     calibration_temperature: float | None = Field(
         default=None, description="divisor of the logits for calibrated probabilities"
+    )
+    acceptance: Acceptance | None = Field(
+        default=None,
+        description="rule of the outputs confidence and accepted; null: an older file without them",
     )
     checkpoint_sha256: str
     recipe: dict[str, Any] = Field(description="the resolved training configuration")
@@ -157,9 +190,10 @@ def load_model(folder: Path) -> ModelEntry:
             f"{manifest_path} describes {manifest.name}/{manifest.version}, "
             f"but is in {folder.parent.name}/{folder.name}; export a copied model under its new name"
         )
-    if (manifest.inputs, manifest.outputs) != (INPUTS, OUTPUTS):
+    outputs = OUTPUTS + ACCEPTANCE_OUTPUTS if manifest.acceptance else OUTPUTS
+    if (manifest.inputs, manifest.outputs) != (INPUTS, outputs):
         raise RepositoryError(
-            f"{manifest_path}: inputs and outputs differ from those this service supports: {INPUTS}, {OUTPUTS}"
+            f"{manifest_path}: inputs and outputs differ from those this service supports: {INPUTS}, {outputs}"
         )
     found = file_sha256(model_path)
     if found != manifest.sha256:

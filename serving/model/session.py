@@ -2,13 +2,14 @@
 
 import time
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 import onnxruntime
 
 from distillery import DistilleryError
-from serving.model.tensors import SIDE, Images, Scores
+from serving.model.repository import ACCEPTANCE_OUTPUTS, OUTPUTS
+from serving.model.tensors import SIDE, Accepted, Confidences, Images, Scores
 
 Device = Literal["cpu", "cuda"]
 
@@ -42,6 +43,15 @@ def open_session(
     return onnxruntime.InferenceSession(model, options, providers=[_PROVIDERS[device]])
 
 
+class Outputs(NamedTuple):
+    """The outputs of a run over N images; the last two are None for a file without an acceptance rule."""
+
+    logits: Scores  # [N, 10]
+    probabilities: Scores  # [N, 10]
+    confidence: Confidences | None = None  # [N]
+    accepted: Accepted | None = None  # [N]
+
+
 class Session:
     """One model, ready to run.
 
@@ -51,14 +61,16 @@ class Session:
 
     def __init__(self, path: Path, *, threads: int = 1, device: Device = "cpu") -> None:
         self._session = open_session(path, threads=threads, device=device)
+        names = {output.name for output in self._session.get_outputs()}
+        self._names = [spec.name for spec in OUTPUTS + ACCEPTANCE_OUTPUTS if spec.name in names]
         one, many = self._measure(1), self._measure(64)
         self.image_seconds = max(many - one, 0.0) / 63
         self.run_seconds = max(one - self.image_seconds, 0.0)
 
-    def run(self, images: Images) -> tuple[Scores, Scores]:
-        """Return logits and probabilities, both `float32 [N, 10]`, of `uint8 [N, 28, 28]` ink values."""
-        logits, probabilities = self._session.run(("logits", "probabilities"), {"image": images})
-        return logits, probabilities
+    def run(self, images: Images) -> Outputs:
+        """Return the outputs for `uint8 [N, 28, 28]` ink values."""
+        logits, probabilities, *rule = self._session.run(self._names, {"image": images})
+        return Outputs(logits, probabilities, *(column[:, 0] for column in rule))
 
     def images_within(self, seconds: float) -> int:
         """Return the number of images that one run is expected to process within `seconds`."""

@@ -160,7 +160,13 @@ def test_triton_parses_the_configuration(model_repository: Path) -> None:
         (image,) = config.input
         assert (image.name, list(image.dims)) == ("image", [28, 28])
         assert image.data_type == model_config_pb2.TYPE_UINT8
-        assert [(o.name, list(o.dims)) for o in config.output] == [("logits", [10]), ("probabilities", [10])]
+        assert [(o.name, list(o.dims)) for o in config.output] == [
+            ("logits", [10]),
+            ("probabilities", [10]),
+            ("confidence", [1]),
+            ("accepted", [1]),
+        ]
+        assert config.output[-1].data_type == model_config_pb2.TYPE_BOOL
         assert (model_repository / name / entry.manifest.version / config.default_model_filename).is_file()
 
 

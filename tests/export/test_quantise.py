@@ -69,6 +69,26 @@ def test_no_sum_saturates_where_every_pair_of_weights_is_at_the_limit(batch: int
     np.testing.assert_array_equal(graph.logits(images), exact)
 
 
+def test_a_trained_network_predicts_as_exact_integer_arithmetic_does(
+    trained: dict[str, Path], splits: Splits
+) -> None:
+    layers = read_layers(to_onnx(load_checkpoint(trained["student"]).network, STUDENT).model)
+    images, ceilings = splits.test.images.numpy(), [40.0, 40.0]
+    values, scale = images.reshape(len(images), 784).astype(np.int64), np.float32(1)
+    for number, (weight, bias, _) in enumerate(layers):
+        weight_scale = pair_sums(weight).astype(np.float32) / np.float32(127)
+        sum_scale = scale * weight_scale
+        rounded = np.rint(weight / weight_scale[:, None]).astype(np.int64)
+        sums = (values @ rounded.T + np.rint(bias / sum_scale).astype(np.int64)) * sum_scale.astype(float)
+        if number < len(ceilings):
+            scale = np.float32(ceilings[number] / 255)
+            values = np.clip(np.rint(sums / scale), 0, 255).astype(np.int64)
+    found = quantise(layers, ceilings).logits(images)
+    # One step of one activation: a value between two integers may be rounded either way in float32.
+    np.testing.assert_allclose(found, sums, rtol=0, atol=float(scale * np.abs(layers[-1].weight).max()))
+    assert (found.argmax(1) == sums.argmax(1)).all()
+
+
 @pytest.mark.parametrize("shape", [(40, 300), (12, 5, 3, 3)], ids=["connected", "convolutional"])
 def test_weights_use_at_least_seven_bits_and_at_most_eight(shape: tuple[int, ...]) -> None:
     weight = np.random.default_rng(0).normal(size=shape).astype(np.float32)

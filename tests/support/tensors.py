@@ -3,12 +3,20 @@
 from typing import Any
 
 import httpx
+import numpy as np
 
 from serving.client.tensors import LENGTH, pack, unpack
+from serving.model.session import Outputs
 
-__all__ = ["INFER", "LENGTH", "binary", "split", "tensor"]
+__all__ = ["INFER", "LENGTH", "NUMPY", "binary", "outputs", "split", "tensor"]
 
 INFER = "/v2/models/student/infer"
+NUMPY: dict[str, Any] = {"FP32": "<f4", "BOOL": np.bool_}
+
+
+def outputs(found: Outputs) -> dict[str, Any]:
+    """The outputs of a session by name, in the shapes of the protocol."""
+    return {name: values.reshape(len(values), -1) for name, values in found._asdict().items()}
 
 
 def tensor(images: Any, **fields: Any) -> dict[str, Any]:

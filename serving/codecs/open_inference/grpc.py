@@ -36,8 +36,8 @@ from serving.codecs.open_inference.open_inference_pb2 import (
     ModelInferTarget,
     ModelMetadataResponse,
 )
-from serving.codecs.open_inference.outputs import ALL_OUTPUTS
-from serving.model.repository import INPUTS, OUTPUTS, Manifest
+from serving.codecs.open_inference.outputs import ALL_OUTPUTS, SPECS, accepted_images, available
+from serving.model.repository import INPUTS, Manifest
 from serving.model.tensors import Images
 
 _Message = TypeVar("_Message", bound=Message)
@@ -45,7 +45,6 @@ _Message = TypeVar("_Message", bound=Message)
 PLATFORM = "onnxruntime_onnx"  # Triton's name for it
 
 _INPUT = INPUTS[0]
-_OUTPUTS = tuple(spec.name for spec in OUTPUTS)
 _UNSUPPORTED = ("classification", "sequence_id", "shared_memory_region")
 _MAX_INLINE_BYTES = 64 * 1024  # two milliseconds if sent as single values, microseconds as raw bytes
 
@@ -67,11 +66,14 @@ class GrpcCodec(Codec):
         return Query(_images(message, limits), message.id, outputs)
 
     def encode(self, model: Manifest, query: Query, prediction: Prediction, timing: Timing) -> Reply:
-        tensors = {"logits": prediction.logits, "probabilities": prediction.probabilities}
         message = ModelInferResponse(model_name=model.name, model_version=model.version, id=query.id)
-        for output in query.outputs:
-            tensor = tensors[output.name]
-            message.outputs.add(name=output.name, datatype="FP32", shape=tensor.shape)
+        accepted = accepted_images(prediction)
+        for name, _, _ in available(query.outputs, prediction):
+            tensor = getattr(prediction, name)
+            shape = len(tensor), tensor.size // len(tensor)
+            output = message.outputs.add(name=name, datatype=SPECS[name].datatype, shape=shape)
+            if accepted is not None:
+                output.parameters["accepted"].int64_param = accepted
             message.raw_output_contents.append(tensor.tobytes())
         return Reply(200, message.SerializeToString(), (timing.header(),))
 
@@ -108,10 +110,8 @@ def _outputs(message: ModelInferRequest) -> Sequence[RequestedOutput]:
     _reject_parameters("the request", message.parameters)
     outputs: list[RequestedOutput] = []
     for output in message.outputs:
-        if output.name not in _OUTPUTS:
-            raise InvalidInput(
-                f"there is no output {output.name[:40]!r}; the model has {', '.join(_OUTPUTS)}"
-            )
+        if output.name not in SPECS:
+            raise InvalidInput(f"there is no output {output.name[:40]!r}; the model has {', '.join(SPECS)}")
         if any(output.name == other.name for other in outputs):
             raise InvalidInput(f"outputs has {output.name!r} twice")
         _reject_parameters(f"output {output.name}", output.parameters)

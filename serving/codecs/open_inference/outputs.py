@@ -6,15 +6,39 @@ response. A sequence would need state between requests, so it is rejected.
 
 from collections.abc import Sequence
 
-from serving.codecs.base import RequestedOutput
+import numpy as np
+
+from serving.codecs.base import Prediction, RequestedOutput
 from serving.codecs.errors import InvalidInput, InvalidType
 from serving.codecs.open_inference.fields import Object, as_object, flag, parameters_of
 from serving.codecs.pixels import describe
-from serving.model.repository import OUTPUTS
+from serving.model.repository import ACCEPTANCE_OUTPUTS, OUTPUTS
 
-_NAMES = tuple(spec.name for spec in OUTPUTS)
+SPECS = {spec.name: spec for spec in OUTPUTS + ACCEPTANCE_OUTPUTS}
+_NAMES = tuple(SPECS)
+_SCORES = tuple(spec.name for spec in OUTPUTS)
 
 ALL_OUTPUTS = {binary: tuple(RequestedOutput(name, binary) for name in _NAMES) for binary in (False, True)}
+
+
+def available(requested: Sequence[RequestedOutput], prediction: Prediction) -> Sequence[RequestedOutput]:
+    """Return the outputs to send: those requested, or all that the model has.
+
+    Raises `InvalidInput` for a requested one that the model lacks, as those exported by earlier versions do.
+    """
+    if prediction.accepted is not None:
+        return requested
+    if requested in ALL_OUTPUTS.values():
+        return requested[: len(OUTPUTS)]
+    for output in requested:
+        if output.name not in _SCORES:
+            raise InvalidInput(f"this model has no output {output.name!r}: export it again, or omit it")
+    return requested
+
+
+def accepted_images(prediction: Prediction) -> int | None:
+    """Return the output parameter `accepted`, the number of images whose prediction is accepted."""
+    return None if prediction.accepted is None else int(np.count_nonzero(prediction.accepted))
 
 
 def request_id(document: Object) -> str | None:
@@ -60,6 +84,10 @@ def _output(one: Object, where: str, *, binary: bool) -> RequestedOutput:
     if type(classes) is not int or classes < 0:
         raise InvalidType(
             f"{where}.parameters.classification is {describe(classes)}; expected a number of digits"
+        )
+    if classes and name not in _SCORES:
+        raise InvalidInput(
+            f"{where}.parameters.classification: {name} has no classes; expected {' or '.join(_SCORES)}"
         )
     binary = flag(parameters, "binary_data", f"{where}.parameters", default=binary)
     return RequestedOutput(name, binary, classes)

@@ -6,6 +6,7 @@ import numpy as np
 import orjson
 
 from serving.codecs.base import Prediction, Query, Reply, Timing
+from serving.codecs.open_inference.outputs import SPECS, accepted_images, available
 from serving.model.repository import Manifest
 from serving.model.tensors import Scores
 
@@ -18,20 +19,25 @@ def write_response(model: Manifest, query: Query, prediction: Prediction, timing
     """Encode the outputs in the order requested; float32 is little-endian wherever onnxruntime runs."""
     outputs: list[dict[str, Any]] = []
     blobs: list[Any] = []
-    for name, binary, classes in query.outputs:
-        scores = prediction.logits if name == "logits" else prediction.probabilities
-        output: dict[str, Any] = {"name": name, "datatype": "FP32", "shape": scores.shape}
-        values: Any = scores.ravel()
+    accepted = accepted_images(prediction)
+    for name, binary, classes in available(query.outputs, prediction):
+        tensor = getattr(prediction, name)
+        count, values = len(tensor), tensor.ravel()
+        shape = count, values.size // count
+        output: dict[str, Any] = {"name": name, "datatype": SPECS[name].datatype, "shape": shape}
+        parameters: dict[str, int] = {} if accepted is None else {"accepted": accepted}
         if classes:
-            values = _most_probable(scores, classes)
-            output |= {"datatype": "BYTES", "shape": (len(scores), len(values) // len(scores))}
+            values = _most_probable(tensor, classes)
+            output |= {"datatype": "BYTES", "shape": (count, len(values) // count)}
             if binary:
                 values = b"".join(len(text).to_bytes(4, "little") + text.encode() for text in values)
         if binary:
-            output["parameters"] = {"binary_data_size": memoryview(values).nbytes}
+            parameters["binary_data_size"] = memoryview(values).nbytes
             blobs.append(values)
         else:
             output["data"] = values
+        if parameters:
+            output["parameters"] = parameters
         outputs.append(output)
     document: dict[str, Any] = {"model_name": model.name, "model_version": model.version, "outputs": outputs}
     if query.id is not None:

@@ -30,7 +30,7 @@ class InferInput(BaseModel):
 class InferOutput(BaseModel):
     """A requested output."""
 
-    name: Literal["logits", "probabilities"]
+    name: Literal["logits", "probabilities", "confidence", "accepted"]
     parameters: Annotated[
         dict[str, Scalar],
         Field(
@@ -44,7 +44,7 @@ class InferRequest(BaseModel):
     """The images to classify and the requested outputs; by default all, as JSON."""
 
     inputs: Annotated[list[InferInput], Field(min_length=1, max_length=1)]
-    outputs: Annotated[list[InferOutput], Field(max_length=2)] = []
+    outputs: Annotated[list[InferOutput], Field(max_length=4)] = []
     id: Annotated[str | None, Field(description="returned in the response")] = None
     parameters: Annotated[
         dict[str, Scalar], Field(description="binary_data_output: all outputs as bytes")
@@ -54,11 +54,17 @@ class InferRequest(BaseModel):
 class InferTensor(BaseModel):
     """One output: its values as `data`, row by row, or as bytes after the JSON."""
 
-    name: Literal["logits", "probabilities"]
-    datatype: Literal["FP32", "BYTES"]
-    shape: Annotated[list[int], Field(min_length=2, max_length=2, description="[N,10]")]
-    data: list[float] | list[str] | None = None
-    parameters: Annotated[dict[str, int], Field(description="binary_data_size: bytes after the JSON")] = {}
+    name: Literal["logits", "probabilities", "confidence", "accepted"]
+    datatype: Literal["FP32", "BOOL", "BYTES"]
+    shape: Annotated[list[int], Field(min_length=2, max_length=2, description="[N,10], or [N,1]")]
+    data: list[float] | list[bool] | list[str] | None = None
+    parameters: Annotated[
+        dict[str, int],
+        Field(
+            description="binary_data_size: bytes after the JSON; "
+            "accepted: number of images whose prediction is accepted, absent for a model without acceptance rule"
+        ),
+    ] = {}
 
 
 class InferResponse(BaseModel):

@@ -33,6 +33,10 @@ def test_every_model_predicts_every_picture(
     assert plain["correct"].keys() == data["models"].keys() == {entry.name for entry in two_models.iterdir()}
     assert all(share > 0.5 for share in plain["correct"].values())
     assert (data["digits"], data["split"], plain["rejected"]) == (30, "test", 0)
+    apart, touching = data["numbers"]
+    assert (apart["numbers"], touching["numbers"], apart["rejected"]) == (30, 30, 0)
+    assert all(0 <= share <= 1 for row in data["numbers"] for share in row["correct"].values())
+    assert max(apart["correct"].values()) > 0.1  # of networks that read a third of the digits wrongly
     assert "MNIST inverted" in capsys.readouterr().out
     page = fill("pictures", {"pictures": Source(read_result(path), "result.json")}, "pictures/all.png")
     assert "![MNIST inverted](pictures/mnist-inverted.png)" in page

@@ -21,6 +21,7 @@ from serving.model.session import Session
 from tests.support.grpc_service import INFER, counts, error_of, image_input, message, settled_counts
 from tests.support.samples import sample_test
 from tests.support.service import Service, eventually, failed_start, free_port, starting_service
+from tests.support.tensors import outputs
 
 DIGITS = sample_test().images.numpy()
 
@@ -32,10 +33,10 @@ def client(service: Service) -> Iterator[triton.InferenceServerClient]:
 
 
 @pytest.fixture(scope="module")
-def expected(model_repository: Path) -> dict[str, tuple[Any, Any]]:
-    """Logits and probabilities of every digit by model, computed by onnxruntime alone."""
+def expected(model_repository: Path) -> dict[str, dict[str, Any]]:
+    """The outputs for every digit by model, computed by onnxruntime alone."""
     entries = load_repository(model_repository)
-    return {name: Session(entries[name].path).run(DIGITS) for name in ("student", "teacher")}
+    return {name: outputs(Session(entries[name].path).run(DIGITS)) for name in ("student", "teacher")}
 
 
 def test_health_and_metadata(client: triton.InferenceServerClient) -> None:
@@ -53,18 +54,22 @@ def test_health_and_metadata(client: triton.InferenceServerClient) -> None:
         "outputs": [
             {"name": "logits", "datatype": "FP32", "shape": ["-1", "10"]},
             {"name": "probabilities", "datatype": "FP32", "shape": ["-1", "10"]},
+            {"name": "confidence", "datatype": "FP32", "shape": ["-1", "1"]},
+            {"name": "accepted", "datatype": "BOOL", "shape": ["-1", "1"]},
         ],
     }
 
 
 @pytest.mark.parametrize("model", ["student", "teacher"])
-def test_both_outputs_equal_those_of_the_session(
-    client: triton.InferenceServerClient, expected: dict[str, tuple[Any, Any]], model: str
+def test_all_outputs_equal_those_of_the_session(
+    client: triton.InferenceServerClient, expected: dict[str, dict[str, Any]], model: str
 ) -> None:
     answer = client.infer(model, [image_input(DIGITS)], request_id="seven", compression_algorithm="gzip")
-    for name, scores in zip(("logits", "probabilities"), expected[model], strict=True):
-        assert np.allclose(answer.as_numpy(name), scores, atol=1e-4)
+    for name, values in expected[model].items():
+        assert np.allclose(answer.as_numpy(name), values, atol=1e-4)
     response = answer.get_response()
+    accepted = int(answer.as_numpy("accepted").sum())
+    assert {output.parameters["accepted"].int64_param for output in response.outputs} == {accepted}
     assert (response.model_name, response.model_version, response.id) == (model, "1", "seven")
 
 
@@ -106,7 +111,7 @@ def test_concurrent_calls_get_their_own_responses(
     async def difference(client: triton_aio.InferenceServerClient, model: str, index: int) -> float:
         async with calls:
             response = await client.infer(model, [image_input(DIGITS[index : index + 1])])
-        return float(np.abs(response.as_numpy("logits") - expected[model][0][index]).max())
+        return float(np.abs(response.as_numpy("logits") - expected[model]["logits"][index]).max())
 
     async def differences() -> list[float]:
         async with triton_aio.InferenceServerClient(address) as client:

@@ -45,7 +45,7 @@ def client(service: Service) -> Iterator[triton.InferenceServerClient]:
         ({"input": {"contents": {"uint_contents": [1]}}}, INVALID, "not both"),
         ({"input": {"contents": {"int_contents": [1]}}, "raw_input_contents": []}, INVALID, "are in int_contents"),
         ({"input": {"contents": {"uint_contents": [256] * 784}}, "raw_input_contents": []}, INVALID, "has 256"),
-        ({"outputs": [{"name": "digit"}]}, INVALID, "'digit'; the model has logits, probabilities"),
+        ({"outputs": [{"name": "digit"}]}, INVALID, "'digit'; the model has logits, prob"),
         ({"outputs": [{"name": "logits"}] * 2}, INVALID, "has 'logits' twice"),
         ({"outputs": [{"name": "logits", "parameters": {"classification": {"int64_param": 1}}}]}, INVALID,
          "'classification'"),

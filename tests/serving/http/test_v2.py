@@ -15,9 +15,10 @@ from serving.model.repository import load_repository
 from serving.model.session import Session
 from tests.support.samples import sample_test
 from tests.support.service import Service
-from tests.support.tensors import INFER, LENGTH, binary, split, tensor
+from tests.support.tensors import INFER, LENGTH, NUMPY, binary, outputs, split, tensor
 
 DIGITS = sample_test().images.numpy()
+ALL = ["logits", "probabilities", "confidence", "accepted"]
 
 
 @pytest.fixture
@@ -28,19 +29,18 @@ def client(service: Service) -> Iterator[httpx.Client]:
 
 @pytest.fixture(scope="module")
 def expected(model_repository: Path) -> dict[str, Any]:
-    logits, probabilities = Session(load_repository(model_repository)["student"].path).run(DIGITS)
-    return {"logits": logits, "probabilities": probabilities}
+    return outputs(Session(load_repository(model_repository)["student"].path).run(DIGITS))
 
 
 def values(answer: httpx.Response) -> dict[str, Any]:
-    """Every output as float32 in its shape."""
+    """Every output in its shape."""
     assert answer.status_code == 200, answer.text
     document, blobs = split(answer)
     return {
         output["name"]: (
-            np.frombuffer(blobs[output["name"]], "<f4")
+            np.frombuffer(blobs[output["name"]], NUMPY[output["datatype"]])
             if output["name"] in blobs
-            else np.array(output["data"], np.float32)
+            else np.array(output["data"], NUMPY[output["datatype"]])
         ).reshape(output["shape"])
         for output in document["outputs"]
     }
@@ -64,7 +64,7 @@ def test_every_form_of_request_returns_the_scores_of_the_session(
     ]
     for answer in answers:
         found = values(answer)
-        assert list(found) == ["logits", "probabilities"]
+        assert list(found) == ALL
         for name, scores in found.items():
             assert np.array_equal(scores, expected[name])
 
@@ -91,9 +91,9 @@ def test_a_connection_stays_usable_after_errors(client: httpx.Client, expected: 
 @pytest.mark.parametrize(
     ("asked", "everywhere", "names", "in_binary"),
     [
-        (None, None, ["logits", "probabilities"], []),
-        ([], None, ["logits", "probabilities"], []),
-        (None, True, ["logits", "probabilities"], ["logits", "probabilities"]),
+        (None, None, ALL, []),
+        ([], None, ALL, []),
+        (None, True, ALL, ALL),
         ([("probabilities", None)], None, ["probabilities"], []),
         ([("probabilities", True), ("logits", False)], None, ["probabilities", "logits"], ["probabilities"]),
         ([("probabilities", False), ("logits", None)], True, ["probabilities", "logits"], ["logits"]),
@@ -123,7 +123,7 @@ def test_outputs_have_the_requested_order_and_form(
     kind = "application/octet-stream" if in_binary else "application/json"
     assert answer.headers["Content-Type"] == kind
     for name, scores in found.items():
-        assert np.abs(scores - expected[name][:3]).max() < 1e-4
+        assert np.allclose(scores, expected[name][:3], atol=1e-4)
 
 
 def test_classification_returns_the_most_probable_digits_as_strings(

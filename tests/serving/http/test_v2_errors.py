@@ -42,6 +42,9 @@ def wanting(*outputs: Any, **fields: Any) -> dict[str, Any]:
     return asking() | ({"outputs": list(outputs)} if outputs else {}) | fields
 
 
+EVERY = [{"name": name} for name in ("logits", "probabilities", "confidence", "accepted")]
+
+
 def logits(**parameters: Any) -> dict[str, Any]:
     return {"name": "logits", "parameters": parameters}
 
@@ -131,11 +134,12 @@ def refused(answer: httpx.Response, status: int, message: str) -> None:
         (wanting(outputs="logits"), "outputs is the string 'logits'; expected a list"),
         (wanting(outputs={}), "outputs is an empty object; expected a list"),
         (wanting("logits"), "outputs[0] is the string 'logits'; expected an object"),
-        (wanting({"name": "digit"}), "'digit'; expected logits or probabilities"),
+        (wanting({"name": "digit"}), "'digit'; expected logits or probabilities or confidence or accepted"),
         (wanting({}), "outputs[0].name is null"),
         (wanting({"name": ["logits"]}), "outputs[0].name is a list of 1"),
         (wanting({"name": "logits"}, {"name": "logits"}), "outputs has 'logits' twice"),
-        (wanting({"name": "logits"}, {"name": "probabilities"}, {}), "outputs has 3 entries; expected at most 2"),
+        (wanting(*EVERY, {}), "outputs has 5 entries; expected at most 4"),
+        (wanting({"name": "accepted", "parameters": {"classification": 1}}), "classification: accepted has no classes"),
         (wanting(logits(binary_data="yes")), "binary_data is the string 'yes'; expected true or false"),
         (wanting(logits(classification=-1)), "parameters.classification is the number -1"),
         (wanting(logits(classification=True)), "classification is true"),

@@ -42,6 +42,10 @@ def test_the_examples_of_the_specification_are_accepted(client: httpx.Client, fo
     document = split(answer)[0]
     InferResponse.model_validate(document)
     assert (document.pop("model_name"), document.pop("model_version")) == ("student", "1")
+    for output in document["outputs"]:  # ours alone; the specification allows any parameter
+        assert 0 <= output["parameters"].pop("accepted") <= len(images)
+        if not output["parameters"]:
+            del output["parameters"]
     assert structure(document) == structure(response)
     # The unchanged example is for another model, and is rejected with that reason.
     words = json.dumps(request).encode()
@@ -66,7 +70,8 @@ def test_metadata_has_the_fields_of_the_specification(client: httpx.Client) -> N
         assert structure(found) == structure(EXAMPLES["model_metadata"])
         assert (found["name"], found["versions"]) == ("student", ["1"])
         assert found["inputs"] == [{"name": "image", "datatype": "UINT8", "shape": [-1, 28, 28]}]
-        assert [output["name"] for output in found["outputs"]] == ["logits", "probabilities"]
+        names = [output["name"] for output in found["outputs"]]
+        assert names == ["logits", "probabilities", "confidence", "accepted"]
     assert client.get("/v2/health/live").json() == {"live": True}
     assert client.get("/v2/health/ready").json() == {"ready": True}
     assert client.get("/v2/models/student/versions/1/ready").json() == {"name": "student", "ready": True}
