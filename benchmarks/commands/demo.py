@@ -57,7 +57,7 @@ CONDITIONS = (
 class Demo(DataSettings):
     """Train, distil, export, serve and benchmark on MNIST, end to end.
 
-    Takes about eight minutes on two cores with AVX2, less with bfloat16 instructions; a second run reuses what has not
+    Takes about nine minutes on two cores with AVX2, less with bfloat16 instructions; a second run reuses what has not
     changed and takes about a minute.
     """
 

@@ -38,6 +38,7 @@ class Render(Command):
             Path("docs/distillation.md"),
             Path("docs/paper.md"),
             Path("docs/performance.md"),
+            Path("docs/pictures.md"),
         ],
         description="documents with markers",
     )
