@@ -6,10 +6,10 @@
 
 `outlier`, an output of the graph, is a linear unit on the last hidden layer: a logistic regression of images without a
 digit against digits, whose offset is the energy logsumexp(logits) (Liu et al. 2020, arXiv:2010.03759; learning from
-drawn outliers: Hendrycks et al. 2019, arXiv:1812.04606). It is fitted on training digits. `power` is fitted on validation
-digits, and turns p, which allows for images without a digit, into the probability that the prediction for a digit is
-correct. The threshold is the lowest one at which the share of errors among accepted validation digits is at most the
-stated risk.
+drawn outliers: Hendrycks et al. 2019, arXiv:1812.04606). It is fitted on training digits. `power` is fitted on
+validation digits, and turns p, which allows for images without a digit, into the probability that the prediction for a
+digit is correct. The threshold is the lowest one at which the share of errors among accepted validation digits is at
+most the stated risk.
 """
 
 from typing import NamedTuple
