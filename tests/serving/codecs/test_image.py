@@ -16,8 +16,8 @@ from serving.model.session import Session
 from tests.support.samples import sample_test
 
 Grey = NDArray[np.uint8]
-DIGITS: list[Grey] = list(sample_test().images.numpy()[::2])
-LABELS = sample_test().labels.numpy()[::2]
+DIGITS: list[Grey] = list(sample_test().images.numpy()[::5])
+LABELS = sample_test().labels.numpy()[::5]
 MAX_PIXELS = 4_000_000
 
 
@@ -87,12 +87,12 @@ def correct(session: Session, images: Grey) -> int:
 def test_a_digit_is_classified_whatever_its_colours_size_and_place(session: Session, drawn: str) -> None:
     images = np.stack([decode(DRAWN[drawn](digit)) for digit in DIGITS])
     plain = correct(session, np.stack(DIGITS))
-    # Of 100 digits, as many as plain but for a few: cropping and scaling move thin strokes by half a pixel.
-    assert correct(session, images) >= plain - 8, f"plain {plain}"
+    # Of 40 digits, as many as plain but for a few: cropping and scaling move thin strokes by half a pixel.
+    assert correct(session, images) >= plain - 4, f"plain {plain}"
 
 
 def test_ink_is_centred_by_mass_in_a_box_of_20() -> None:
-    for digit in DIGITS[:50]:
+    for digit in DIGITS[:25]:
         image = decode(encode(shifted(digit))).astype(float)
         rows, columns = np.nonzero(image)
         assert max(np.ptp(rows), np.ptp(columns)) + 1 == 20
