@@ -1,17 +1,18 @@
 """The acceptance rule of a model: which of its predictions are to be trusted.
 
     p = softmax([logits, outlier])        an eleventh class: no digit
-    confidence = max(p[:10]) ** power
+    confidence = max(p[:10]) ** power     computed by `serving.model.acceptance`
     accepted = confidence >= threshold
 
-`outlier` is a linear unit on the last hidden layer: a logistic regression of images without a digit against digits,
-whose offset is the energy logsumexp(logits) (Liu et al. 2020, arXiv:2010.03759; learning from drawn outliers: Hendrycks
-et al. 2019, arXiv:1812.04606). It is fitted on training digits. `power` is fitted on validation digits, and turns p,
-which allows for images without a digit, into the probability that the prediction for a digit is correct. The threshold
-is the lowest one at which the share of errors among accepted validation digits is at most the stated risk.
+`outlier`, an output of the graph, is a linear unit on the last hidden layer: a logistic regression of images without a
+digit against digits, whose offset is the energy logsumexp(logits) (Liu et al. 2020, arXiv:2010.03759; learning from
+drawn outliers: Hendrycks et al. 2019, arXiv:1812.04606). It is fitted on training digits. `power` is fitted on
+validation digits, and turns p, which allows for images without a digit, into the probability that the prediction for a
+digit is correct. The threshold is the lowest one at which the share of errors among accepted validation digits is at
+most the stated risk.
 """
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import onnx
@@ -22,8 +23,9 @@ from onnx import helper, numpy_helper
 from export.graph import Graph
 from export.outliers import Samples
 from export.splits import Splits
-from serving.model.repository import ACCEPTANCE_OUTPUTS, Acceptance
-from serving.model.tensors import CLASSES
+from serving.model.acceptance import confidence_of
+from serving.model.repository import OUTLIER, Acceptance
+from serving.model.tensors import Images
 from training.data.mnist import Digits
 
 RISK = 0.0015
@@ -53,13 +55,14 @@ class Threshold(NamedTuple):
 
 
 def add_rule(graph: Graph, unit: OutlierUnit, splits: Splits, risk: float) -> tuple[Graph, Acceptance]:
-    """Return `graph` with the outputs `confidence` and `accepted`, and what the manifest says of them."""
-    power = fit_power(*_results(with_confidence(graph, unit, power=1), splits.validation))
-    graph = with_confidence(graph, unit, power)
-    rule = choose_threshold(*_results(graph, splits.validation), risk)
-    test, correct = _results(graph, splits.test)
+    """Return `graph` with the outlier unit, and what the manifest says of the rule."""
+    graph = with_outlier_unit(graph, unit)
+    power = fit_power(*_results(graph, splits.validation, power=1))
+    rule = choose_threshold(*_results(graph, splits.validation, power), risk)
+    test, correct = _results(graph, splits.test, power)
     accepted = test >= np.float32(rule.value)
-    return with_threshold(graph, rule.value), Acceptance(
+    return graph, Acceptance(
+        power=power,
         threshold=rule.value,
         risk=risk,
         digits=len(splits.validation),
@@ -69,7 +72,7 @@ def add_rule(graph: Graph, unit: OutlierUnit, splits: Splits, risk: float) -> tu
         test_accepted=int(accepted.sum()),
         test_errors=int((accepted & ~correct).sum()),
         outliers_accepted={
-            kind: round(float((graph.run(["confidence"], images)[0] >= np.float32(rule.value)).mean()), 4)
+            kind: round(float((confidence(graph, images, power) >= np.float32(rule.value)).mean()), 4)
             for kind, images in splits.samples.validation.items()
         },
     )
@@ -104,25 +107,25 @@ def fit_outlier_unit(graph: Graph, samples: Samples) -> OutlierUnit:
     return OutlierUnit(weight, float(found[-1] - weight @ mean))
 
 
-def fit_power(confidence: NDArray[np.float32], correct: NDArray[np.bool_]) -> float:
-    """Return the power of `confidence` that maximises the likelihood of `correct`, 0.05 to 5."""
-    nats = -np.log(np.maximum(confidence.astype(np.float64), 1e-30))
+def fit_power(shares: NDArray[np.float32], correct: NDArray[np.bool_]) -> float:
+    """Return the power of `shares` that maximises the likelihood of `correct`, 0.05 to 5."""
+    nats = -np.log(np.maximum(shares.astype(np.float64), 1e-30))
 
     def loss(power: float) -> float:
-        wrong = -np.log(np.maximum(-np.expm1(-power * nats), 1e-12))  # -log(1 - confidence ** power)
+        wrong = -np.log(np.maximum(-np.expm1(-power * nats), 1e-12))  # -log(1 - share ** power)
         return float(np.where(correct, power * nats, wrong).mean())
 
     return round(float(scipy.optimize.minimize_scalar(loss, bounds=(0.05, 5), method="bounded").x), 6)
 
 
-def choose_threshold(confidence: NDArray[np.float32], correct: NDArray[np.bool_], risk: float) -> Threshold:
+def choose_threshold(confidences: NDArray[np.float32], correct: NDArray[np.bool_], risk: float) -> Threshold:
     """Return the lowest threshold of at least 0.5 at which at most a share of `risk` of the accepted are errors.
 
     It lies halfway between two confidences, so that rounding on another machine does not move a digit across it.
     Nothing is accepted if no threshold has so few errors.
     """
-    order = np.argsort(-confidence, kind="stable")
-    ranked = confidence[order].astype(np.float64)
+    order = np.argsort(-confidences, kind="stable")
+    ranked = confidences[order].astype(np.float64)
     errors = np.cumsum(~correct[order])
     accepted = np.arange(1, len(ranked) + 1)
     following = np.append(ranked[1:], 0.0)
@@ -144,46 +147,34 @@ def with_features(graph: Graph) -> Graph:
     return Graph(model)
 
 
-def with_confidence(graph: Graph, unit: OutlierUnit, power: float) -> Graph:
-    """Return a copy of `graph` with the output `confidence`, `float32 [N, 1]`."""
+def with_outlier_unit(graph: Graph, unit: OutlierUnit) -> Graph:
+    """Return a copy of `graph` with the output `outlier`, `float32 [N, 1]`."""
     model = onnx.ModelProto()
     model.CopyFrom(graph.model)
     hidden = _features(model)
     if len(hidden) > 1:
-        _add(model, "Concat", hidden, "hidden", axis=1)
+        model.graph.node.append(helper.make_node("Concat", hidden, ["hidden"], axis=1))
         hidden = ["hidden"]
-    constants = {
-        "outlier_weight": unit.weight[:, None],
-        "outlier_bias": np.array([unit.bias], np.float32),
-        "first": np.array([0]),
-        "end": np.array([CLASSES]),
-        "classes": np.array([1]),
-        "power": np.float32(power),
-    }
+    constants = {"outlier_weight": unit.weight[:, None], "outlier_bias": np.array([unit.bias], np.float32)}
     for name, value in constants.items():
-        model.graph.initializer.append(numpy_helper.from_array(np.asarray(value), name))
-    _add(model, "Gemm", [*hidden, "outlier_weight", "outlier_bias"], "outlier")
-    _add(model, "Concat", ["logits", "outlier"], "eleven", axis=1)
-    _add(model, "Softmax", ["eleven"], "shares", axis=1)
-    _add(model, "Slice", ["shares", "first", "end", "classes"], "digits")
-    _add(model, "ReduceMax", ["digits", "classes"], "largest", keepdims=1)
-    _add(model, "Pow", ["largest", "power"], "confidence")
-    return _with_output(model, "confidence", onnx.TensorProto.FLOAT)
+        model.graph.initializer.append(numpy_helper.from_array(value, name))
+    model.graph.node.append(helper.make_node("Gemm", [*hidden, *constants], [OUTLIER.name]))
+    shape: list[str | int | None] = ["batch", *OUTLIER.shape[1:]]
+    model.graph.output.append(helper.make_tensor_value_info(OUTLIER.name, onnx.TensorProto.FLOAT, shape))
+    onnx.checker.check_model(model, full_check=True)
+    return Graph(model)
 
 
-def with_threshold(graph: Graph, threshold: float) -> Graph:
-    """Return a copy of a graph with `confidence` that also has the output `accepted`, `bool [N, 1]`."""
-    model = onnx.ModelProto()
-    model.CopyFrom(graph.model)
-    model.graph.initializer.append(numpy_helper.from_array(np.asarray(threshold, np.float32), "threshold"))
-    _add(model, "GreaterOrEqual", ["confidence", "threshold"], "accepted")
-    return _with_output(model, "accepted", onnx.TensorProto.BOOL)
+def confidence(graph: Graph, images: Images, power: float = 1) -> NDArray[np.float32]:
+    """Return the confidence `[N]` in the predictions of a graph with the outlier unit."""
+    logits, probabilities, outlier = graph.run(["logits", "probabilities", OUTLIER.name], images)
+    return confidence_of(logits, probabilities, outlier, power)
 
 
-def _results(graph: Graph, digits: Digits) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+def _results(graph: Graph, digits: Digits, power: float) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
     """Return the confidence in each prediction, `[N]`, and whether it is correct."""
-    logits, confidence = graph.run(["logits", "confidence"], digits.images.numpy())
-    return confidence[:, 0], logits.argmax(axis=1) == digits.labels.numpy()
+    images = digits.images.numpy()
+    return confidence(graph, images, power), graph.logits(images).argmax(axis=1) == digits.labels.numpy()
 
 
 def _features(model: onnx.ModelProto) -> list[str]:
@@ -192,16 +183,5 @@ def _features(model: onnx.ModelProto) -> list[str]:
     return [
         node.input[0]
         for node in model.graph.node
-        if node.op_type == "Gemm" and node.output[0] not in rectified and node.output[0] != "outlier"
+        if node.op_type == "Gemm" and node.output[0] not in rectified
     ]
-
-
-def _add(model: onnx.ModelProto, kind: str, inputs: list[str], output: str, **attributes: Any) -> None:
-    model.graph.node.append(helper.make_node(kind, inputs, [output], **attributes))
-
-
-def _with_output(model: onnx.ModelProto, name: str, kind: int) -> Graph:
-    (spec,) = (spec for spec in ACCEPTANCE_OUTPUTS if spec.name == name)
-    model.graph.output.append(helper.make_tensor_value_info(name, kind, ["batch", *spec.shape[1:]]))
-    onnx.checker.check_model(model, full_check=True)
-    return Graph(model)

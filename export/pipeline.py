@@ -19,10 +19,12 @@ from export.parity import measure_parity, network_logits, require_parity, requir
 from export.publish import documents_match, headline, publish
 from export.splits import Splits
 from serving.model.repository import (
-    ACCEPTANCE_OUTPUTS,
     INPUTS,
     NAME,
+    OUTLIER,
     OUTPUTS,
+    POWER,
+    THRESHOLD,
     Manifest,
     ModelEntry,
     RepositoryError,
@@ -110,7 +112,7 @@ def export_checkpoint(
         name=source.name,
         version=str(version),
         inputs=INPUTS,
-        outputs=OUTPUTS + ACCEPTANCE_OUTPUTS,
+        outputs=(*OUTPUTS, OUTLIER),
         opset=OPSET,
         precision="fp32",
         architecture=str(architecture),
@@ -145,7 +147,13 @@ def _finish(
     validation = torch.from_numpy(graph.logits(splits.validation.images.numpy()))
     temperature = round(fit_temperature(validation, splits.validation.labels), 6)
     graph, acceptance = add_rule(graph, unit, splits, risk)
-    graph = graph.with_metadata({"calibration_temperature": str(temperature)})
+    graph = graph.with_metadata(
+        {
+            "calibration_temperature": str(temperature),
+            POWER: str(acceptance.power),
+            THRESHOLD: str(acceptance.threshold),
+        }
+    )
     found = graph.logits(splits.test.images.numpy())
     errors = int((found.argmax(1) != splits.test.labels.numpy()).sum())
     return graph, {

@@ -12,7 +12,7 @@ from export import ExportError
 from serving.model.repository import MANIFEST_FILE, MODEL_FILE, Manifest, ModelEntry, load_model
 from training.report.report import CARD, REPORT
 
-TRITON_TYPES = {"UINT8": "TYPE_UINT8", "FP32": "TYPE_FP32", "BOOL": "TYPE_BOOL"}
+TRITON_TYPES = {"UINT8": "TYPE_UINT8", "FP32": "TYPE_FP32"}
 DOCUMENTS = (CARD, REPORT)
 """Written next to a checkpoint by `distillery-train report`; both, or neither."""
 HEADLINE = TypeAdapter(dict[str, float])

@@ -107,7 +107,7 @@ def _add_model_routes(
             versions=[model.version],
             platform=_PLATFORM,
             inputs=list(model.inputs),
-            outputs=list(model.outputs),
+            outputs=list(model.served_outputs),
         )
 
     @router.get("/ready", summary="Readiness of a model")
@@ -128,7 +128,7 @@ def _config(model: Manifest, max_images: int) -> dict[str, Any]:
             {"name": spec.name, "data_type": f"TYPE_{spec.datatype}", "dims": spec.shape[1:]}
             for spec in specs
         ]
-        for field, specs in (("input", model.inputs), ("output", model.outputs))
+        for field, specs in (("input", model.inputs), ("output", model.served_outputs))
     }
     return {
         "name": model.name,

@@ -50,7 +50,11 @@ ACCEPTANCE_OUTPUTS = (
     TensorSpec(name="confidence", datatype="FP32", shape=(-1, 1)),
     TensorSpec(name="accepted", datatype="BOOL", shape=(-1, 1)),
 )
-"""Further outputs of a file with an acceptance rule; those exported by version 0.1.0 have none."""
+"""Outputs of the service that it computes by the acceptance rule; a model exported by version 0.1.0 has none."""
+OUTLIER = TensorSpec(name="outlier", datatype="FP32", shape=(-1, 1))
+"""Further output of a file with an acceptance rule: the logit of "no digit"."""
+POWER, THRESHOLD = "acceptance_power", "acceptance_threshold"
+"""Names of the rule's parameters in the metadata of the ONNX file."""
 
 
 class Parity(BaseModel):
@@ -68,6 +72,7 @@ class Acceptance(BaseModel):
     """The rule by which predictions are accepted, and its results on validation digits."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+    power: Annotated[float, Field(gt=0, description="of the share of a digit, for a calibrated confidence")]
     threshold: Annotated[float, Field(ge=0, le=1, description="lowest confidence that is accepted")]
     risk: Annotated[
         float, Field(gt=0, lt=1, description="largest share of errors among accepted digits, as stated")
@@ -125,6 +130,11 @@ class Manifest(BaseModel):
     recipe: dict[str, Any] = Field(description="the resolved training configuration")
     dataset: dict[str, str] = Field(description="SHA-256 of each dataset file")
     tools: dict[str, str] = Field(description="versions of the software that made the file")
+
+    @property
+    def served_outputs(self) -> tuple[TensorSpec, ...]:
+        """The outputs of the Open Inference Protocol."""
+        return OUTPUTS + ACCEPTANCE_OUTPUTS if self.acceptance else OUTPUTS
 
 
 class ModelEntry(BaseModel):
@@ -190,7 +200,7 @@ def load_model(folder: Path) -> ModelEntry:
             f"{manifest_path} describes {manifest.name}/{manifest.version}, "
             f"but is in {folder.parent.name}/{folder.name}; export a copied model under its new name"
         )
-    outputs = OUTPUTS + ACCEPTANCE_OUTPUTS if manifest.acceptance else OUTPUTS
+    outputs = (*OUTPUTS, OUTLIER) if manifest.acceptance else OUTPUTS
     if (manifest.inputs, manifest.outputs) != (INPUTS, outputs):
         raise RepositoryError(
             f"{manifest_path}: inputs and outputs differ from those this service supports: {INPUTS}, {outputs}"

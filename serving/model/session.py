@@ -8,7 +8,8 @@ import numpy as np
 import onnxruntime
 
 from distillery import DistilleryError
-from serving.model.repository import ACCEPTANCE_OUTPUTS, OUTPUTS
+from serving.model.acceptance import confidence_of
+from serving.model.repository import OUTLIER, OUTPUTS, POWER, THRESHOLD
 from serving.model.tensors import SIDE, Accepted, Confidences, Images, Scores
 
 Device = Literal["cpu", "cuda"]
@@ -61,16 +62,20 @@ class Session:
 
     def __init__(self, path: Path, *, threads: int = 1, device: Device = "cpu") -> None:
         self._session = open_session(path, threads=threads, device=device)
-        names = {output.name for output in self._session.get_outputs()}
-        self._names = [spec.name for spec in OUTPUTS + ACCEPTANCE_OUTPUTS if spec.name in names]
+        rule = self._session.get_modelmeta().custom_metadata_map
+        self._names = [spec.name for spec in ((*OUTPUTS, OUTLIER) if POWER in rule else OUTPUTS)]
+        self._power, self._threshold = float(rule.get(POWER, 1)), np.float32(rule.get(THRESHOLD, 1))
         one, many = self._measure(1), self._measure(64)
         self.image_seconds = max(many - one, 0.0) / 63
         self.run_seconds = max(one - self.image_seconds, 0.0)
 
     def run(self, images: Images) -> Outputs:
         """Return the outputs for `uint8 [N, 28, 28]` ink values."""
-        logits, probabilities, *rule = self._session.run(self._names, {"image": images})
-        return Outputs(logits, probabilities, *(column[:, 0] for column in rule))
+        logits, probabilities, *outlier = self._session.run(self._names, {"image": images})
+        if not outlier:
+            return Outputs(logits, probabilities)
+        confidence = confidence_of(logits, probabilities, outlier[0], self._power)
+        return Outputs(logits, probabilities, confidence, confidence >= self._threshold)
 
     def images_within(self, seconds: float) -> int:
         """Return the number of images that one run is expected to process within `seconds`."""

@@ -1,4 +1,4 @@
-"""The acceptance rule: fitted on digits and drawn outliers, its threshold for a stated risk, computed in the graph."""
+"""The acceptance rule: fitted on digits and drawn outliers, its threshold chosen for a stated risk."""
 
 from pathlib import Path
 
@@ -9,11 +9,11 @@ import torch
 from export.acceptance import (
     OutlierUnit,
     choose_threshold,
+    confidence,
     fit_outlier_unit,
     fit_power,
-    with_confidence,
     with_features,
-    with_threshold,
+    with_outlier_unit,
 )
 from export.graph import Graph, to_onnx
 from export.outliers import KINDS, draw_digits, draw_outliers, to_mnist
@@ -32,35 +32,35 @@ def plain(trained: dict[str, Path]) -> Graph:
 
 
 def test_the_lowest_threshold_within_the_risk_is_chosen() -> None:
-    confidence = np.array([0.99, 0.98, 0.97, 0.96, 0.95, 0.9, 0.8, 0.7, 0.6, 0.55], np.float32)
+    ranked = np.array([0.99, 0.98, 0.97, 0.96, 0.95, 0.9, 0.8, 0.7, 0.6, 0.55], np.float32)
     correct = np.array([1, 1, 1, 1, 0, 1, 1, 1, 1, 0], bool)
-    found = choose_threshold(confidence, correct, risk=0.12)
+    found = choose_threshold(ranked, correct, risk=0.12)
     assert (found.accepted, found.errors) == (9, 1)  # one of five would be too many, one of nine is not
     assert found.value == pytest.approx(0.575)  # halfway between two digits
-    assert choose_threshold(confidence, correct, risk=0.01).value == pytest.approx(0.955)
-    assert choose_threshold(confidence, correct, risk=0.3).value == 0.5
-    assert choose_threshold(confidence, np.zeros(10, bool), risk=0.3)[:3] == (1.0, 0, 0)
+    assert choose_threshold(ranked, correct, risk=0.01).value == pytest.approx(0.955)
+    assert choose_threshold(ranked, correct, risk=0.3).value == 0.5
+    assert choose_threshold(ranked, np.zeros(10, bool), risk=0.3)[:3] == (1.0, 0, 0)
 
 
 def test_the_bound_is_that_of_clopper_and_pearson() -> None:
-    confidence, correct = np.linspace(0.9, 0.6, 1000, dtype=np.float32), np.ones(1000, bool)
-    assert choose_threshold(confidence, correct, risk=0.001).bound == pytest.approx(
+    ranked, correct = np.linspace(0.9, 0.6, 1000, dtype=np.float32), np.ones(1000, bool)
+    assert choose_threshold(ranked, correct, risk=0.001).bound == pytest.approx(
         1 - 0.05 ** (1 / 1000), abs=1e-6
     )
 
 
 def test_digits_of_one_confidence_are_accepted_together() -> None:
-    confidence = np.array([0.9, 0.9, 0.9, 0.8], np.float32)
-    found = choose_threshold(confidence, np.array([1, 1, 0, 1], bool), risk=0.1)
+    ranked = np.array([0.9, 0.9, 0.9, 0.8], np.float32)
+    found = choose_threshold(ranked, np.array([1, 1, 0, 1], bool), risk=0.1)
     assert (found.value, found.accepted) == (1.0, 0)
 
 
 @pytest.mark.parametrize("power", [0.3, 1.0, 2.5])
 def test_the_power_that_generated_the_outcomes_is_found(power: float) -> None:
     random = np.random.default_rng(0)
-    confidence = random.uniform(0.2, 1, 50_000).astype(np.float32)
-    correct = random.random(50_000) < confidence**power
-    assert fit_power(confidence, correct) == pytest.approx(power, rel=0.1)
+    shares = random.uniform(0.2, 1, 50_000).astype(np.float32)
+    correct = random.random(50_000) < shares**power
+    assert fit_power(shares, correct) == pytest.approx(power, rel=0.1)
 
 
 def test_outliers_are_the_same_for_the_same_seed_and_differ_within_a_kind(splits: Splits) -> None:
@@ -96,7 +96,9 @@ def test_drawings_have_the_form_of_mnist() -> None:
     ],
     ids=str,
 )
-def test_the_graph_computes_the_rule(architecture: Architecture, splits: Splits) -> None:
+def test_confidence_is_the_share_of_the_digit_among_eleven_classes(
+    architecture: Architecture, splits: Splits
+) -> None:
     graph = to_onnx(used(architecture), architecture)
     images = splits.test.images.numpy()
     features = with_features(graph)
@@ -104,25 +106,26 @@ def test_the_graph_computes_the_rule(architecture: Architecture, splits: Splits)
     logits, _, *hidden = features.run(names, images)
     random = np.random.default_rng(0)
     unit = OutlierUnit(random.normal(0, 0.01, sum(part.shape[1] for part in hidden)).astype(np.float32), -1.0)
-    found = with_threshold(with_confidence(graph, unit, 0.4), 0.7).run(
-        ["logits", "confidence", "accepted"], images
-    )
+    extended = with_outlier_unit(graph, unit)
     outlier = np.concatenate(hidden, axis=1) @ unit.weight + unit.bias
     eleven = torch.from_numpy(np.column_stack([logits, outlier])).softmax(dim=1).numpy()
-    confidence = eleven[:, :10].max(axis=1, keepdims=True) ** 0.4
-    np.testing.assert_array_equal(found[0], logits)  # the rule leaves the other outputs as they are
-    np.testing.assert_allclose(found[1], confidence, rtol=1e-3)
-    np.testing.assert_array_equal(found[2], found[1] >= np.float32(0.7))
+    expected = eleven[:, :10].max(axis=1) ** 0.4
+    np.testing.assert_array_equal(
+        extended.logits(images), logits
+    )  # the unit leaves the other outputs as they are
+    np.testing.assert_allclose(confidence(extended, images, 0.4), expected, rtol=1e-3)
+    one = [confidence(extended, image[None], 0.4)[0] for image in images[:20]]
+    np.testing.assert_allclose(one, expected[:20], rtol=1e-3)
 
 
 def test_drawn_outliers_get_less_confidence_than_digits(plain: Graph, splits: Splits) -> None:
     def accepted(unit: OutlierUnit) -> tuple[float, float]:
         """Shares of test digits and of outliers above the confidence that half of the validation digits reach."""
-        graph = with_confidence(plain, unit, 1.0)
-        threshold = np.median(graph.run(["confidence"], splits.validation.images.numpy())[0])
+        graph = with_outlier_unit(plain, unit)
+        threshold = np.median(confidence(graph, splits.validation.images.numpy()))
         outliers = np.concatenate([*splits.samples.validation.values()])
         digits, others = (
-            float((graph.run(["confidence"], images)[0] >= threshold).mean())
+            float((confidence(graph, images) >= threshold).mean())
             for images in (splits.test.images.numpy(), outliers)
         )
         return digits, others

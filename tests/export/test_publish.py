@@ -59,7 +59,13 @@ def test_each_file_carries_its_own_calibration_temperature(model_repository: Pat
         fitted = fit_temperature(torch.from_numpy(logits), splits.validation.labels)
         assert manifest.calibration_temperature == pytest.approx(fitted, abs=1e-4)
         kept = session.get_modelmeta().custom_metadata_map
-        assert kept == {"calibration_temperature": str(manifest.calibration_temperature)}
+        rule = manifest.acceptance
+        assert rule
+        assert kept == {
+            "calibration_temperature": str(manifest.calibration_temperature),
+            "acceptance_power": str(rule.power),
+            "acceptance_threshold": str(rule.threshold),
+        }
         found.add(manifest.calibration_temperature)
     assert len(found) == 2
     assert found != {1.0}
@@ -163,10 +169,8 @@ def test_triton_parses_the_configuration(model_repository: Path) -> None:
         assert [(o.name, list(o.dims)) for o in config.output] == [
             ("logits", [10]),
             ("probabilities", [10]),
-            ("confidence", [1]),
-            ("accepted", [1]),
+            ("outlier", [1]),
         ]
-        assert config.output[-1].data_type == model_config_pb2.TYPE_BOOL
         assert (model_repository / name / entry.manifest.version / config.default_model_filename).is_file()
 
 

@@ -95,7 +95,9 @@ def describe(model: Manifest) -> ModelMetadataResponse:
         versions=[model.version],
         platform=PLATFORM,
         inputs=[tensor(name=spec.name, datatype=spec.datatype, shape=spec.shape) for spec in model.inputs],
-        outputs=[tensor(name=spec.name, datatype=spec.datatype, shape=spec.shape) for spec in model.outputs],
+        outputs=[
+            tensor(name=spec.name, datatype=spec.datatype, shape=spec.shape) for spec in model.served_outputs
+        ],
     )
 
 

@@ -81,8 +81,12 @@ def test_the_configuration_is_valid_for_triton(client: httpx.Client, model_repos
     answer = client.get("/v2/models/student/config").json()
     found = json_format.ParseDict(answer, ModelConfig())
     written = text_format.Parse((model_repository / "student" / "config.pbtxt").read_text(), ModelConfig())
-    for field in ("name", "backend", "default_model_filename", "dynamic_batching", "input", "output"):
+    for field in ("name", "backend", "default_model_filename", "dynamic_batching", "input"):
         assert getattr(found, field) == getattr(written, field)
+    # The service computes confidence and accepted from the outlier logit, which Triton returns.
+    assert found.output[:2] == written.output[:2]
+    assert [output.name for output in found.output[2:]] == ["confidence", "accepted"]
+    assert [output.name for output in written.output[2:]] == ["outlier"]
     assert found.max_batch_size == 200  # what this service takes in one request
 
 
