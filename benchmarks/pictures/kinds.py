@@ -53,7 +53,7 @@ def _place(
 ) -> Place:
     """Draw a place where the whole digit is on the sheet; `share` is its height relative to the shorter side."""
     height = rng.uniform(*share) * min(size)
-    room = [(side - height * 1.08) / 2 - 3 for side in size]
+    room = [max(0.0, (side - height * 1.08) / 2 - 3) for side in size]
     centre = [side / 2 + rng.uniform(-space, space) * 0.8 for side, space in zip(size, room, strict=True)]
     return Place(height, (centre[0], centre[1]), rng.uniform(-degrees, degrees))
 
