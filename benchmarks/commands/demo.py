@@ -43,9 +43,9 @@ RECIPE = "quick"
 MEASURED = (REFERENCE, "student", "student-int8", "fast-int8")
 CONTROL = "student-alone"
 """The student's network trained without a teacher: its speed is the student's, only its errors differ."""
-MAX_ERRORS = {"teacher": 95, "student": 100}
+MAX_ERRORS = {"teacher": 110, "student": 115}
 """Test errors of 10,000; with seed 0 the teacher has 89, the student 91."""
-MIN_SAVED = 35
+MIN_SAVED = 25
 """Test errors that distillation saves, at least; with seed 0 it saves 51."""
 SESSION_SECONDS = 4.0
 CONDITIONS = (
