@@ -237,8 +237,9 @@ def _weights(
     """Return the sum of each component's strength, discounted for its place, and 0 for the lines of the paper."""
     weights: NDArray[np.float64] = np.bincount(labels.ravel(), strength.ravel())[1:].astype(np.float64)
     areas = np.bincount(labels.ravel())[1:]
-    heaviest = np.argsort(weights)[-_MOST_COMPONENTS:].tolist()
-    weights[np.argsort(weights)[:-_MOST_COMPONENTS]] = 0  # texture, and bounds the time that the rest takes
+    order = np.argsort(weights)
+    weights[order[:-_MOST_COMPONENTS]] = 0  # texture, and bounds the time that the rest takes
+    heaviest = order[-_MOST_COMPONENTS:].tolist()
     for index in heaviest:
         rows, columns = boxes[index]
         tall, wide = rows.stop - rows.start, columns.stop - columns.start

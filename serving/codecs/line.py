@@ -39,6 +39,7 @@ _MOST_CUTS = 32
 _PIECE = 0.25  # of a vertical stroke: cuts closer to each other are one
 _MOST_INK = 2.0  # stroke widths that a cut may cross
 _MOVE_COST = 0.02  # per column that a cut moves sideways
+# Chosen on 240 numbers of validation digits, read by the int8 student of `quick`.
 _CUT_COST = 1.0
 _INK_COST = 1.9  # per stroke width of ink that a cut crosses
 _HEIGHT_DEVIATION = 0.107

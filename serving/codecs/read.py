@@ -17,7 +17,7 @@ PREFIX = "/read"
 WORKING_SIDE = 640
 """A line of digits needs more pixels than one digit."""
 MAX_CANDIDATES = 512
-"""About 20 digits that touch each other, or as many as the limit of images apart."""
+"""Digits that touch each other have about ten candidates each."""
 
 
 class ReadCodec(PredictCodec):
