@@ -9,6 +9,7 @@ An API process that dies is replaced, while its socket queues new connections. T
 service, because the worker may have held a lock of the shared queue.
 """
 
+import errno
 import multiprocessing
 import os
 import signal
@@ -22,7 +23,7 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any
 
-from distillery import DistilleryError
+from distillery import DistilleryError, notify
 from serving.engine.metrics import forget_process
 
 _MIN_LIFETIME_S = 1.0  # a process that dies earlier would only die again
@@ -40,6 +41,16 @@ Listeners = Sequence[socket.socket]
 def can_fork() -> bool:
     """Return whether processes can be forked after libraries have started threads, as macOS's own do not allow."""
     return sys.platform != "darwin" and "fork" in multiprocessing.get_all_start_methods()
+
+
+def require_semaphores() -> None:
+    """Raises `ServiceError` where the queues of model workers cannot work."""
+    try:
+        multiprocessing.get_context("spawn").Semaphore()
+    except OSError as error:
+        raise ServiceError(
+            f"--executor workers needs semaphores ({error.strerror}): mount a tmpfs at /dev/shm"
+        ) from None
 
 
 def bind(host: str, port: int, count: int) -> Listeners:
@@ -68,7 +79,7 @@ def free_address(host: str, port: int, flag: str) -> tuple[Kind, Any]:
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
     except socket.gaierror as error:
-        raise ServiceError(f"--host {host} is not an address of this machine: {error.strerror}") from None
+        raise ServiceError(f"--host {host!r} is not an address of this machine: {error.strerror}") from None
     # With SO_REUSEPORT two services could share a port unnoticed, so try without it first.
     kind = (family, type_, protocol)
     with socket.socket(*kind) as probe:
@@ -76,9 +87,14 @@ def free_address(host: str, port: int, flag: str) -> tuple[Kind, Any]:
         try:
             probe.bind(address)
         except OSError as error:
+            fixes = {
+                errno.EADDRINUSE: f"choose another {flag} or stop the program that uses it",
+                errno.EACCES: f"choose a {flag} above 1023, or allow the service the others",
+                errno.EADDRNOTAVAIL: "this machine has no such --host; 0.0.0.0 is all of its addresses",
+            }
             raise ServiceError(
                 f"cannot listen on {host} port {port}: {os.strerror(error.errno or 0)}; "
-                f"choose another {flag} or stop the program that uses it"
+                + fixes.get(error.errno or 0, f"choose another --host or {flag}")
             ) from None
         return kind, probe.getsockname()
 
@@ -187,10 +203,7 @@ class Supervisor:
         forget_process(process.pid or 0)
         if self._workers or time.monotonic() - self._started_at[index] < _MIN_LIFETIME_S:
             raise ServiceError(f"{process.name} ended with status {process.exitcode}: the service ends too")
-        print(
-            f"distillery-serve: {process.name} ended with status {process.exitcode}; restarting it",
-            flush=True,
-        )
+        notify(f"distillery-serve: {process.name} ended with status {process.exitcode}; restarting it")
         self._apis[index] = self._start_api(index)
         self._started_at[index] = time.monotonic()
 
