@@ -5,6 +5,7 @@ response. A sequence would need state between requests, so it is rejected.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,7 +39,7 @@ def available(requested: Sequence[RequestedOutput], prediction: Prediction) -> S
     return requested
 
 
-def tensor_of(prediction: Prediction, name: str) -> NDArray[np.float32 | np.bool_]:
+def tensor_of(prediction: Prediction, name: str) -> NDArray[Any]:
     """Return an output as the protocol sends it, `[N, 10]` or `[N]`."""
     return np.asarray(getattr(prediction, name), _DTYPES[SPECS[name].datatype])
 

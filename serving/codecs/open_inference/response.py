@@ -22,7 +22,8 @@ def write_response(model: Manifest, query: Query, prediction: Prediction, timing
     accepted = accepted_images(prediction)
     for name, binary, classes in available(query.outputs, prediction):
         tensor = tensor_of(prediction, name)
-        count, values = len(tensor), tensor.ravel()
+        values: Any = tensor.ravel()
+        count = len(tensor)
         shape = count, values.size // count
         output: dict[str, Any] = {"name": name, "datatype": SPECS[name].datatype, "shape": shape}
         parameters: dict[str, int] = {} if accepted is None else {"accepted": accepted}
