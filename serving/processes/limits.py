@@ -1,9 +1,10 @@
-"""The limit of open files: every connection is one."""
+"""Limits of the operating system that the service needs to be high enough."""
 
+import multiprocessing
 import resource
 from contextlib import suppress
 
-from serving.processes.supervisor import ServiceError
+from serving.processes.sockets import ServiceError
 
 ENOUGH = 65_536
 """Connections of one process; higher limits gain nothing."""
@@ -28,3 +29,13 @@ def raise_file_limit(api_servers: int) -> None:
             f"only {soft} files may be open, and {api_servers} API processes need {needed}, more with every "
             "connection: raise the limit to 1024 or more with ulimit -n, LimitNOFILE= or docker run --ulimit nofile"
         )
+
+
+def require_semaphores() -> None:
+    """Raises `ServiceError` where the queues of model workers cannot work."""
+    try:
+        multiprocessing.get_context("spawn").Semaphore()
+    except OSError as error:
+        raise ServiceError(
+            f"--executor workers needs semaphores ({error.strerror}): mount a tmpfs at /dev/shm"
+        ) from None
