@@ -41,19 +41,19 @@ def _control_groups(root: Path) -> Iterator[tuple[Path, PurePosixPath]]:
         mounts = (root / "proc/self/mountinfo").read_text().splitlines()
     except OSError:  # not Linux, or no /proc
         return
-    paths = {}
+    paths: dict[str, PurePosixPath] = {}
     for line in memberships:  # 4:cpu,cpuacct:/docker/12ab, or 0::/docker/12ab for version 2
-        _, controllers, path = line.split(":", 2)
-        paths |= dict.fromkeys(controllers.split(","), PurePosixPath(path))
+        _, controllers, own = line.split(":", 2)
+        paths |= dict.fromkeys(controllers.split(","), PurePosixPath(own))
     for line in mounts:  # 32 31 0:29 ROOT MOUNT-POINT OPTIONS - KIND SOURCE OPTIONS
         place, _, kind = line.partition(" - ")
-        mounted, point = place.split()[3:5]
+        top, point = place.split()[3:5]
         name, _, options = kind.split()
         controller = {"cgroup2": "", "cgroup": "cpu"}.get(name)
         if controller not in paths or (controller and controller not in options.split(",")):
             continue
         # A container sees its own group as the root of the mount, but perhaps its path on the host.
-        path, above = paths[controller], PurePosixPath(mounted)
-        inside = path.is_relative_to(above) and ".." not in path.parts
+        path = paths[controller]
+        inside = path.is_relative_to(top) and ".." not in path.parts
         point = re.sub(r"\\(\d{3})", lambda octal: chr(int(octal[1], 8)), point)
-        yield root / point.lstrip("/"), path.relative_to(above) if inside else PurePosixPath()
+        yield root / point.lstrip("/"), path.relative_to(top) if inside else PurePosixPath()

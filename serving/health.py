@@ -37,7 +37,7 @@ def write_url(url: str) -> None:
 
 def served_url() -> str:
     """Return the address of the service that this user started last on this machine. Raises `HealthError`."""
-    files = []
+    files: list[Path] = []
     with suppress(FileNotFoundError):  # there is no temporary folder
         files += Path(tempfile.gettempdir()).glob(f"{TEMPORARY}*/{_FILE}")
     if folder := os.environ.get(_FOLDER):

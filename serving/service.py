@@ -46,7 +46,7 @@ from serving.http.v2_routes import add_v2_routes
 from serving.http.v2_statistics import add_statistics_routes
 from serving.model.repository import ModelEntry, load_repository
 from serving.model.session import resolve_device
-from serving.processes.limits import raise_file_limit, require_semaphores
+from serving.processes.file_limit import raise_file_limit
 from serving.processes.lifeline import Lifeline
 from serving.processes.litserve import DigitServer, WorkerPaths
 from serving.processes.sockets import Listeners
@@ -189,8 +189,6 @@ def serve(settings: ServiceSettings) -> None:
     """Build the service and run it. Raises `DistilleryError` if it cannot start."""
     _configure_logging(settings)
     raise_file_limit(settings.api_servers)
-    if settings.executor == "workers":
-        require_semaphores()
     with grpc_address(settings.host, settings.grpc_port) as address:
         build(settings, grpc_address=address).run()
 

@@ -8,7 +8,6 @@ import subprocess
 import sys
 import tempfile
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -89,7 +88,6 @@ def test_file_below_environment_below_option_and_the_image_below_all(
         assert service.process.stdout
         service.process.stdout.close()  # as `distillery-serve | head -1`
         first = service.children()[0]
-        time.sleep(1.1)  # a process that dies earlier ends the service
         os.kill(first, signal.SIGKILL)
         eventually(lambda: len(service.children()) == 2 and first not in service.children())
         assert httpx.post(f"{url}/predict", json=ONE, timeout=10).status_code == 200
@@ -185,12 +183,8 @@ def test_a_read_only_root_needs_a_tmpfs(one_model: Path, tmp_path: Path) -> None
         as_root(READ_ONLY, "", *places, "")
     assert (caught.value.returncode, caught.value.stdout.count("\n")) == (1, 1)
     assert "no temporary folder can be written" in caught.value.stdout
-    assert "distillery-serve: ready at" in as_root(READ_ONLY, tmp_path, *places, "").stdout
-    with pytest.raises(subprocess.CalledProcessError) as caught:
-        as_root(READ_ONLY, tmp_path, *places, "--executor workers")
-    assert caught.value.stdout == (
-        "distillery-serve: --executor workers needs semaphores (Read-only file system): mount a tmpfs at /dev/shm\n"
-    )
+    for flags in ("", "--executor workers"):
+        assert "distillery-serve: ready at" in as_root(READ_ONLY, tmp_path, *places, flags).stdout
 
 
 @pytest.mark.slow

@@ -1,6 +1,5 @@
-"""Limits of the operating system that the service needs to be high enough."""
+"""The limit of open files: every connection is one."""
 
-import multiprocessing
 import resource
 from contextlib import suppress
 
@@ -29,13 +28,3 @@ def raise_file_limit(api_servers: int) -> None:
             f"only {soft} files may be open, and {api_servers} API processes need {needed}, more with every "
             "connection: raise the limit to 1024 or more with ulimit -n, LimitNOFILE= or docker run --ulimit nofile"
         )
-
-
-def require_semaphores() -> None:
-    """Raises `ServiceError` where the queues of model workers cannot work."""
-    try:
-        multiprocessing.get_context("spawn").Semaphore()
-    except OSError as error:
-        raise ServiceError(
-            f"--executor workers needs semaphores ({error.strerror}): mount a tmpfs at /dev/shm"
-        ) from None
