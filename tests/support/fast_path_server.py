@@ -56,7 +56,7 @@ class Running:
 
     @property
     def endpoint(self) -> Endpoint:
-        route = self.service.app.find("/predict")
+        route = self.service.routes.find("/predict")
         assert route
         return route.endpoint
 

@@ -120,7 +120,7 @@ def test_a_body_that_does_not_arrive_in_time_is_a_408_and_closes_the_connection(
         assert headers["connection"] == "close"
         assert await client.reader.read() == b""
 
-    run_both(scenario, request_timeout=0.2)
+    run_both(scenario, client_timeout=0.2)
 
 
 def test_an_idle_connection_is_closed_and_an_active_one_is_not(run: Run) -> None:
