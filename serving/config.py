@@ -95,10 +95,12 @@ class ConnectionSettings(Command):
     def _origins(cls, values: list[str]) -> list[str]:
         for value in values:
             parts = urlsplit(value)
-            origin = f"{parts.scheme}://{parts.netloc}"
-            if value != "*" and (not parts.scheme or not parts.netloc or value != origin.lower()):
-                advice = f"; use {origin.lower()}" if parts.scheme and parts.netloc else ""
-                raise ValueError(f"{value!r} is not an origin such as https://example.org{advice}")
+            complete = parts.scheme and parts.netloc
+            default_port = {"http": ":80", "https": ":443"}.get(parts.scheme, "/")
+            origin = f"{parts.scheme}://{parts.netloc.lower().removesuffix(default_port)}"
+            if value != "*" and (not complete or value != origin):
+                advice = f"use {origin}" if complete else "expected one such as https://example.org"
+                raise ValueError(f"{value!r} is not an origin as browsers send it; {advice}")
         return values
 
 

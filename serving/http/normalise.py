@@ -41,15 +41,17 @@ class NormalisedRequests:
             return
         app, root_path = self._app, self._root_path
         changes: Scope = {}
-        client = scope.get("client")
-        if client and client[0] in self._proxied.trusted_hosts:
+        host, port = scope.get("client") or ("", 0)
+        host = host.removeprefix("::ffff:")  # IPv4 on a socket for IPv6
+        if host in self._proxied.trusted_hosts:
+            changes["client"] = host, port
             app = self._proxied  # type: ignore[assignment]
             headers = Headers(scope=scope)
             root_path = _prefix(headers) or root_path
-            if host := headers.get("x-forwarded-host", "").partition(",")[0].strip():
+            if public := headers.get("x-forwarded-host", "").partition(",")[0].strip():
                 others = [header for header in scope["headers"] if header[0] != b"host"]
-                changes["headers"] = [(b"host", host.encode("latin-1")), *others]
-            changes[PUBLIC] = bool(host) or "x-forwarded-proto" in headers
+                changes["headers"] = [(b"host", public.encode("latin-1")), *others]
+            changes[PUBLIC] = bool(public) or "x-forwarded-proto" in headers
         changes["root_path"] = root_path
         changes["path"] = root_path + route_path(route_path(scope["path"], root_path), self._root_path)
         if scope["method"] == "HEAD":

@@ -4,23 +4,25 @@ import asyncio
 import json
 import socket
 import time
-from collections.abc import Iterable
-from functools import partial
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import uvloop
 
-from tests.serving.http.test_fast_path_ends import TWO, hold_runs
 from tests.support.connections import Connection
 from tests.support.fast_path_server import (
     DIGITS,
     KEEP_ALIVE_S,
+    TWO,
     Run,
     Running,
+    Scenario,
+    hold_runs,
     one,
     request,
-    run_with_server,
+    running,
     until,
 )
 
@@ -28,14 +30,28 @@ H2C = ("Connection: Upgrade, HTTP2-Settings", "Upgrade: h2c", "HTTP2-Settings: A
 """The headers of Java's HttpClient and of `curl --http2`."""
 WEBSOCKET = ("Connection: keep-alive, Upgrade", "Upgrade: websocket", "Sec-WebSocket-Version: 13")
 CLIENT_TIMEOUT_S = 0.5
+REQUEST_TIMEOUT_S = 1.5
 END = b"}}"
 """Of a response to /predict, and nowhere else in it."""
 
 
-@pytest.fixture(params=[True, False], ids=["fast-path", "no-fast-path"])
-def run(request: pytest.FixtureRequest, one_model: Path) -> Run:
-    """Run a scenario with a service with and without the fast path."""
-    return partial(run_with_server, one_model, fast_path=request.param, client_timeout=CLIENT_TIMEOUT_S)
+@pytest.fixture(scope="module", params=[True, False], ids=["fast-path", "no-fast-path"])
+def run(request: pytest.FixtureRequest, one_model: Path) -> Iterator[Run]:
+    """Run a scenario with a service with and without the fast path, which all scenarios share."""
+    settings = {"client_timeout": CLIENT_TIMEOUT_S, "request_timeout": REQUEST_TIMEOUT_S, "max_batch": 1}
+    serving = running(one_model, fast_path=request.param, **settings)
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        service = runner.run(serving.__aenter__())
+
+        async def within(scenario: Scenario) -> None:
+            async with asyncio.timeout(20):
+                await scenario(service)
+            while service.clients:
+                service.clients.pop().writer.close()
+            await until(lambda: not service.endpoint.metrics.in_flight)
+
+        yield lambda scenario: runner.run(within(scenario))
+        runner.run(serving.__aexit__(None, None, None))
 
 
 def get(path: str, *headers: str, method: str = "GET") -> bytes:
@@ -91,14 +107,14 @@ def test_an_offer_to_upgrade_is_ignored_and_the_connection_remains_usable(run: R
     run(scenario)
 
 
-def test_requests_with_an_offer_take_the_fast_path(one_model: Path) -> None:
+def test_requests_with_an_offer_take_the_fast_path(run: Run) -> None:
     async def scenario(service: Running) -> None:
-        client = await service.connect()
+        client, before = await service.connect(), service.parsed
         for _ in range(5):
             assert (await client.ask(request(one(0), *H2C)))[0] == 200
-        assert service.parsed == 1
+        assert service.parsed - before == (1 if service.service.settings.fast_path else 5)
 
-    run_with_server(one_model, scenario)
+    run(scenario)
 
 
 def test_what_is_not_http_gets_an_error_after_the_responses_before_it(run: Run) -> None:
@@ -133,40 +149,34 @@ def test_a_head_that_grows_without_end_is_rejected(run: Run) -> None:
     run(scenario)
 
 
-def test_a_head_that_does_not_arrive_in_time_is_a_408_and_closes_the_connection(run: Run) -> None:
-    async def scenario(service: Running) -> None:
-        fresh, used, dripping = [await service.connect() for _ in range(3)]
-        for _ in range(2):
-            assert (await used.ask(request(one(0))))[0] == 200
-        started = time.monotonic()
-        fresh.writer.write(b"G")
-        used.writer.write(request(one(0))[:40])
-        for byte in get("/models", "X-Padding: " + "x" * 100):
-            dripping.writer.write(bytes([byte]))
-            await asyncio.sleep(0.02)
-            if dripping.reader._buffer:  # type: ignore[attr-defined]
-                break
-        for client in (fresh, used, dripping):
-            assert await error_and_end(client) == (408, "slow_head")
-        assert time.monotonic() - started < 4 * CLIENT_TIMEOUT_S
-
-    run(scenario)
+async def a_head_that_does_not_arrive_in_time_is_a_408_and_closes_the_connection(service: Running) -> None:
+    fresh, used, dripping = [await service.connect() for _ in range(3)]
+    for _ in range(2):
+        assert (await used.ask(request(one(0))))[0] == 200
+    started = time.monotonic()
+    fresh.writer.write(b"G")
+    used.writer.write(request(one(0))[:40])
+    for byte in get("/models", "X-Padding: " + "x" * 100):
+        dripping.writer.write(bytes([byte]))
+        await asyncio.sleep(0.02)
+        if dripping.reader._buffer:
+            break
+    for client in (fresh, used, dripping):
+        assert await error_and_end(client) == (408, "slow_head")
+    assert time.monotonic() - started < 4 * CLIENT_TIMEOUT_S
 
 
-def test_a_connection_without_a_request_is_closed_like_an_idle_one(run: Run) -> None:
-    async def scenario(service: Running) -> None:
-        silent, blank, used = [await service.connect() for _ in range(3)]
-        assert (await used.ask(get("/models")))[0] == 200
-        started = time.monotonic()
-        for _ in range(8):
-            blank.writer.write(b"\r\n")  # allowed between requests
-            used.writer.write(b"\r\n")
-            await asyncio.sleep(0.1 * KEEP_ALIVE_S)
-        for client in (silent, blank, used):
-            assert await client.reader.read() == b""
-        assert 0.9 * KEEP_ALIVE_S < time.monotonic() - started < 4 * KEEP_ALIVE_S
-
-    run(scenario)
+async def a_connection_without_a_request_is_closed_like_an_idle_one(service: Running) -> None:
+    silent, blank, used = [await service.connect() for _ in range(3)]
+    assert (await used.ask(get("/models")))[0] == 200
+    started = time.monotonic()
+    for _ in range(8):
+        blank.writer.write(b"\r\n")  # allowed between requests
+        used.writer.write(b"\r\n")
+        await asyncio.sleep(0.1 * KEEP_ALIVE_S)
+    for client in (silent, blank, used):
+        assert await client.reader.read() == b""
+    assert 0.9 * KEEP_ALIVE_S < time.monotonic() - started < 4 * KEEP_ALIVE_S
 
 
 def padded(length: int) -> bytes:
@@ -174,19 +184,16 @@ def padded(length: int) -> bytes:
     return request(None, body=json.dumps(one(0)).encode().ljust(length))
 
 
-def test_a_body_may_take_any_time_while_it_makes_progress(run: Run) -> None:
-    async def scenario(service: Running) -> None:
-        client = await service.connect()
-        data = padded(100_000)
-        started = time.monotonic()
-        await send(client, [data[start : start + 8000] for start in range(0, len(data), 8000)], pause=0.1)
-        assert time.monotonic() - started > 2 * CLIENT_TIMEOUT_S
-        assert (await client.answer())[0] == 200
-
-    run(scenario, request_timeout=CLIENT_TIMEOUT_S)
+async def a_body_may_take_any_time_while_it_makes_progress(service: Running) -> None:
+    client = await service.connect()
+    data = padded(100_000)
+    started = time.monotonic()
+    await send(client, [data[start : start + 8000] for start in range(0, len(data), 8000)], pause=0.15)
+    assert time.monotonic() - started > REQUEST_TIMEOUT_S > 2 * CLIENT_TIMEOUT_S
+    assert (await client.answer())[0] == 200
 
 
-def test_a_body_that_stalls_or_drips_is_a_408_and_closes_the_connection(run: Run) -> None:
+async def a_body_that_stalls_or_drips_is_a_408_and_closes_the_connection(service: Running) -> None:
     async def drip(client: Connection, data: bytes) -> None:
         for start in range(0, len(data), 100):
             if client.reader.at_eof() or client.writer.is_closing():
@@ -194,32 +201,26 @@ def test_a_body_that_stalls_or_drips_is_a_408_and_closes_the_connection(run: Run
             client.writer.write(data[start : start + 100])
             await asyncio.sleep(0.05)
 
-    async def scenario(service: Running) -> None:
-        stalled, dripping = await service.connect(), await service.connect()
-        stalled.writer.write(padded(100_000)[:60_000])
-        data = padded(100_000)
-        sending = asyncio.create_task(drip(dripping, data))
-        for client in (stalled, dripping):
-            assert await error_and_end(client) == (408, "slow_body")
-        sending.cancel()
-
-    run(scenario)
+    stalled, dripping = await service.connect(), await service.connect()
+    stalled.writer.write(padded(100_000)[:60_000])
+    data = padded(100_000)
+    sending = asyncio.create_task(drip(dripping, data))
+    for client in (stalled, dripping):
+        assert await error_and_end(client) == (408, "slow_body")
+    sending.cancel()
 
 
-def test_the_rest_of_a_body_whose_response_is_sent_has_a_time_limit(run: Run) -> None:
-    async def scenario(service: Running) -> None:
-        client = await service.connect()
-        data = request(None, path="/predict/nobody", body=b" " * 1000)
-        client.writer.write(data[:-500])
-        assert (await client.answer())[0] == 404
-        await asyncio.sleep(0.1)
-        client.writer.write(data[-500:])
-        assert (await client.ask(request(one(0))))[0] == 200  # the rest was skipped
-        client.writer.write(data[:-500])
-        assert (await client.answer())[0] == 404
-        assert await client.reader.read() == b""
-
-    run(scenario)
+async def the_rest_of_a_body_whose_response_is_sent_has_a_time_limit(service: Running) -> None:
+    client = await service.connect()
+    data = request(None, path="/predict/nobody", body=b" " * 1000)
+    client.writer.write(data[:-500])
+    assert (await client.answer())[0] == 404
+    await asyncio.sleep(0.1)
+    client.writer.write(data[-500:])
+    assert (await client.ask(request(one(0))))[0] == 200  # the rest was skipped
+    client.writer.write(data[:-500])
+    assert (await client.answer())[0] == 404
+    assert await client.reader.read() == b""
 
 
 def test_a_half_closed_client_gets_its_responses(run: Run) -> None:
@@ -264,25 +265,22 @@ def test_a_half_closed_client_gets_a_response_that_takes_long_and_one_that_is_go
         assert (await waiting.answer())[0] == 200
         assert await waiting.reader.read() == b""
 
-    run(scenario, max_batch=1)
-
-
-def test_a_client_that_does_not_read_its_response_is_disconnected(run: Run) -> None:
-    async def scenario(service: Running) -> None:
-        data = request({"images": DIGITS[:60].tolist()}, path="/predict?include=input")
-        connections = service.server.server_state.connections
-        for requests in (1, 5):
-            silent, connection = await narrow_client(service)
-            reading, _ = await narrow_client(service)
-            for client in (reading, silent):
-                client.sendall(data * requests)
-            assert await asyncio.to_thread(receive, reading, requests) == requests
-            await until(lambda ended=connection: ended not in connections)
-            assert await asyncio.to_thread(receive, silent, requests) < requests
-            for client in (reading, silent):
-                client.close()
-
     run(scenario)
+
+
+async def a_client_that_does_not_read_its_response_is_disconnected(service: Running) -> None:
+    data = request({"images": DIGITS[:60].tolist()}, path="/predict?include=input")
+    connections = service.server.server_state.connections
+    for requests in (1, 5):
+        silent, connection = await narrow_client(service)
+        reading, _ = await narrow_client(service)
+        for client in (reading, silent):
+            client.sendall(data * requests)
+        assert await asyncio.to_thread(receive, reading, requests) == requests
+        await until(lambda ended=connection: ended not in connections)
+        assert await asyncio.to_thread(receive, silent, requests) < requests
+        for client in (reading, silent):
+            client.close()
 
 
 async def narrow_client(service: Running) -> tuple[socket.socket, Any]:
@@ -290,11 +288,11 @@ async def narrow_client(service: Running) -> tuple[socket.socket, Any]:
     client = socket.socket()
     client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 16_384)
     client.settimeout(10)
-    connections: set[Any] = service.server.server_state.connections  # type: ignore[assignment]
-    known = set(connections)
+    connections: set[Any] = service.server.server_state.connections
     await asyncio.to_thread(client.connect, service.server.servers[0].sockets[0].getsockname())
-    await until(lambda: connections - known)
-    [connection] = connections - known
+    address = client.getsockname()
+    await until(lambda: any(one.client == address for one in connections))
+    [connection] = [one for one in connections if one.client == address]
     connection.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 16_384)
     return client, connection
 
@@ -309,3 +307,19 @@ def receive(client: socket.socket, requests: int) -> int:
             break
         found += piece
     return found.count(END)
+
+
+def test_slow_clients_are_limited_and_do_not_affect_each_other(run: Run) -> None:
+    async def scenario(service: Running) -> None:
+        async with asyncio.TaskGroup() as at_once:
+            for one_of_them in (
+                a_head_that_does_not_arrive_in_time_is_a_408_and_closes_the_connection,
+                a_connection_without_a_request_is_closed_like_an_idle_one,
+                a_body_may_take_any_time_while_it_makes_progress,
+                a_body_that_stalls_or_drips_is_a_408_and_closes_the_connection,
+                the_rest_of_a_body_whose_response_is_sent_has_a_time_limit,
+                a_client_that_does_not_read_its_response_is_disconnected,
+            ):
+                at_once.create_task(one_of_them(service))
+
+    run(scenario)

@@ -2,27 +2,24 @@
 
 import asyncio
 import json
-import threading
 import time
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from tests.support.fast_path_server import (
     DIGITS,
     KEEP_ALIVE_S,
+    TWO,
     Run,
     Running,
+    hold_runs,
     one,
     request,
     run_with_server,
     until,
 )
-
-TWO = request({"images": DIGITS[:2].tolist()})
-"""With `max_batch` 1, these images are a run of their own, on the thread."""
 
 
 @pytest.fixture
@@ -76,20 +73,6 @@ def test_late_and_abandoned_requests_leave_the_queue_without_a_run(run: Run) -> 
         assert service.parsed == 4
 
     run(scenario, max_batch=1, request_timeout=1)
-
-
-def hold_runs(session: Any) -> threading.Event:
-    """Make every run wait for the event returned, which is set."""
-    released = threading.Event()
-    released.set()
-    run = session.run
-
-    def held(images: Any) -> Any:
-        released.wait()
-        return run(images)
-
-    session.run = held
-    return released
 
 
 def test_a_request_in_flight_is_completed_when_the_server_shuts_down(run_both: Run) -> None:

@@ -111,7 +111,7 @@ def test_a_trailing_slash_makes_no_difference(service: Service) -> None:
         ):
             plain, slash = client.get(path), client.get(f"{path}/")
             assert (slash.status_code, slash.content) == (200, plain.content)
-        assert client.get("/docs/").next_request.url.path == "/docs"  # type: ignore[union-attr]
+        assert client.get("/docs/").next_request.url.path == "/docs"
         assert client.get("/v2/nothing/").json()["error"].startswith("GET /v2/nothing")
 
 
