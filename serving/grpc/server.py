@@ -12,7 +12,7 @@ import grpc
 from google.protobuf.message import Message
 
 from serving.codecs.base import Head
-from serving.codecs.errors import MalformedBody, RequestError
+from serving.codecs.errors import MalformedBody, NotReady, RequestError
 from serving.codecs.open_inference import open_inference_pb2 as messages
 from serving.codecs.open_inference.grpc import GrpcCodec, describe, target
 from serving.codecs.open_inference.rest import find_model
@@ -45,12 +45,16 @@ async def grpc_running(
     version: str,
     max_message_bytes: int,
     patience: float,
+    check_ready: Callable[[], None],
 ) -> AsyncIterator[None]:
-    """Listen on `address`; at shutdown, calls in flight have `patience` seconds to finish."""
+    """Listen on `address`; at shutdown, calls in flight have `patience` seconds to finish.
+
+    `check_ready` raises `NotReady` while the service is not ready.
+    """
     server = grpc.aio.server(
         options=(("grpc.so_reuseport", 1), ("grpc.max_receive_message_length", max_message_bytes))
     )
-    server.add_generic_rpc_handlers((_Service(endpoints, admission, version),))
+    server.add_generic_rpc_handlers((_Service(endpoints, admission, version, check_ready),))
     server.add_insecure_port(address)
     await server.start()
     try:
@@ -62,18 +66,24 @@ async def grpc_running(
 class _Service(grpc.GenericRpcHandler):
     """The methods of the service; gRPC itself replies UNIMPLEMENTED to all others."""
 
-    def __init__(self, endpoints: Mapping[str, Endpoint], admission: Admission, version: str) -> None:
+    def __init__(
+        self,
+        endpoints: Mapping[str, Endpoint],
+        admission: Admission,
+        version: str,
+        check_ready: Callable[[], None],
+    ) -> None:
         self._endpoints = endpoints
         self._models = {name: endpoint.api.entry.manifest for name, endpoint in endpoints.items()}
         self._admission = admission
-        live, ready = messages.ServerLiveResponse(live=True), messages.ServerReadyResponse(ready=True)
+        self._check_ready = check_ready
+        live = messages.ServerLiveResponse(live=True)
         server = messages.ServerMetadataResponse(name="distillery", version=version)
         handlers = {
             # As a stream of one message, a call can be rejected before its message is read.
             "ModelInfer": grpc.stream_unary_rpc_method_handler(self._infer),
             "ServerLive": self._unary(messages.ServerLiveRequest, lambda _: live, public=True),
-            # The port is opened only after the models are loaded.
-            "ServerReady": self._unary(messages.ServerReadyRequest, lambda _: ready, public=True),
+            "ServerReady": self._unary(messages.ServerReadyRequest, self._server_ready, public=True),
             "ServerMetadata": self._unary(messages.ServerMetadataRequest, lambda _: server),
             "ModelReady": self._unary(messages.ModelReadyRequest, self._model_ready),
             "ModelMetadata": self._unary(messages.ModelMetadataRequest, self._model_metadata),
@@ -101,6 +111,13 @@ class _Service(grpc.GenericRpcHandler):
         self._admission.hold(request, len(content))
         request.assign(self._endpoints[self._find(*target(content)).name])
         return head, content
+
+    def _server_ready(self, _: messages.ServerReadyRequest) -> Message:
+        try:
+            self._check_ready()
+        except NotReady:
+            return messages.ServerReadyResponse(ready=False)
+        return messages.ServerReadyResponse(ready=True)
 
     def _model_ready(self, request: messages.ModelReadyRequest) -> Message:
         self._find(request.name, request.version)

@@ -47,6 +47,7 @@ class HttpConnection(HttpToolsProtocol):
         self._within_head = self._within_message = False
         self._head_bytes = 0
         self._message_began = self._idle_since = 0.0
+        self._closing = False  # with the next response
         self._is_last = False  # no further request is read
         self._probed = False
         self._probe_timer: TimerHandle | None = None
@@ -126,6 +127,7 @@ class HttpConnection(HttpToolsProtocol):
         super().on_headers_complete()
         if self.cycle is not before:
             self.cycle.transport = self._response_transport  # type: ignore[assignment]
+            self.cycle.keep_alive = self.cycle.keep_alive and not self._closing
 
     def on_message_complete(self) -> None:
         self._within_message = False
@@ -141,7 +143,8 @@ class HttpConnection(HttpToolsProtocol):
         else:
             content = error_body(code, message)
             parts = [STATUS_LINE[status]]
-            parts += (b"%b: %b\r\n" % header for header in self.server_state.default_headers)
+            defaults = self.server_state.default_headers
+            parts += (b"%b: %b\r\n" % header for header in defaults if header[0] != b"connection")
             parts.append(b"content-type: application/json\r\ncontent-length: %d\r\n" % len(content))
             parts += (b"connection: close\r\n\r\n", content)
             self.transport.write(b"".join(parts))
@@ -149,6 +152,10 @@ class HttpConnection(HttpToolsProtocol):
             self._finish()
 
     # Ending
+
+    def close_after_response(self) -> None:
+        """Close the connection with the next response, which says so."""
+        self._closing = True
 
     def _write(self, data: bytes) -> None:
         """Send a part of a response; when a client leaves, uvicorn stops only the last of its pipelined requests."""

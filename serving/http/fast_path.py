@@ -33,6 +33,7 @@ from serving.http.app import Route
 from serving.http.connection import HttpConnection
 
 _LENGTH = re.compile(rb"\r\ncontent-length: ?([0-9]{1,9})(?=\r\n)", re.IGNORECASE)
+_CLOSE = (b"connection", b"close")
 _UNSUPPORTED = (b"expect", b"transfer-encoding")
 
 
@@ -135,11 +136,13 @@ class FastPathProtocol(HttpConnection):
         assert self._raw_head  # noqa: S101 - it is replaced only between requests
         headers = (*self.server_state.default_headers, *reply.headers, *self._raw_head.response_headers)
         parts = [STATUS_LINE[reply.status], b"content-length: %d" % len(reply.content)]
+        if self._closing and _CLOSE not in headers:
+            headers = (*headers, _CLOSE)
         parts += (b"\r\n%b: %b" % header for header in headers)
         parts += (b"\r\n\r\n", reply.content)
         self.transport.write(b"".join(parts))
         self._request = None
-        if self._is_last:
+        if self._closing or self._is_last:
             self._close()
             return
         self.server_state.total_requests += 1
@@ -157,7 +160,7 @@ class FastPathProtocol(HttpConnection):
 
     def shutdown(self) -> None:
         if self._request:
-            self._is_last = True
+            self._closing = True
         else:
             super().shutdown()
 

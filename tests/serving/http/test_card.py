@@ -36,7 +36,7 @@ def repository(two_models: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
 def get(repository: Path) -> Get:
     """GET a path from the routes alone, without a server."""
     app = FastAPI()
-    add_routes(app, load_repository(repository), "student", guard={})
+    add_routes(app, load_repository(repository), "student", guard={}, check_ready=lambda: None)
 
     async def fetch(path: str) -> httpx.Response:
         async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as client:
