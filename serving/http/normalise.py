@@ -56,7 +56,7 @@ class NormalisedRequests:
         changes["path"] = root_path + route_path(route_path(scope["path"], root_path), self._root_path)
         if scope["method"] == "HEAD":
             changes["method"] = "GET"
-        await app(scope | changes, receive, send)
+        await app({**scope, **changes}, receive, send)
 
 
 def _prefix(headers: Headers) -> str:
