@@ -10,8 +10,12 @@ signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
 import os
 import tempfile
 
+from pydantic import Field
+from pydantic_settings import SettingsConfigDict
+
 import distillery
 from serving.config import ServiceSettings
+from serving.health import TEMPORARY, check_ready, served_url
 
 
 class Serve(ServiceSettings):
@@ -27,14 +31,44 @@ class Serve(ServiceSettings):
     )
 
     def run(self) -> None:
-        with tempfile.TemporaryDirectory(prefix="distillery-metrics-") as folder:
+        with _temporary_folder() as folder:
             os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder  # read when prometheus_client is imported
             from serving.service import serve  # noqa: PLC0415
 
             serve(self)
 
 
-COMMANDS: dict[str, type[distillery.Command]] = {"serve": Serve}
+def _temporary_folder() -> tempfile.TemporaryDirectory[str]:
+    """Create the folder of the metrics that all processes share. Raises `DistilleryError`."""
+    try:
+        return tempfile.TemporaryDirectory(prefix=TEMPORARY)
+    except OSError as error:
+        raise distillery.DistilleryError(
+            f"no temporary folder can be written ({error.strerror}), and the processes share their metrics in one: "
+            "mount a tmpfs at /tmp, or name a writable folder with TMPDIR or PROMETHEUS_MULTIPROC_DIR"
+        ) from None
+
+
+class Health(distillery.Command):
+    """Check that the service is ready; the exit status is 0 or 1.
+
+    A container's health check runs this command: it needs neither host nor port.
+    """
+
+    # The variables and the file of the service may be those of its health check.
+    model_config = SettingsConfigDict(extra="ignore")
+    examples = ("distillery-serve health", "distillery-serve health --url http://127.0.0.1:8001")
+
+    url: str | None = Field(
+        None, description="address of the service; default: that of the one this user started last"
+    )
+    timeout: float = Field(5.0, gt=0, description="maximum time for the service to respond")
+
+    def run(self) -> None:
+        check_ready(self.url or served_url(), timeout=self.timeout)
+
+
+COMMANDS: dict[str, type[distillery.Command]] = {"serve": Serve, "health": Health}
 
 
 def run() -> None:

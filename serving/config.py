@@ -20,6 +20,25 @@ Names = Annotated[list[str], NoDecode, BeforeValidator(_split)]
 """A list, separated by commas in an environment variable too."""
 
 
+def _valid_key(key: object) -> object:
+    """Return the key as a header carries it, without the line break that ends a file of secrets.
+
+    The messages do not contain the key. Raises `ValueError`.
+    """
+    if key is None or isinstance(key, SecretStr):  # the default, or checked already
+        return key
+    if not isinstance(key, str):
+        raise ValueError("must be a string; put the key in quotes")
+    key = key.strip()  # HTTP removes whitespace around the value of a header
+    if not key:
+        raise ValueError(
+            "is empty: is a secret missing? Set DISTILLERY_API_KEY to the key, or unset it to serve without one"
+        )
+    if not (key.isascii() and key.isprintable()):
+        raise ValueError("contains a character that no header can carry; use printable ASCII characters")
+    return key
+
+
 class ListenSettings(Command):
     """Addresses and processes."""
 
@@ -34,7 +53,7 @@ class ListenSettings(Command):
         description="also serve gRPC on this port; 0: any free one; needs the extra grpc",
     )
     api_servers: PositiveInt = Field(
-        default_factory=usable_cores, description="API processes; default: one per core"
+        default_factory=usable_cores, description="API processes; default: one per usable core"
     )
     fast_path: bool = Field(
         True, description="serve the repeated requests of a connection without uvicorn's parser"
@@ -122,8 +141,8 @@ class InferenceSettings(Command):
     workers_per_model: PositiveInt = Field(
         1, description="worker processes per model, with --executor workers"
     )
-    device: Literal["cpu", "cuda"] = Field(
-        "cpu", description="device to run models on; cuda needs onnxruntime-gpu"
+    device: Literal["auto", "cpu", "cuda"] = Field(
+        "cpu", description="device to run models on; cuda needs onnxruntime-gpu; auto: CUDA if it works"
     )
     threads: PositiveInt = Field(1, description="CPU threads per inference run")
     max_batch: PositiveInt = Field(64, description="maximum images per batch")
@@ -138,10 +157,10 @@ class LimitSettings(Command):
 
     group = "limit"
 
-    api_key: SecretStr | None = Field(
+    api_key: Annotated[SecretStr | None, BeforeValidator(_valid_key), Metavar("KEY")] = Field(
         None,
         description="key that prediction requests must send in the header X-API-Key; set DISTILLERY_API_KEY rather "
-        "than this option, which other users of the machine can see",
+        "than this option, which other users of the machine can see; whitespace around it is removed",
     )
     max_body_bytes: PositiveInt = Field(16 * 1024 * 1024, description="maximum size of a request body")
     max_images: PositiveInt = Field(256, description="maximum images per request")

@@ -26,7 +26,7 @@ from typing import Any, Protocol
 from fastapi import APIRouter, FastAPI
 from starlette.types import ASGIApp
 
-from distillery import DistilleryError, unknown
+from distillery import DistilleryError, notify, unknown
 from serving.codecs.base import BodyLimits
 from serving.codecs.errors import NotReady
 from serving.config import ServiceSettings
@@ -36,6 +36,7 @@ from serving.engine.lit_api import DigitAPI, ModelSettings
 from serving.engine.recorder import CpuMetrics, RequestMetrics
 from serving.engine.request import Endpoint
 from serving.grpc.port import grpc_address
+from serving.health import write_url
 from serving.http.app import PredictionRoutes
 from serving.http.connection import HttpConnection
 from serving.http.cross_origin import CrossOrigin
@@ -48,7 +49,8 @@ from serving.http.v2_openapi import describe_inference
 from serving.http.v2_routes import add_v2_routes
 from serving.http.v2_statistics import add_statistics_routes
 from serving.model.repository import ModelEntry, load_repository
-from serving.model.session import check_device
+from serving.model.session import resolve_device
+from serving.processes.file_limit import raise_file_limit
 from serving.processes.lifeline import Lifeline
 from serving.processes.litserve import DigitServer, WorkerPaths
 from serving.processes.sockets import Listeners
@@ -196,12 +198,14 @@ class Service:
         grpc = f" · gRPC at {self.grpc_address}" if self.grpc_address else ""
         names = ", ".join(f"{name} (default)" if name == self.default else name for name in self.models)
         processes = f"{self.settings.api_servers} API processes, executor {self.settings.executor}"
-        print(f"distillery-serve: ready at {url}{grpc} · {names} · {processes}", flush=True)
+        write_url(url)
+        notify(f"distillery-serve: ready at {url}{grpc} · {names} · {processes}")
 
 
 def serve(settings: ServiceSettings) -> None:
     """Build the service and run it. Raises `DistilleryError` if it cannot start."""
     _configure_logging(settings)
+    raise_file_limit(settings.api_servers)
     with grpc_address(settings.host, settings.grpc_port) as address:
         build(settings, grpc_address=address).run()
 
@@ -228,7 +232,7 @@ def _configure_logging(settings: ServiceSettings) -> None:
 
 def build(settings: ServiceSettings, *, grpc_address: str | None = None) -> Service:
     """Load and verify the repository, and assemble the service. Raises `DistilleryError`."""
-    check_device(settings.device)
+    device = resolve_device(settings.device)
     models = load_repository(settings.models_dir)
     default = choose_default(models, settings.default_model)
     admission = Admission(
@@ -242,7 +246,7 @@ def build(settings: ServiceSettings, *, grpc_address: str | None = None) -> Serv
     )
     limits = BodyLimits(settings.max_images, settings.max_pixels, settings.max_body_bytes)
     model_settings = ModelSettings(
-        limits, settings.threads, settings.device, settings.max_batch, settings.reject_unaccepted
+        limits, settings.threads, device, settings.max_batch, settings.reject_unaccepted
     )
     server = DigitServer(
         [DigitAPI(entry, model_settings) for entry in models.values()],
