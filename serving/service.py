@@ -24,7 +24,7 @@ from multiprocessing.process import BaseProcess
 from typing import Any, Protocol
 
 from fastapi import APIRouter, FastAPI
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from starlette.types import ASGIApp
 
 from distillery import DistilleryError, notify, unknown
 from serving.codecs.base import BodyLimits
@@ -38,7 +38,11 @@ from serving.engine.request import Endpoint
 from serving.grpc.port import grpc_address
 from serving.health import write_url
 from serving.http.app import PredictionRoutes
+from serving.http.connection import HttpConnection
+from serving.http.cross_origin import CrossOrigin
+from serving.http.documentation import add_documentation
 from serving.http.fast_path import FastPathProtocol
+from serving.http.normalise import NormalisedRequests
 from serving.http.openapi import describe_predictions
 from serving.http.routes import add_routes, key_guard
 from serving.http.v2_openapi import describe_inference
@@ -75,8 +79,14 @@ class Service:
     default: str
     admission: Admission
     server: DigitServer
-    app: PredictionRoutes
+    routes: PredictionRoutes
+    cross_origin: CrossOrigin | None
     grpc_address: str | None
+
+    @property
+    def app(self) -> ASGIApp:
+        """The ASGI application."""
+        return self.cross_origin or self.routes
 
     def run(self) -> None:
         """Serve until SIGTERM or SIGINT. Raises `ServiceError`."""
@@ -92,7 +102,13 @@ class Service:
     def run_api(self, index: int, listeners: Listeners, lifeline: Lifeline) -> None:
         """Run one API process."""
         self.server.run_api(
-            self.app, index, listeners, lifeline, http=self.protocol(), log_level=self.settings.log_level
+            self.app,
+            index,
+            listeners,
+            lifeline,
+            http=self.protocol(),
+            keep_alive=self.settings.keep_alive,
+            log_level=self.settings.log_level,
         )
 
     def _start_api(self, index: int, listeners: Listeners, lifeline: Lifeline) -> BaseProcess:
@@ -110,9 +126,10 @@ class Service:
 
     def protocol(self) -> Any:
         """Return the protocol of an HTTP connection, to be passed to `uvicorn.Config(http=…)`."""
-        if self.settings.fast_path:
-            return partial(FastPathProtocol, self.app.find, self.admission)
-        return HttpToolsProtocol
+        if not self.settings.fast_path:
+            return partial(HttpConnection, self.settings.client_timeout)
+        headers = self.cross_origin.response_headers if self.cross_origin else lambda _: ()
+        return partial(FastPathProtocol, self.routes.find, self.admission, headers)
 
     @asynccontextmanager
     async def lifespan(self, app: FastAPI) -> AsyncIterator[None]:  # noqa: ARG002 - FastAPI's signature
@@ -124,7 +141,7 @@ class Service:
                 )
                 for api in self.server.apis
             }
-            self.app.open(endpoints, self.default)
+            self.routes.open(endpoints, self.default)
             metrics: list[_Metrics] = [CpuMetrics("api")]
             metrics += [endpoint.metrics for endpoint in endpoints.values()]
             if self.settings.executor == "inprocess":
@@ -223,6 +240,7 @@ def build(settings: ServiceSettings, *, grpc_address: str | None = None) -> Serv
             max_body_bytes=settings.max_body_bytes,
             max_in_flight=settings.max_in_flight,
             request_timeout=settings.request_timeout,
+            client_timeout=settings.client_timeout,
             api_key=settings.api_key.get_secret_value() if settings.api_key else None,
         )
     )
@@ -235,8 +253,10 @@ def build(settings: ServiceSettings, *, grpc_address: str | None = None) -> Serv
         workers_per_model=settings.workers_per_model if settings.executor == "workers" else 0,
         timeout=settings.request_timeout,
     )
-    app = PredictionRoutes(server.app, admission)
-    service = Service(settings, models, default, admission, server, app, grpc_address)
+    others = NormalisedRequests(server.app, settings.root_path, settings.trusted_proxies)
+    routes = PredictionRoutes(others, admission, settings.root_path)
+    cross_origin = CrossOrigin(routes, settings.cors_origins) if settings.cors_origins else None
+    service = Service(settings, models, default, admission, server, routes, cross_origin, grpc_address)
     server.app.include_router(APIRouter(lifespan=service.lifespan))  # FastAPI runs it inside LitServe's
     _add_fastapi_routes(service)
     return service
@@ -258,6 +278,7 @@ def _add_fastapi_routes(service: Service) -> None:
     app.title = "Distillery"
     app.version = version("distillery")
     app.description = "Classification of handwritten digits by a teacher and the students distilled from it."
+    add_documentation(app)
     guard = key_guard(service.admission)
     add_statistics_routes(app, models, guard)
     add_routes(app, models, default, guard, service.check_ready)

@@ -189,9 +189,13 @@ class DigitServer(LitServer):  # type: ignore[misc]
         lifeline: Lifeline,
         *,
         http: Callable[..., asyncio.Protocol],
+        keep_alive: float,
         log_level: str,
     ) -> None:
-        """Run API process number `index`; `http` creates the protocol of a connection, as uvicorn's own does."""
+        """Run API process number `index`; `http` creates the protocol of a connection, as uvicorn's own does.
+
+        `keep_alive`: seconds after which an idle connection is closed.
+        """
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the group; the parent ends it
         signal.signal(signal.SIGTERM, _end)  # called by uvicorn after its own handler
         end_with_parent()
@@ -207,7 +211,8 @@ class DigitServer(LitServer):  # type: ignore[misc]
             log_level=log_level,
             access_log=False,
             server_header=False,
-            proxy_headers=False,
+            proxy_headers=False,  # `serving.http.normalise` reads them
+            timeout_keep_alive=keep_alive,  # type: ignore[arg-type] # its type is int, but any number works
             timeout_graceful_shutdown=math.ceil(self.timeout),
         )
         gc.collect()
