@@ -1,8 +1,6 @@
 """`distillery-serve`: `python -m serving --models-dir models --port 8000`."""
 
-import os
 import sys
-import tempfile
 
 import distillery
 from serving.config import ServiceSettings
@@ -21,11 +19,9 @@ class Serve(ServiceSettings):
     )
 
     def run(self) -> None:
-        with tempfile.TemporaryDirectory(prefix="distillery-metrics-") as folder:
-            os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder  # read when prometheus_client is imported
-            from serving.service import serve  # noqa: PLC0415
+        from serving.service import serve  # noqa: PLC0415 - `--help` needs no models, LitServe or onnxruntime
 
-            serve(self)
+        serve(self)
 
 
 COMMANDS: dict[str, type[distillery.Command]] = {"serve": Serve}

@@ -28,11 +28,15 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from distillery import DistilleryError, unknown
 from serving.codecs.base import BodyLimits
+from serving.codecs.open_inference.rest import OpenInferenceCodec
+from serving.codecs.predict import PredictCodec
+from serving.codecs.read import MAX_CANDIDATES
 from serving.config import ServiceSettings
 from serving.engine.admission import Admission, AdmissionLimits
 from serving.engine.executors import Executor, InProcess, Workers
 from serving.engine.lit_api import DigitAPI, ModelSettings
-from serving.engine.recorder import CpuMetrics, RequestMetrics
+from serving.engine.metrics import Metrics, Values, metrics_table
+from serving.engine.recorder import CpuMetrics, RequestMetrics, RunMetrics, UnknownModelMetrics
 from serving.engine.request import Endpoint
 from serving.grpc.port import grpc_address
 from serving.http.app import PredictionRoutes
@@ -46,6 +50,9 @@ from serving.model.repository import ModelEntry, load_repository
 from serving.model.session import check_device
 from serving.processes.litserve import DigitServer
 from serving.processes.supervisor import Listeners, can_fork
+
+PROTOCOLS = (PredictCodec.name, OpenInferenceCodec.name, "grpc")
+"""The names of all codecs; that of gRPC is literal, because its module needs the extra `grpc`."""
 
 _PREFERRED = ("fast-int8", "student-int8", "student")
 _PUBLISH_SECONDS = 0.1
@@ -64,6 +71,7 @@ class Service:
     models: Mapping[str, ModelEntry]
     default: str
     admission: Admission
+    metrics: Metrics
     server: DigitServer
     app: PredictionRoutes
     grpc_address: str | None
@@ -85,6 +93,7 @@ class Service:
         )
 
     def _start_api(self, index: int, listeners: Listeners) -> BaseProcess:
+        self.metrics.clear_gauges(index)
         name = f"API process {index}"
         process: BaseProcess
         if can_fork():
@@ -92,7 +101,7 @@ class Service:
             process = fork.Process(target=self.run_api, args=(index, listeners), name=name)
         else:
             spawn = multiprocessing.get_context("spawn")
-            parts = (self.settings, self.grpc_address, self.server.channels)
+            parts = (self.settings, self.grpc_address, self.metrics, self.server.channels)
             process = spawn.Process(target=_run_spawned, args=(*parts, index, listeners), name=name)
         process.start()
         return process
@@ -106,30 +115,33 @@ class Service:
     @asynccontextmanager
     async def lifespan(self, app: FastAPI) -> AsyncIterator[None]:  # noqa: ARG002 - FastAPI's signature
         """Load the models in an API process, open their routes and publish metrics."""
+        row = self.metrics.row(self.server.index)
         with ThreadPoolExecutor(1, "runs") as runner, ThreadPoolExecutor(_DECODERS, "decodes") as decoders:
             endpoints = {
-                api.entry.name: Endpoint(
-                    api, self._executor(api, runner), decoders, RequestMetrics(api.entry.name)
-                )
-                for api in self.server.apis
+                name: Endpoint(api, self._executor(api, runner, row), decoders, RequestMetrics(row, name))
+                for name, api in zip(self.models, self.server.apis, strict=True)
             }
             self.app.open(endpoints, self.default)
-            metrics: list[_Metrics] = [CpuMetrics("api")]
-            metrics += [endpoint.metrics for endpoint in endpoints.values()]
+            recorders: list[_Recorder] = [
+                CpuMetrics(row, "api"),
+                UnknownModelMetrics(row, self.admission.unknown_model),
+            ]
+            recorders += [endpoint.metrics for endpoint in endpoints.values()]
             if self.settings.executor == "inprocess":
-                metrics += [api.metrics for api in self.server.apis]
-            publishing = asyncio.create_task(_publish_loop(self.admission, metrics))
+                recorders += [api.metrics for api in self.server.apis]
+            publishing = asyncio.create_task(_publish_loop(self.admission, recorders))
             async with self._grpc(endpoints):
                 self.server.report_ready()
                 yield
             publishing.cancel()
-            for one in metrics:
+            for one in recorders:
                 one.publish()
 
-    def _executor(self, api: DigitAPI, runner: ThreadPoolExecutor) -> Executor:
+    def _executor(self, api: DigitAPI, runner: ThreadPoolExecutor, row: Values) -> Executor:
         if self.settings.executor == "workers":
             return Workers(api, self.server.run_in_worker, self.settings.workers_per_model)
         api.setup("cpu")
+        api.metrics = RunMetrics(row, api.entry.name)
         return InProcess(api, runner)
 
     def _grpc(self, endpoints: Mapping[str, Endpoint]) -> AbstractAsyncContextManager[None]:
@@ -141,7 +153,9 @@ class Service:
             self.grpc_address,
             endpoints,
             self.admission,
+            self.metrics,
             version=version("distillery"),
+            max_images=self.settings.max_images,
             max_message_bytes=self.settings.max_body_bytes,
             patience=self.settings.request_timeout,
         )
@@ -163,13 +177,14 @@ def serve(settings: ServiceSettings) -> None:
 def _run_spawned(
     settings: ServiceSettings,
     grpc_address: str | None,
+    metrics: Metrics,
     channels: tuple[Any, ...],
     index: int,
     listeners: Listeners,
 ) -> None:
     """Build the service again and run one API process, where processes cannot be forked."""
     _configure_logging(settings)
-    service = build(settings, grpc_address=grpc_address)
+    service = build(settings, grpc_address=grpc_address, metrics=metrics)
     service.server.connect(channels)
     service.run_api(index, listeners)
 
@@ -179,8 +194,13 @@ def _configure_logging(settings: ServiceSettings) -> None:
     logging.getLogger("python_multipart").setLevel(logging.ERROR)  # clients' errors belong in their responses
 
 
-def build(settings: ServiceSettings, *, grpc_address: str | None = None) -> Service:
-    """Load and verify the repository, and assemble the service. Raises `DistilleryError`."""
+def build(
+    settings: ServiceSettings, *, grpc_address: str | None = None, metrics: Metrics | None = None
+) -> Service:
+    """Load and verify the repository, and assemble the service. Raises `DistilleryError`.
+
+    `metrics` are those of the parent process, where the service is built again by a child.
+    """
     check_device(settings.device)
     models = load_repository(settings.models_dir)
     default = choose_default(models, settings.default_model)
@@ -196,16 +216,26 @@ def build(settings: ServiceSettings, *, grpc_address: str | None = None) -> Serv
     model_settings = ModelSettings(
         limits, settings.threads, settings.device, settings.max_batch, settings.reject_unaccepted
     )
+    metrics = metrics or _metrics(settings, models)
     server = DigitServer(
         [DigitAPI(entry, model_settings) for entry in models.values()],
+        metrics,
+        api_servers=settings.api_servers,
         workers_per_model=settings.workers_per_model if settings.executor == "workers" else 0,
         timeout=settings.request_timeout,
     )
     app = PredictionRoutes(server.app, admission)
-    service = Service(settings, models, default, admission, server, app, grpc_address)
+    service = Service(settings, models, default, admission, metrics, server, app, grpc_address)
     server.app.include_router(APIRouter(lifespan=service.lifespan))  # FastAPI runs it inside LitServe's
-    _add_fastapi_routes(server.app, models, default, admission, settings.max_images)
+    _add_fastapi_routes(server.app, models, default, admission, metrics, settings.max_images)
     return service
+
+
+def _metrics(settings: ServiceSettings, models: Collection[str]) -> Metrics:
+    """Allocate the metrics of all processes: API processes, then workers. Raises `SharedMemoryError`."""
+    workers = len(models) * settings.workers_per_model if settings.executor == "workers" else 0
+    max_run = settings.max_batch + max(settings.max_images, MAX_CANDIDATES)  # what is queued, and one request
+    return Metrics(metrics_table(models, PROTOCOLS, max_run), settings.api_servers + workers)
 
 
 def choose_default(models: Iterable[str], wanted: str | None) -> str:
@@ -219,28 +249,33 @@ def choose_default(models: Iterable[str], wanted: str | None) -> str:
 
 
 def _add_fastapi_routes(
-    app: FastAPI, models: Mapping[str, ModelEntry], default: str, admission: Admission, max_images: int
+    app: FastAPI,
+    models: Mapping[str, ModelEntry],
+    default: str,
+    admission: Admission,
+    metrics: Metrics,
+    max_images: int,
 ) -> None:
     app.title = "Distillery"
     app.version = version("distillery")
     app.description = "Classification of handwritten digits by a teacher and the students distilled from it."
     guard = key_guard(admission)
-    add_statistics_routes(app, models, guard)
-    add_routes(app, models, default, guard)
+    add_statistics_routes(app, models, metrics, guard)
+    add_routes(app, models, default, metrics, guard)
     add_v2_routes(app, models, guard, max_images=max_images)
     describe_inference(app, models, guarded=bool(guard))
     describe_predictions(app, models, default, guarded=bool(guard))
 
 
-class _Metrics(Protocol):
+class _Recorder(Protocol):
     def publish(self) -> None:
-        """Write the values recorded since the last call to the files shared by all processes."""
+        """Write the values recorded since the last call to the metrics shared by all processes."""
 
 
-async def _publish_loop(admission: Admission, metrics: Collection[_Metrics]) -> None:
+async def _publish_loop(admission: Admission, recorders: Collection[_Recorder]) -> None:
     """Periodically do what would cost too much per request: publish metrics and check deadlines."""
     while True:
         await asyncio.sleep(_PUBLISH_SECONDS)
         admission.expire_late()
-        for one in metrics:
+        for one in recorders:
             one.publish()

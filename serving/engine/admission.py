@@ -7,6 +7,7 @@ from itertools import takewhile
 from typing import Protocol
 
 from serving.codecs.errors import BodyTooLarge, Overloaded, Unauthorized
+from serving.engine.recorder import StatusCounts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +41,8 @@ class Admission:
         self._key = limits.api_key.encode() if limits.api_key else None
         self._in_flight: dict[Expiring, None] = {}  # oldest first
         self._held_bytes = 0
+        self.unknown_model = StatusCounts()
+        """Of completed requests that named no served model, until they are published."""
 
     def enter(self, request: Expiring) -> None:
         """Add a request in flight."""

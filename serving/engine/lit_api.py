@@ -43,6 +43,7 @@ class DigitAPI(LitAPI):  # type: ignore[misc]
 
     session: Session
     metrics: RunMetrics
+    """Set by the process that runs the model, which has a row of the shared metrics."""
 
     def __init__(self, entry: ModelEntry, settings: ModelSettings, loop: LitLoop | None = None) -> None:
         super().__init__(
@@ -54,7 +55,6 @@ class DigitAPI(LitAPI):  # type: ignore[misc]
     def setup(self, device: str) -> None:  # noqa: ARG002 - `settings.device` replaces LitServe's device
         """Load and warm up the model in the process that runs it."""
         self.session = Session(self.entry.path, threads=self.settings.threads, device=self.settings.device)
-        self.metrics = RunMetrics(self.entry.name)
 
     def decode_request(self, request: bytes, *, codec: Codec, head: Head) -> Query:
         """Decode a request body to images. Raises `RequestError`."""

@@ -47,7 +47,8 @@ from starlette.types import ASGIApp
 from serving.codecs.base import Prediction
 from serving.codecs.errors import TimedOut
 from serving.engine.lit_api import DigitAPI, run_batch
-from serving.engine.recorder import CpuMetrics
+from serving.engine.metrics import Metrics
+from serving.engine.recorder import CpuMetrics, RunMetrics
 from serving.model.tensors import Images
 from serving.processes.supervisor import Listeners, Supervisor, bind, end_with_parent, format_address
 
@@ -61,15 +62,18 @@ class DrainLoop(LitLoop):  # type: ignore[misc]
     LitServe's own loops poll or keep a core busy.
     """
 
-    def __init__(self, ready: Connection) -> None:
+    def __init__(self, ready: Connection, metrics: Metrics, first_row: int) -> None:
+        """Publish the metrics of worker n in row `first_row` + n."""
         super().__init__()
         self._ready: Connection | None = ready
+        self._metrics = metrics
+        self._first_row = first_row
 
     def run(  # the signature is LitServe's
         self,
         lit_api: DigitAPI,
         device: str,  # noqa: ARG002
-        worker_id: int,  # noqa: ARG002
+        worker_id: int,
         request_queue: "Queue[Any]",
         transport: Any,
         workers_setup_status: Any,  # noqa: ARG002
@@ -79,7 +83,9 @@ class DrainLoop(LitLoop):  # type: ignore[misc]
         if self._ready:
             signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the group; the parent ends it
             end_with_parent()
-            self._cpu = CpuMetrics("worker")
+            row = self._metrics.row(self._first_row + worker_id)
+            lit_api.metrics = RunMetrics(row, lit_api.entry.name)
+            self._cpu = CpuMetrics(row, "worker")
             self._cpu.publish()
             self._ready.send_bytes(b"ready")
             self._ready = None
@@ -112,10 +118,19 @@ class DrainLoop(LitLoop):  # type: ignore[misc]
 class DigitServer(LitServer):  # type: ignore[misc]
     """LitServe's application and workers, supervised by `serving.processes.supervisor`.
 
-    With `workers_per_model` 0, no worker is started and the models run in the API processes.
+    With `workers_per_model` 0, no worker is started and the models run in the API processes. The rows of `metrics` are
+    those of the API processes, then those of the workers by model.
     """
 
-    def __init__(self, apis: Sequence[DigitAPI], *, workers_per_model: int, timeout: float) -> None:
+    def __init__(
+        self,
+        apis: Sequence[DigitAPI],
+        metrics: Metrics,
+        *,
+        api_servers: int,
+        workers_per_model: int,
+        timeout: float,
+    ) -> None:
         super().__init__(
             list(apis),
             accelerator="cpu",  # "auto" may import torch; the sessions choose their device themselves
@@ -125,12 +140,13 @@ class DigitServer(LitServer):  # type: ignore[misc]
         )
         self.apis = apis
         self._in_process = workers_per_model == 0
-        self._index = 0
+        self.index = 0
+        """The number of this API process."""
         self._numbers = itertools.count()
         self._report, self._ready = multiprocessing.Pipe(duplex=False)
         self._transport: Any = None  # without workers
-        for api in apis:
-            api.loop = DrainLoop(self._ready)
+        for number, api in enumerate(apis):
+            api.loop = DrainLoop(self._ready, metrics, api_servers + number * workers_per_model)
 
     def register_endpoints(self) -> None:
         """Add no routes; LitServe's are replaced by `serving.http.app` and `serving.http.routes`."""
@@ -142,9 +158,7 @@ class DigitServer(LitServer):  # type: ignore[misc]
             yield
             return
         receiving = asyncio.create_task(
-            response_queue_to_buffer(
-                self._transport, self.response_buffer, self._index, self.litapi_connector
-            )
+            response_queue_to_buffer(self._transport, self.response_buffer, self.index, self.litapi_connector)
         )
         yield
         receiving.cancel()
@@ -159,7 +173,7 @@ class DigitServer(LitServer):  # type: ignore[misc]
         uid = next(self._numbers)
         item = self.response_buffer[uid] = ResponseBufferItem(asyncio.Event())
         try:
-            self._get_request_queue(api.api_path).put((self._index, uid, time.monotonic(), inputs))
+            self._get_request_queue(api.api_path).put((self.index, uid, time.monotonic(), inputs))
             async with asyncio.timeout(self.timeout):
                 await item.event.wait()
         except TimeoutError:
@@ -237,7 +251,7 @@ class DigitServer(LitServer):  # type: ignore[misc]
         for listener in listeners:
             if listener is not listeners[index]:
                 listener.close()
-        self._index = index
+        self.index = index
         config = uvicorn.Config(
             app,
             http=http,  # type: ignore[arg-type] # a class or a factory

@@ -23,7 +23,6 @@ from multiprocessing.process import BaseProcess
 from typing import Any
 
 from distillery import DistilleryError
-from serving.engine.metrics import forget_process
 
 _MIN_LIFETIME_S = 1.0  # a process that dies earlier would only die again
 
@@ -184,7 +183,6 @@ class Supervisor:
 
     def _replace(self, index: int, process: BaseProcess) -> None:
         process.join()
-        forget_process(process.pid or 0)
         if self._workers or time.monotonic() - self._started_at[index] < _MIN_LIFETIME_S:
             raise ServiceError(f"{process.name} ended with status {process.exitcode}: the service ends too")
         print(

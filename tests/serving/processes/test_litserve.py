@@ -17,6 +17,7 @@ from litserve.utils import LitAPIStatus, LoopResponseType, ResponseBufferItem
 
 from serving.codecs.base import BodyLimits
 from serving.engine.lit_api import DigitAPI, ModelSettings
+from serving.engine.metrics import Metrics, metrics_table
 from serving.model.repository import load_repository
 from serving.processes.litserve import DigitServer
 
@@ -67,6 +68,7 @@ def test_a_worker_is_launched_with_the_queue_transport_and_loop_of_the_server() 
     for part in (
         'mp.get_context("spawn")',
         "target=inference_worker",
+        "for worker_id, device in enumerate(inference_workers_config)",  # rows of the metrics
         "self._get_request_queue(lit_api.api_path)",
         "self._transport",
         "self.workers_setup_status[",
@@ -104,7 +106,8 @@ def test_the_server_has_none_of_litserves_routes(model_repository: Path) -> None
     apis = [
         DigitAPI(entry, ModelSettings(BodyLimits())) for entry in load_repository(model_repository).values()
     ]
-    server = DigitServer(apis, workers_per_model=0, timeout=1)
+    metrics = Metrics(metrics_table([api.entry.name for api in apis], ["rest"], 1), 1)
+    server = DigitServer(apis, metrics, api_servers=1, workers_per_model=0, timeout=1)
     paths = {route.path for route in server.app.routes}
     assert paths == {"/openapi.json", "/docs", "/docs/oauth2-redirect", "/redoc"}
     assert [api.request_timeout for api in apis] == [1] * len(apis)

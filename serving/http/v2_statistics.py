@@ -1,0 +1,39 @@
+"""The routes of Triton's statistics extension: `serving.engine.statistics`.
+
+GET /v2/models/stats
+GET /v2/models/{model}[/versions/{version}]/stats
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from fastapi import FastAPI
+
+from serving.codecs.open_inference.rest import find_model
+from serving.engine.metrics import Metrics
+from serving.engine.statistics import Statistics, model_statistics
+from serving.http.v2_routes import v2_router
+from serving.model.repository import ModelEntry
+
+
+def add_statistics_routes(
+    app: FastAPI, models: Mapping[str, ModelEntry], metrics: Metrics, guard: Mapping[str, Any]
+) -> None:
+    """Add the routes to `app`, protected by `guard`; before `/v2/models/{model}`, which would match "stats" too."""
+    manifests = {name: entry.manifest for name, entry in models.items()}
+    every, one = v2_router("/models", guard), v2_router("/models/{model}", guard, 404)
+
+    @every.get("/stats", summary="Statistics of every model")
+    async def all_statistics() -> Statistics:
+        return model_statistics(metrics, manifests.values())
+
+    @one.get("/stats", summary="Statistics of a model")
+    async def statistics(model: str) -> Statistics:
+        return model_statistics(metrics, [find_model(manifests, model)])
+
+    @one.get("/versions/{version}/stats", summary="Statistics of a version")
+    async def versions_statistics(model: str, version: str) -> Statistics:
+        return model_statistics(metrics, [find_model(manifests, model, version)])
+
+    app.include_router(every)
+    app.include_router(one)
