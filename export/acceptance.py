@@ -23,7 +23,7 @@ from onnx import helper, numpy_helper
 from export.graph import Graph
 from export.outliers import Samples
 from export.splits import Splits
-from serving.model.acceptance import confidence_of
+from serving.model.acceptance import confidence_of, most_probable
 from serving.model.repository import OUTLIER, Acceptance
 from serving.model.tensors import Images
 from training.data.mnist import Digits
@@ -60,7 +60,7 @@ def add_rule(graph: Graph, unit: OutlierUnit, splits: Splits, risk: float) -> tu
     power = fit_power(*_results(graph, splits.validation, power=1))
     rule = choose_threshold(*_results(graph, splits.validation, power), risk)
     test, correct = _results(graph, splits.test, power)
-    accepted = test >= np.float32(rule.value)
+    accepted = test >= rule.value
     return graph, Acceptance(
         power=power,
         threshold=rule.value,
@@ -72,7 +72,7 @@ def add_rule(graph: Graph, unit: OutlierUnit, splits: Splits, risk: float) -> tu
         test_accepted=int(accepted.sum()),
         test_errors=int((accepted & ~correct).sum()),
         outliers_accepted={
-            kind: round(float((confidence(graph, images, power) >= np.float32(rule.value)).mean()), 4)
+            kind: round(float((confidence(graph, images, power) >= rule.value).mean()), 4)
             for kind, images in splits.samples.validation.items()
         },
     )
@@ -107,9 +107,9 @@ def fit_outlier_unit(graph: Graph, samples: Samples) -> OutlierUnit:
     return OutlierUnit(weight, float(found[-1] - weight @ mean))
 
 
-def fit_power(shares: NDArray[np.float32], correct: NDArray[np.bool_]) -> float:
+def fit_power(shares: NDArray[np.float64], correct: NDArray[np.bool_]) -> float:
     """Return the power of `shares` that maximises the likelihood of `correct`, 0.05 to 5."""
-    nats = -np.log(np.maximum(shares.astype(np.float64), 1e-30))
+    nats = -np.log(np.maximum(shares, 1e-30))
 
     def loss(power: float) -> float:
         wrong = -np.log(np.maximum(-np.expm1(-power * nats), 1e-12))  # -log(1 - share ** power)
@@ -118,14 +118,14 @@ def fit_power(shares: NDArray[np.float32], correct: NDArray[np.bool_]) -> float:
     return round(float(scipy.optimize.minimize_scalar(loss, bounds=(0.05, 5), method="bounded").x), 6)
 
 
-def choose_threshold(confidences: NDArray[np.float32], correct: NDArray[np.bool_], risk: float) -> Threshold:
+def choose_threshold(confidences: NDArray[np.float64], correct: NDArray[np.bool_], risk: float) -> Threshold:
     """Return the lowest threshold of at least 0.5 at which at most a share of `risk` of the accepted are errors.
 
     It lies halfway between two confidences, so that rounding on another machine does not move a digit across it.
     Nothing is accepted if no threshold has so few errors.
     """
     order = np.argsort(-confidences, kind="stable")
-    ranked = confidences[order].astype(np.float64)
+    ranked = confidences[order]
     errors = np.cumsum(~correct[order])
     accepted = np.arange(1, len(ranked) + 1)
     following = np.append(ranked[1:], 0.0)
@@ -165,13 +165,13 @@ def with_outlier_unit(graph: Graph, unit: OutlierUnit) -> Graph:
     return Graph(model)
 
 
-def confidence(graph: Graph, images: Images, power: float = 1) -> NDArray[np.float32]:
+def confidence(graph: Graph, images: Images, power: float = 1) -> NDArray[np.float64]:
     """Return the confidence `[N]` in the predictions of a graph with the outlier unit."""
     logits, probabilities, outlier = graph.run(["logits", "probabilities", OUTLIER.name], images)
-    return confidence_of(logits, probabilities, outlier, power)
+    return np.array(confidence_of(most_probable(probabilities), logits, probabilities, outlier, power))
 
 
-def _results(graph: Graph, digits: Digits, power: float) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+def _results(graph: Graph, digits: Digits, power: float) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
     """Return the confidence in each prediction, `[N]`, and whether it is correct."""
     images = digits.images.numpy()
     return confidence(graph, images, power), graph.logits(images).argmax(axis=1) == digits.labels.numpy()

@@ -1,6 +1,11 @@
 """`distillery-serve`: `python -m serving --models-dir models --port 8000`."""
 
+# ruff: noqa: E402
+import signal
 import sys
+
+# Before the other imports: the first process of a container ignores a signal without a handler.
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
 
 import distillery
 from serving.config import ServiceSettings

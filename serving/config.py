@@ -28,6 +28,13 @@ class ListenSettings(Command):
     fast_path: bool = Field(
         True, description="serve the repeated requests of a connection without uvicorn's parser"
     )
+    shutdown_delay: float = Field(
+        0.0,
+        ge=0,
+        le=600,
+        description="seconds between SIGTERM and the shutdown, in which /health/ready fails and requests are served: "
+        "set it where a load balancer or Kubernetes needs time to notice",
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "warning", description="least severe messages to log"
     )

@@ -28,6 +28,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from distillery import DistilleryError, unknown
 from serving.codecs.base import BodyLimits
+from serving.codecs.errors import NotReady
 from serving.codecs.open_inference.rest import OpenInferenceCodec
 from serving.codecs.predict import PredictCodec
 from serving.codecs.read import MAX_CANDIDATES
@@ -48,19 +49,26 @@ from serving.http.v2_routes import add_v2_routes
 from serving.http.v2_statistics import add_statistics_routes
 from serving.model.repository import ModelEntry, load_repository
 from serving.model.session import check_device
-from serving.processes.litserve import DigitServer
-from serving.processes.supervisor import Listeners, can_fork
+from serving.processes.lifeline import Lifeline
+from serving.processes.litserve import DigitServer, WorkerPaths
+from serving.processes.sockets import Listeners
+from serving.processes.supervisor import HANG_SECONDS, can_fork
 
 PROTOCOLS = (PredictCodec.name, OpenInferenceCodec.name, "grpc")
 """The names of all codecs; that of gRPC is literal, because its module needs the extra `grpc`."""
 
 _PREFERRED = ("fast-int8", "student-int8", "student")
-_PUBLISH_SECONDS = 0.1
+_TICK_SECONDS = 0.1
 _DECODERS = 2
 
 
 class UnknownDefaultError(DistilleryError):
     """The default model is not in the repository."""
+
+
+class _Recorder(Protocol):
+    def publish(self) -> None:
+        """Write the values recorded since the last call to the metrics shared by all processes."""
 
 
 @dataclass(frozen=True)
@@ -83,26 +91,26 @@ class Service:
             host=self.settings.host,
             port=self.settings.port,
             api_servers=self.settings.api_servers,
+            delay=self.settings.shutdown_delay,
             on_ready=self._print_ready,
         )
 
-    def run_api(self, index: int, listeners: Listeners) -> None:
+    def run_api(self, index: int, listeners: Listeners, lifeline: Lifeline) -> None:
         """Run one API process."""
         self.server.run_api(
-            self.app, index, listeners, http=self.protocol(), log_level=self.settings.log_level
+            self.app, index, listeners, lifeline, http=self.protocol(), log_level=self.settings.log_level
         )
 
-    def _start_api(self, index: int, listeners: Listeners) -> BaseProcess:
-        self.metrics.clear_gauges(index)
+    def _start_api(self, index: int, listeners: Listeners, lifeline: Lifeline) -> BaseProcess:
         name = f"API process {index}"
         process: BaseProcess
         if can_fork():
             fork = multiprocessing.get_context("fork")
-            process = fork.Process(target=self.run_api, args=(index, listeners), name=name)
+            process = fork.Process(target=self.run_api, args=(index, listeners, lifeline), name=name)
         else:
             spawn = multiprocessing.get_context("spawn")
             parts = (self.settings, self.grpc_address, self.metrics, self.server.channels)
-            process = spawn.Process(target=_run_spawned, args=(*parts, index, listeners), name=name)
+            process = spawn.Process(target=_run_spawned, args=(*parts, index, listeners, lifeline), name=name)
         process.start()
         return process
 
@@ -129,13 +137,32 @@ class Service:
             recorders += [endpoint.metrics for endpoint in endpoints.values()]
             if self.settings.executor == "inprocess":
                 recorders += [api.metrics for api in self.server.apis]
-            publishing = asyncio.create_task(_publish_loop(self.admission, recorders))
             async with self._grpc(endpoints):
-                self.server.report_ready()
+                publishing = asyncio.create_task(self._tick(endpoints.values(), recorders))
                 yield
             publishing.cancel()
             for one in recorders:
                 one.publish()
+
+    async def _tick(self, endpoints: Collection[Endpoint], recorders: Collection[_Recorder]) -> None:
+        """Periodically do what would cost too much per request: heartbeats, deadlines, metrics."""
+        longest_run = max(self.settings.request_timeout, HANG_SECONDS)
+        while True:
+            self.server.beat()
+            await asyncio.sleep(_TICK_SECONDS)
+            self.admission.expire_late()
+            for endpoint in endpoints:
+                if endpoint.executor.longest_run() > longest_run:
+                    self.server.fail(f"a run of {endpoint.api.entry.name} has taken {longest_run:g} s")
+            for one in recorders:
+                one.publish()
+
+    def check_ready(self) -> None:
+        """Raises `NotReady` unless every model can be served and no shutdown has begun."""
+        if self.server.draining:
+            raise NotReady("the service is shutting down; send the request to another one")
+        if not self.server.workers_ready:
+            raise NotReady("a worker is being restarted; retry in a second")
 
     def _executor(self, api: DigitAPI, runner: ThreadPoolExecutor, row: Values) -> Executor:
         if self.settings.executor == "workers":
@@ -158,6 +185,7 @@ class Service:
             max_images=self.settings.max_images,
             max_message_bytes=self.settings.max_body_bytes,
             patience=self.settings.request_timeout,
+            check_ready=self.check_ready,
         )
 
     def _print_ready(self, url: str) -> None:
@@ -178,15 +206,16 @@ def _run_spawned(
     settings: ServiceSettings,
     grpc_address: str | None,
     metrics: Metrics,
-    channels: tuple[Any, ...],
+    channels: WorkerPaths,
     index: int,
     listeners: Listeners,
+    lifeline: Lifeline,
 ) -> None:
     """Build the service again and run one API process, where processes cannot be forked."""
     _configure_logging(settings)
     service = build(settings, grpc_address=grpc_address, metrics=metrics)
     service.server.connect(channels)
-    service.run_api(index, listeners)
+    service.run_api(index, listeners, lifeline)
 
 
 def _configure_logging(settings: ServiceSettings) -> None:
@@ -220,14 +249,13 @@ def build(
     server = DigitServer(
         [DigitAPI(entry, model_settings) for entry in models.values()],
         metrics,
-        api_servers=settings.api_servers,
         workers_per_model=settings.workers_per_model if settings.executor == "workers" else 0,
         timeout=settings.request_timeout,
     )
     app = PredictionRoutes(server.app, admission)
     service = Service(settings, models, default, admission, metrics, server, app, grpc_address)
     server.app.include_router(APIRouter(lifespan=service.lifespan))  # FastAPI runs it inside LitServe's
-    _add_fastapi_routes(server.app, models, default, admission, metrics, settings.max_images)
+    _add_fastapi_routes(service)
     return service
 
 
@@ -248,34 +276,15 @@ def choose_default(models: Iterable[str], wanted: str | None) -> str:
     return wanted
 
 
-def _add_fastapi_routes(
-    app: FastAPI,
-    models: Mapping[str, ModelEntry],
-    default: str,
-    admission: Admission,
-    metrics: Metrics,
-    max_images: int,
-) -> None:
+def _add_fastapi_routes(service: Service) -> None:
+    app: FastAPI = service.server.app
+    models, default = service.models, service.default
     app.title = "Distillery"
     app.version = version("distillery")
     app.description = "Classification of handwritten digits by a teacher and the students distilled from it."
-    guard = key_guard(admission)
-    add_statistics_routes(app, models, metrics, guard)
-    add_routes(app, models, default, metrics, guard)
-    add_v2_routes(app, models, guard, max_images=max_images)
+    guard = key_guard(service.admission)
+    add_statistics_routes(app, models, service.metrics, guard)
+    add_routes(app, models, default, service.metrics, guard, service.check_ready)
+    add_v2_routes(app, models, guard, service.check_ready, max_images=service.settings.max_images)
     describe_inference(app, models, guarded=bool(guard))
     describe_predictions(app, models, default, guarded=bool(guard))
-
-
-class _Recorder(Protocol):
-    def publish(self) -> None:
-        """Write the values recorded since the last call to the metrics shared by all processes."""
-
-
-async def _publish_loop(admission: Admission, recorders: Collection[_Recorder]) -> None:
-    """Periodically do what would cost too much per request: publish metrics and check deadlines."""
-    while True:
-        await asyncio.sleep(_PUBLISH_SECONDS)
-        admission.expire_late()
-        for one in recorders:
-            one.publish()

@@ -11,13 +11,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
 
-import numpy as np
-from numpy.typing import NDArray
-
 from serving.codecs.errors import Header, RequestError
 from serving.codecs.line import Candidate
 from serving.model.repository import Manifest
-from serving.model.tensors import Accepted, Confidences, Images, Scores
+from serving.model.tensors import Images, Scores
 
 
 class Head(NamedTuple):
@@ -61,27 +58,38 @@ class Query(NamedTuple):
 class Prediction(NamedTuple):
     """Results for N images, and when their run started and finished (`time.monotonic`).
 
-    A model without an acceptance rule has neither `confidence` nor `accepted`.
+    `confidence` is the calibrated probability that an image shows a digit, and the predicted one; `accepted` is whether
+    it reaches the model's threshold. A model without an acceptance rule has neither.
     """
 
-    digits: NDArray[np.int64]  # [N]
+    digits: list[int]  # N
     logits: Scores  # [N, 10]
     probabilities: Scores  # [N, 10]
     started: float
     finished: float
-    confidence: Confidences | None = None  # [N]
-    accepted: Accepted | None = None  # [N]
+    confidence: list[float] | None = None  # N
+    accepted: list[bool] | None = None  # N
 
-    def part(self, chosen: slice | Sequence[int]) -> "Prediction":
-        """Return the results for some of the images."""
+    def part(self, chosen: slice) -> "Prediction":
+        """Return the results for consecutive images."""
         return Prediction(
             self.digits[chosen],
             self.logits[chosen],
             self.probabilities[chosen],
             self.started,
             self.finished,
-            None if self.confidence is None else self.confidence[chosen],
-            None if self.accepted is None else self.accepted[chosen],
+            self.confidence and self.confidence[chosen],
+            self.accepted and self.accepted[chosen],
+        )
+
+    def selection(self, chosen: Sequence[int]) -> "Prediction":
+        """Return the results for the images with these indices."""
+        return self._replace(
+            digits=[self.digits[index] for index in chosen],
+            logits=self.logits[chosen],
+            probabilities=self.probabilities[chosen],
+            confidence=self.confidence and [self.confidence[index] for index in chosen],
+            accepted=self.accepted and [self.accepted[index] for index in chosen],
         )
 
 

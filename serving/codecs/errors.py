@@ -33,6 +33,7 @@ class RequestError(Exception):
     │   ├── TooManyImages      422 too_many_images
     │   └── NotAccepted        422 not_accepted
     ├── Overloaded             503 overloaded
+    ├── NotReady               503 not_ready
     ├── TimedOut               504 timed_out
     └── InternalError          500 internal_error
     """
@@ -146,6 +147,13 @@ class Overloaded(RequestError):  # noqa: N818
     """The service has reached its limit of requests in flight."""
 
     status, code = 503, "overloaded"
+    headers = ((b"retry-after", b"1"),)
+
+
+class NotReady(RequestError):  # noqa: N818
+    """The service starts no new work, or cannot: it is shutting down, or a worker is being replaced."""
+
+    status, code = 503, "not_ready"
     headers = ((b"retry-after", b"1"),)
 
 

@@ -58,10 +58,10 @@ def digits_of(query: Query, prediction: Prediction) -> list[dict[str, Any]]:
             "accepted": accepted,
         }
         for digit, row, confidence, accepted in zip(
-            prediction.digits.tolist(),
+            prediction.digits,
             prediction.probabilities,
             unknown if prediction.confidence is None else prediction.confidence,
-            unknown if prediction.accepted is None else prediction.accepted.tolist(),
+            unknown if prediction.accepted is None else prediction.accepted,
             strict=True,
         )
     ]

@@ -37,7 +37,7 @@ class ReadCodec(PredictCodec):
     def select(self, query: Query, prediction: Prediction) -> tuple[Query, Prediction]:
         chosen = read(query.line, prediction.logits)
         selected = query._replace(images=query.images[chosen], line=[query.line[index] for index in chosen])
-        return selected, prediction.part(chosen)
+        return selected, prediction.selection(chosen)
 
     def encode(self, model: Manifest, query: Query, prediction: Prediction, timing: Timing) -> Reply:
         digits = digits_of(query, prediction)

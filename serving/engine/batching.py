@@ -120,17 +120,21 @@ class OffloadBatcher(Batcher):
         super().__init__(max_images)
         self._run = run
         self._concurrency = concurrency
-        self._running: set[asyncio.Future[list[Prediction]]] = set()
+        self._running: dict[asyncio.Future[list[Prediction]], float] = {}  # since when
+
+    def longest_run(self) -> float:
+        """Return the seconds since the oldest run began; 0 without one."""
+        return self._loop.time() - min(self._running.values()) if self._running else 0.0
 
     def _flush(self) -> None:
         self._scheduled = False
         while len(self._running) < self._concurrency and (batch := self._next_batch()):
             running = self._run([images for images, _ in batch])
-            self._running.add(running)
+            self._running[running] = self._loop.time()
             running.add_done_callback(partial(self._finished, batch))
 
     def _finished(self, batch: Sequence[_Waiting], run: asyncio.Future[list[Prediction]]) -> None:
-        self._running.discard(run)
+        del self._running[run]
         if run.cancelled():
             _fail(batch, ConnectionAbortedError("the service is shutting down"))
         elif error := run.exception():

@@ -24,6 +24,9 @@ class Executor(Protocol):
     def submit(self, images: Images, waiter: Waiter) -> None:
         """Queue `uint8 [N, 28, 28]`; `waiter` receives the prediction."""
 
+    def longest_run(self) -> float:
+        """Return the seconds since the oldest run outside the event loop began; 0 without one."""
+
     def runs_inline(self, count: int) -> bool:
         """Return whether a request of `count` images runs on the event loop, too briefly for a hang-up."""
 
@@ -39,6 +42,9 @@ class InProcess:
         self._offload = OffloadBatcher(
             lambda inputs: loop.run_in_executor(thread, run_batch, api, inputs), max_batch
         )
+
+    def longest_run(self) -> float:
+        return self._offload.longest_run()
 
     def submit(self, images: Images, waiter: Waiter) -> None:
         (self._inline if len(images) <= self._max_inline else self._offload).submit(images, waiter)
@@ -56,6 +62,9 @@ class Workers:
             lambda inputs: loop.create_task(run_in_worker(api, inputs)), api.settings.max_batch, concurrency
         )
         self.submit = self._batcher.submit
+
+    def longest_run(self) -> float:
+        return 0.0  # the supervisor watches the workers, and a run is awaited until its deadline only
 
     def runs_inline(self, count: int) -> bool:  # noqa: ARG002
         return False

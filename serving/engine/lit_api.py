@@ -70,9 +70,8 @@ class DigitAPI(LitAPI):  # type: ignore[misc]
         """Run the model once over the batch."""
         images, sizes = batch
         started = time.monotonic()
-        logits, probabilities, confidence, accepted = self.session.run(images)
+        digits, logits, probabilities, confidence, accepted = self.session.run(images)
         finished = time.monotonic()
-        digits = probabilities.argmax(axis=1)
         return Prediction(digits, logits, probabilities, started, finished, confidence, accepted), sizes
 
     def unbatch(self, output: tuple[Prediction, list[int]]) -> list[Prediction]:
@@ -90,14 +89,14 @@ class DigitAPI(LitAPI):  # type: ignore[misc]
 
     def encode_response(self, output: Prediction, *, codec: Codec, query: Query, timing: Timing) -> Reply:
         """Encode the response to one request. Raises `NotAccepted`, if so configured."""
-        if self.settings.reject_unaccepted and output.accepted is not None and not output.accepted.all():
+        if self.settings.reject_unaccepted and output.accepted and False in output.accepted:
             raise self._not_accepted(output)
         return codec.encode(self.entry.manifest, query, output, timing)
 
     def _not_accepted(self, output: Prediction) -> NotAccepted:
         rule = self.entry.manifest.acceptance
         assert rule and output.confidence is not None and output.accepted is not None  # noqa: S101, PT018
-        index = int(output.accepted.argmin())
+        index = output.accepted.index(False)
         return NotAccepted(
             f"image {index + 1} of {len(output.digits)} is not accepted: its confidence is "
             f"{output.confidence[index]:.4f}, the threshold of {self.entry.name} is {rule.threshold:.4f}; "

@@ -140,11 +140,11 @@ class InFlightRequest:
         )
         endpoint = self._endpoint
         query, prediction = self._codec.select(self._query, prediction)
-        if prediction.accepted is not None and (rejected := prediction.accepted.tolist().count(False)):
+        if prediction.accepted is not None and (rejected := prediction.accepted.count(False)):
             endpoint.metrics.rejected(rejected)
         reply = endpoint.api.encode_response(prediction, codec=self._codec, query=query, timing=timing)
         endpoint.metrics.predicted(
-            prediction.digits.tolist(),
+            prediction.digits,
             decode_seconds,
             queue_seconds,
             inference_seconds,

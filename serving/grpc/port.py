@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
 
-from serving.processes.supervisor import ServiceError, format_address, free_address
+from serving.processes.sockets import ServiceError, format_address, free_address
 
 _PACKAGES = ("grpc", "grpc_health", "grpc_reflection")
 

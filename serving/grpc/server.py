@@ -15,7 +15,7 @@ from grpc_health.v1.health_pb2_grpc import add_HealthServicer_to_server
 from grpc_reflection.v1alpha.reflection_pb2_grpc import add_ServerReflectionServicer_to_server
 
 from serving.codecs.base import Head
-from serving.codecs.errors import MalformedBody, RequestError
+from serving.codecs.errors import MalformedBody, NotReady, RequestError
 from serving.codecs.open_inference import open_inference_pb2 as messages
 from serving.codecs.open_inference.config import model_config
 from serving.codecs.open_inference.grpc import GrpcCodec, describe, target
@@ -64,8 +64,12 @@ async def grpc_running(
     max_images: int,
     max_message_bytes: int,
     patience: float,
+    check_ready: Callable[[], None],
 ) -> AsyncIterator[None]:
-    """Listen on `address`; at shutdown, calls in flight have `patience` seconds to finish."""
+    """Listen on `address`; at shutdown, calls in flight have `patience` seconds to finish.
+
+    `check_ready` raises `NotReady` while the service is not ready.
+    """
     server = grpc.aio.server(
         options=(
             ("grpc.so_reuseport", 1),
@@ -73,11 +77,12 @@ async def grpc_running(
             *_PINGS,
         )
     )
-    service = _Service(endpoints, admission, metrics, version, max_images)
-    health = Health((SERVICE, *endpoints))
+    service = _Service(endpoints, admission, metrics, version, max_images, check_ready)
+    health = Health((SERVICE, *endpoints), check_ready)
     server.add_generic_rpc_handlers((service,))
     add_HealthServicer_to_server(health, server)
-    add_ServerReflectionServicer_to_server(reflection_servicer(SERVICE, service.methods), server)
+    reflection = reflection_servicer(SERVICE, service.methods)
+    add_ServerReflectionServicer_to_server(reflection, server)  # type: ignore[no-untyped-call]
     server.add_insecure_port(address)
     await server.start()
     try:
@@ -97,20 +102,21 @@ class _Service(grpc.GenericRpcHandler):
         metrics: Metrics,
         version: str,
         max_images: int,
+        check_ready: Callable[[], None],
     ) -> None:
         self._endpoints = endpoints
         self._models = {name: endpoint.api.entry.manifest for name, endpoint in endpoints.items()}
         self._admission = admission
         self._metrics = metrics
         self._max_images = max_images
-        live, ready = messages.ServerLiveResponse(live=True), messages.ServerReadyResponse(ready=True)
+        self._check_ready = check_ready
+        live = messages.ServerLiveResponse(live=True)
         server = messages.ServerMetadataResponse(name="distillery", version=version, extensions=EXTENSIONS)
         handlers = {
             # As a stream of one message, a call can be rejected before its message is read.
             "ModelInfer": grpc.stream_unary_rpc_method_handler(self._infer),
             "ServerLive": self._unary(messages.ServerLiveRequest, lambda _: live, public=True),
-            # The port is opened only after the models are loaded.
-            "ServerReady": self._unary(messages.ServerReadyRequest, lambda _: ready, public=True),
+            "ServerReady": self._unary(messages.ServerReadyRequest, self._server_ready, public=True),
             "ServerMetadata": self._unary(messages.ServerMetadataRequest, lambda _: server),
             "ModelReady": self._unary(messages.ModelReadyRequest, self._model_ready),
             "ModelMetadata": self._unary(messages.ModelMetadataRequest, self._model_metadata),
@@ -143,6 +149,13 @@ class _Service(grpc.GenericRpcHandler):
         request.assign(self._endpoints[self._find(*target(content)).name])
         return head, content
 
+    def _server_ready(self, _: messages.ServerReadyRequest) -> Message:
+        try:
+            self._check_ready()
+        except NotReady:
+            return messages.ServerReadyResponse(ready=False)
+        return messages.ServerReadyResponse(ready=True)
+
     def _model_ready(self, request: messages.ModelReadyRequest) -> Message:
         self._find(request.name, request.version)
         return messages.ModelReadyResponse(ready=True)
@@ -159,7 +172,7 @@ class _Service(grpc.GenericRpcHandler):
         statistics = model_statistics(self._metrics, models)
         return ParseDict(statistics.model_dump(), messages.ModelStatisticsResponse())
 
-    def _repository_index(self, request: messages.RepositoryIndexRequest) -> Message:  # noqa: ARG002
+    def _repository_index(self, _: messages.RepositoryIndexRequest) -> Message:
         entry = messages.RepositoryIndexResponse.ModelIndex
         return messages.RepositoryIndexResponse(
             models=[

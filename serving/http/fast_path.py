@@ -31,6 +31,7 @@ from serving.engine.request import InFlightRequest
 from serving.http.app import Route
 
 _LENGTH = re.compile(rb"\r\ncontent-length: ?([0-9]{1,9})(?=\r\n)", re.IGNORECASE)
+_CLOSE = (b"connection", b"close")
 _UNSUPPORTED = (b"expect", b"transfer-encoding", b"upgrade")
 
 
@@ -111,7 +112,10 @@ class FastPathProtocol(HttpToolsProtocol):
     def _send(self, reply: Reply) -> None:
         """Write the reply to the request in flight."""
         parts = [STATUS_LINE[reply.status], b"content-length: %d" % len(reply.content)]
-        parts += (b"\r\n%b: %b" % header for header in (*self.server_state.default_headers, *reply.headers))
+        headers = (*self.server_state.default_headers, *reply.headers)
+        if self._closing and _CLOSE not in headers:
+            headers = (*headers, _CLOSE)
+        parts += (b"\r\n%b: %b" % header for header in headers)
         parts += (b"\r\n\r\n", reply.content)
         self.transport.write(b"".join(parts))
         self._request = None
@@ -142,6 +146,10 @@ class FastPathProtocol(HttpToolsProtocol):
             self._request.abandon()
             self._request = None
         super().connection_lost(exc)
+
+    def close_after_response(self) -> None:
+        """Close the connection with the next response, which says so."""
+        self._closing = True
 
     def shutdown(self) -> None:
         if self._request:

@@ -1,6 +1,6 @@
 """The FastAPI routes: models, health and metrics. `serving.http.app` serves predictions."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from http import HTTPStatus
 from typing import Annotated, Any
 
@@ -38,10 +38,11 @@ def add_routes(
     default: str,
     metrics: Metrics,
     guard: Mapping[str, Any],
+    check_ready: Callable[[], None],
 ) -> None:
     """Add the routes and the error handlers to `app`. Raises `RepositoryError`.
 
-    `guard` protects the models; health, metrics and documentation need no key.
+    `guard` protects the models; health, metrics and documentation need no key. `check_ready` raises `NotReady`.
     """
 
     @app.get("/", include_in_schema=False)
@@ -54,9 +55,15 @@ def add_routes(
     async def live() -> Health:
         return Health(status="live")
 
-    @app.get("/health/ready", tags=["health"], summary="Readiness for predictions")
+    @app.get(
+        "/health/ready",
+        tags=["health"],
+        summary="Readiness for predictions: not during a shutdown, nor while a model has no worker",
+        responses={503: {"model": ErrorAnswer}},
+    )
     async def ready() -> Health:
-        return Health(status="ready")  # a process accepts connections only after loading its models
+        check_ready()
+        return Health(status="ready")
 
     @app.get(
         "/metrics",

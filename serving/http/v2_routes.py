@@ -29,9 +29,14 @@ Finder = Callable[..., Awaitable[Manifest]]
 
 
 def add_v2_routes(
-    app: FastAPI, models: Mapping[str, ModelEntry], guard: Mapping[str, Any], *, max_images: int
+    app: FastAPI,
+    models: Mapping[str, ModelEntry],
+    guard: Mapping[str, Any],
+    check_ready: Callable[[], None],
+    *,
+    max_images: int,
 ) -> None:
-    """Add the routes to `app`; `guard` protects all but health."""
+    """Add the routes to `app`; `guard` protects all but health. `check_ready` raises `NotReady`."""
     manifests = {name: entry.manifest for name, entry in models.items()}
 
     async def latest(model: str) -> Manifest:
@@ -40,7 +45,7 @@ def add_v2_routes(
     async def exact(model: str, version: str) -> Manifest:
         return find_model(manifests, model, version)
 
-    _add_server_routes(app, guard)
+    _add_server_routes(app, guard, check_ready)
     _add_repository_routes(app, manifests, guard)
     for path, find in (("", latest), ("/versions/{version}", exact)):
         _add_model_routes(app, f"/models/{{model}}{path}", find, guard, max_images=max_images)
@@ -53,8 +58,8 @@ def v2_router(path: str, guard: Mapping[str, Any], *errors: int) -> APIRouter:
     return APIRouter(prefix=f"{PREFIX}{path}", tags=["Open Inference Protocol"], responses=responses, **guard)
 
 
-def _add_server_routes(app: FastAPI, guard: Mapping[str, Any]) -> None:
-    server, health = v2_router("", guard), v2_router("/health", {})
+def _add_server_routes(app: FastAPI, guard: Mapping[str, Any], check_ready: Callable[[], None]) -> None:
+    server, health = v2_router("", guard), v2_router("/health", {}, 503)
 
     @server.get("", summary="Name, version and extensions")
     async def metadata() -> ServerMetadata:
@@ -66,7 +71,8 @@ def _add_server_routes(app: FastAPI, guard: Mapping[str, Any]) -> None:
 
     @health.get("/ready", summary="Readiness for inference")
     async def ready() -> ServerReady:
-        return ServerReady(ready=True)  # a process accepts connections only after loading its models
+        check_ready()
+        return ServerReady(ready=True)
 
     app.include_router(server)
     app.include_router(health)

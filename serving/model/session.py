@@ -8,9 +8,9 @@ import numpy as np
 import onnxruntime
 
 from distillery import DistilleryError
-from serving.model.acceptance import confidence_of
+from serving.model.acceptance import confidence_of, most_probable
 from serving.model.repository import OUTLIER, OUTPUTS, POWER, THRESHOLD
-from serving.model.tensors import SIDE, Accepted, Confidences, Images, Scores
+from serving.model.tensors import SIDE, Images, Scores
 
 Device = Literal["cpu", "cuda"]
 
@@ -47,10 +47,11 @@ def open_session(
 class Outputs(NamedTuple):
     """The outputs of a run over N images; the last two are None for a file without an acceptance rule."""
 
+    digits: list[int]  # N, the most probable ones
     logits: Scores  # [N, 10]
     probabilities: Scores  # [N, 10]
-    confidence: Confidences | None = None  # [N]
-    accepted: Accepted | None = None  # [N]
+    confidence: list[float] | None = None  # N
+    accepted: list[bool] | None = None  # N
 
 
 class Session:
@@ -64,7 +65,7 @@ class Session:
         self._session = open_session(path, threads=threads, device=device)
         rule = self._session.get_modelmeta().custom_metadata_map
         self._names = [spec.name for spec in ((*OUTPUTS, OUTLIER) if POWER in rule else OUTPUTS)]
-        self._power, self._threshold = float(rule.get(POWER, 1)), np.float32(rule.get(THRESHOLD, 1))
+        self._power, self._threshold = float(rule.get(POWER, 1)), float(rule.get(THRESHOLD, 1))
         one, many = self._measure(1), self._measure(64)
         self.image_seconds = max(many - one, 0.0) / 63
         self.run_seconds = max(one - self.image_seconds, 0.0)
@@ -72,10 +73,15 @@ class Session:
     def run(self, images: Images) -> Outputs:
         """Return the outputs for `uint8 [N, 28, 28]` ink values."""
         logits, probabilities, *outlier = self._session.run(self._names, {"image": images})
+        digits = most_probable(probabilities)
         if not outlier:
-            return Outputs(logits, probabilities)
-        confidence = confidence_of(logits, probabilities, outlier[0], self._power)
-        return Outputs(logits, probabilities, confidence, confidence >= self._threshold)
+            return Outputs(digits, logits, probabilities)
+        shares = confidence_of(digits, logits, probabilities, outlier[0], self._power)
+        # Truncated, not rounded, to as many decimals as the threshold has: that never moves a share across it.
+        confidence = [int(share * 1e6) / 1e6 for share in shares]
+        return Outputs(
+            digits, logits, probabilities, confidence, [share >= self._threshold for share in confidence]
+        )
 
     def images_within(self, seconds: float) -> int:
         """Return the number of images that one run is expected to process within `seconds`."""

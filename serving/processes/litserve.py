@@ -1,135 +1,64 @@
-"""The LitServe server. All reliance on internals of LitServe 0.2.19 is in this module.
+"""The LitServe server. All reliance on internals of LitServe 0.2.19 is in this module and `serving.processes.workers`.
 
-LitServe provides the FastAPI application, the `LitAPI` hooks (`serving.engine.lit_api`), the worker processes
-and the request queues. Its `run()` is replaced by `DigitServer.serve`: it neither supervises its API processes
-nor handles SIGTERM, and its API processes share one socket. `tests/serving/processes/test_litserve.py` checks
-every internal used here.
+LitServe provides the FastAPI application, the `LitAPI` hooks (`serving.engine.lit_api`) and the worker processes. Its
+`run()` is replaced by `DigitServer.serve`: it neither supervises its API processes nor handles SIGTERM, and its API
+processes share one socket. Its queues are replaced by `serving.processes.workers`.
+`tests/serving/processes/test_litserve.py` checks every internal used.
 
-A request reaches `DigitAPI.predict` in a worker process as follows:
+A batch reaches `DigitAPI.predict` in a worker process as follows:
 
-    DigitServer.run_in_worker   puts a batch into LitServe's request queue of the model
-    DrainLoop.run               takes it, with all batches queued behind it, in the worker that LitServe started
-    run_batch                   calls the hooks batch, predict and unbatch
-    DrainLoop.run               sends the predictions through LitServe's transport
-    response_queue_to_buffer    LitServe's task in the API process, wakes up `run_in_worker`
+    WorkerPool.run      sends it to a worker of the model
+    WorkerLoop.run      takes it, with all batches that have arrived, in the worker that LitServe started
+    run_batch           calls the hooks batch, predict and unbatch
+    WorkerLoop.run      sends the predictions back
 """
 
 import asyncio
 import gc
-import itertools
 import logging
 import math
-import multiprocessing
+import os
 import signal
 import sys
-import time
+import tempfile
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
-from itertools import islice
-from multiprocessing.connection import Connection
+from contextlib import ExitStack, asynccontextmanager, nullcontext
+from functools import partial
 from multiprocessing.process import BaseProcess
-from queue import Empty, Queue
+from pathlib import Path
 from typing import Any
 
 import uvicorn
 from fastapi import FastAPI
 from litserve import LitServer
-from litserve.loops import LitLoop
-from litserve.server import response_queue_to_buffer
-from litserve.transport.process_transport import MPQueueTransport
-from litserve.utils import (
-    LitAPIStatus,
-    LoopResponseType,
-    ResponseBufferItem,
-)
 from starlette.types import ASGIApp
 
 from serving.codecs.base import Prediction
-from serving.codecs.errors import TimedOut
-from serving.engine.lit_api import DigitAPI, run_batch
+from serving.engine.lit_api import DigitAPI
 from serving.engine.metrics import Metrics
-from serving.engine.recorder import CpuMetrics, RunMetrics
 from serving.model.tensors import Images
-from serving.processes.supervisor import Listeners, Supervisor, bind, end_with_parent, format_address
+from serving.processes.lifeline import Lifeline, end_with_parent
+from serving.processes.sockets import Listeners, bind, format_address
+from serving.processes.supervisor import Child, Supervisor
+from serving.processes.workers import WorkerLoop, WorkerPool, listen
 
 _logger = logging.getLogger("distillery")
-_spawn = multiprocessing.get_context("spawn")
 
+_CLOSE = (b"connection", b"close")
 
-class DrainLoop(LitLoop):  # type: ignore[misc]
-    """The loop of a worker: wait for a request, add all requests queued behind it, run them as one batch.
-
-    LitServe's own loops poll or keep a core busy.
-    """
-
-    def __init__(self, ready: Connection, metrics: Metrics, first_row: int) -> None:
-        """Publish the metrics of worker n in row `first_row` + n."""
-        super().__init__()
-        self._ready: Connection | None = ready
-        self._metrics = metrics
-        self._first_row = first_row
-
-    def run(  # the signature is LitServe's
-        self,
-        lit_api: DigitAPI,
-        device: str,  # noqa: ARG002
-        worker_id: int,
-        request_queue: "Queue[Any]",
-        transport: Any,
-        workers_setup_status: Any,  # noqa: ARG002
-        callback_runner: Any,  # noqa: ARG002
-    ) -> None:
-        """Process one batch; LitServe calls this repeatedly."""
-        if self._ready:
-            signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the group; the parent ends it
-            end_with_parent()
-            row = self._metrics.row(self._first_row + worker_id)
-            lit_api.metrics = RunMetrics(row, lit_api.entry.name)
-            self._cpu = CpuMetrics(row, "worker")
-            self._cpu.publish()
-            self._ready.send_bytes(b"ready")
-            self._ready = None
-        requests = [request_queue.get()]
-        while sum(len(images) for *_, inputs in requests for images in inputs) < lit_api.max_batch_size:
-            try:
-                requests.append(request_queue.get_nowait())
-            except Empty:
-                break
-        expired = time.monotonic() - lit_api.request_timeout  # its API process has replied already
-        requests = [request for request in requests if request[2] > expired]
-        if not requests:
-            return
-        try:
-            predictions = iter(run_batch(lit_api, [images for *_, inputs in requests for images in inputs]))
-        except Exception as error:
-            _logger.exception("a run of %s failed", lit_api.entry.name)
-            for consumer, uid, *_ in requests:
-                self._put(transport, consumer, uid, repr(error), LitAPIStatus.ERROR)
-            return
-        lit_api.metrics.publish()
-        self._cpu.publish()
-        for consumer, uid, _, inputs in requests:
-            self._put(transport, consumer, uid, list(islice(predictions, len(inputs))), LitAPIStatus.OK)
-
-    def _put(self, transport: Any, consumer: int, uid: int, response: Any, status: str) -> None:
-        self.put_response(transport, consumer, uid, response, status, LoopResponseType.REGULAR)
+WorkerPaths = dict[str, list[Path]]
+"""The sockets of each model's workers."""
 
 
 class DigitServer(LitServer):  # type: ignore[misc]
     """LitServe's application and workers, supervised by `serving.processes.supervisor`.
 
     With `workers_per_model` 0, no worker is started and the models run in the API processes. The rows of `metrics` are
-    those of the API processes, then those of the workers by model.
+    those of the API processes, then those of the workers, by model.
     """
 
     def __init__(
-        self,
-        apis: Sequence[DigitAPI],
-        metrics: Metrics,
-        *,
-        api_servers: int,
-        workers_per_model: int,
-        timeout: float,
+        self, apis: Sequence[DigitAPI], metrics: Metrics, *, workers_per_model: int, timeout: float
     ) -> None:
         super().__init__(
             list(apis),
@@ -139,107 +68,139 @@ class DigitServer(LitServer):  # type: ignore[misc]
             timeout=timeout,
         )
         self.apis = apis
-        self._in_process = workers_per_model == 0
         self.index = 0
         """The number of this API process."""
-        self._numbers = itertools.count()
-        self._report, self._ready = multiprocessing.Pipe(duplex=False)
-        self._transport: Any = None  # without workers
-        for number, api in enumerate(apis):
-            api.loop = DrainLoop(self._ready, metrics, api_servers + number * workers_per_model)
+        self.draining = False
+        """Whether the shutdown has been announced: an API process is then not ready, but serves."""
+        self._metrics = metrics
+        self._workers_per_model = workers_per_model
+        self._worker_paths: WorkerPaths = {}
+        self._pools: dict[str, WorkerPool] = {}
+        self._lifeline: Lifeline | None = None
+        self._uvicorn: uvicorn.Server | None = None
+        # What LitServe hands to a worker beside the API: unused.
+        self.workers_setup_status: dict[str, str] = {}
+        self._transport = None
+        self.litapi_request_queues = {api.api_path: None for api in apis}
 
     def register_endpoints(self) -> None:
         """Add no routes; LitServe's are replaced by `serving.http.app` and `serving.http.routes`."""
 
     @asynccontextmanager
     async def lifespan(self, app: FastAPI) -> AsyncIterator[None]:  # noqa: ARG002 - FastAPI's signature
-        """Receive the workers' responses while an API process runs."""
-        if self._in_process:
-            yield
-            return
-        receiving = asyncio.create_task(
-            response_queue_to_buffer(self._transport, self.response_buffer, self.index, self.litapi_connector)
-        )
+        """Keep the connections to the workers while an API process runs."""
+        self._pools = {
+            name: WorkerPool(name, paths, self.timeout) for name, paths in self._worker_paths.items()
+        }
+        connecting = [asyncio.create_task(pool.keep_connected()) for pool in self._pools.values()]
+        for pool in self._pools.values():
+            await pool.connected()
         yield
-        receiving.cancel()
-        await asyncio.wait((receiving,))
+        for task in connecting:
+            task.cancel()
+        await asyncio.gather(*connecting, return_exceptions=True)
 
-    def report_ready(self) -> None:
-        """Notify the supervisor, from an API process, that the models are loaded."""
-        self._ready.send_bytes(b"ready")
+    def beat(self) -> None:
+        """Report to the supervisor, from the event loop of an API process, that it responds."""
+        if self._lifeline:
+            self._lifeline.beat()
+            if self._lifeline.drains():
+                self._drain()
+
+    def fail(self, reason: str) -> None:
+        """End this API process at once, to be replaced: a thread that never returns cannot be stopped otherwise."""
+        if self._lifeline:
+            _logger.critical("%s: this process ends", reason)
+            os._exit(1)
+
+    def _drain(self) -> None:
+        """Ask clients to close their connections: with the next response on each."""
+        self.draining = True
+        if self._uvicorn:
+            self._uvicorn.server_state.default_headers.append(_CLOSE)
+            for connection in self._uvicorn.server_state.connections:
+                if hasattr(connection, "close_after_response"):
+                    connection.close_after_response()
+
+    @property
+    def workers_ready(self) -> bool:
+        """Whether every model has a worker, unless models run in the API processes."""
+        return all(pool.ready for pool in self._pools.values())
 
     async def run_in_worker(self, api: DigitAPI, inputs: list[Images]) -> list[Prediction]:
-        """Run one batch in a worker. Raises `TimedOut`."""
-        uid = next(self._numbers)
-        item = self.response_buffer[uid] = ResponseBufferItem(asyncio.Event())
-        try:
-            self._get_request_queue(api.api_path).put((self.index, uid, time.monotonic(), inputs))
-            async with asyncio.timeout(self.timeout):
-                await item.event.wait()
-        except TimeoutError:
-            raise TimedOut(f"the prediction was not ready within {self.timeout:g} s; retry") from None
-        finally:
-            del self.response_buffer[uid]
-        response, status = item.response
-        if status != LitAPIStatus.OK:
-            raise RuntimeError(f"a worker of {api.entry.name} failed: {response}")
-        predictions: list[Prediction] = response
-        return predictions
+        """Run one batch in a worker. Raises `TimedOut`, `Overloaded`."""
+        return await self._pools[api.entry.name].run(inputs)
 
     def serve(
         self,
-        start_api: Callable[[int, Listeners], BaseProcess],
+        start_api: Callable[[int, Listeners, Lifeline], BaseProcess],
         *,
         host: str,
         port: int,
         api_servers: int,
+        delay: float,
         on_ready: Callable[[str], None],
     ) -> None:
         """Serve until SIGTERM or SIGINT; `on_ready` receives the URL. Raises `ServiceError`.
 
-        `start_api` starts an API process, which calls `run_api`.
+        `start_api` starts an API process, which calls `run_api`. A shutdown begins after `delay` seconds.
         """
-        sockets = bind(host, port, api_servers)
-        supervisor = Supervisor(
-            start_api=lambda index: start_api(index, sockets),
-            api_servers=api_servers,
-            start_workers=lambda: [] if self._in_process else self._launch_workers(api_servers),
-            ready=self._report,
-            patience=math.ceil(self.timeout) + 2,
-        )
-        url = f"http://{format_address(sockets[0])}"
-        try:
-            supervisor.run(lambda: on_ready(url))
-        finally:
+        with ExitStack() as stack:
+            sockets = bind(host, port, api_servers)
             for listener in sockets:
-                listener.close()
+                stack.callback(listener.close)
+            folder = (
+                tempfile.TemporaryDirectory(prefix="distillery-")
+                if self._workers_per_model
+                else nullcontext("")
+            )
+            workers = self._workers(Path(stack.enter_context(folder)), api_servers)
+            apis = [
+                Child(
+                    f"API process {index}",
+                    partial(start_api, index, sockets),
+                    partial(self._metrics.clear_gauges, index),
+                )
+                for index in range(api_servers)
+            ]
+            url = f"http://{format_address(sockets[0])}"
+            patience = math.ceil(self.timeout) + 2
+            Supervisor(workers, apis, delay=delay, patience=patience).run(lambda: on_ready(url))
 
-    def _launch_workers(self, api_servers: int) -> list[BaseProcess]:
-        """Start LitServe's workers with `multiprocessing` queues; its own go through another process."""
-        self.workers_setup_status: dict[str, str] = {}
-        self._transport = MPQueueTransport(None, [_spawn.Queue() for _ in range(api_servers)])
-        workers: list[BaseProcess] = []
+    def _workers(self, folder: Path, first_row: int) -> list[Child]:
+        """Open the sockets of the workers, and return the workers, not started yet."""
+        workers: list[Child] = []
         for api in self.apis:
-            self.litapi_request_queues[api.api_path] = _spawn.Queue()
-            for worker in self.launch_inference_worker(api):
-                worker.name = f"the worker of {api.entry.name}"
-                workers.append(worker)
+            for number in range(self._workers_per_model):
+                path = folder / f"{api.entry.name}-{number}"
+                self._worker_paths.setdefault(api.entry.name, []).append(path)
+                name = f"the worker of {api.entry.name}"
+                row = first_row + len(workers)
+                workers.append(Child(name, partial(self._start_worker, api, number, listen(path), row)))
         return workers
 
-    @property
-    def channels(self) -> tuple[Any, ...]:
-        """The pipe to the supervisor and the queues to the workers, for a spawned API process."""
-        return self._ready, self._transport, self.litapi_request_queues
+    def _start_worker(
+        self, api: DigitAPI, number: int, listener: Any, row: int, lifeline: Lifeline
+    ) -> BaseProcess:
+        api.loop = WorkerLoop(listener, lifeline, self._metrics, row)
+        process: BaseProcess = self.launch_single_inference_worker(api, number)
+        return process
 
-    def connect(self, channels: tuple[Any, ...]) -> None:
-        """Replace the pipe and the queues by those of the parent process."""
-        self._ready, self._transport, self.litapi_request_queues = channels
+    @property
+    def channels(self) -> WorkerPaths:
+        """What a spawned API process needs of the parent's server: the sockets of the workers."""
+        return self._worker_paths
+
+    def connect(self, channels: WorkerPaths) -> None:
+        """Use the workers of the parent process."""
+        self._worker_paths = channels
 
     def run_api(
         self,
         app: ASGIApp,
         index: int,
         listeners: Listeners,
+        lifeline: Lifeline,
         *,
         http: Callable[..., asyncio.Protocol],
         log_level: str,
@@ -252,6 +213,7 @@ class DigitServer(LitServer):  # type: ignore[misc]
             if listener is not listeners[index]:
                 listener.close()
         self.index = index
+        self._lifeline = lifeline
         config = uvicorn.Config(
             app,
             http=http,  # type: ignore[arg-type] # a class or a factory
@@ -265,7 +227,8 @@ class DigitServer(LitServer):  # type: ignore[misc]
         )
         gc.collect()
         gc.freeze()  # exclude FastAPI and all else loaded so far from every later collection
-        uvicorn.Server(config).run([listeners[index]])
+        self._uvicorn = uvicorn.Server(config)
+        self._uvicorn.run([listeners[index]])
 
 
 def _end(*_: object) -> None:

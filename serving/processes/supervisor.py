@@ -1,39 +1,35 @@
-"""The parent process: it opens the listening sockets, and starts, watches and ends its children.
+"""The parent process: it starts, watches, replaces and ends its children.
 
-Each API process has a `SO_REUSEPORT` socket of its own, because on a shared one most keep-alive connections sometimes
-reach the same process. Where the kernel does not balance such sockets (anywhere but on Linux), all API processes
-share one. API processes are forked, which shares the memory of everything imported; where this is unsafe (macOS) or
-impossible, they are spawned and build the service again.
+A child that dies is started again at once; one that stops sending heartbeats is killed first. A child that dies again
+and again is started after growing pauses, and ends the service after the last of them.
 
-An API process that dies is replaced, while its socket queues new connections. The death of a model worker ends the
-service, because the worker may have held a lock of the shared queue.
+uvicorn has a supervisor as well. It is not used, because it starts all processes on one shared socket, spawns rather
+than forks them, knows no workers, and has its heartbeat answered by a thread, which an event loop that hangs does not
+stop.
 """
 
 import multiprocessing
-import os
 import signal
 import socket
 import sys
-import threading
 import time
-from collections.abc import Callable, Sequence
-from multiprocessing import parent_process
-from multiprocessing.connection import Connection, wait
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
-from typing import Any
 
-from distillery import DistilleryError
+from serving.processes.lifeline import Lifeline, Monitor
+from serving.processes.sockets import ServiceError
 
-_MIN_LIFETIME_S = 1.0  # a process that dies earlier would only die again
-
-
-class ServiceError(DistilleryError):
-    """The service cannot start or continue."""
-
-
-Kind = tuple[socket.AddressFamily, socket.SocketKind, int]
-Listeners = Sequence[socket.socket]
-"""The listening socket of each API process, by its index."""
+HANG_SECONDS = 5.0
+"""Without a heartbeat, after which a child is killed."""
+START_SECONDS = 60.0
+"""For a replacement to become ready."""
+STABLE_SECONDS = 10.0
+"""A child that lives longer has not crashed because of its start."""
+PAUSES = (0.0, 0.25, 0.5, 1.0, 2.0, 4.0)
+"""Seconds before a child that died is started again, by the number of its previous crashes."""
+_CHECK_SECONDS = 0.25
 
 
 def can_fork() -> bool:
@@ -41,165 +37,200 @@ def can_fork() -> bool:
     return sys.platform != "darwin" and "fork" in multiprocessing.get_all_start_methods()
 
 
-def bind(host: str, port: int, count: int) -> Listeners:
-    """Open listening sockets on one address for `count` API processes; port 0 selects a free one.
-
-    Raises `ServiceError`.
-    """
-    kind, address = free_address(host, port, "--port")
-    balanced = sys.platform == "linux" and hasattr(socket, "SO_REUSEPORT")
-    listeners = []
-    for _ in range(count if balanced else 1):
-        listener = socket.socket(*kind)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if balanced:
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        listener.bind(address)
-        listener.listen(2048)
-        listeners.append(listener)
-    return listeners if balanced else listeners * count
-
-
-def free_address(host: str, port: int, flag: str) -> tuple[Kind, Any]:
-    """Return an unused address and the kind of socket for it. Raises `ServiceError` naming `flag`."""
-    try:
-        family, type_, protocol, _, address = socket.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-    except socket.gaierror as error:
-        raise ServiceError(f"--host {host} is not an address of this machine: {error.strerror}") from None
-    # With SO_REUSEPORT two services could share a port unnoticed, so try without it first.
-    kind = (family, type_, protocol)
-    with socket.socket(*kind) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(address)
-        except OSError as error:
-            raise ServiceError(
-                f"cannot listen on {host} port {port}: {os.strerror(error.errno or 0)}; "
-                f"choose another {flag} or stop the program that uses it"
-            ) from None
-        return kind, probe.getsockname()
-
-
-def format_address(bound: socket.socket) -> str:
-    """Return a socket's address in the form of URLs."""
-    name, number = bound.getsockname()[:2]
-    return f"[{name}]:{number}" if ":" in name else f"{name}:{number}"
-
-
-def end_with_parent() -> None:
-    """In a child: exit when the parent has ended, even by SIGKILL."""
-    parent = parent_process()
-    if parent is None:
-        return
-    sentinel = parent.sentinel
-
-    def watch() -> None:
-        wait([sentinel])
-        os.kill(os.getpid(), signal.SIGTERM)
-
-    threading.Thread(target=watch, name="end-with-parent", daemon=True).start()
-
-
-class Supervisor:
-    """Starts the children, waits until all are ready, then until SIGTERM, SIGINT or the death of a worker."""
+class Child:
+    """A process that is replaced when it dies or hangs."""
 
     def __init__(
         self,
-        *,
-        start_api: Callable[[int], BaseProcess],
-        api_servers: int,
-        start_workers: Callable[[], Sequence[BaseProcess]],
-        ready: Connection,
-        patience: float,
+        name: str,
+        start: Callable[[Lifeline], BaseProcess],
+        on_death: Callable[[], None] = lambda: None,
     ) -> None:
-        self._start_api = start_api
-        self._api_servers = api_servers
-        self._start_workers = start_workers
-        self._ready = ready
+        """`start` starts the process, `on_death` is called before it is replaced."""
+        self.name = name
+        self.monitor = Monitor()
+        self._start = start
+        self._on_death = on_death
+        self._process: BaseProcess | None = None
+        self._started = 0.0
+        self._crashes = 0
+        self._restart_at = 0.0
+
+    def start(self) -> None:
+        """Start the process."""
+        self.monitor.close()
+        self.monitor = Monitor()
+        self._started = time.monotonic()
+        self._process = self._start(self.monitor.lifeline)
+
+    @property
+    def ready(self) -> bool:
+        """Whether the process has sent its first heartbeat."""
+        return self.monitor.last_beat is not None
+
+    @property
+    def handles(self) -> tuple[int, ...]:
+        """What to wait on for heartbeats and the end of the process."""
+        return (self.monitor.fileno(), self._process.sentinel) if self._process else ()
+
+    def ended(self) -> int | None:
+        """Return the exit status of the process; None while it runs."""
+        if self._process and not self._process.is_alive():
+            return self._process.exitcode
+        return None
+
+    def check(self, *, delayed: bool) -> None:
+        """Replace the process if it has died or hangs; `delayed`: it may only seem to hang. Raises `ServiceError`."""
+        now = time.monotonic()
+        self.monitor.receive()
+        if self._process is None:
+            if now >= self._restart_at:
+                self.start()
+            return
+        if delayed and self.ready:
+            self.monitor.last_beat = now
+        alive, limit = self.monitor.last_beat or self._started, HANG_SECONDS if self.ready else START_SECONDS
+        if now - alive > limit:
+            _report(f"{self.name} has not responded for {limit:g} s; killing it")
+            self._process.kill()
+            self._process.join()
+        if (status := self.ended()) is not None:
+            self._schedule_restart(now, status)
+
+    def _schedule_restart(self, now: float, status: int) -> None:
+        assert self._process  # noqa: S101 - it has ended
+        self._on_death()
+        self._process.close()
+        self._process = None
+        if now - self._started > STABLE_SECONDS:
+            self._crashes = 0
+        if self._crashes == len(PAUSES):
+            raise ServiceError(
+                f"{self.name} has ended {self._crashes + 1} times, each within {STABLE_SECONDS:g} s of its start, "
+                f"the last time with {_describe(status)}: the service ends too"
+            )
+        pause = PAUSES[self._crashes]
+        self._crashes += 1
+        self._restart_at = now + pause
+        when = f" in {pause:g} s" if pause else ""
+        _report(f"{self.name} ended with {_describe(status)}; restarting it{when}")
+
+    def terminate(self) -> None:
+        """Ask the process to end; a stopped one ends as soon as it is continued, or is killed by `join`."""
+        if self._process:
+            self._process.terminate()
+
+    def join(self, deadline: float) -> None:
+        """Wait for the end of the process until `deadline` (`time.monotonic`), then kill it."""
+        if self._process:
+            self._process.join(max(0.0, deadline - time.monotonic()))
+            if self._process.is_alive():
+                self._process.kill()
+                self._process.join()
+
+
+class Supervisor:
+    """Starts the workers and the API processes, and keeps them running until SIGTERM or SIGINT."""
+
+    def __init__(
+        self, workers: Sequence[Child], apis: Sequence[Child], *, delay: float, patience: float
+    ) -> None:
+        """`delay` is the pause before a shutdown begins, `patience` the time it may take, in seconds."""
+        self._workers = workers
+        self._apis = apis
+        self._children = (*workers, *apis)
+        self._delay = delay
         self._patience = patience
-        self._workers: list[BaseProcess] = []
-        self._apis: list[BaseProcess] = []
-        self._started_at: list[float] = []
 
     def run(self, on_ready: Callable[[], None]) -> None:
-        """Run until a signal, then end all children. Raises `ServiceError` when a child's death ends the service."""
-        stopped, stop = socket.socketpair()
-        before = {
-            number: signal.signal(number, lambda *_: stop.send(b"."))
-            for number in (signal.SIGTERM, signal.SIGINT)
-        }
-        try:
-            self._workers = list(self._start_workers())
-            if not self._await_ready(len(self._workers), stopped):
-                return
-            for index in range(self._api_servers):
-                self._apis.append(self._start_api(index))
-                self._started_at.append(time.monotonic())
-            if not self._await_ready(self._api_servers, stopped):
-                return
-            on_ready()
-            self._watch(stopped)
-        finally:
-            self._end()
-            for number, handler in before.items():
-                signal.signal(number, handler)
-            stopped.close()
-            stop.close()
+        """Run until a signal, then end all children. Raises `ServiceError`."""
+        with _stop_signals() as stop:
+            try:
+                if self._start(self._workers, stop) and self._start(self._apis, stop):
+                    on_ready()
+                    self._watch(stop, None)
+                    self._drain(stop)
+            finally:
+                self._end()
 
-    def _await_ready(self, count: int, stopped: socket.socket) -> bool:
-        """Wait until `count` children are ready; return False on a signal to stop."""
-        while count:
-            children = [*self._workers, *self._apis]
-            happened = wait([self._ready, stopped, *(child.sentinel for child in children)])
-            if stopped in happened:
+    def _start(self, children: Sequence[Child], stop: socket.socket) -> bool:
+        """Start some of the children and wait until they are ready; return False on a signal to stop."""
+        for child in children:
+            child.start()
+        while not all(child.ready for child in children):
+            if self._wait(stop, None):
                 return False
-            if self._ready in happened:
-                self._ready.recv_bytes()
-                count -= 1
-                continue
-            dead = next(child for child in children if child.sentinel in happened)
-            raise ServiceError(f"{dead.name} ended before it was ready; see its message above")
+            for child in self._children:
+                child.monitor.receive()
+                if child.ended() is not None:
+                    raise ServiceError(
+                        f"{child.name} ended before the service was ready; see its message above"
+                    )
         return True
 
-    def _watch(self, stopped: socket.socket) -> None:
-        while True:
-            children = [*self._workers, *self._apis]
-            happened = wait([self._ready, stopped, *(child.sentinel for child in children)])
-            if stopped in happened:
+    def _watch(self, stop: socket.socket, until: float | None) -> None:
+        """Replace children that die or hang, until a signal to stop or until a time."""
+        checked = time.monotonic()
+        while until is None or time.monotonic() < until:
+            if self._wait(stop, _CHECK_SECONDS):
                 return
-            if self._ready in happened:
-                self._ready.recv_bytes()
-            for worker in self._workers:
-                if worker.sentinel in happened:
-                    worker.join()
-                    raise ServiceError(
-                        f"{worker.name} ended with status {worker.exitcode}: the service ends too"
-                    )
-            for index, process in enumerate(self._apis):
-                if process.sentinel in happened:
-                    self._replace(index, process)
+            # After a pause of the whole service (a stopped container), the heartbeats are old as well.
+            delayed = time.monotonic() - checked > 4 * _CHECK_SECONDS
+            checked = time.monotonic()
+            for child in self._children:
+                child.check(delayed=delayed)
 
-    def _replace(self, index: int, process: BaseProcess) -> None:
-        process.join()
-        if self._workers or time.monotonic() - self._started_at[index] < _MIN_LIFETIME_S:
-            raise ServiceError(f"{process.name} ended with status {process.exitcode}: the service ends too")
-        print(
-            f"distillery-serve: {process.name} ended with status {process.exitcode}; restarting it",
-            flush=True,
-        )
-        self._apis[index] = self._start_api(index)
-        self._started_at[index] = time.monotonic()
+    def _drain(self, stop: socket.socket) -> None:
+        """Let load balancers notice that the service is not ready, while it still serves."""
+        if self._delay:
+            for child in self._apis:
+                child.monitor.drain()
+            self._watch(stop, time.monotonic() + self._delay)
+
+    def _wait(self, stop: socket.socket, seconds: float | None) -> bool:
+        """Wait for an event at a child; return whether a signal to stop has arrived."""
+        handles = [handle for child in self._children for handle in child.handles]
+        if stop not in wait([stop, *handles], seconds):
+            return False
+        stop.recv(64)
+        return True
 
     def _end(self) -> None:
         """End the API processes, which complete their requests, then the workers."""
         for group in (self._apis, self._workers):
-            for process in group:
-                process.terminate()
+            for child in group:
+                child.terminate()
             deadline = time.monotonic() + self._patience
-            for process in group:
-                process.join(max(0.0, deadline - time.monotonic()))
-                if process.is_alive():
-                    process.kill()
-                    process.join()
+            for child in group:
+                child.join(deadline)
+
+
+@contextmanager
+def _stop_signals() -> Iterator[socket.socket]:
+    """Receive a byte on the socket for each SIGTERM and SIGINT."""
+    receiver, sender = socket.socketpair()
+    before = {
+        number: signal.signal(number, lambda *_: sender.send(b"."))
+        for number in (signal.SIGTERM, signal.SIGINT)
+    }
+    try:
+        yield receiver
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        receiver.close()
+        sender.close()
+
+
+def _describe(status: int) -> str:
+    """Return an exit status as a shell's user knows it: `status 1`, `SIGKILL`."""
+    if status < 0:
+        try:
+            return signal.Signals(-status).name
+        except ValueError:
+            pass
+    return f"status {status}"
+
+
+def _report(text: str) -> None:
+    print(f"distillery-serve: {text}", flush=True)

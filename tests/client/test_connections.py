@@ -94,7 +94,8 @@ def proxy(url: str) -> Iterator[Proxy]:
 def expected(model_repository: Path) -> dict[str, Any]:
     """The probabilities of every sample digit by model, from onnxruntime alone."""
     return {
-        name: Session(entry.path).run(DIGITS)[1] for name, entry in load_repository(model_repository).items()
+        name: Session(entry.path).run(DIGITS).probabilities
+        for name, entry in load_repository(model_repository).items()
     }
 
 

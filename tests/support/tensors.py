@@ -16,7 +16,13 @@ NUMPY: dict[str, Any] = {"FP32": "<f4", "BOOL": np.bool_}
 
 def outputs(found: Outputs) -> dict[str, Any]:
     """The outputs of a session by name, in the shapes of the protocol."""
-    return {name: values.reshape(len(values), -1) for name, values in found._asdict().items()}
+    served = found._asdict()
+    del served["digits"]
+    return {
+        name: np.asarray(values, NUMPY["BOOL" if name == "accepted" else "FP32"]).reshape(len(values), -1)
+        for name, values in served.items()
+        if values is not None
+    }
 
 
 def tensor(images: Any, **fields: Any) -> dict[str, Any]:

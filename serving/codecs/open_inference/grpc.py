@@ -37,7 +37,7 @@ from serving.codecs.open_inference.open_inference_pb2 import (
     ModelInferTarget,
     ModelMetadataResponse,
 )
-from serving.codecs.open_inference.outputs import ALL_OUTPUTS, SPECS, accepted_images, available
+from serving.codecs.open_inference.outputs import ALL_OUTPUTS, SPECS, accepted_images, available, tensor_of
 from serving.model.repository import INPUTS, Manifest
 from serving.model.tensors import Images
 
@@ -68,7 +68,7 @@ class GrpcCodec(Codec):
         message = ModelInferResponse(model_name=model.name, model_version=model.version, id=query.id)
         accepted = accepted_images(prediction)
         for name, _, _ in available(query.outputs, prediction):
-            tensor = getattr(prediction, name)
+            tensor = tensor_of(prediction, name)
             shape = len(tensor), tensor.size // len(tensor)
             output = message.outputs.add(name=name, datatype=SPECS[name].datatype, shape=shape)
             if accepted is not None:

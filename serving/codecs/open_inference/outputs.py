@@ -5,8 +5,10 @@ response. A sequence would need state between requests, so it is rejected.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from serving.codecs.base import Prediction, RequestedOutput
 from serving.codecs.errors import InvalidInput, InvalidType
@@ -17,6 +19,7 @@ from serving.model.repository import ACCEPTANCE_OUTPUTS, OUTPUTS
 SPECS = {spec.name: spec for spec in OUTPUTS + ACCEPTANCE_OUTPUTS}
 _NAMES = tuple(SPECS)
 _SCORES = tuple(spec.name for spec in OUTPUTS)
+_DTYPES = {"FP32": np.dtype(np.float32), "BOOL": np.dtype(np.bool_)}
 
 ALL_OUTPUTS = {binary: tuple(RequestedOutput(name, binary) for name in _NAMES) for binary in (False, True)}
 
@@ -36,9 +39,14 @@ def available(requested: Sequence[RequestedOutput], prediction: Prediction) -> S
     return requested
 
 
+def tensor_of(prediction: Prediction, name: str) -> NDArray[Any]:
+    """Return an output as the protocol sends it, `[N, 10]` or `[N]`."""
+    return np.asarray(getattr(prediction, name), _DTYPES[SPECS[name].datatype])
+
+
 def accepted_images(prediction: Prediction) -> int | None:
     """Return the output parameter `accepted`, the number of images whose prediction is accepted."""
-    return None if prediction.accepted is None else int(np.count_nonzero(prediction.accepted))
+    return None if prediction.accepted is None else prediction.accepted.count(True)
 
 
 def request_id(document: Object) -> str | None:

@@ -6,7 +6,7 @@ import numpy as np
 import orjson
 
 from serving.codecs.base import Prediction, Query, Reply, Timing
-from serving.codecs.open_inference.outputs import SPECS, accepted_images, available
+from serving.codecs.open_inference.outputs import SPECS, accepted_images, available, tensor_of
 from serving.model.repository import Manifest
 from serving.model.tensors import Scores
 
@@ -21,8 +21,9 @@ def write_response(model: Manifest, query: Query, prediction: Prediction, timing
     blobs: list[Any] = []
     accepted = accepted_images(prediction)
     for name, binary, classes in available(query.outputs, prediction):
-        tensor = getattr(prediction, name)
-        count, values = len(tensor), tensor.ravel()
+        tensor = tensor_of(prediction, name)
+        values: Any = tensor.ravel()
+        count = len(tensor)
         shape = count, values.size // count
         output: dict[str, Any] = {"name": name, "datatype": SPECS[name].datatype, "shape": shape}
         parameters: dict[str, int] = {} if accepted is None else {"accepted": accepted}

@@ -80,7 +80,7 @@ def session(model_repository: Path) -> Session:
 
 
 def correct(session: Session, images: Grey) -> int:
-    return int((session.run(images)[1].argmax(axis=1) == LABELS).sum())
+    return int((session.run(images).probabilities.argmax(axis=1) == LABELS).sum())
 
 
 @pytest.mark.parametrize("drawn", DRAWN)

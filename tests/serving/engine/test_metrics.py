@@ -144,7 +144,7 @@ def test_both_executors_give_the_digits_of_the_session(client: httpx.Client, two
     images = sample_test().images.numpy()
     for name, entry in load_repository(two_models).items():
         answer = client.post(f"/predict/{name}", json={"images": images.tolist()}).json()
-        expected = Session(entry.path).run(images)[1].argmax(axis=1).tolist()
+        expected = Session(entry.path).run(images).probabilities.argmax(axis=1).tolist()
         assert [one["digit"] for one in answer["predictions"]] == expected
 
 

@@ -80,7 +80,7 @@ def test_predictions_carry_what_the_session_computes(
     assert [one.confidence for one in predictions] == pytest.approx(expected["confidence"][:, 0], abs=1e-4)
     for one in predictions:
         assert one.confidence is not None
-        assert one.accepted == (one.confidence >= np.float32(rule.threshold))
+        assert one.accepted == (one.confidence >= rule.threshold)
     assert {one.accepted for one in predictions} == {True, False}
 
 

@@ -38,7 +38,8 @@ def get(repository: Path) -> Get:
     """GET a path from the routes alone, without a server."""
     app = FastAPI()
     models = load_repository(repository)
-    add_routes(app, models, "student", Metrics(metrics_table(models, ["rest"], 1), 1), guard={})
+    metrics = Metrics(metrics_table(models, ["rest"], 1), 1)
+    add_routes(app, models, "student", metrics, guard={}, check_ready=lambda: None)
 
     async def fetch(path: str) -> httpx.Response:
         async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as client:

@@ -54,7 +54,7 @@ def test_concurrent_requests_get_their_own_predictions(
     entries = load_repository(model_repository)
     sessions = {name: Session(entries[name].path) for name in MODELS}
     images = distinct_digits(CLIENTS * REQUESTS * 4)
-    expected = {name: session.run(images)[1] for name, session in sessions.items()}
+    expected = {name: session.run(images).probabilities for name, session in sessions.items()}
 
     async def client(url: str, number: int) -> int:
         choice = random.Random(number)  # noqa: S311 - reproducible

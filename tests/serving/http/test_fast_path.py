@@ -35,7 +35,7 @@ def run_both(request: pytest.FixtureRequest, one_model: Path) -> Run:
 def digits(one_model: Path) -> list[int]:
     """The model's predictions of the sample digits."""
     session = Session(load_repository(one_model)["student"].path)
-    return session.run(DIGITS)[1].argmax(axis=1).tolist()
+    return session.run(DIGITS).probabilities.argmax(axis=1).tolist()
 
 
 @pytest.mark.parametrize(("fast_path", "parsed"), [(True, 2), (False, 40)])

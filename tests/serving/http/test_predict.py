@@ -45,7 +45,7 @@ def png(digit: Any) -> bytes:
 def test_predictions_are_those_of_the_session(
     client: httpx.Client, model_repository: Path, model: str
 ) -> None:
-    expected = Session(load_repository(model_repository)[model].path).run(DIGITS)[1]
+    expected = Session(load_repository(model_repository)[model].path).run(DIGITS).probabilities
     answer = client.post(f"/predict/{model}", json={"images": DIGITS.tolist()})
     assert answer.status_code == 200
     predictions = PredictAnswer.model_validate_json(answer.content, strict=True).predictions

@@ -55,36 +55,6 @@ def test_a_signal_ends_the_service_after_the_requests_in_flight(
         eventually(lambda: not any(map(is_alive, children)))
 
 
-def test_an_api_process_that_dies_is_replaced(one_model: Path) -> None:
-    with starting_service(one_model, "--api-servers", "2") as running:
-        url = running.wait_until_ready()
-        first, second = running.children()
-        time.sleep(1.1)  # a process that dies earlier ends the service
-        os.kill(first, signal.SIGKILL)
-        assert "ended with status -9; restarting it" in running.read_line()
-        for _ in range(20):  # its socket queued connections meanwhile
-            assert httpx.post(f"{url}/predict", json=ONE, timeout=10).status_code == 200
-        assert second in running.children()
-        assert len(running.children()) == 2
-        assert running.end()[1] == ""
-        assert running.process.returncode == 0
-
-
-@pytest.mark.slow
-def test_a_worker_that_dies_ends_the_service_with_a_message(one_model: Path) -> None:
-    with starting_service(one_model, "--executor", "workers", "--api-servers", "1") as running:
-        running.wait_until_ready()
-        children = running.children()
-        worker = children[0]  # started before the API processes
-        os.kill(worker, signal.SIGKILL)
-        _, errors = running.wait()
-        assert running.process.returncode == 1
-        assert errors == (
-            "distillery-serve: the worker of student ended with status -9: the service ends too\n"
-        )
-        eventually(lambda: not any(map(is_alive, children)))
-
-
 @pytest.mark.parametrize("executor", ["inprocess", "workers"])
 @pytest.mark.slow
 def test_children_do_not_outlive_a_killed_parent(one_model: Path, executor: str) -> None:
