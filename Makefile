@@ -29,7 +29,7 @@ test-portable: $(INSTALLED) ## run the numeric tests of training as older CPUs c
 	@ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 MKL_ENABLE_INSTRUCTIONS=AVX2 DISTILLERY_TEST_THREADS=2 OMP_WAIT_POLICY=PASSIVE $(PORTABLE)
 
 test-slow: $(INSTALLED) ## run the slow tests; those that need `make system` are skipped without it
-	@$(BIN)/pytest -m "slow or prometheus or wrk"
+	@$(BIN)/pytest -m "slow or browser or nginx or prometheus or wrk"
 
 RUNS ?= 100000
 fuzz: $(INSTALLED) ## fuzz the decoding of request bodies, guided by coverage: make fuzz RUNS=1000000
@@ -68,7 +68,7 @@ bench-peers: $(INSTALLED) ## compare with other serving frameworks: make bench-p
 
 system: ## install the Debian packages that some tests and benchmarks need
 	@$(SUDO) apt-get update -qq
-	@$(SUDO) apt-get install -qq --yes --no-install-recommends libb64-0d prometheus wrk
+	@$(SUDO) apt-get install -qq --yes --no-install-recommends chromium libb64-0d nginx-light prometheus wrk
 
 serving-alone: $(INSTALLED) ## install only the serving extra, start the service, predict one digit
 	@.ci/serving-alone

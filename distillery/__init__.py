@@ -7,7 +7,7 @@ A command is a subclass of `Command`: its fields are the settings, its docstring
 2. environment variables    `DISTILLERY_STUDENT__EPOCHS=20`
 3. a TOML file              `[student]` / `epochs = 20` in the file that `--config` names
 4. the command's `preset`   the recipe, for commands that train
-5. the defaults             of the class
+5. the defaults             in the file that `DISTILLERY_DEFAULTS` names (the container image has one), or of the class
 """
 
 import os
@@ -20,6 +20,8 @@ from pydantic_settings import SettingsError
 from distillery.command import Command, CommandModules, Metavar
 from distillery.errors import DistilleryError, errors, plain, read_toml, unknown
 from distillery.help import command_help, program_help
+from distillery.output import notify
+from distillery.service_links import ignored_service_links
 
 __all__ = [
     "Command",
@@ -28,6 +30,7 @@ __all__ = [
     "Metavar",
     "errors",
     "main",
+    "notify",
     "plain",
     "read_toml",
     "unknown",
@@ -55,6 +58,7 @@ def main(
     Commands are dispatched here rather than with pydantic-settings' `CliSubCommand`, which nests the settings of a
     command under its name in files and environment variables, and builds the parsers of all commands at every start.
     """
+    _open_standard_streams()
     try:
         status = _run(program, commands, default, list(sys.argv[1:] if arguments is None else arguments))
         sys.stdout.flush()
@@ -66,6 +70,17 @@ def main(
             return 141
         raise  # of another pipe
     return status
+
+
+def _open_standard_streams() -> None:
+    """Open what is closed of stdin, stdout and stderr; otherwise the next file or socket gets its number."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
+    sys.stdout = sys.stdout or os.fdopen(1, "w", closefd=False)
+    sys.stderr = sys.stderr or os.fdopen(2, "w", closefd=False)
 
 
 def _run(program: str, commands: Mapping[str, type[Command]], default: str | None, rest: list[str]) -> int:
@@ -87,6 +102,8 @@ def _run(program: str, commands: Mapping[str, type[Command]], default: str | Non
             others = {other: commands[other] for other in commands if name == default and other != name}
             print(command_help(title, command, others))
             return 0
+        if notice := ignored_service_links(command.model_fields):
+            print(f"{title}: {notice}", file=sys.stderr)
         command.parse(rest).run()
     except (SettingsError, ValidationError) as error:
         lines = errors(error, command) if isinstance(error, ValidationError) else [str(error)]

@@ -1,6 +1,7 @@
 """A command: its settings and the sources they come from; and the commands of a program."""
 
 import ast
+import os
 from abc import abstractmethod
 from argparse import ArgumentParser, Namespace
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,6 +15,7 @@ from pydantic.fields import FieldInfo
 from pydantic_settings import (
     BaseSettings,
     CliSettingsSource,
+    EnvSettingsSource,
     InitSettingsSource,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
@@ -21,6 +23,10 @@ from pydantic_settings import (
 )
 
 from distillery.errors import nearest, read_toml
+from distillery.service_links import without_service_links
+
+DEFAULTS_VARIABLE = "DISTILLERY_DEFAULTS"
+"""Environment variable that names a TOML file with defaults."""
 
 
 class Metavar(NamedTuple):
@@ -49,7 +55,7 @@ class Command(BaseSettings):
     examples: ClassVar[Sequence[str]] = ()
     """Lines at the end of `--help`."""
     preset: ClassVar[Mapping[str, Any]] = {}
-    """Values of the lowest source, only above the defaults."""
+    """Values below those of options, environment and file."""
 
     config: Path | None = Field(None, description="TOML file with values for any of these options")
 
@@ -89,8 +95,10 @@ class Command(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - the signature is pydantic's
         file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
     ) -> tuple[PydanticBaseSettingsSource, ...]:
+        assert isinstance(env_settings, EnvSettingsSource)  # noqa: S101
+        env_settings.env_vars = without_service_links(env_settings.env_vars)
         preset = InitSettingsSource(settings_cls, dict(cls.preset))
-        return init_settings, env_settings, _ConfigFile(settings_cls), preset
+        return init_settings, env_settings, _ConfigFile(settings_cls), preset, _DefaultsFile(settings_cls)
 
 
 class CommandModules(Mapping[str, type[Command]]):
@@ -146,6 +154,14 @@ class _ConfigFile(PydanticBaseSettingsSource):
     def __call__(self) -> dict[str, Any]:
         path = self.current_state.get("config")
         return read_toml(Path(path), f"--config {path}") if path else {}
+
+
+class _DefaultsFile(_ConfigFile):
+    """The file named by `DISTILLERY_DEFAULTS`, such as a container image's: other defaults than those of the class."""
+
+    def __call__(self) -> dict[str, Any]:
+        path = os.environ.get(DEFAULTS_VARIABLE)
+        return read_toml(Path(path), DEFAULTS_VARIABLE) if path else {}
 
 
 class _Parser(ArgumentParser):

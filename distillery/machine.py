@@ -1,13 +1,59 @@
 """Properties of the machine that several packages need."""
 
+import math
 import os
+import re
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path, PurePosixPath
 
 
-def usable_cores() -> int:
-    """Return the number of CPU cores this process may use, which in a container is below the machine's.
+def usable_cores(root: Path = Path("/")) -> int:
+    """Return the number of CPU cores this process may keep busy: by its affinity and by its CPU quota, rounded up.
 
-    Where the operating system has no affinity (macOS), it is the machine's.
+    Where the operating system has neither (macOS), it is the machine's. `root` is the folder with `proc`.
     """
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min([cores, *map(math.ceil, _quotas(root))]))
+
+
+def _quotas(root: Path) -> Iterator[float]:
+    """Yield the CPU quotas, in cores, of the process's control groups and of their ancestors, of versions 2 and 1.
+
+    https://docs.kernel.org/admin-guide/cgroup-v2.html#cpu-interface-files
+    https://docs.kernel.org/scheduler/sched-bwc.html
+    """
+    for top, path in _control_groups(root):
+        for folder in (top / path, *(top / parent for parent in path.parents)):
+            with suppress(OSError, ValueError, ZeroDivisionError):  # no such file, or no quota: "max 100000"
+                quota, period = (folder / "cpu.max").read_text().split()
+                yield int(quota) / int(period)
+            with suppress(OSError, ValueError, ZeroDivisionError):
+                quota, period = ((folder / f"cpu.cfs_{name}_us").read_text() for name in ("quota", "period"))
+                if int(quota) > 0:  # -1: none
+                    yield int(quota) / int(period)
+
+
+def _control_groups(root: Path) -> Iterator[tuple[Path, PurePosixPath]]:
+    """Yield the mount point of each hierarchy that can limit CPU time, and the process's path below it."""
+    try:
+        memberships = (root / "proc/self/cgroup").read_text().splitlines()
+        mounts = (root / "proc/self/mountinfo").read_text().splitlines()
+    except OSError:  # not Linux, or no /proc
+        return
+    paths: dict[str, PurePosixPath] = {}
+    for line in memberships:  # 4:cpu,cpuacct:/docker/12ab, or 0::/docker/12ab for version 2
+        _, controllers, own = line.split(":", 2)
+        paths |= dict.fromkeys(controllers.split(","), PurePosixPath(own))
+    for line in mounts:  # 32 31 0:29 ROOT MOUNT-POINT OPTIONS - KIND SOURCE OPTIONS
+        place, _, kind = line.partition(" - ")
+        top, point = place.split()[3:5]
+        name, _, options = kind.split()
+        controller = {"cgroup2": "", "cgroup": "cpu"}.get(name)
+        if controller not in paths or (controller and controller not in options.split(",")):
+            continue
+        # A container sees its own group as the root of the mount, but perhaps its path on the host.
+        path = paths[controller]
+        inside = path.is_relative_to(top) and ".." not in path.parts
+        point = re.sub(r"\\(\d{3})", lambda octal: chr(int(octal[1], 8)), point)
+        yield root / point.lstrip("/"), path.relative_to(top) if inside else PurePosixPath()

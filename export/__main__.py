@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Literal
 
+import torch
 from pydantic import Field
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -12,6 +13,7 @@ from rich.table import Table
 
 import distillery
 from distillery import Metavar
+from distillery.machine import usable_cores
 from export import ExportError
 from export.acceptance import RISK
 from export.pipeline import Source, export_checkpoint, find_current
@@ -54,6 +56,7 @@ class Export(DataSettings):
     force: bool = Field(False, description="export unchanged models again")
 
     def run(self) -> None:
+        torch.set_num_threads(min(torch.get_num_threads(), usable_cores()))  # a CPU quota hides no cores
         sources = [Source(self.name, self.checkpoint)] if self.checkpoint else Source.of_run(self.run_dir)
         self._require_known(sources)
         console = Console()

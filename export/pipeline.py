@@ -34,6 +34,7 @@ from serving.model.repository import (
 from training.evaluation.calibration import fit_temperature
 from training.model.checkpoint import load_checkpoint
 from training.recipe.schema import Architecture
+from training.runs.folder import current_folder, current_models
 from training.storage import sha256
 
 
@@ -53,12 +54,14 @@ class Source:
     @classmethod
     def of_run(cls, run_dir: Path) -> list[Self]:
         """Return the current networks of a training run. Raises `ExportError` if there are none."""
-        # Those are symbolic links; the folders they point to carry a hash in their names.
-        found = sorted(path for path in run_dir.glob("*/model.safetensors") if path.parent.is_symlink())
-        if not found:
+        # Each link is read once: a training with other settings may move it meanwhile.
+        paths = {
+            name: current_folder(run_dir, name) / "model.safetensors" for name in current_models(run_dir)
+        }
+        sources = [cls(name, path.resolve()) for name, path in paths.items() if path.is_file()]
+        if not sources:
             raise ExportError(f"there is no trained network in {run_dir}; `make train` trains one")
-        # Resolved once: a training with other settings may move the links meanwhile.
-        return [cls(path.parent.name, path.resolve()) for path in found]
+        return sources
 
     def published_names(self, int8: Collection[str]) -> list[str]:
         """Return the names of its models in the repository; `int8` names the sources that are quantised, too."""

@@ -7,8 +7,12 @@ import sys
 # Before the other imports: the first process of a container ignores a signal without a handler.
 signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
 
+from pydantic import Field
+from pydantic_settings import SettingsConfigDict
+
 import distillery
 from serving.config import ServiceSettings
+from serving.health import check_ready, served_url
 
 
 class Serve(ServiceSettings):
@@ -29,7 +33,26 @@ class Serve(ServiceSettings):
         serve(self)
 
 
-COMMANDS: dict[str, type[distillery.Command]] = {"serve": Serve}
+class Health(distillery.Command):
+    """Check that the service is ready; the exit status is 0 or 1.
+
+    A container's health check runs this command: it needs neither host nor port.
+    """
+
+    # The variables and the file of the service may be those of its health check.
+    model_config = SettingsConfigDict(extra="ignore")
+    examples = ("distillery-serve health", "distillery-serve health --url http://127.0.0.1:8001")
+
+    url: str | None = Field(
+        None, description="address of the service; default: that of the one this user started last"
+    )
+    timeout: float = Field(5.0, gt=0, description="maximum time for the service to respond")
+
+    def run(self) -> None:
+        check_ready(self.url or served_url(), timeout=self.timeout)
+
+
+COMMANDS: dict[str, type[distillery.Command]] = {"serve": Serve, "health": Health}
 
 
 def run() -> None:

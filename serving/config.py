@@ -1,12 +1,42 @@
 """Settings of the service; the command that takes them is in `serving.__main__`."""
 
+import ipaddress
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
-from pydantic import Field, PositiveInt, SecretStr
+from pydantic import BeforeValidator, Field, PositiveInt, SecretStr, field_validator
+from pydantic_settings import NoDecode
 
-from distillery import Command
+from distillery import Command, Metavar
 from distillery.machine import usable_cores
+
+
+def _split(value: Any) -> Any:
+    return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+
+
+Names = Annotated[list[str], NoDecode, BeforeValidator(_split)]
+"""A list, separated by commas in an environment variable too."""
+
+
+def _valid_key(key: object) -> object:
+    """Return the key as a header carries it, without the line break that ends a file of secrets.
+
+    The messages do not contain the key. Raises `ValueError`.
+    """
+    if key is None or isinstance(key, SecretStr):  # the default, or checked already
+        return key
+    if not isinstance(key, str):
+        raise ValueError("must be a string; put the key in quotes")
+    key = key.strip()  # HTTP removes whitespace around the value of a header
+    if not key:
+        raise ValueError(
+            "is empty: is a secret missing? Set DISTILLERY_API_KEY to the key, or unset it to serve without one"
+        )
+    if not (key.isascii() and key.isprintable()):
+        raise ValueError("contains a character that no header can carry; use printable ASCII characters")
+    return key
 
 
 class ListenSettings(Command):
@@ -23,7 +53,7 @@ class ListenSettings(Command):
         description="also serve gRPC on this port; 0: any free one; needs the extra grpc",
     )
     api_servers: PositiveInt = Field(
-        default_factory=usable_cores, description="API processes; default: one per core"
+        default_factory=usable_cores, description="API processes; default: one per usable core"
     )
     fast_path: bool = Field(
         True, description="serve the repeated requests of a connection without uvicorn's parser"
@@ -40,6 +70,66 @@ class ListenSettings(Command):
     )
 
 
+class ConnectionSettings(Command):
+    """Connections, and what stands between the service and its clients."""
+
+    group = "connection"
+
+    keep_alive: Annotated[float, Metavar("SECONDS")] = Field(
+        75.0, gt=0, le=86400, description="close a connection that has been idle for this time"
+    )
+    client_timeout: float = Field(
+        10.0,
+        gt=0,
+        le=3600,
+        description="maximum time for the head of a request to arrive, and in which a body must make progress and a "
+        "response be read: 16 KiB per second",
+    )
+    root_path: Annotated[str, Metavar("PATH")] = Field(
+        "", description="path prefix under which a proxy publishes the service, such as /digits"
+    )
+    trusted_proxies: Annotated[Names, Metavar("ADDRESS,...")] = Field(
+        [], description="addresses or networks of proxies whose X-Forwarded-* headers count; *: of anyone"
+    )
+    cors_origins: Annotated[Names, Metavar("ORIGIN,...")] = Field(
+        [], description="origins whose pages may use the service, such as https://example.org; *: all of them"
+    )
+
+    @field_validator("root_path")
+    @classmethod
+    def _prefix(cls, value: str) -> str:
+        from serving.http.normalise import PREFIX  # noqa: PLC0415 - --help does without starlette
+
+        value = value.rstrip("/")
+        if not PREFIX.fullmatch(value):
+            raise ValueError(f"{value!r} is not a path prefix such as /digits")
+        return value
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _networks(cls, values: list[str]) -> list[str]:
+        for value in values:
+            try:
+                if value != "*":
+                    ipaddress.ip_network(value)
+            except ValueError as error:
+                raise ValueError(f"{error}; expected addresses or networks such as 10.0.0.0/8") from None
+        return ["*"] if "*" in values else values
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _origins(cls, values: list[str]) -> list[str]:
+        for value in values:
+            parts = urlsplit(value)
+            complete = parts.scheme and parts.netloc
+            default_port = {"http": ":80", "https": ":443"}.get(parts.scheme, "/")
+            origin = f"{parts.scheme}://{parts.netloc.lower().removesuffix(default_port)}"
+            if value != "*" and (not complete or value != origin):
+                advice = f"use {origin}" if complete else "expected one such as https://example.org"
+                raise ValueError(f"{value!r} is not an origin as browsers send it; {advice}")
+        return values
+
+
 class InferenceSettings(Command):
     """Where and how models run."""
 
@@ -51,8 +141,8 @@ class InferenceSettings(Command):
     workers_per_model: PositiveInt = Field(
         1, description="worker processes per model, with --executor workers"
     )
-    device: Literal["cpu", "cuda"] = Field(
-        "cpu", description="device to run models on; cuda needs onnxruntime-gpu"
+    device: Literal["auto", "cpu", "cuda"] = Field(
+        "cpu", description="device to run models on; cuda needs onnxruntime-gpu; auto: CUDA if it works"
     )
     threads: PositiveInt = Field(1, description="CPU threads per inference run")
     max_batch: PositiveInt = Field(64, description="maximum images per batch")
@@ -67,10 +157,10 @@ class LimitSettings(Command):
 
     group = "limit"
 
-    api_key: SecretStr | None = Field(
+    api_key: Annotated[SecretStr | None, BeforeValidator(_valid_key), Metavar("KEY")] = Field(
         None,
         description="key that prediction requests must send in the header X-API-Key; set DISTILLERY_API_KEY rather "
-        "than this option, which other users of the machine can see",
+        "than this option, which other users of the machine can see; whitespace around it is removed",
     )
     max_body_bytes: PositiveInt = Field(16 * 1024 * 1024, description="maximum size of a request body")
     max_images: PositiveInt = Field(256, description="maximum images per request")
@@ -81,11 +171,11 @@ class LimitSettings(Command):
         1024, description="maximum requests in flight per API process; further ones get status 503"
     )
     request_timeout: float = Field(
-        5.0, gt=0, le=3600, description="maximum time to receive a body, and to compute a response"
+        5.0, gt=0, le=3600, description="maximum time to compute the response to a complete request"
     )
 
 
-class ServiceSettings(ListenSettings, InferenceSettings, LimitSettings):
+class ServiceSettings(ListenSettings, ConnectionSettings, InferenceSettings, LimitSettings):
     """All settings of the service."""
 
     models_dir: Path = Field(Path("models"), description="model repository, as distillery-export writes it")

@@ -24,9 +24,9 @@ from multiprocessing.process import BaseProcess
 from typing import Any, Protocol
 
 from fastapi import APIRouter, FastAPI
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from starlette.types import ASGIApp
 
-from distillery import DistilleryError, unknown
+from distillery import DistilleryError, notify, unknown
 from serving.codecs.base import BodyLimits
 from serving.codecs.errors import NotReady
 from serving.codecs.open_inference.rest import OpenInferenceCodec
@@ -40,15 +40,21 @@ from serving.engine.metrics import Metrics, Values, metrics_table
 from serving.engine.recorder import CpuMetrics, RequestMetrics, RunMetrics, UnknownModelMetrics
 from serving.engine.request import Endpoint
 from serving.grpc.port import grpc_address
+from serving.health import announcement
 from serving.http.app import PredictionRoutes
+from serving.http.connection import HttpConnection
+from serving.http.cross_origin import CrossOrigin
+from serving.http.documentation import add_documentation
 from serving.http.fast_path import FastPathProtocol
+from serving.http.normalise import NormalisedRequests
 from serving.http.openapi import describe_predictions
 from serving.http.routes import add_routes, key_guard
 from serving.http.v2_openapi import describe_inference
 from serving.http.v2_routes import add_v2_routes
 from serving.http.v2_statistics import add_statistics_routes
 from serving.model.repository import ModelEntry, load_repository
-from serving.model.session import check_device
+from serving.model.session import resolve_device
+from serving.processes.file_limit import raise_file_limit
 from serving.processes.lifeline import Lifeline
 from serving.processes.litserve import DigitServer, WorkerPaths
 from serving.processes.sockets import Listeners
@@ -81,24 +87,42 @@ class Service:
     admission: Admission
     metrics: Metrics
     server: DigitServer
-    app: PredictionRoutes
+    routes: PredictionRoutes
+    cross_origin: CrossOrigin | None
     grpc_address: str | None
+
+    @property
+    def app(self) -> ASGIApp:
+        """The ASGI application."""
+        return self.cross_origin or self.routes
 
     def run(self) -> None:
         """Serve until SIGTERM or SIGINT. Raises `ServiceError`."""
-        self.server.serve(
-            self._start_api,
-            host=self.settings.host,
-            port=self.settings.port,
-            api_servers=self.settings.api_servers,
-            delay=self.settings.shutdown_delay,
-            on_ready=self._print_ready,
-        )
+        with announcement() as announce:
+
+            def on_ready(url: str) -> None:
+                announce(url)
+                self._print_ready(url)
+
+            self.server.serve(
+                self._start_api,
+                host=self.settings.host,
+                port=self.settings.port,
+                api_servers=self.settings.api_servers,
+                delay=self.settings.shutdown_delay,
+                on_ready=on_ready,
+            )
 
     def run_api(self, index: int, listeners: Listeners, lifeline: Lifeline) -> None:
         """Run one API process."""
         self.server.run_api(
-            self.app, index, listeners, lifeline, http=self.protocol(), log_level=self.settings.log_level
+            self.app,
+            index,
+            listeners,
+            lifeline,
+            http=self.protocol(),
+            keep_alive=self.settings.keep_alive,
+            log_level=self.settings.log_level,
         )
 
     def _start_api(self, index: int, listeners: Listeners, lifeline: Lifeline) -> BaseProcess:
@@ -116,9 +140,10 @@ class Service:
 
     def protocol(self) -> Any:
         """Return the protocol of an HTTP connection, to be passed to `uvicorn.Config(http=…)`."""
-        if self.settings.fast_path:
-            return partial(FastPathProtocol, self.app.find, self.admission)
-        return HttpToolsProtocol
+        if not self.settings.fast_path:
+            return partial(HttpConnection, self.settings.client_timeout)
+        headers = self.cross_origin.response_headers if self.cross_origin else lambda _: ()
+        return partial(FastPathProtocol, self.routes.find, self.admission, headers)
 
     @asynccontextmanager
     async def lifespan(self, app: FastAPI) -> AsyncIterator[None]:  # noqa: ARG002 - FastAPI's signature
@@ -129,7 +154,7 @@ class Service:
                 name: Endpoint(api, self._executor(api, runner, row), decoders, RequestMetrics(row, name))
                 for name, api in zip(self.models, self.server.apis, strict=True)
             }
-            self.app.open(endpoints, self.default)
+            self.routes.open(endpoints, self.default)
             recorders: list[_Recorder] = [
                 CpuMetrics(row, "api"),
                 UnknownModelMetrics(row, self.admission.unknown_model),
@@ -192,12 +217,13 @@ class Service:
         grpc = f" · gRPC at {self.grpc_address}" if self.grpc_address else ""
         names = ", ".join(f"{name} (default)" if name == self.default else name for name in self.models)
         processes = f"{self.settings.api_servers} API processes, executor {self.settings.executor}"
-        print(f"distillery-serve: ready at {url}{grpc} · {names} · {processes}", flush=True)
+        notify(f"distillery-serve: ready at {url}{grpc} · {names} · {processes}")
 
 
 def serve(settings: ServiceSettings) -> None:
     """Build the service and run it. Raises `DistilleryError` if it cannot start."""
     _configure_logging(settings)
+    raise_file_limit(settings.api_servers)
     with grpc_address(settings.host, settings.grpc_port) as address:
         build(settings, grpc_address=address).run()
 
@@ -230,7 +256,7 @@ def build(
 
     `metrics` are those of the parent process, where the service is built again by a child.
     """
-    check_device(settings.device)
+    device = resolve_device(settings.device)
     models = load_repository(settings.models_dir)
     default = choose_default(models, settings.default_model)
     admission = Admission(
@@ -238,12 +264,13 @@ def build(
             max_body_bytes=settings.max_body_bytes,
             max_in_flight=settings.max_in_flight,
             request_timeout=settings.request_timeout,
+            client_timeout=settings.client_timeout,
             api_key=settings.api_key.get_secret_value() if settings.api_key else None,
         )
     )
     limits = BodyLimits(settings.max_images, settings.max_pixels, settings.max_body_bytes)
     model_settings = ModelSettings(
-        limits, settings.threads, settings.device, settings.max_batch, settings.reject_unaccepted
+        limits, settings.threads, device, settings.max_batch, settings.reject_unaccepted
     )
     metrics = metrics or _metrics(settings, models)
     server = DigitServer(
@@ -252,8 +279,12 @@ def build(
         workers_per_model=settings.workers_per_model if settings.executor == "workers" else 0,
         timeout=settings.request_timeout,
     )
-    app = PredictionRoutes(server.app, admission)
-    service = Service(settings, models, default, admission, metrics, server, app, grpc_address)
+    others = NormalisedRequests(server.app, settings.root_path, settings.trusted_proxies)
+    routes = PredictionRoutes(others, admission, settings.root_path)
+    cross_origin = CrossOrigin(routes, settings.cors_origins) if settings.cors_origins else None
+    service = Service(
+        settings, models, default, admission, metrics, server, routes, cross_origin, grpc_address
+    )
     server.app.include_router(APIRouter(lifespan=service.lifespan))  # FastAPI runs it inside LitServe's
     _add_fastapi_routes(service)
     return service
@@ -282,6 +313,7 @@ def _add_fastapi_routes(service: Service) -> None:
     app.title = "Distillery"
     app.version = version("distillery")
     app.description = "Classification of handwritten digits by a teacher and the students distilled from it."
+    add_documentation(app)
     guard = key_guard(service.admission)
     add_statistics_routes(app, models, service.metrics, guard)
     add_routes(app, models, default, service.metrics, guard, service.check_ready)

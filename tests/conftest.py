@@ -145,10 +145,9 @@ def service(model_repository: Path) -> Iterator[Service]:
 @pytest.fixture(scope="session")
 def strict_service(model_repository: Path) -> Iterator[Service]:
     """A service with an API key, and with limits so low that a test can reach them."""
-    flags = ("--api-servers", "1", "--api-key", API_KEY, "--request-timeout", "0.6", "--max-in-flight", "2")
-    with running_service(
-        model_repository, *flags, "--max-body-bytes", "20000", "--grpc-port", "0"
-    ) as service:
+    access = ("--api-servers", "1", "--api-key", API_KEY, "--grpc-port", "0")
+    limits = ("--request-timeout", "0.6", "--client-timeout", "0.6", "--max-in-flight", "2")
+    with running_service(model_repository, *access, *limits, "--max-body-bytes", "20000") as service:
         yield service
 
 

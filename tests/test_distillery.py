@@ -20,6 +20,8 @@ from pydantic import (
 
 from distillery import Command, DistilleryError, Metavar, errors, main, plain, unknown
 
+ROOT = Path(__file__).parents[1]
+
 
 class Stage(BaseModel):
     model_config = ConfigDict(extra="forbid")
@@ -122,6 +124,85 @@ def test_a_preset_is_below_the_file_and_above_the_defaults(
     file.write_text("[teacher]\nepochs = 2\n")
     assert main("tool", {"p": Preset}, arguments=["p", "--config", str(file), "--fast"]) == 0
     assert capsys.readouterr().out == "2 1.0 True\n"
+
+
+def test_a_file_of_defaults_is_below_all_other_sources(
+    file: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    defaults = file.with_name("defaults.toml")
+    defaults.write_text("fast = true\n[teacher]\nepochs = 7\nlearning_rate = 0.125\n")
+    monkeypatch.setenv("DISTILLERY_DEFAULTS", str(defaults))
+    file.write_text("[teacher]\nepochs = 2\n")
+    assert call() == 0
+    assert call("--config", str(file)) == 0
+    monkeypatch.setenv("DISTILLERY_TEACHER__EPOCHS", "3")
+    assert call("--config", str(file)) == 0
+    assert call("--config", str(file), "--teacher.epochs", "4", "--no-fast") == 0
+    assert capsys.readouterr().out.splitlines() == [
+        "7 0.125 True",
+        "2 0.125 True",
+        "3 0.125 True",
+        "4 0.125 False",
+    ]
+    monkeypatch.setenv("DISTILLERY_DEFAULTS", f"{defaults}.none")
+    assert call() == 1
+    assert "DISTILLERY_DEFAULTS: there is no file" in capsys.readouterr().err
+
+
+class Listen(Command):
+    """Listen."""
+
+    port: int = Field(8000, description="port")
+    grpc_port: int | None = Field(None, description="another")
+
+    def run(self) -> None:
+        print(self.port, self.grpc_port)
+
+
+@pytest.mark.parametrize(
+    "variables",
+    [
+        {"DISTILLERY_PORT": "tcp://10.0.0.1:8000"},
+        {"DISTILLERY_PORT": "udp://10.0.0.1:53", "DISTILLERY_GRPC_PORT": "tcp://[fd00::1]:8001"},
+        {"distillery_grpc_port": "TCP://[fd00::1]:8001"},
+    ],
+)
+def test_service_links_of_kubernetes_are_ignored_and_named(
+    variables: dict[str, str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    others = {  # of the same Service, but not of our settings
+        "SERVICE_HOST": "10.0.0.1",
+        "SERVICE_PORT": "8000",
+        "SERVICE_PORT_HTTP": "8000",
+        "PORT_8000_TCP": "tcp://10.0.0.1:8000",
+        "PORT_8000_TCP_PROTO": "tcp",
+        "PORT_8000_TCP_PORT": "8000",
+        "PORT_8000_TCP_ADDR": "10.0.0.1",
+    }
+    for name, value in others.items():
+        monkeypatch.setenv(f"DISTILLERY_{name}", value)
+    assert main("tool", {"listen": Listen}, default="listen", arguments=["--port", "1"]) == 0
+    output, errors = capsys.readouterr()
+    assert output == "1 None\n"
+    listed = ", ".join(f"{name}={value}" for name, value in sorted(variables.items()))
+    assert errors.startswith(f"tool: ignored {listed}: set by Kubernetes")
+    assert errors.count("\n") == 1
+    assert main("tool", {"listen": Listen}, default="listen", arguments=[]) == 0
+    assert capsys.readouterr().out == "8000 None\n"
+
+
+@pytest.mark.parametrize("value", ["80a0", "tcp", "http://10.0.0.1:8000", ""])
+def test_a_port_that_is_neither_a_number_nor_a_service_link_is_an_error(
+    value: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DISTILLERY_PORT", value)
+    assert main("tool", {"listen": Listen}, default="listen", arguments=[]) == 2
+    assert (
+        f"port: Input should be a valid integer, unable to parse string as an integer (found {value!r})"
+        in (capsys.readouterr().err)
+    )
 
 
 @pytest.mark.parametrize(
@@ -228,6 +309,28 @@ def test_unknown_settings_in_a_mapping_of_models_are_named() -> None:
     assert errors(caught.value, dict[str, Stage]) == ["small.epoch: unknown setting; did you mean epochs?"]
 
 
+@pytest.mark.parametrize("closed", ["1>&-", "0<&- 1>&- 2>&-"])
+def test_closed_standard_streams_are_no_error(closed: str, tmp_path: Path) -> None:
+    """A supervisor may start a program without them; a file opened later must not get their numbers."""
+    code = (
+        "import sys, pathlib, distillery\n"
+        "class Opens(distillery.Command):\n"
+        "    def run(self):\n"
+        "        print('a line')\n"
+        "        file = open(sys.argv[1], 'w')\n"
+        "        assert file.fileno() > 2\n"
+        "        distillery.notify('another')\n"
+        "        file.write('done')\n"
+        "sys.exit(distillery.main('tool', {'opens': Opens}, default='opens', arguments=[]))"
+    )
+    script = f'exec "$@" {closed}'
+    command = ["sh", "-c", script, "sh", sys.executable, "-c", code, str(tmp_path / "file")]
+    run = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
+    assert (run.returncode, run.stderr) == (0, "")
+    assert run.stdout == ("" if "1>&-" in closed else "a line\nanother\n")
+    assert (tmp_path / "file").read_text() == "done"
+
+
 # Help
 
 HELP = """\
@@ -319,5 +422,5 @@ def test_onnxruntime_sends_no_usage_data(tmp_path: Path) -> None:
     """It keeps its reports in the home folder; a session leaves none there."""
     home = {"HOME": str(tmp_path), "PATH": os.environ["PATH"]}
     code = "import serving.model.session, onnxruntime as ort; ort.get_available_providers(); ort.SessionOptions()"
-    subprocess.run([sys.executable, "-c", code], env=home, cwd=Path(__file__).parent.parent, check=True)
+    subprocess.run([sys.executable, "-c", code], env=home, cwd=ROOT, check=True)
     assert list(tmp_path.rglob("*onnxruntime*")) == []

@@ -2,23 +2,25 @@
 
 import hashlib
 import os
-import tempfile
+import secrets
 from pathlib import Path
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Write `content` to a temporary file next to `path`, flush it to disk, and rename it to `path`."""
+    """Write `content` to a temporary file next to `path`, flush it to disk, and rename it to `path`.
+
+    Other users can read the file as far as the umask allows, as any file that is not temporary.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
+    temporary = path.with_name(f".{path.name}-{secrets.token_hex(4)}")
     try:
-        with os.fdopen(descriptor, "wb") as file:
+        with temporary.open("xb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        Path(name).chmod(0o644)  # mkstemp's 0600 would hide the file from other users of a shared run
-        Path(name).replace(path)
+        temporary.replace(path)
     except BaseException:
-        Path(name).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
 
 
@@ -28,6 +30,6 @@ def sha256(content: bytes) -> str:
 
 
 def is_outdated(source: Path, *outputs: Path) -> bool:
-    """Return whether any of `outputs` is missing or older than `source`, a file or a symbolic link."""
+    """Return whether any of `outputs` is missing or older than `source`, a file or a link."""
     changed = source.lstat().st_mtime_ns
     return any(not path.exists() or path.stat().st_mtime_ns < changed for path in outputs)

@@ -9,7 +9,7 @@ from pydantic import Field, PositiveFloat, PositiveInt
 from benchmarks.commands.bench import Bench, RepositorySettings
 from benchmarks.load.interleave import interleave
 from benchmarks.results.models import model_facts
-from benchmarks.systems.servers import MIB, Executor, api_processes, running_service
+from benchmarks.systems.servers import Executor, api_processes, own_memory_mib, running_service
 
 SETTLE_S = 2.0
 """Work that the service does once after its start is over by then."""
@@ -42,7 +42,7 @@ class Footprint(Bench, RepositorySettings):
         with running_service(self.models_dir, "--executor", executor) as server:
             time.sleep(SETTLE_S)
             idle = server.cpu_of_a_core(self.idle_seconds)
-            apis = [process.memory_full_info().pss / MIB for process in api_processes(server)]
+            apis = [own_memory_mib(process) for process in api_processes(server)]
             total = server.memory_mib()
         return {
             "executor": executor,

@@ -17,6 +17,7 @@ from training.paper.reproduce import REPRODUCTION
 from training.recipe.files import read_recipe
 from training.recipe.inheritance import find_recipe
 from training.report.report import REPORT
+from training.runs.folder import current_folder
 from training.runs.pipeline import jobs
 
 FIGURES = ("errors", "errors_by_class", "confusion", "calibration", "fidelity", "robustness")
@@ -66,7 +67,7 @@ def evidence_of(root: Path, names: Sequence[str]) -> dict[str, Any]:
     Raises `BenchmarkError` for a model without a report.
     """
     try:
-        reports = {name: json.loads((root / name / REPORT).read_bytes()) for name in names}
+        reports = {name: json.loads((current_folder(root, name) / REPORT).read_bytes()) for name in names}
     except FileNotFoundError as error:
         raise BenchmarkError(
             f"there is no {error.filename}; run distillery-train report, or distillery-train reproduce"

@@ -46,7 +46,7 @@ class ServerProcess:
             first = psutil.Process(self.process.pid)
             found = {process.pid: process for process in (first, *first.children(recursive=True))}
         for process in psutil.process_iter():
-            with contextlib.suppress(ProcessLookupError):
+            with contextlib.suppress(OSError):  # gone, or of another user on macOS
                 if os.getsid(process.pid) == self.process.pid:
                     found[process.pid] = process
         return list(found.values())
@@ -64,8 +64,8 @@ class ServerProcess:
         self._signal(signal.SIGCONT)
 
     def memory_mib(self) -> float:
-        """Return the proportional set size of all processes: a page shared by n of them counts as 1/n each."""
-        return sum(process.memory_full_info().pss for process in self.all()) / MIB
+        """Return the memory of all processes, see `own_memory_mib`."""
+        return sum(map(own_memory_mib, self.all()))
 
     def cpu_seconds(self) -> float:
         """Return the CPU time of all running processes since their start."""
@@ -93,6 +93,16 @@ class ServerProcess:
         for process in self.all():
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.send_signal(number)
+
+
+def own_memory_mib(process: psutil.Process) -> float:
+    """Return the proportional set size: a page shared by n processes counts as 1/n each.
+
+    Where the operating system does not report it (macOS), the unique set size: shared pages do not count.
+    """
+    memory = process.memory_full_info()
+    own: int = getattr(memory, "pss", memory.uss)
+    return own / MIB
 
 
 def api_processes(server: ServerProcess) -> list[psutil.Process]:

@@ -3,11 +3,13 @@
 import hmac
 import time
 from dataclasses import dataclass
-from itertools import takewhile
 from typing import Protocol
 
 from serving.codecs.errors import BodyTooLarge, Overloaded, Unauthorized
 from serving.engine.recorder import StatusCounts
+
+MIN_BYTES_PER_SECOND = 16 * 1024
+"""Of a body that a client sends, and of a response that it reads, averaged over `client_timeout`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,15 +21,19 @@ class AdmissionLimits:
     max_held_bytes: int = 256 * 1024 * 1024
     """Of all bodies that arrive in several pieces."""
     request_timeout: float = 5.0
-    """Seconds from the arrival of a request to its reply."""
+    """Seconds from the arrival of a complete request to its reply."""
+    client_timeout: float = 10.0
+    """Seconds in which a client must make progress, with a body `MIN_BYTES_PER_SECOND`."""
     api_key: str | None = None
 
 
 class Expiring(Protocol):
     """The part of `serving.engine.request.InFlightRequest` that admission control needs."""
 
-    started: float
     held_bytes: int
+
+    def is_late(self, now: float) -> bool:
+        """Return whether its client or its model has taken too long; `now` is `time.monotonic()`."""
 
     def expire(self) -> None:
         """End the request because its deadline has passed."""
@@ -82,7 +88,6 @@ class Admission:
 
     def expire_late(self) -> None:
         """End every request past its deadline; called periodically, it saves a timer per request."""
-        latest_start = time.monotonic() - self.limits.request_timeout
-        late = list(takewhile(lambda request: request.started <= latest_start, self._in_flight))
-        for request in late:
+        now = time.monotonic()
+        for request in [request for request in self._in_flight if request.is_late(now)]:
             request.expire()

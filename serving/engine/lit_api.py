@@ -11,8 +11,11 @@
 `decode_request` rejects invalid input, so one request cannot fail the batch it shares with others.
 """
 
+import logging
+import os
 import time
 from dataclasses import dataclass
+from multiprocessing import parent_process
 
 import numpy as np
 from litserve import LitAPI
@@ -22,8 +25,10 @@ from serving.codecs.base import BodyLimits, Codec, Head, Prediction, Query, Repl
 from serving.codecs.errors import NotAccepted
 from serving.engine.recorder import RunMetrics
 from serving.model.repository import ModelEntry
-from serving.model.session import Device, Session
+from serving.model.session import Device, DeviceError, Session
 from serving.model.tensors import Images
+
+_logger = logging.getLogger("distillery")
 
 
 @dataclass(frozen=True)
@@ -53,8 +58,19 @@ class DigitAPI(LitAPI):  # type: ignore[misc]
         self.settings = settings
 
     def setup(self, device: str) -> None:  # noqa: ARG002 - `settings.device` replaces LitServe's device
-        """Load and warm up the model in the process that runs it."""
-        self.session = Session(self.entry.path, threads=self.settings.threads, device=self.settings.device)
+        """Load and warm up the model in the process that runs it.
+
+        A `DeviceError` ends a process of the service with one line; LitServe and uvicorn would log a traceback.
+        """
+        try:
+            self.session = Session(
+                self.entry.path, threads=self.settings.threads, device=self.settings.device
+            )
+        except DeviceError as error:
+            if parent_process() is None:  # a program that mounts the service
+                raise
+            _logger.error("%s", error)
+            os._exit(1)
 
     def decode_request(self, request: bytes, *, codec: Codec, head: Head) -> Query:
         """Decode a request body to images. Raises `RequestError`."""

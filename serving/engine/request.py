@@ -20,7 +20,7 @@ from typing import Any
 
 from serving.codecs.base import Codec, Head, Prediction, Query, Reply, Timing
 from serving.codecs.errors import InternalError, RequestError, SlowBody, TimedOut
-from serving.engine.admission import Admission
+from serving.engine.admission import MIN_BYTES_PER_SECOND, Admission
 from serving.engine.executors import Executor
 from serving.engine.lit_api import DigitAPI
 from serving.engine.metrics import CLIENT_GONE
@@ -56,7 +56,6 @@ class InFlightRequest:
         "_received",
         "_send",
         "held_bytes",
-        "started",
     )
     _endpoint: Endpoint
     _query: Query
@@ -65,7 +64,6 @@ class InFlightRequest:
         self, admission: Admission, codec: Codec, endpoint: Endpoint | None, send: Callable[[Reply], object]
     ) -> None:
         """Enter the request; `send` receives its reply. Without an `endpoint`, no served model is known yet."""
-        self.started = time.monotonic()
         self.held_bytes = 0
         self._admission = admission
         self._codec = codec
@@ -160,6 +158,10 @@ class InFlightRequest:
             error = InternalError()
         self._finish(self._codec.reject(error))
 
+    def is_late(self, now: float) -> bool:
+        """Return whether the prediction is not ready in time; the time begins when the body is complete."""
+        return now - self._received >= self._admission.limits.request_timeout
+
     def expire(self) -> None:
         """End the request because its deadline has passed."""
         limit = self._admission.limits.request_timeout
@@ -190,7 +192,7 @@ class InFlightRequest:
 class AwaitedRequest(InFlightRequest):
     """A request of a transport that runs a task per request."""
 
-    __slots__ = ("_expired", "_reply", "_task")
+    __slots__ = ("_expired", "_progress", "_progress_due", "_reply", "_task")
 
     def __init__(self, admission: Admission, codec: Codec, endpoint: Endpoint | None = None) -> None:
         task = asyncio.current_task()
@@ -198,6 +200,8 @@ class AwaitedRequest(InFlightRequest):
         self._task = task
         self._reply: asyncio.Future[Reply] = task.get_loop().create_future()
         self._expired = False
+        self._progress = 0
+        self._progress_due = time.monotonic() + admission.limits.client_timeout
         super().__init__(admission, codec, endpoint, self._reply.set_result)
 
     async def reply(
@@ -220,13 +224,25 @@ class AwaitedRequest(InFlightRequest):
             if not self._expired:
                 raise
             self._task.uncancel()
-            limit = self._admission.limits.request_timeout
-            self.set_exception(SlowBody(f"the body did not arrive within {limit:g} s; send it faster"))
+            self.set_exception(self._slow_body())
         except Exception as error:  # noqa: BLE001 - it becomes the reply
             self.set_exception(error)
         finally:
             self.abandon()
         return self._reply.result()
+
+    def is_late(self, now: float) -> bool:
+        """Return whether prediction or body is late: a body must make progress in every `client_timeout`."""
+        if self._received:
+            return super().is_late(now)
+        if now < self._progress_due:
+            return False
+        limit = self._admission.limits.client_timeout
+        if self.held_bytes - self._progress < limit * MIN_BYTES_PER_SECOND:
+            return True
+        self._progress = self.held_bytes
+        self._progress_due = now + limit
+        return False
 
     def expire(self) -> None:
         """End the request; while its body is received, by interrupting the task, which is cheaper than a timer."""
@@ -235,6 +251,13 @@ class AwaitedRequest(InFlightRequest):
         elif not self._expired:
             self._expired = True
             self._task.cancel()
+
+    def _slow_body(self) -> SlowBody:
+        found = self.held_bytes - self._progress
+        return SlowBody(
+            f"{found:,} bytes of the body arrived within {self._admission.limits.client_timeout:g} s; "
+            f"send it at {MIN_BYTES_PER_SECOND:,} bytes per second or faster"
+        )
 
     async def _reply_or(self, hang_up: Callable[[], Awaitable[Any]]) -> None:
         """Wait for the reply or the client's hang-up, which takes the images out of the queue."""

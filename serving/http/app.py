@@ -19,6 +19,7 @@ from serving.codecs.read import PREFIX as READ
 from serving.codecs.read import ReadCodec
 from serving.engine.admission import Admission
 from serving.engine.request import AwaitedRequest, ClientGoneError, Endpoint
+from serving.http.normalise import route_path
 
 
 class Route(NamedTuple):
@@ -74,11 +75,15 @@ def open_inference_routes(endpoints: Mapping[str, Endpoint]) -> tuple[dict[str, 
 
 
 class PredictionRoutes:
-    """Serves predictions; passes all other requests, and the lifespan, on to `app`."""
+    """Serves predictions; passes all other requests, and the lifespan, on to `app`.
 
-    def __init__(self, app: ASGIApp, admission: Admission) -> None:
+    `root_path` may precede a path: `serving.http.normalise`.
+    """
+
+    def __init__(self, app: ASGIApp, admission: Admission, root_path: str = "") -> None:
         self._app = app
         self._admission = admission
+        self._root_path = root_path
         self._routes: Mapping[str, Route] = {}
         self._unknown: tuple[UnknownRoute, ...] = ()
 
@@ -92,11 +97,14 @@ class PredictionRoutes:
 
     def find(self, path: str) -> Route | None:
         """Return the route of `path`."""
-        return self._routes.get(path)
+        return self._routes.get(path) or self._routes.get(route_path(path, self._root_path))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         path = scope["path"] if scope["type"] == "http" else ""
-        route = self._routes.get(path) or next((one for one in self._unknown if one.matches(path)), None)
+        route: Route | UnknownRoute | None = self._routes.get(path)
+        if route is None:
+            path = route_path(path, self._root_path)
+            route = self._routes.get(path) or next((one for one in self._unknown if one.matches(path)), None)
         if route is None:
             await self._app(scope, receive, send)
             return
@@ -118,7 +126,7 @@ class PredictionRoutes:
             raise MethodNotAllowed(f"found {scope['method']}; expected POST")
         head = route.codec.check(headers, scope["query_string"])
         if isinstance(route, UnknownRoute):
-            raise route.error(scope["path"])
+            raise route.error(route_path(scope["path"], self._root_path))
         message = await receive()
         if message["type"] == "http.request" and not message.get("more_body"):
             body: bytes = message["body"]  # the usual case

@@ -6,10 +6,11 @@ request that arrives whole and has the same head is taken from the socket's data
 the batch to the socket. Any other request, however small the difference, passes through uvicorn again.
 
 `--no-fast-path` turns it off. It relies on these internals of uvicorn's `HttpToolsProtocol`, which is therefore
-pinned; `tests/serving/http/test_fast_path.py` checks them:
+pinned; `serving.http.connection` relies on them too, and `tests/serving/http/test_fast_path.py` checks them:
 
     cycle, pipeline, scope          the state of the request being parsed
-    on_message_begin, _complete     the parser's callbacks at the start and end of a request
+    parser, url, headers            the parser, and what it has found
+    on_message_begin, on_headers_complete, on_message_complete   the parser's callbacks
     on_response_complete            called when the ASGI application has sent a response
     flow                            back pressure; `pause_reading`, `resume_reading`, `write_paused`
     timeout_keep_alive(_task, _handler)   closes idle connections
@@ -19,20 +20,21 @@ pinned; `tests/serving/http/test_fast_path.py` checks them:
 """
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Self
 
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
 from serving.codecs.base import Head, Reply
-from serving.codecs.errors import RequestError
+from serving.codecs.errors import Header, RequestError
 from serving.engine.admission import Admission
 from serving.engine.request import InFlightRequest
 from serving.http.app import Route
+from serving.http.connection import HttpConnection
 
 _LENGTH = re.compile(rb"\r\ncontent-length: ?([0-9]{1,9})(?=\r\n)", re.IGNORECASE)
 _CLOSE = (b"connection", b"close")
-_UNSUPPORTED = (b"expect", b"transfer-encoding", b"upgrade")
+_UNSUPPORTED = (b"expect", b"transfer-encoding")
 
 
 class RawHead(NamedTuple):
@@ -42,23 +44,31 @@ class RawHead(NamedTuple):
     after: bytes
     head: Head
     route: Route
+    response_headers: Sequence[Header]
+    """Of every response to such a request."""
 
     @classmethod
-    def of(cls, data: bytes, headers: Mapping[bytes, bytes], query: bytes, route: Route) -> Self | None:
+    def of(
+        cls,
+        data: bytes,
+        headers: Mapping[bytes, bytes],
+        query: bytes,
+        route: Route,
+        response_headers: Sequence[Header] = (),
+    ) -> Self | None:
         """Return the head of `data`, a request accepted by the parser; None if the fast path cannot serve it."""
         end = data.find(b"\r\n\r\n") + 4
         lengths = list(_LENGTH.finditer(data, 0, end))
         if len(lengths) != 1 or any(name in headers for name in _UNSUPPORTED):
             return None
-        if headers.get(b"connection", b"keep-alive").lower() != b"keep-alive":
-            return None
         start, stop = lengths[0].span(1)
         if len(data) - end != int(data[start:stop]):
             return None
         try:
-            return cls(data[:start], data[stop:end], route.codec.check(headers, query), route)
+            head = route.codec.check(headers, query)
         except RequestError:
             return None
+        return cls(data[:start], data[stop:end], head, route, response_headers)
 
     def body_of(self, data: bytes) -> bytes | None:
         """Return the body of `data` if it is exactly one request with this head, None otherwise."""
@@ -73,20 +83,31 @@ class RawHead(NamedTuple):
         return body if len(body) == int(digits) else None
 
 
-class FastPathProtocol(HttpToolsProtocol):
-    """uvicorn's HTTP protocol with the fast path."""
+class FastPathProtocol(HttpConnection):
+    """An HTTP connection with the fast path."""
 
-    def __init__(self, find: Callable[[str], Route | None], admission: Admission, **uvicorn: Any) -> None:
-        """Serve the routes that `find` returns for a path; `uvicorn` are the arguments of its own protocol."""
-        super().__init__(**uvicorn)
+    def __init__(
+        self,
+        find: Callable[[str], Route | None],
+        admission: Admission,
+        response_headers: Callable[[Mapping[bytes, bytes]], Sequence[Header]],
+        **uvicorn: Any,
+    ) -> None:
+        """Serve the routes that `find` returns for a path.
+
+        `response_headers` returns the headers that the ASGI application adds to any response to a request with the
+        headers given; `uvicorn` are the arguments of its own protocol.
+        """
+        super().__init__(admission.limits.client_timeout, **uvicorn)
         self._find = find
         self._admission = admission
+        self._response_headers = response_headers
         self._raw_head: RawHead | None = None
         self._request: InFlightRequest | None = None
-        self._within_message = False
         self._early = b""  # received while a request is in flight
-        self._closing = False
-        self._idle_since = 0.0
+
+    def in_flight(self) -> bool:
+        return self._request is not None or super().in_flight()
 
     def data_received(self, data: bytes) -> None:
         if self._request:
@@ -95,13 +116,14 @@ class FastPathProtocol(HttpToolsProtocol):
             return
         between_messages = self._is_between_messages()
         if between_messages and self._raw_head and (body := self._raw_head.body_of(data)) is not None:
-            self._serve(self._raw_head.head, self._raw_head.route, body)
+            self._serve(self._raw_head, body)
             return
         super().data_received(data)
         if between_messages:
             self._remember(data)
 
-    def _serve(self, head: Head, route: Route, body: bytes) -> None:
+    def _serve(self, raw_head: RawHead, body: bytes) -> None:
+        head, route = raw_head.head, raw_head.route
         self._request = request = InFlightRequest(self._admission, route.codec, route.endpoint, self._send)
         try:
             self._admission.check(head.api_key, len(body))
@@ -111,16 +133,17 @@ class FastPathProtocol(HttpToolsProtocol):
 
     def _send(self, reply: Reply) -> None:
         """Write the reply to the request in flight."""
+        assert self._raw_head  # noqa: S101 - it is replaced only between requests
+        headers = (*self.server_state.default_headers, *reply.headers, *self._raw_head.response_headers)
         parts = [STATUS_LINE[reply.status], b"content-length: %d" % len(reply.content)]
-        headers = (*self.server_state.default_headers, *reply.headers)
         if self._closing and _CLOSE not in headers:
             headers = (*headers, _CLOSE)
         parts += (b"\r\n%b: %b" % header for header in headers)
         parts += (b"\r\n\r\n", reply.content)
         self.transport.write(b"".join(parts))
         self._request = None
-        if self._closing:
-            self.transport.close()
+        if self._closing or self._is_last:
+            self._close()
             return
         self.server_state.total_requests += 1
         self.flow.resume_reading()
@@ -129,27 +152,11 @@ class FastPathProtocol(HttpToolsProtocol):
             early, self._early = self._early, b""
             self.data_received(early)
 
-    def on_message_begin(self) -> None:
-        self._within_message = True
-        super().on_message_begin()
-
-    def on_message_complete(self) -> None:
-        self._within_message = False
-        super().on_message_complete()
-
-    def on_response_complete(self) -> None:
-        super().on_response_complete()
-        self._idle_since = self.loop.time()
-
     def connection_lost(self, exc: Exception | None) -> None:
         if self._request:
             self._request.abandon()
             self._request = None
         super().connection_lost(exc)
-
-    def close_after_response(self) -> None:
-        """Close the connection with the next response, which says so."""
-        self._closing = True
 
     def shutdown(self) -> None:
         if self._request:
@@ -157,15 +164,8 @@ class FastPathProtocol(HttpToolsProtocol):
         else:
             super().shutdown()
 
-    def timeout_keep_alive_handler(self) -> None:
-        """Close an idle connection; uvicorn's timer would have to be cancelled and set for every request."""
-        left = self._idle_since + self.timeout_keep_alive - self.loop.time()
-        if self._request or left > 0:
-            self.timeout_keep_alive_task = self.loop.call_later(
-                left if left > 0 else self.timeout_keep_alive, self.timeout_keep_alive_handler
-            )
-        else:
-            super().timeout_keep_alive_handler()
+    def can_interrupt(self) -> bool:
+        return self._request is not None or super().can_interrupt()
 
     def _is_between_messages(self) -> bool:
         cycle = self.cycle
@@ -180,8 +180,9 @@ class FastPathProtocol(HttpToolsProtocol):
         if self._within_message or self.cycle is None or self.pipeline or self.scope["method"] != "POST":
             return
         route = self._find(self.scope["path"])
-        if route is None or self.scope["http_version"] != "1.1":
+        if route is None or self.scope["http_version"] != "1.1" or not self.cycle.keep_alive:
             return
         headers = dict(self.scope["headers"])
-        if raw_head := RawHead.of(data, headers, self.scope["query_string"], route):
+        response_headers = self._response_headers(headers)
+        if raw_head := RawHead.of(data, headers, self.scope["query_string"], route, response_headers):
             self._raw_head = raw_head

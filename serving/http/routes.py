@@ -46,8 +46,11 @@ def add_routes(
     """
 
     @app.get("/", include_in_schema=False)
-    async def home() -> RedirectResponse:
-        return RedirectResponse("docs")
+    async def home(request: Request) -> RedirectResponse:
+        prefix = request.scope["root_path"]
+        return RedirectResponse(
+            f"{prefix}/docs" if prefix else "docs"
+        )  # the prefix may be removed unbeknown to us
 
     _add_model_routes(app, models, default, guard)
 
@@ -139,7 +142,10 @@ async def _http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)  # noqa: S101
     code = HTTPStatus(error.status_code).phrase.lower().replace(" ", "_")
     message = f"{request.method} {request.url.path[:80]}: {error.detail}; /docs lists all routes"
-    return _error_response(request, error.status_code, code, message, error.headers)
+    headers = dict(error.headers or {})
+    if headers.get("Allow") == "GET":
+        headers["Allow"] = "GET, HEAD"  # `serving.http.normalise` routes it like GET
+    return _error_response(request, error.status_code, code, message, headers)
 
 
 async def _internal_error(request: Request, error: Exception) -> Response:  # noqa: ARG001 - FastAPI's signature
@@ -154,4 +160,5 @@ def _error_response(
 
 
 def _is_v2(request: Request) -> bool:
-    return f"{request.url.path}/".startswith(f"{V2}/")
+    path: str = request.scope["path"].removeprefix(request.scope["root_path"])
+    return f"{path}/".startswith(f"{V2}/")

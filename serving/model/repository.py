@@ -10,7 +10,11 @@ of its models.
 """
 
 import hashlib
+import logging
+import os
 import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -19,6 +23,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from distillery import DistilleryError
 from serving.model.tensors import CLASSES, SIDE
 
+_logger = logging.getLogger("distillery")
+
 MODEL_FILE = "model.onnx"
 MANIFEST_FILE = "manifest.json"
 CARD_FILE = "MODEL_CARD.md"
@@ -26,6 +32,8 @@ LARGEST_CARD = 1024 * 1024
 """Bytes; every API process holds every model card in memory."""
 NAME = re.compile(r"[a-z0-9]+(?:[-_.][a-z0-9]+)*")
 """Model names appear in URLs, metric labels and folder names, so their characters are restricted."""
+
+_NAMES = 8
 
 
 class RepositoryError(DistilleryError):
@@ -158,31 +166,88 @@ def file_sha256(path: Path) -> str:
 def load_repository(root: Path) -> dict[str, ModelEntry]:
     """Read and verify every model below `root`; the highest of several versions is served.
 
-    Raises `RepositoryError` when the folder is missing or empty, a manifest is missing or has unknown or invalid
-    fields, a graph differs from its manifest's checksum, or names disagree.
+    What is not a model, such as `lost+found`, is skipped, and named in a warning. Raises `RepositoryError` when the
+    folder is missing, unreadable or empty, a manifest is missing or has unknown or invalid fields, a graph differs
+    from its manifest's checksum, or names disagree.
     """
-    if not root.is_dir():
-        raise RepositoryError(f"there is no model repository at {root}; `make export` writes one")
-    folders = [path for path in sorted(root.iterdir()) if path.is_dir() and not path.name.startswith(".")]
-    entries = {folder.name: _load_latest(folder) for folder in folders}
+    with _readable(root):
+        if not root.is_dir():
+            raise RepositoryError(f"there is no model repository at {root}; `make export` writes one")
+        paths = sorted(root.iterdir())
+        folders = [path for path in paths if _is_model(path)]
+        entries = {folder.name: _load_latest(folder) for folder in folders}
+    skipped = _listed([path.name for path in paths if path not in folders])
     if not entries:
-        raise RepositoryError(f"the model repository {root} is empty; `make export` writes models into it")
+        raise RepositoryError(
+            f"the model repository {root} {f'contains no model, only {skipped}' if skipped else 'is empty'}; "
+            "`make export` writes models into it"
+        )
+    if skipped:
+        _logger.warning(
+            "%s: skipped %s: not a model, whose path is NAME/VERSION/%s", root, skipped, MODEL_FILE
+        )
     return entries
 
 
+def _is_model(path: Path) -> bool:
+    """Return whether `path` is a model, valid or not, rather than a file system's or a tool's own folder or file."""
+    if path.name.startswith("."):  # .git, .publish-… of an unfinished export, ..data of a Kubernetes volume
+        return False
+    if NAME.fullmatch(path.name):
+        return path.is_dir() or not path.exists()  # a link to nowhere is a broken model
+    try:
+        return path.is_dir() and bool(_versions(path))
+    except PermissionError:  # lost+found
+        return False
+
+
+def _listed(names: Sequence[str]) -> str:
+    """Return the first of many names, and the number of the others."""
+    more = [f"{len(names) - _NAMES} more"] if len(names) > _NAMES else []
+    return ", ".join([*names[:_NAMES], *more])
+
+
+def _versions(folder: Path) -> list[Path]:
+    """Return the version folders of a model, the oldest first."""
+    versions = [path for path in folder.iterdir() if path.name.isdecimal() and path.is_dir()]
+    return sorted(versions, key=lambda path: int(path.name))
+
+
 def _load_latest(folder: Path) -> ModelEntry:
-    versions = sorted(
-        (v for v in folder.iterdir() if v.is_dir() and v.name.isdecimal()), key=lambda v: int(v.name)
-    )
+    if not folder.is_dir():
+        raise RepositoryError(
+            f"{folder} is a link to {folder.readlink()}, which does not exist; mount that as well"
+        )
+    versions = _versions(folder)
     if not versions:
         raise RepositoryError(
-            f"{folder} has no version folder such as {folder / '1'}; export the model again"
+            f"{folder} has no version folder such as {folder / '1'}; export the model again, "
+            "or move the folder away if it is no model"
         )
     return load_model(versions[-1])
 
 
+@contextmanager
+def _readable(root: Path) -> Iterator[None]:
+    """Turn errors of the file system below `root` into a `RepositoryError` with the fix."""
+    try:
+        yield
+    except PermissionError as error:
+        raise RepositoryError(
+            f"{error.filename} is not readable for user {os.geteuid()}: chmod -R a+rX {root}, "
+            "and a+x on the folders above it"
+        ) from None
+    except OSError as error:
+        raise RepositoryError(f"cannot read {error.filename or root}: {error.strerror}") from None
+
+
 def load_model(folder: Path) -> ModelEntry:
     """Read and verify `<name>/<version>/`. Raises `RepositoryError`."""
+    with _readable(folder):
+        return _load_model(folder)
+
+
+def _load_model(folder: Path) -> ModelEntry:
     manifest_path, model_path = folder / MANIFEST_FILE, folder / MODEL_FILE
     for path in (manifest_path, model_path):
         if not path.is_file():
@@ -217,13 +282,14 @@ def load_model(folder: Path) -> ModelEntry:
 def read_card(entry: ModelEntry) -> str | None:
     """Return the model card (Markdown), None if the model has none.
 
-    Raises `RepositoryError` if it exceeds 1 MiB or is not UTF-8.
+    Raises `RepositoryError` if it exceeds 1 MiB, is not UTF-8 or cannot be read.
     """
     path = entry.path.with_name(CARD_FILE)
-    if not path.is_file():
-        return None
-    with path.open("rb") as file:
-        content = file.read(LARGEST_CARD + 1)
+    with _readable(path):
+        if not path.is_file():
+            return None
+        with path.open("rb") as file:
+            content = file.read(LARGEST_CARD + 1)
     if len(content) > LARGEST_CARD:
         raise RepositoryError(
             f"{path} has more than {LARGEST_CARD:,} bytes; report and export the model again"

@@ -1,6 +1,9 @@
 """An onnxruntime session for one model: explicit threads, warmed up, with a measured run time."""
 
+import logging
 import time
+import warnings
+from functools import cache
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -12,21 +15,29 @@ from serving.model.acceptance import confidence_of, most_probable
 from serving.model.repository import OUTLIER, OUTPUTS, POWER, THRESHOLD
 from serving.model.tensors import SIDE, Images, Scores
 
-Device = Literal["cpu", "cuda"]
+Device = Literal["auto", "cpu", "cuda"]
 
-_PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+_CUDA = "CUDAExecutionProvider"
+_logger = logging.getLogger("distillery")
 
 
 class DeviceError(DistilleryError):
-    """The installed onnxruntime does not support the device."""
+    """onnxruntime cannot use the device."""
 
 
-def check_device(device: Device) -> None:
-    """Raise `DeviceError` unless the installed onnxruntime supports `device`."""
-    if _PROVIDERS[device] not in onnxruntime.get_available_providers():
+def resolve_device(device: Device) -> Device:
+    """Return `cpu` for `auto` if the installed onnxruntime has no CUDA. Raises `DeviceError` if `cuda` has none.
+
+    Whether CUDA works is known only to the process that runs a model: it must not be initialised before a fork.
+    """
+    if device == "cpu" or _CUDA in onnxruntime.get_available_providers():
+        return device
+    if device == "cuda":
         raise DeviceError(
-            f"this onnxruntime has no {_PROVIDERS[device]}; use --device cpu or install onnxruntime-gpu"
+            f"--device cuda: this onnxruntime has no {_CUDA}; use --device cpu or install onnxruntime-gpu"
         )
+    _warn_of_cpu("this onnxruntime has no")
+    return "cpu"
 
 
 def open_session(
@@ -34,14 +45,31 @@ def open_session(
 ) -> onnxruntime.InferenceSession:
     """Open a graph, from a file or from its bytes, with `threads` threads for a run.
 
-    onnxruntime's defaults count the host's cores, not the container's, and its idle threads spin.
+    onnxruntime's defaults count the host's cores, not the container's, and its idle threads spin. Raises `DeviceError`
+    if `device` is `cuda` and cannot be used, where onnxruntime itself would use the CPU.
     """
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.log_severity_level = 3
-    return onnxruntime.InferenceSession(model, options, providers=[_PROVIDERS[device]])
+    wanted = "CPUExecutionProvider" if device == "cpu" else _CUDA
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # the error below replaces it
+        session = onnxruntime.InferenceSession(model, options, providers=[wanted])
+    if wanted not in session.get_providers():
+        if device == "cuda":
+            raise DeviceError(
+                f"--device cuda: onnxruntime could not start {_CUDA}, see its message above; check driver, CUDA and "
+                "cuDNN, or use --device cpu"
+            )
+        _warn_of_cpu("onnxruntime could not start")
+    return session
+
+
+@cache  # once for all models of a process
+def _warn_of_cpu(reason: str) -> None:
+    _logger.warning("--device auto: %s %s; models run on the CPU", reason, _CUDA)
 
 
 class Outputs(NamedTuple):

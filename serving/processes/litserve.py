@@ -20,7 +20,6 @@ import math
 import os
 import signal
 import sys
-import tempfile
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import ExitStack, asynccontextmanager, nullcontext
 from functools import partial
@@ -40,7 +39,7 @@ from serving.model.tensors import Images
 from serving.processes.lifeline import Lifeline, end_with_parent
 from serving.processes.sockets import Listeners, bind, format_address
 from serving.processes.supervisor import Child, Supervisor
-from serving.processes.workers import WorkerLoop, WorkerPool, listen
+from serving.processes.workers import WorkerLoop, WorkerPool, listen, socket_folder
 
 _logger = logging.getLogger("distillery")
 
@@ -149,11 +148,7 @@ class DigitServer(LitServer):  # type: ignore[misc]
             sockets = bind(host, port, api_servers)
             for listener in sockets:
                 stack.callback(listener.close)
-            folder = (
-                tempfile.TemporaryDirectory(prefix="distillery-")
-                if self._workers_per_model
-                else nullcontext("")
-            )
+            folder = socket_folder() if self._workers_per_model else nullcontext("")
             workers = self._workers(Path(stack.enter_context(folder)), api_servers)
             apis = [
                 Child(
@@ -203,9 +198,13 @@ class DigitServer(LitServer):  # type: ignore[misc]
         lifeline: Lifeline,
         *,
         http: Callable[..., asyncio.Protocol],
+        keep_alive: float,
         log_level: str,
     ) -> None:
-        """Run API process number `index`; `http` creates the protocol of a connection, as uvicorn's own does."""
+        """Run API process number `index`; `http` creates the protocol of a connection, as uvicorn's own does.
+
+        `keep_alive`: seconds after which an idle connection is closed.
+        """
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the group; the parent ends it
         signal.signal(signal.SIGTERM, _end)  # called by uvicorn after its own handler
         end_with_parent()
@@ -222,7 +221,8 @@ class DigitServer(LitServer):  # type: ignore[misc]
             log_level=log_level,
             access_log=False,
             server_header=False,
-            proxy_headers=False,
+            proxy_headers=False,  # `serving.http.normalise` reads them
+            timeout_keep_alive=keep_alive,  # type: ignore[arg-type] # its type is int, but any number works
             timeout_graceful_shutdown=math.ceil(self.timeout),
         )
         gc.collect()

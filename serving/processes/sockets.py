@@ -5,6 +5,7 @@ reach the same process. Where the kernel does not balance such sockets (anywhere
 share one. The parent keeps them open, so that they queue connections while an API process is replaced.
 """
 
+import errno
 import os
 import socket
 import sys
@@ -51,7 +52,7 @@ def free_address(host: str, port: int, flag: str) -> tuple[Kind, Any]:
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
     except socket.gaierror as error:
-        raise ServiceError(f"--host {host} is not an address of this machine: {error.strerror}") from None
+        raise ServiceError(f"--host {host!r} is not an address of this machine: {error.strerror}") from None
     # With SO_REUSEPORT two services could share a port unnoticed, so try without it first.
     kind = (family, type_, protocol)
     with socket.socket(*kind) as probe:
@@ -59,9 +60,14 @@ def free_address(host: str, port: int, flag: str) -> tuple[Kind, Any]:
         try:
             probe.bind(address)
         except OSError as error:
+            fixes = {
+                errno.EADDRINUSE: f"choose another {flag} or stop the program that uses it",
+                errno.EACCES: f"choose a {flag} above 1023, or allow the service the others",
+                errno.EADDRNOTAVAIL: "this machine has no such --host; 0.0.0.0 is all of its addresses",
+            }
             raise ServiceError(
                 f"cannot listen on {host} port {port}: {os.strerror(error.errno or 0)}; "
-                f"choose another {flag} or stop the program that uses it"
+                + fixes.get(error.errno or 0, f"choose another --host or {flag}")
             ) from None
         return kind, probe.getsockname()
 

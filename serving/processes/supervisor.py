@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 
+from distillery import notify
 from serving.processes.lifeline import Lifeline, Monitor
 from serving.processes.sockets import ServiceError
 
@@ -233,4 +234,4 @@ def _describe(status: int) -> str:
 
 
 def _report(text: str) -> None:
-    print(f"distillery-serve: {text}", flush=True)
+    notify(f"distillery-serve: {text}")

@@ -14,6 +14,7 @@ import pickle
 import signal
 import socket
 import struct
+import tempfile
 import time
 from collections import deque
 from collections.abc import Sequence
@@ -44,6 +45,17 @@ class Batch(NamedTuple):
 
     connection: socket.socket
     inputs: list[Images]
+
+
+def socket_folder() -> tempfile.TemporaryDirectory[str]:
+    """Create the folder of the workers' sockets. Raises `ServiceError`."""
+    try:
+        return tempfile.TemporaryDirectory(prefix="distillery-")
+    except OSError as error:
+        raise ServiceError(
+            f"no temporary folder can be written ({error.strerror}), and the workers' sockets are in one: "
+            "mount a tmpfs at /tmp, or name a writable folder with TMPDIR"
+        ) from None
 
 
 def listen(path: Path) -> socket.socket:

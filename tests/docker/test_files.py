@@ -1,11 +1,12 @@
 """The Dockerfile and the compose file: pinned, minimal, unprivileged and consistent."""
 
-import os
+import json
 import re
 import shutil
 import subprocess
 import sys
 import sysconfig
+import tomllib
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 import pytest
 import yaml
 
+from serving.__main__ import COMMANDS
 from serving.config import ServiceSettings
 
 ROOT = Path(__file__).parents[2]
@@ -46,32 +48,38 @@ def test_every_stage_starts_from_the_same_pinned_image() -> None:
     assert PINNED.fullmatch(images.pop())
 
 
+def copied() -> set[str]:
+    """What the build copies from the repository."""
+    own = [argument.split() for argument in instructions("COPY") if "--from" not in argument]
+    return {source for words in own for source in words[:-1] if not source.startswith("--")}
+
+
 def test_the_build_sees_exactly_what_it_copies() -> None:
-    copied = {
-        source
-        for argument in instructions("COPY")
-        if "--from" not in argument
-        for source in argument.split()[:-1]
-    }
     ignore_file = DOCKERFILE.with_name(f"{DOCKERFILE.name}.dockerignore")
     allowed = {line[1:] for line in ignore_file.read_text().splitlines() if line.startswith("!")}
-    assert copied == allowed
-    assert all((ROOT / path).exists() for path in copied)
+    assert copied() == allowed
+    assert all((ROOT / path).exists() for path in copied())
 
 
 def test_the_service_is_built_from_what_is_copied_alone(tmp_path: Path) -> None:
-    for argument in instructions("COPY"):
-        if "--from" not in argument:
-            for source in argument.split()[:-1]:
-                copy = shutil.copytree if (ROOT / source).is_dir() else shutil.copy
-                copy(ROOT / source, tmp_path / source)
-    wheel = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "."]
-    subprocess.run(wheel, cwd=tmp_path, check=True)
+    """And its files can be read by the image's user, also where the umask of the checkout was 077."""
+    for source in copied():
+        (tmp_path / source).parent.mkdir(exist_ok=True)
+        copy = shutil.copytree if (ROOT / source).is_dir() else shutil.copy
+        copy(ROOT / source, tmp_path / source)
+    subprocess.run(["chmod", "-R", "go-rwx", tmp_path], check=True)
+    pip = [sys.executable, "-m", "pip", "--quiet"]
+    subprocess.run([*pip, "wheel", "--no-deps", "--no-build-isolation", "."], cwd=tmp_path, check=True)
     (built,) = tmp_path.glob("*.whl")
     packed = {Path(name).parts[0] for name in zipfile.ZipFile(built).namelist()}
     assert {name for name in packed if not name.endswith(".dist-info")} == {"serving", "distillery"}
     modules = {path.relative_to(ROOT).as_posix() for path in (ROOT / "serving").rglob("*.py")}
     assert modules <= set(zipfile.ZipFile(built).namelist())
+    target = tmp_path / "installed"
+    subprocess.run(
+        [*pip, "install", "--no-deps", "--no-index", "--target", target, built], check=True, umask=0o022
+    )
+    assert all(path.stat().st_mode & 0o044 == 0o044 for path in target.rglob("*"))
 
 
 def test_the_service_is_the_first_process_and_not_root() -> None:
@@ -83,11 +91,18 @@ def test_the_service_is_the_first_process_and_not_root() -> None:
 
 
 def test_every_setting_in_docker_exists_in_the_service(compose: dict[str, Any]) -> None:
-    in_image = re.findall(r"\bDISTILLERY_(\w+)=", " ".join(instructions("ENV")))
-    in_compose = [name.removeprefix("DISTILLERY_") for name in compose["services"]["serving"]["environment"]]
-    settings = {name.lower().split("__")[0] for name in in_image + in_compose}
-    assert settings >= {"host", "port", "models_dir", "api_servers"}
+    in_image = tomllib.loads((DOCKER / "defaults.toml").read_text())
+    in_compose = compose["services"]["serving"].get("environment", {})
+    settings = {*in_image, *(name.removeprefix("DISTILLERY_").lower().split("__")[0] for name in in_compose)}
+    assert settings >= {"host", "port", "models_dir"}
     assert settings <= set(ServiceSettings.model_fields)
+
+
+def test_the_image_sets_no_variable_that_overrides_a_file() -> None:
+    """An option, a variable or a file of the operator wins over the image's defaults, which are a file below all."""
+    variables = re.findall(r"\bDISTILLERY_(\w+)=(\S+)", " ".join(instructions("ENV")))
+    assert [name for name, _ in variables] == ["DEFAULTS"]
+    assert f"COPY --chmod=644 docker/defaults.toml {variables[0][1]}" in DOCKERFILE.read_text()
 
 
 def test_images_are_pinned(compose: dict[str, Any]) -> None:
@@ -107,6 +122,13 @@ def test_every_service_has_resource_limits_and_no_privileges(compose: dict[str, 
         assert {"cpus", "memory"} <= set(service["deploy"]["resources"]["limits"])
         assert service["cap_drop"] == ["ALL"]
         assert service["security_opt"] == ["no-new-privileges:true"]
+
+
+def test_one_cpu_is_enough_for_every_service(compose: dict[str, Any]) -> None:
+    """Docker refuses a limit above the number of CPUs."""
+    limits = [service["deploy"]["resources"]["limits"]["cpus"] for service in compose["services"].values()]
+    without_variables = [re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", limit) for limit in limits]
+    assert all(0 < float(limit) <= 1 for limit in without_variables), limits
 
 
 def test_every_file_that_is_mounted_exists(compose: dict[str, Any]) -> None:
@@ -131,16 +153,8 @@ def test_the_services_refer_to_each_other_by_the_right_names(compose: dict[str, 
     assert {"serving", "prometheus"} <= set(compose["services"])
 
 
-def test_the_health_check_fails_without_a_server() -> None:
-    """The command inside HEALTHCHECK, taken from the Dockerfile and run."""
-    program = re.search(r'"python", "-c", "(.*)"\]', DOCKERFILE.read_text().replace("\\\n", ""))
-    assert program
-    run = subprocess.run(
-        ["python3", "-c", program[1]],
-        env={**os.environ, "DISTILLERY_PORT": "1"},  # a reserved port, on which nothing listens
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert run.returncode == 1
-    assert "ConnectionRefusedError" in run.stderr
+def test_the_health_check_is_a_command_of_the_service() -> None:
+    (check,) = instructions("HEALTHCHECK")
+    program, *arguments = json.loads(check.partition(" CMD ")[2])
+    assert program == "distillery-serve"
+    assert arguments[0] in COMMANDS

@@ -11,7 +11,7 @@ import pytest
 from benchmarks.__main__ import COMMANDS as BENCH
 from distillery import Command, main
 from export.__main__ import Export
-from serving.__main__ import Serve
+from serving.__main__ import COMMANDS as SERVE
 from tests.support.markdown import Block, blocks, matches, words
 from tests.support.samples import samples_as_mnist
 from tests.support.service import ROOT, Service, running_service
@@ -23,7 +23,7 @@ ADDRESS = "http://127.0.0.1:8000"
 PROGRAMS: dict[str, tuple[dict[str, type[Command]], str]] = {
     "distillery-train": (TRAIN, "train"),
     "distillery-export": ({"export": Export}, "export"),
-    "distillery-serve": ({"serve": Serve}, "serve"),
+    "distillery-serve": (SERVE, "serve"),
     "distillery-bench": (BENCH, ""),
 }
 BLOCKS = [block for document in EXECUTED for block in blocks(document) if block.language in {"sh", "python"}]

@@ -20,8 +20,8 @@ MODULES = {
 }
 OTHER_OPTIONS = {"--build", "--check", "--nproc-per-node"}
 """Of docker compose, ruff and torchrun."""
-VARIABLES = {"DISTILLERY_NO_SKIPS", "DISTILLERY_TEST_THREADS", "DISTILLERY_DATA_DIR"}
-"""Read outside of commands, by the tests."""
+VARIABLES = {"DISTILLERY_DEFAULTS", "DISTILLERY_NO_SKIPS", "DISTILLERY_TEST_THREADS", "DISTILLERY_DATA_DIR"}
+"""Read outside of commands."""
 OUTPUTS = ("runs/", "models/", "docs/")
 """Made by commands, or relative to docs/."""
 OWN = [path for path in DOCUMENTS if "peers" not in path.parts]

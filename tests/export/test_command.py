@@ -1,7 +1,7 @@
 """`distillery-export` exports a run, leaves what is current, and rejects unknown names."""
 
 from pathlib import Path
-from shutil import copyfile
+from shutil import copyfile, copytree
 
 import pytest
 
@@ -22,6 +22,19 @@ def run_dir(trained: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) 
         copyfile(trained[name], folder / "model.safetensors")
         (root / name).symlink_to(folder.name)
     return root
+
+
+def test_a_run_without_links_is_found(run_dir: Path, tmp_path: Path) -> None:
+    """On a file system that has none, a file contains the name of the current folder."""
+    for name in ("student", "teacher"):
+        copytree(run_dir / f"{name}-0", tmp_path / f"{name}-0123abcd")
+        (tmp_path / name).write_text(f"{name}-0123abcd\n")
+    (tmp_path / "evaluation.json").write_text("{}")
+    (tmp_path / "notes").write_text("notes-of-mine")
+    (tmp_path / "fast").write_text("fast-0123abcd")  # not finished
+    assert Source.of_run(tmp_path) == [
+        Source(name, tmp_path / f"{name}-0123abcd" / "model.safetensors") for name in ("student", "teacher")
+    ]
 
 
 def export(*arguments: str) -> int:

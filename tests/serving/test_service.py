@@ -28,7 +28,7 @@ def test_the_service_can_be_mounted_as_an_asgi_application(one_model: Path) -> N
             assert [len(response.json()["predictions"]) for response in responses] == list(range(1, 9))
             assert (await client.post("/v2/models/student/infer", json={})).status_code == 400
             assert (await client.get("/models")).json()["default"] == "student"
-        route = service.app.find("/predict")
+        route = service.routes.find("/predict")
         assert route
         assert route.endpoint.metrics.in_flight == 0
 

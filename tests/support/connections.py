@@ -1,6 +1,7 @@
 """HTTP/1.1 on bare connections, for tests that control connections and writes."""
 
 import asyncio
+import http.client
 import json
 import socket
 from typing import Any, Self
@@ -38,6 +39,14 @@ def post(path: str, body: bytes, *headers: str, length: int | None = None) -> by
         f"Content-Length: {declared}",
     )
     return "\r\n".join((*lines, *headers, "", "")).encode() + body
+
+
+def read_answer(connection: socket.socket) -> tuple[int, dict[str, str], Any]:
+    """Return status, headers and JSON body of the next response."""
+    answer = http.client.HTTPResponse(connection)
+    answer.begin()
+    headers = {name.lower(): value for name, value in answer.getheaders()}
+    return answer.status, headers, json.loads(answer.read())
 
 
 def connect(url: str) -> socket.socket:

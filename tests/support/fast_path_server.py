@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import threading
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
@@ -31,6 +32,10 @@ def one(index: int) -> dict[str, Any]:
     return {"image": DIGITS[index].tolist()}
 
 
+TWO = request({"images": DIGITS[:2].tolist()})
+"""With `max_batch` 1, these images are a run of their own, on the thread."""
+
+
 class Running:
     """A running service; `parsed` counts the requests that passed through uvicorn's parser."""
 
@@ -56,7 +61,7 @@ class Running:
 
     @property
     def endpoint(self) -> Endpoint:
-        route = self.service.app.find("/predict")
+        route = self.service.routes.find("/predict")
         assert route
         return route.endpoint
 
@@ -94,6 +99,20 @@ def run_with_server(models: Path, scenario: Scenario, **settings: Any) -> None:
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(within())
+
+
+def hold_runs(session: Any) -> threading.Event:
+    """Make every run wait for the event returned, which is set."""
+    released = threading.Event()
+    released.set()
+    run = session.run
+
+    def held(images: Any) -> Any:
+        released.wait()
+        return run(images)
+
+    session.run = held
+    return released
 
 
 async def until(condition: Callable[[], object], seconds: float = 10) -> None:

@@ -6,9 +6,10 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import httpx
 
@@ -20,18 +21,34 @@ API_KEY = "correct horse"
 
 
 class Service:
-    """`python -m serving` on a free port; `program` runs something else in place of `-m serving`."""
+    """`python -m serving` on a free port; `program` runs something else in place of `-m serving`.
+
+    `environment` is added to the current one, which loses its DISTILLERY_ variables; None removes a variable. Without
+    `models_dir` or `port` (None), the settings come from elsewhere. `prefix` is a command that runs the program.
+    """
 
     url: str
     grpc: str
     """Address of gRPC; set by `wait_until_ready`, as `url` is, where `--grpc-port` is given."""
 
-    def __init__(self, models_dir: Path, *flags: str, port: int = 0, program: Sequence[str] = MODULE) -> None:
-        place = ("--models-dir", str(models_dir.resolve()), "--port", str(port))
+    def __init__(
+        self,
+        models_dir: Path | None,
+        *flags: str,
+        port: int | None = 0,
+        program: Sequence[str] = MODULE,
+        environment: Mapping[str, str | None] | None = None,
+        cwd: Path = ROOT,
+        prefix: Sequence[str] = (),
+    ) -> None:
+        place = [] if models_dir is None else ["--models-dir", str(models_dir.resolve())]
+        place += [] if port is None else ["--port", str(port)]
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith("DISTILLERY_")}
+        variables = inherited | {"PYTHONPATH": str(ROOT)} | dict(environment or {})
         self.process = subprocess.Popen(
-            [sys.executable, *program, *place, *flags],
-            cwd=ROOT,
-            env={name: value for name, value in os.environ.items() if not name.startswith("DISTILLERY_")},
+            [*prefix, sys.executable, *program, *place, *flags],
+            cwd=cwd,
+            env={name: value for name, value in variables.items() if value is not None},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -73,11 +90,9 @@ class Service:
 
 
 @contextmanager
-def starting_service(
-    models_dir: Path, *flags: str, port: int = 0, program: Sequence[str] = MODULE
-) -> Iterator[Service]:
+def starting_service(models_dir: Path | None, *flags: str, **options: Any) -> Iterator[Service]:
     """Start a service and yield it at once; whatever is left of it at the end is killed."""
-    service = Service(models_dir, *flags, port=port, program=program)
+    service = Service(models_dir, *flags, **options)
     try:
         yield service
     finally:
@@ -87,21 +102,21 @@ def starting_service(
 
 
 @contextmanager
-def running_service(models_dir: Path, *flags: str, program: Sequence[str] = MODULE) -> Iterator[Service]:
+def running_service(models_dir: Path | None, *flags: str, **options: Any) -> Iterator[Service]:
     """Start a service, yield it when it is ready, and check that SIGTERM ends it with status 0."""
-    with starting_service(models_dir, *flags, program=program) as service:
+    with starting_service(models_dir, *flags, **options) as service:
         service.wait_until_ready()
         yield service
         errors = service.end()[1]
         assert service.process.returncode == 0, errors
 
 
-def failed_start(models_dir: Path, *flags: str, port: int = 0) -> str:
-    """Return the one line that a service prints which cannot start."""
-    with starting_service(models_dir, *flags, port=port) as service:
+def failed_start(models_dir: Path | None, *flags: str, status: int = 1, **options: Any) -> str:
+    """Return the one line that a service prints which cannot start; with status 2 a line on --help follows."""
+    with starting_service(models_dir, *flags, **options) as service:
         output, errors = service.wait()
-        assert (service.process.returncode, output) == (1, "")
-        assert errors.count("\n") == 1, errors
+        assert (service.process.returncode, output) == (status, "")
+        assert errors.count("\n") == status, errors
         return errors
 
 

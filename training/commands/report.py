@@ -19,6 +19,7 @@ from training.recipe.schema import FIGURES
 from training.report.figures import draw_confusion, draw_errors, draw_reliability, draw_robustness
 from training.report.model_card import interval
 from training.report.report import report_run
+from training.runs.folder import current_folder
 from training.runs.pipeline import DataSet, jobs
 from training.storage import is_outdated
 
@@ -61,7 +62,8 @@ class Report(RunSettings, DeviceSettings):
     def _draw_figures(self, metrics: Mapping[str, Mapping[str, Any]], evaluator: Evaluator) -> None:
         names = ("errors", "confusion", "reliability", "robustness")
         figures = [self.root / FIGURES / f"{name}.png" for name in names]
-        sources = [path for name in metrics for path in (self.root / name, self.root / name / METRICS)]
+        links = [self.root / name for name in metrics]
+        sources = [*links, *(current_folder(self.root, name) / METRICS for name in metrics)]
         if any(is_outdated(source, *figures) for source in sources):
             errors, confusion, reliability, robustness = figures
             draw_errors(errors, metrics, evaluator.test)

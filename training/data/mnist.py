@@ -63,9 +63,19 @@ def find_mnist(data_dir: Path | None) -> Path:
 
 
 def cache_folder() -> Path:
-    """Return the folder of downloaded files: `~/.cache/distillery/mnist`, or below XDG_CACHE_HOME."""
-    home = os.environ.get("XDG_CACHE_HOME", "")
-    return (Path(home) if Path(home).is_absolute() else Path.home() / ".cache") / "distillery" / "mnist"
+    """Return the folder of downloaded files: `~/.cache/distillery/mnist`, or below XDG_CACHE_HOME.
+
+    Raises `DatasetError` for a user without a home.
+    """
+    given = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    try:
+        cache = given if given.is_absolute() else Path.home() / ".cache"
+    except RuntimeError:
+        raise DatasetError(
+            "this user has no home folder to keep MNIST in: set XDG_CACHE_HOME, or name a folder that has it with "
+            "--data-dir"
+        ) from None
+    return cache / "distillery" / "mnist"
 
 
 def load_training(folder: Path) -> tuple[Digits, Digits]:
@@ -131,5 +141,8 @@ def _store(files: dict[str, bytes], cache: Path) -> None:
     for name, content in files.items():
         if sha256(content) != SHA256[name]:
             raise DatasetError(f"received another {name}: SHA-256 {sha256(content)}, expected {SHA256[name]}")
-    for name, content in files.items():
-        write_atomically(cache / name, content)
+    try:
+        for name, content in files.items():
+            write_atomically(cache / name, content)
+    except OSError as error:
+        raise DatasetError(f"{cache} cannot be written: {error.strerror}; set XDG_CACHE_HOME") from None

@@ -1,6 +1,9 @@
 """Device, precision and threads."""
 
+import logging
 import os
+import re
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Literal
@@ -10,6 +13,8 @@ import torch
 from distillery import DistilleryError
 from distillery.machine import usable_cores
 from training.data.mnist import Digits
+
+_logger = logging.getLogger("distillery")
 
 DeviceName = Literal["auto", "cpu", "cuda"]
 Precision = Literal["auto", "float32", "bfloat16"]
@@ -38,9 +43,7 @@ def choose_device(name: DeviceName, precision: Precision, *, threads: int | None
     """
     local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     torch.set_num_threads(threads or max(1, usable_cores() // local))
-    if name == "cuda" and not torch.cuda.is_available():
-        raise DistilleryError("--device cuda: torch finds no CUDA device; use --device cpu")
-    kind: Literal["cpu", "cuda"] = "cuda" if name != "cpu" and torch.cuda.is_available() else "cpu"
+    kind = _choose_kind(name, gpus=local)
     if kind == "cuda" and local > 1:
         if local > (found := torch.cuda.device_count()):
             raise DistilleryError(
@@ -49,6 +52,51 @@ def choose_device(name: DeviceName, precision: Precision, *, threads: int | None
             )
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     return Device(kind, _has_fast_bfloat16(kind) if precision == "auto" else precision == "bfloat16")
+
+
+def _choose_kind(name: DeviceName, *, gpus: int) -> Literal["cpu", "cuda"]:
+    """Resolve `auto`: CUDA where torch can use the first `gpus` GPUs. Raises `DistilleryError` where `cuda` cannot."""
+    if name == "cpu":
+        return "cpu"
+    if not torch.cuda.is_available():
+        if name == "cuda":
+            raise DistilleryError("--device cuda: torch finds no CUDA device; use --device cpu")
+        return "cpu"
+    for number in range(min(gpus, torch.cuda.device_count())):
+        built, capability = torch.cuda.get_arch_list(), torch.cuda.get_device_capability(number)
+        if runs_on(capability, built):
+            continue
+        reason = (
+            f"{torch.cuda.get_device_name(number)} has compute capability {'.'.join(map(str, capability))}, and this "
+            f"torch is built for {', '.join(built)}"
+        )
+        if name == "cuda":
+            raise DistilleryError(
+                f"--device cuda: {reason}; install a torch for this GPU, hide it with CUDA_VISIBLE_DEVICES, "
+                "or use --device cpu"
+            )
+        _logger.warning("--device auto: %s; training on the CPU", reason)
+        return "cpu"
+    return "cuda"
+
+
+def runs_on(capability: tuple[int, int], built: Sequence[str]) -> bool:
+    """Return whether a GPU runs code built for the architectures `built`, such as sm_75, sm_90a and compute_90.
+
+    Machine code (sm) runs on later minor versions of the same major one, PTX (compute) on all later versions, and the
+    variants a and f only on their own. ROCm's architectures (gfx90a) are not judged.
+    https://docs.nvidia.com/cuda/cuda-c-programming-guide/#binary-compatibility
+    """
+    for architecture in built:
+        found = re.fullmatch(r"(sm|compute)_(\d+)(\d)([af]?)", architecture)
+        if not found:
+            return True
+        target = int(found[2]), int(found[3])
+        if target == capability:
+            return True
+        if not found[4] and target < capability and (found[1] == "compute" or target[0] == capability[0]):
+            return True
+    return not built
 
 
 def _has_fast_bfloat16(kind: str) -> bool:

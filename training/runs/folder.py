@@ -7,13 +7,15 @@ runs/<recipe>/<model>-<cache key>/      one folder for each set of settings: not
     model.safetensors                   the weights of the selected epoch; present only when training is finished
     metrics.json, report.json           metrics on the test digits, and the report made from them
     MODEL_CARD.md                       the same as a document
-runs/<recipe>/<model>                   symbolic link to the current one
+runs/<recipe>/<model>                   symbolic link to the current one; a file with its name where there are no
+                                        links: on exFAT, on some shares
 """
 
 import csv
 import hashlib
 import io
 import json
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -29,6 +31,8 @@ from training.model.checkpoint import load_checkpoint, load_tensors, save_checkp
 from training.storage import write_atomically
 
 LOCK = ".lock"
+LONGEST_NAME = 255
+"""Bytes of a file name; the file that stands for a link contains one."""
 
 
 class RunError(DistilleryError):
@@ -92,19 +96,31 @@ class ModelRun:
 
     def make_current(self) -> None:
         """Point `runs/<recipe>/<model>` to this model. Raises `RunError` if that path is not a link."""
-        if self.link.exists() and not self.link.is_symlink():
-            raise RunError(f"{self.link} is not a link to a trained model; move it away")
-        if self.link.is_symlink() and self.link.readlink() == Path(self.folder.name):
+        if self._linked() == self.folder.name:
             return  # the date of the link says since when the model is the current one
         temporary = self.link.with_name(f".{self.name}-link")
         temporary.unlink(missing_ok=True)
-        temporary.symlink_to(self.folder.name)
-        temporary.replace(self.link)
+        try:
+            temporary.symlink_to(self.folder.name)
+        except OSError:  # the file system has no links
+            write_atomically(self.link, f"{self.folder.name}\n".encode())
+        else:
+            temporary.replace(self.link)
 
     def drop_stale_link(self) -> None:
-        """Delete a link to a model with other settings, so that it is not mixed with new ones."""
-        if self.link.is_symlink() and self.link.readlink() != Path(self.folder.name):
+        """Delete a link to a model with other settings, so that it is not mixed with new ones.
+
+        Raises `RunError` if something else has the link's name.
+        """
+        if self._linked() not in {None, self.folder.name}:
             self.link.unlink()
+
+    def _linked(self) -> str | None:
+        """Return the name of the folder that the link leads to, None without a link. Raises `RunError`."""
+        target = link_target(self.link)
+        if target is None and self.link.exists():
+            raise RunError(f"{self.link} is not a link to a trained model; move it away")
+        return target
 
     def _write_history(self, history: Sequence[Record]) -> None:
         lines = "".join(json.dumps(record) + "\n" for record in history)
@@ -114,6 +130,26 @@ class ModelRun:
         writer.writeheader()
         writer.writerows(history)
         write_atomically(self.folder / "history.csv", table.getvalue().encode())
+
+
+def link_target(link: Path) -> str | None:
+    """Return the name of the folder that `runs/<recipe>/<model>` leads to, None if that path is not such a link."""
+    if link.is_symlink():
+        return str(link.readlink())
+    if not link.is_file() or link.stat().st_size > LONGEST_NAME:
+        return None
+    content = link.read_bytes().decode(errors="replace").strip()
+    return content if re.fullmatch(re.escape(link.name) + "-[0-9a-f]{8}", content) else None
+
+
+def current_folder(root: Path, name: str) -> Path:
+    """Return the folder that `root/name` leads to."""
+    return root / (link_target(root / name) or name)
+
+
+def current_models(root: Path) -> list[str]:
+    """Return the names of all models that a run has a link to."""
+    return [path.name for path in sorted(root.glob("*")) if link_target(path)]
 
 
 def read_history(folder: Path) -> list[Record]:
@@ -131,13 +167,15 @@ def locked(folder: Path, *, wait: bool = False) -> Iterator[None]:
     lock = FileLock(folder / LOCK, timeout=-1 if wait else 0)
 
     def acquire() -> None:
-        folder.mkdir(parents=True, exist_ok=True)
         try:
+            folder.mkdir(parents=True, exist_ok=True)
             lock.acquire()
         except Timeout:
             raise RunError(
                 f"another distillery-train is running in {folder}; wait for it, or choose another folder with --out"
             ) from None
+        except (OSError, NotImplementedError) as error:
+            raise RunError(f"{folder} cannot be used: {error}; choose another folder with --out") from None
 
     on_rank_0(acquire)
     try:

@@ -13,7 +13,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from training.recipe.schema import Model
-from training.runs.folder import RunError
+from training.runs.folder import RunError, current_folder
 
 
 @dataclass(frozen=True)
@@ -77,9 +77,10 @@ def read_trained(folder: Path) -> Trained:
 
 def current_model(root: Path, name: str) -> Trained:
     """Return the model that `root/name` links to. Raises `RunError`."""
-    if not (root / name / "model.safetensors").exists():
+    folder = current_folder(root, name)
+    if not (folder / "model.safetensors").exists():
         raise RunError(f"{root} has no finished {name}; train it with distillery-train")
-    return read_trained(root / name)
+    return read_trained(folder)
 
 
 def over_seeds(current: Trained, seeds: Sequence[int] | None = None) -> dict[int, Trained]:

@@ -4,6 +4,7 @@ import asyncio
 import gzip
 import inspect
 import json
+import re
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -177,8 +178,9 @@ def test_uvicorn_has_the_internals_that_the_fast_path_relies_on() -> None:
     protocol = httptools_impl.HttpToolsProtocol
     assert issubclass(FastPathProtocol, protocol)
     for name in (
-        *("connection_lost", "data_received", "on_message_begin", "on_message_complete"),
-        *("on_response_complete", "shutdown", "timeout_keep_alive_handler"),
+        *("_should_upgrade", "connection_lost", "connection_made", "data_received", "eof_received"),
+        *("on_headers_complete", "on_message_begin", "on_message_complete", "on_response_complete"),
+        *("pause_writing", "resume_writing", "shutdown", "timeout_keep_alive_handler"),
     ):
         assert getattr(FastPathProtocol, name) is not getattr(protocol, name)
     source = inspect.getsource(protocol)
@@ -194,8 +196,17 @@ def test_uvicorn_has_the_internals_that_the_fast_path_relies_on() -> None:
         '"http_version": "1.1"',
         "self.server_state.default_headers",
         "on_response=self.on_response_complete",
+        "self.parser.should_upgrade() and self._should_upgrade()",
+        "set_dangerous_leniencies(lenient_data_after_close=True)",
+        "self.headers.append((name, value))",
+        "transport=self.transport",
     ):
         assert part in source
+    response = inspect.getsource(httptools_impl.RequestResponseCycle)
+    used = set(re.findall(r"self\.transport\.(\w+)", response))
+    assert used == {"write", "is_closing", "close"}  # of serving.http.connection
+    assert "self.response_complete = True" in response
+    assert "self.transport.close()\n                self.on_response()" in response
     assert parameters(protocol) == ["config", "server_state", "app_state", "_loop"]
     assert hasattr(FlowControl, "pause_reading")
     assert "self.write_paused" in inspect.getsource(FlowControl)

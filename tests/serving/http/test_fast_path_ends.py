@@ -2,27 +2,24 @@
 
 import asyncio
 import json
-import threading
 import time
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from tests.support.fast_path_server import (
     DIGITS,
     KEEP_ALIVE_S,
+    TWO,
     Run,
     Running,
+    hold_runs,
     one,
     request,
     run_with_server,
     until,
 )
-
-TWO = request({"images": DIGITS[:2].tolist()})
-"""With `max_batch` 1, these images are a run of their own, on the thread."""
 
 
 @pytest.fixture
@@ -78,20 +75,6 @@ def test_late_and_abandoned_requests_leave_the_queue_without_a_run(run: Run) -> 
     run(scenario, max_batch=1, request_timeout=1)
 
 
-def hold_runs(session: Any) -> threading.Event:
-    """Make every run wait for the event returned, which is set."""
-    released = threading.Event()
-    released.set()
-    run = session.run
-
-    def held(images: Any) -> Any:
-        released.wait()
-        return run(images)
-
-    session.run = held
-    return released
-
-
 def test_a_request_in_flight_is_completed_when_the_server_shuts_down(run_both: Run) -> None:
     async def scenario(service: Running) -> None:
         client = await service.connect()
@@ -120,7 +103,7 @@ def test_a_body_that_does_not_arrive_in_time_is_a_408_and_closes_the_connection(
         assert headers["connection"] == "close"
         assert await client.reader.read() == b""
 
-    run_both(scenario, request_timeout=0.2)
+    run_both(scenario, client_timeout=0.2)
 
 
 def test_an_idle_connection_is_closed_and_an_active_one_is_not(run: Run) -> None:

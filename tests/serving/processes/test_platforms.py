@@ -7,7 +7,6 @@ from pathlib import Path
 import httpx
 import pytest
 
-from distillery.machine import usable_cores
 from tests.support.samples import sample_test
 from tests.support.service import eventually, running_service
 
@@ -66,9 +65,3 @@ def test_workers_and_grpc_run_without_fork(two_models: Path) -> None:
             answer = httpx.post(f"{service.url}/predict/{model}", json=document, headers=headers, timeout=10)
             assert answer.status_code == 200
         assert httpx.post(f"{service.url}/predict", json=document).status_code == 401
-
-
-def test_cores_are_counted_without_affinity(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert usable_cores() == len(os.sched_getaffinity(0))
-    monkeypatch.delattr(os, "sched_getaffinity")
-    assert usable_cores() == os.cpu_count()

@@ -101,8 +101,10 @@ def test_invalid_repositories_and_settings_are_one_line_errors(one_model: Path, 
     assert "--default-model: there is no model 'nobody'; known: student" in failed_start(
         one_model, "--default-model", "nobody"
     )
-    assert "--host 256.0.0.1 is not an address" in failed_start(one_model, "--host", "256.0.0.1")
-    assert "has no CUDAExecutionProvider; use --device cpu" in failed_start(one_model, "--device", "cuda")
+    assert "--host '256.0.0.1' is not an address" in failed_start(one_model, "--host", "256.0.0.1")
+    assert "--device cuda: this onnxruntime has no CUDAExecutionProvider; use --device cpu" in failed_start(
+        one_model, "--device", "cuda"
+    )
     broken = copytree(one_model, tmp_path / "models")
     (broken / "student/1/model.onnx").write_bytes(b"no graph")
     assert "export the model again" in failed_start(broken)

@@ -3,6 +3,7 @@
 A process is killed with SIGKILL and started again; and every single write of a recipe is interrupted half-way.
 """
 
+import errno
 import itertools
 import json
 import os
@@ -22,8 +23,9 @@ from training.model import checkpoint
 from training.model.checkpoint import load_checkpoint
 from training.recipe.schema import Augmentation, Distillation, Model, Recipe
 from training.runs import folder as runs
-from training.runs.folder import RunError, locked, read_history
+from training.runs.folder import RunError, current_folder, current_models, locked, read_history
 from training.runs.pipeline import DataSet, jobs, train_recipe
+from training.runs.trained import current_model
 
 KEPT = {"history.csv", "history.jsonl", "model.safetensors", "recipe.json"}
 MOVED = Augmentation(shift=2)
@@ -249,10 +251,62 @@ def test_a_second_training_in_the_same_folder_is_rejected(tmp_path: Path) -> Non
         pass
 
 
-def test_a_folder_in_the_way_of_a_link_is_not_overwritten(tmp_path: Path) -> None:
-    (tmp_path / "teacher").mkdir()
-    with pytest.raises(RunError, match="is not a link to a trained model; move it away"):
+@pytest.mark.parametrize("kind", ["folder", "file"])
+def test_what_is_in_the_way_of_a_link_is_found_before_the_first_epoch(kind: str, tmp_path: Path) -> None:
+    in_the_way = tmp_path / "student"
+    in_the_way.mkdir() if kind == "folder" else in_the_way.write_text("student-notes")
+    with pytest.raises(RunError, match="student is not a link to a trained model; move it away"):
         main(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {"student", runs.LOCK}
+
+
+def test_a_file_system_without_links_gets_files_with_the_names_of_folders(
+    uninterrupted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """exFAT and some shares; a run can be moved there and back."""
+
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+    folders = {name: (uninterrupted / name).readlink() for name in MODELS}
+    for folder in folders.values():
+        shutil.copytree(uninterrupted / folder, tmp_path / folder)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "symlink", refuse)
+        main(tmp_path)
+        assert not any(path.is_symlink() for path in tmp_path.iterdir())
+        assert {name: (tmp_path / name).read_text() for name in MODELS} == {
+            name: f"{folder}\n" for name, folder in folders.items()
+        }
+        assert current_models(tmp_path) == sorted(MODELS)
+        assert current_folder(tmp_path, "student") == tmp_path / folders["student"]
+        assert current_model(tmp_path, "student").name == "student"
+        date = (tmp_path / "teacher").stat().st_mtime_ns
+        (tmp_path / "student").write_text("student-01234567")  # with other settings
+        main(tmp_path)
+        assert current_folder(tmp_path, "student") == tmp_path / folders["student"]
+        assert (tmp_path / "teacher").stat().st_mtime_ns == date
+    (tmp_path / "student").write_text("student-01234567")
+    main(tmp_path)
+    assert (tmp_path / "student").readlink() == folders["student"]
+
+
+def test_a_folder_that_cannot_be_locked_is_named_before_the_first_epoch(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(
+        RunError, match=r"file/runs cannot be used: .*Not a directory.*; choose another folder"
+    ):
+        main(tmp_path / "file" / "runs")
+
+
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o077, 0o600), (0o002, 0o664)])
+def test_other_users_can_read_files_as_far_as_the_umask_allows(umask: int, mode: int, tmp_path: Path) -> None:
+    before = os.umask(umask)
+    try:
+        storage.write_atomically(tmp_path / "folder" / "file", b"content")
+    finally:
+        os.umask(before)
+    assert (tmp_path / "folder" / "file").stat().st_mode & 0o777 == mode
 
 
 def test_a_broken_state_is_named(uninterrupted: Path, tmp_path: Path) -> None:

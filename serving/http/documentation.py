@@ -1,0 +1,47 @@
+"""The documentation of the API: `/docs` and `/openapi.json`.
+
+The page loads nothing from another host, so that it works in a closed network: the files of Swagger UI are those of
+the package fastapi-offline. All of its URLs are relative, so that it works under any prefix of a proxy.
+"""
+
+from importlib.resources import files
+
+from fastapi import FastAPI, Request
+from fastapi.openapi.docs import get_swagger_ui_html
+from fastapi.responses import JSONResponse, RedirectResponse, Response
+from starlette.staticfiles import StaticFiles
+
+from serving.http.normalise import PUBLIC
+
+_FILES = "/docs/files"
+
+
+def add_documentation(app: FastAPI) -> None:
+    """Replace FastAPI's documentation routes, whose pages load their files from a public network."""
+    own = {app.openapi_url, app.docs_url, app.redoc_url, app.swagger_ui_oauth2_redirect_url}
+    app.router.routes[:] = [route for route in app.router.routes if getattr(route, "path", None) not in own]
+
+    @app.get("/openapi.json", include_in_schema=False)
+    async def document(request: Request) -> Response:
+        public: str = request.scope["root_path"]
+        if request.scope.get(PUBLIC):
+            public = str(request.base_url).rstrip("/")
+        servers = {"servers": [{"url": public}]} if public else {}
+        return JSONResponse(servers | app.openapi())
+
+    page = get_swagger_ui_html(
+        openapi_url="openapi.json",
+        title=app.title,
+        swagger_js_url=f"{_FILES[1:]}/swagger-ui-bundle.js",
+        swagger_css_url=f"{_FILES[1:]}/swagger-ui.css",
+        swagger_favicon_url="data:,",  # none
+        swagger_ui_parameters={"validatorUrl": None},  # of another host
+    )
+
+    @app.get("/docs", include_in_schema=False)
+    async def docs(request: Request) -> Response:
+        if request.scope.get("raw_path", b"").endswith(b"/"):  # below which its relative URLs would be wrong
+            return RedirectResponse("../docs")
+        return page
+
+    app.mount(_FILES, StaticFiles(directory=str(files("fastapi_offline") / "static")))
