@@ -163,10 +163,10 @@ READ_ONLY = """
         done
         if [ "$1" ]; then mount -t tmpfs tmpfs "$1"; fi
         cd /
-        TMPDIR=$1 timeout --preserve-status 4 "$2" -m serving --models-dir "$3" --port 0 --api-servers 1 $5
+        TMPDIR=$1 timeout --preserve-status 8 "$2" -m serving --models-dir "$3" --port 0 --api-servers 1 $5
     ' sh "$@" 2>&1
 """
-"""A service for four seconds on a root that cannot be written, with a tmpfs at a folder."""
+"""A service for eight seconds on a root that cannot be written, with a tmpfs at a folder."""
 
 
 @pytest.mark.slow
