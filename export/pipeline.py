@@ -80,7 +80,7 @@ def find_current(
     found = entry.manifest
     same = (found.checkpoint_sha256, found.tools) == (file_sha256(checkpoint), _versions())
     current = same and found.acceptance is not None and found.acceptance.risk == risk
-    return entry if current and documents_match(checkpoint, folder) else None
+    return entry if current and documents_match(checkpoint, entry) else None
 
 
 def export_checkpoint(

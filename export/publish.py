@@ -3,13 +3,12 @@
 import json
 import shutil
 import tempfile
-from filecmp import cmp
 from pathlib import Path
 
 from pydantic import TypeAdapter
 
 from export import ExportError
-from serving.model.repository import MANIFEST_FILE, MODEL_FILE, Manifest, ModelEntry, load_model
+from serving.model.repository import MANIFEST_FILE, MODEL_FILE, Acceptance, Manifest, ModelEntry, load_model
 from training.report.report import CARD, REPORT
 
 TRITON_TYPES = {"UINT8": "TYPE_UINT8", "FP32": "TYPE_FP32"}
@@ -29,8 +28,8 @@ def publish(root: Path, manifest: Manifest, content: bytes, checkpoint: Path) ->
         version = staging / manifest.name / manifest.version
         version.mkdir(parents=True)
         (version / MODEL_FILE).write_bytes(content)
-        for document in _documents(checkpoint):
-            shutil.copyfile(document, version / document.name)
+        for name, document in _documents(checkpoint, manifest).items():
+            (version / name).write_bytes(document)
         (version / MANIFEST_FILE).write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
         load_model(version)  # what the service would reject at its start is rejected here
         target = root / manifest.name
@@ -45,13 +44,11 @@ def publish(root: Path, manifest: Manifest, content: bytes, checkpoint: Path) ->
         shutil.rmtree(staging)
 
 
-def documents_match(checkpoint: Path, folder: Path) -> bool:
-    """Return whether `folder` of a model repository has the documents next to `checkpoint` as they are now."""
-    for name in DOCUMENTS:
-        source, copy = checkpoint.with_name(name), folder / name
-        if source.is_file() != copy.is_file() or (source.is_file() and not cmp(source, copy, shallow=False)):
-            return False
-    return True
+def documents_match(checkpoint: Path, entry: ModelEntry) -> bool:
+    """Return whether a published model has the documents next to `checkpoint` as they are now."""
+    folder = entry.path.parent
+    published = {name: (folder / name).read_bytes() for name in DOCUMENTS if (folder / name).is_file()}
+    return published == _documents(checkpoint, entry.manifest)
 
 
 def headline(checkpoint: Path) -> dict[str, float] | None:
@@ -85,5 +82,23 @@ def triton_config(manifest: Manifest) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _documents(checkpoint: Path) -> list[Path]:
-    return [path for name in DOCUMENTS if (path := checkpoint.with_name(name)).is_file()]
+def _documents(checkpoint: Path, manifest: Manifest) -> dict[str, bytes]:
+    """Return the documents next to `checkpoint`, with what the export adds to the model card."""
+    paths = (checkpoint.with_name(name) for name in DOCUMENTS)
+    documents = {path.name: path.read_bytes() for path in paths if path.is_file()}
+    if CARD in documents and manifest.acceptance:
+        documents[CARD] += acceptance_section(manifest.name, manifest.acceptance).encode()
+    return documents
+
+
+def acceptance_section(name: str, rule: Acceptance) -> str:
+    """Return the section of the model card on the rule by which this file's predictions are accepted."""
+    outliers = ", ".join(f"{kind} {share:.1%}" for kind, share in rule.outliers_accepted.items())
+    return f"""
+## Acceptance
+
+`{name}` accepts a prediction whose calibrated confidence is at least {rule.threshold:.4f}. The threshold was \
+chosen on {rule.digits:,} validation digits for at most {rule.risk:.2%} errors among accepted ones: it accepts \
+{rule.accepted / rule.digits:.1%} of them ({rule.accepted:,}), with {rule.errors:,} errors, and {rule.test_accepted:,} \
+test digits, with {rule.test_errors:,} errors. Of images that show no digit it accepts: {outliers}.
+"""

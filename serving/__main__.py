@@ -7,15 +7,12 @@ import sys
 # Before the other imports: the first process of a container ignores a signal without a handler.
 signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
 
-import os
-import tempfile
-
 from pydantic import Field
 from pydantic_settings import SettingsConfigDict
 
 import distillery
 from serving.config import ServiceSettings
-from serving.health import TEMPORARY, check_ready, served_url
+from serving.health import check_ready, served_url
 
 
 class Serve(ServiceSettings):
@@ -31,22 +28,9 @@ class Serve(ServiceSettings):
     )
 
     def run(self) -> None:
-        with _temporary_folder() as folder:
-            os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder  # read when prometheus_client is imported
-            from serving.service import serve  # noqa: PLC0415
+        from serving.service import serve  # noqa: PLC0415 - `--help` needs no models, LitServe or onnxruntime
 
-            serve(self)
-
-
-def _temporary_folder() -> tempfile.TemporaryDirectory[str]:
-    """Create the folder of the metrics that all processes share. Raises `DistilleryError`."""
-    try:
-        return tempfile.TemporaryDirectory(prefix=TEMPORARY)
-    except OSError as error:
-        raise distillery.DistilleryError(
-            f"no temporary folder can be written ({error.strerror}), and the processes share their metrics in one: "
-            "mount a tmpfs at /tmp, or name a writable folder with TMPDIR or PROMETHEUS_MULTIPROC_DIR"
-        ) from None
+        serve(self)
 
 
 class Health(distillery.Command):

@@ -1,13 +1,13 @@
 """The health check of a service on the same machine: a file with its address, and a request to it.
 
 A container's health check runs beside the service. It knows neither the options nor the file that the port came from,
-so a service that is ready leaves its address in the folder where its processes share their metrics.
+so a service that is ready leaves its address in a folder of its own below the temporary folder.
 """
 
 import logging
-import os
 import tempfile
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -16,9 +16,7 @@ from distillery import DistilleryError
 
 _logger = logging.getLogger("distillery")
 
-TEMPORARY = "distillery-metrics-"
-"""Beginning of the name of the folder that a service makes in the temporary folder."""
-_FOLDER = "PROMETHEUS_MULTIPROC_DIR"
+_TEMPORARY = "distillery-address-"
 _FILE = "url"
 _LOOPBACK = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - not to listen on
 
@@ -27,21 +25,29 @@ class HealthError(DistilleryError):
     """The service is not ready."""
 
 
-def write_url(url: str) -> None:
-    """Leave the address of this service for `served_url`."""
-    try:
-        Path(os.environ[_FOLDER], _FILE).write_text(url, encoding="utf-8")
-    except (KeyError, OSError) as error:
-        _logger.warning("distillery-serve health will not find this service: %s", error)
+@contextmanager
+def announcement() -> Iterator[Callable[[str], None]]:
+    """Yield a function that leaves the address of this service for `served_url`, until the end of the block.
+
+    Where no folder can be written, the service runs without.
+    """
+    with ExitStack() as stack:
+
+        def announce(url: str) -> None:
+            try:
+                folder = stack.enter_context(tempfile.TemporaryDirectory(prefix=_TEMPORARY))
+                Path(folder, _FILE).write_text(url, encoding="utf-8")
+            except OSError as error:
+                _logger.warning("distillery-serve health will not find this service: %s", error)
+
+        yield announce
 
 
 def served_url() -> str:
     """Return the address of the service that this user started last on this machine. Raises `HealthError`."""
     files: list[Path] = []
     with suppress(FileNotFoundError):  # there is no temporary folder
-        files += Path(tempfile.gettempdir()).glob(f"{TEMPORARY}*/{_FILE}")
-    if folder := os.environ.get(_FOLDER):
-        files.append(Path(folder, _FILE))
+        files += Path(tempfile.gettempdir()).glob(f"{_TEMPORARY}*/{_FILE}")
     found = {}
     for file in files:
         with suppress(OSError):  # of another user, or of a service that ends at this moment

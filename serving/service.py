@@ -29,14 +29,18 @@ from starlette.types import ASGIApp
 from distillery import DistilleryError, notify, unknown
 from serving.codecs.base import BodyLimits
 from serving.codecs.errors import NotReady
+from serving.codecs.open_inference.rest import OpenInferenceCodec
+from serving.codecs.predict import PredictCodec
+from serving.codecs.read import MAX_CANDIDATES
 from serving.config import ServiceSettings
 from serving.engine.admission import Admission, AdmissionLimits
 from serving.engine.executors import Executor, InProcess, Workers
 from serving.engine.lit_api import DigitAPI, ModelSettings
-from serving.engine.recorder import CpuMetrics, RequestMetrics
+from serving.engine.metrics import Metrics, Values, metrics_table
+from serving.engine.recorder import CpuMetrics, RequestMetrics, RunMetrics, UnknownModelMetrics
 from serving.engine.request import Endpoint
 from serving.grpc.port import grpc_address
-from serving.health import write_url
+from serving.health import announcement
 from serving.http.app import PredictionRoutes
 from serving.http.connection import HttpConnection
 from serving.http.cross_origin import CrossOrigin
@@ -56,6 +60,9 @@ from serving.processes.litserve import DigitServer, WorkerPaths
 from serving.processes.sockets import Listeners
 from serving.processes.supervisor import HANG_SECONDS, can_fork
 
+PROTOCOLS = (PredictCodec.name, OpenInferenceCodec.name, "grpc")
+"""The names of all codecs; that of gRPC is literal, because its module needs the extra `grpc`."""
+
 _PREFERRED = ("fast-int8", "student-int8", "student")
 _TICK_SECONDS = 0.1
 _DECODERS = 2
@@ -65,9 +72,9 @@ class UnknownDefaultError(DistilleryError):
     """The default model is not in the repository."""
 
 
-class _Metrics(Protocol):
+class _Recorder(Protocol):
     def publish(self) -> None:
-        """Write the values recorded since the last call to the files shared by all processes."""
+        """Write the values recorded since the last call to the metrics shared by all processes."""
 
 
 @dataclass(frozen=True)
@@ -78,6 +85,7 @@ class Service:
     models: Mapping[str, ModelEntry]
     default: str
     admission: Admission
+    metrics: Metrics
     server: DigitServer
     routes: PredictionRoutes
     cross_origin: CrossOrigin | None
@@ -90,14 +98,20 @@ class Service:
 
     def run(self) -> None:
         """Serve until SIGTERM or SIGINT. Raises `ServiceError`."""
-        self.server.serve(
-            self._start_api,
-            host=self.settings.host,
-            port=self.settings.port,
-            api_servers=self.settings.api_servers,
-            delay=self.settings.shutdown_delay,
-            on_ready=self._print_ready,
-        )
+        with announcement() as announce:
+
+            def on_ready(url: str) -> None:
+                announce(url)
+                self._print_ready(url)
+
+            self.server.serve(
+                self._start_api,
+                host=self.settings.host,
+                port=self.settings.port,
+                api_servers=self.settings.api_servers,
+                delay=self.settings.shutdown_delay,
+                on_ready=on_ready,
+            )
 
     def run_api(self, index: int, listeners: Listeners, lifeline: Lifeline) -> None:
         """Run one API process."""
@@ -119,7 +133,7 @@ class Service:
             process = fork.Process(target=self.run_api, args=(index, listeners, lifeline), name=name)
         else:
             spawn = multiprocessing.get_context("spawn")
-            parts = (self.settings, self.grpc_address, self.server.channels)
+            parts = (self.settings, self.grpc_address, self.metrics, self.server.channels)
             process = spawn.Process(target=_run_spawned, args=(*parts, index, listeners, lifeline), name=name)
         process.start()
         return process
@@ -134,26 +148,28 @@ class Service:
     @asynccontextmanager
     async def lifespan(self, app: FastAPI) -> AsyncIterator[None]:  # noqa: ARG002 - FastAPI's signature
         """Load the models in an API process, open their routes and publish metrics."""
+        row = self.metrics.row(self.server.index)
         with ThreadPoolExecutor(1, "runs") as runner, ThreadPoolExecutor(_DECODERS, "decodes") as decoders:
             endpoints = {
-                api.entry.name: Endpoint(
-                    api, self._executor(api, runner), decoders, RequestMetrics(api.entry.name)
-                )
-                for api in self.server.apis
+                name: Endpoint(api, self._executor(api, runner, row), decoders, RequestMetrics(row, name))
+                for name, api in zip(self.models, self.server.apis, strict=True)
             }
             self.routes.open(endpoints, self.default)
-            metrics: list[_Metrics] = [CpuMetrics("api")]
-            metrics += [endpoint.metrics for endpoint in endpoints.values()]
+            recorders: list[_Recorder] = [
+                CpuMetrics(row, "api"),
+                UnknownModelMetrics(row, self.admission.unknown_model),
+            ]
+            recorders += [endpoint.metrics for endpoint in endpoints.values()]
             if self.settings.executor == "inprocess":
-                metrics += [api.metrics for api in self.server.apis]
+                recorders += [api.metrics for api in self.server.apis]
             async with self._grpc(endpoints):
-                publishing = asyncio.create_task(self._tick(endpoints.values(), metrics))
+                publishing = asyncio.create_task(self._tick(endpoints.values(), recorders))
                 yield
             publishing.cancel()
-            for one in metrics:
+            for one in recorders:
                 one.publish()
 
-    async def _tick(self, endpoints: Collection[Endpoint], metrics: Collection[_Metrics]) -> None:
+    async def _tick(self, endpoints: Collection[Endpoint], recorders: Collection[_Recorder]) -> None:
         """Periodically do what would cost too much per request: heartbeats, deadlines, metrics."""
         longest_run = max(self.settings.request_timeout, HANG_SECONDS)
         while True:
@@ -163,7 +179,7 @@ class Service:
             for endpoint in endpoints:
                 if endpoint.executor.longest_run() > longest_run:
                     self.server.fail(f"a run of {endpoint.api.entry.name} has taken {longest_run:g} s")
-            for one in metrics:
+            for one in recorders:
                 one.publish()
 
     def check_ready(self) -> None:
@@ -173,10 +189,11 @@ class Service:
         if not self.server.workers_ready:
             raise NotReady("a worker is being restarted; retry in a second")
 
-    def _executor(self, api: DigitAPI, runner: ThreadPoolExecutor) -> Executor:
+    def _executor(self, api: DigitAPI, runner: ThreadPoolExecutor, row: Values) -> Executor:
         if self.settings.executor == "workers":
             return Workers(api, self.server.run_in_worker, self.settings.workers_per_model)
         api.setup("cpu")
+        api.metrics = RunMetrics(row, api.entry.name)
         return InProcess(api, runner)
 
     def _grpc(self, endpoints: Mapping[str, Endpoint]) -> AbstractAsyncContextManager[None]:
@@ -188,7 +205,9 @@ class Service:
             self.grpc_address,
             endpoints,
             self.admission,
+            self.metrics,
             version=version("distillery"),
+            max_images=self.settings.max_images,
             max_message_bytes=self.settings.max_body_bytes,
             patience=self.settings.request_timeout,
             check_ready=self.check_ready,
@@ -198,7 +217,6 @@ class Service:
         grpc = f" · gRPC at {self.grpc_address}" if self.grpc_address else ""
         names = ", ".join(f"{name} (default)" if name == self.default else name for name in self.models)
         processes = f"{self.settings.api_servers} API processes, executor {self.settings.executor}"
-        write_url(url)
         notify(f"distillery-serve: ready at {url}{grpc} · {names} · {processes}")
 
 
@@ -213,6 +231,7 @@ def serve(settings: ServiceSettings) -> None:
 def _run_spawned(
     settings: ServiceSettings,
     grpc_address: str | None,
+    metrics: Metrics,
     channels: WorkerPaths,
     index: int,
     listeners: Listeners,
@@ -220,7 +239,7 @@ def _run_spawned(
 ) -> None:
     """Build the service again and run one API process, where processes cannot be forked."""
     _configure_logging(settings)
-    service = build(settings, grpc_address=grpc_address)
+    service = build(settings, grpc_address=grpc_address, metrics=metrics)
     service.server.connect(channels)
     service.run_api(index, listeners, lifeline)
 
@@ -230,8 +249,13 @@ def _configure_logging(settings: ServiceSettings) -> None:
     logging.getLogger("python_multipart").setLevel(logging.ERROR)  # clients' errors belong in their responses
 
 
-def build(settings: ServiceSettings, *, grpc_address: str | None = None) -> Service:
-    """Load and verify the repository, and assemble the service. Raises `DistilleryError`."""
+def build(
+    settings: ServiceSettings, *, grpc_address: str | None = None, metrics: Metrics | None = None
+) -> Service:
+    """Load and verify the repository, and assemble the service. Raises `DistilleryError`.
+
+    `metrics` are those of the parent process, where the service is built again by a child.
+    """
     device = resolve_device(settings.device)
     models = load_repository(settings.models_dir)
     default = choose_default(models, settings.default_model)
@@ -248,18 +272,29 @@ def build(settings: ServiceSettings, *, grpc_address: str | None = None) -> Serv
     model_settings = ModelSettings(
         limits, settings.threads, device, settings.max_batch, settings.reject_unaccepted
     )
+    metrics = metrics or _metrics(settings, models)
     server = DigitServer(
         [DigitAPI(entry, model_settings) for entry in models.values()],
+        metrics,
         workers_per_model=settings.workers_per_model if settings.executor == "workers" else 0,
         timeout=settings.request_timeout,
     )
     others = NormalisedRequests(server.app, settings.root_path, settings.trusted_proxies)
     routes = PredictionRoutes(others, admission, settings.root_path)
     cross_origin = CrossOrigin(routes, settings.cors_origins) if settings.cors_origins else None
-    service = Service(settings, models, default, admission, server, routes, cross_origin, grpc_address)
+    service = Service(
+        settings, models, default, admission, metrics, server, routes, cross_origin, grpc_address
+    )
     server.app.include_router(APIRouter(lifespan=service.lifespan))  # FastAPI runs it inside LitServe's
     _add_fastapi_routes(service)
     return service
+
+
+def _metrics(settings: ServiceSettings, models: Collection[str]) -> Metrics:
+    """Allocate the metrics of all processes: API processes, then workers. Raises `SharedMemoryError`."""
+    workers = len(models) * settings.workers_per_model if settings.executor == "workers" else 0
+    max_run = settings.max_batch + max(settings.max_images, MAX_CANDIDATES)  # what is queued, and one request
+    return Metrics(metrics_table(models, PROTOCOLS, max_run), settings.api_servers + workers)
 
 
 def choose_default(models: Iterable[str], wanted: str | None) -> str:
@@ -280,8 +315,8 @@ def _add_fastapi_routes(service: Service) -> None:
     app.description = "Classification of handwritten digits by a teacher and the students distilled from it."
     add_documentation(app)
     guard = key_guard(service.admission)
-    add_statistics_routes(app, models, guard)
-    add_routes(app, models, default, guard, service.check_ready)
+    add_statistics_routes(app, models, service.metrics, guard)
+    add_routes(app, models, default, service.metrics, guard, service.check_ready)
     add_v2_routes(app, models, guard, service.check_ready, max_images=service.settings.max_images)
     describe_inference(app, models, guarded=bool(guard))
     describe_predictions(app, models, default, guarded=bool(guard))

@@ -8,8 +8,8 @@ STUDENTS = 'model=~"$model", model!="teacher"'
 def comparison() -> list[Json]:
     """Panels of each student relative to the teacher, and of the durations behind the ratios."""
     speedup = "model:distillery_speedup_over_teacher:ratio"
-    duration = "model:distillery_request_duration_seconds:quantile1m"
-    needs_both = " Needs traffic of the same kind on the teacher and the model within the same minute."
+    duration = "model:distillery_request_duration_seconds:quantile5m"
+    needs_both = " Needs traffic of the same kind on the teacher and the model within the same five minutes."
     return [
         tile(
             "Speedup: inference per image",
@@ -53,7 +53,7 @@ def comparison() -> list[Json]:
         ),
         graph(
             "Inference time per image",
-            [query(f"model:distillery_inference_seconds_per_image:mean1m{{{MODELS}}}")],
+            [query(f"model:distillery_inference_seconds_per_image:mean5m{{{MODELS}}}")],
             unit="s",
             log=True,
             about="Seconds inside session.run divided by images; it falls as batches grow.",
@@ -79,7 +79,7 @@ def response_times() -> Json:
     """Return a panel that repeats for every selected model."""
     queries = [
         query(
-            f'model:distillery_request_duration_seconds:quantile1m{{model="$model", quantile="{value}"}}',
+            f'model:distillery_request_duration_seconds:quantile5m{{model="$model", quantile="{value}"}}',
             name,
         )
         for name, value in QUANTILES.items()

@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 
 from comparison import comparison, models_table
-from panels import MODELS, PROMETHEUS, QUANTILES, Json, arrange, graph, query
+from panels import MODELS, PROMETHEUS, QUANTILES, Json, arrange, graph, query, rate
 
 FILE = Path(__file__).parent / "dashboards" / "distillery.json"
 
@@ -26,9 +26,9 @@ def traffic() -> list[Json]:
             "Request time by stage",
             [
                 query(
-                    f"sum by (model, stage) (rate(distillery_request_stage_seconds_total{{{MODELS}}}[1m]))"
+                    f"sum by (model, stage) ({rate('distillery_request_stage_seconds_total')})"
                     " / on (model) group_left ()"
-                    f" (sum by (model) (rate(distillery_queue_wait_seconds_count{{{MODELS}}}[1m])) > 0)",
+                    f" (sum by (model) ({rate('distillery_queue_wait_seconds_count')}) > 0)",
                     "{{model}} · {{stage}}",
                 )
             ],
@@ -40,13 +40,13 @@ def traffic() -> list[Json]:
         ),
         graph(
             "Throughput: images",
-            [query(f"model:distillery_images:rate1m{{{MODELS}}}")],
+            [query(f"model:distillery_images:rate5m{{{MODELS}}}")],
             unit="ops",
             about="Images classified per second.",
         ),
         graph(
             "Throughput: requests",
-            [query(f"model:distillery_requests:rate1m{{{MODELS}}}")],
+            [query(f"model:distillery_requests:rate5m{{{MODELS}}}")],
             unit="reqps",
             about="Requests completed per second, with any status.",
         ),
@@ -54,7 +54,7 @@ def traffic() -> list[Json]:
             "Queue wait",
             [
                 query(
-                    f'model:distillery_queue_wait_seconds:quantile1m{{{MODELS}, quantile="{value}"}}',
+                    f'model:distillery_queue_wait_seconds:quantile5m{{{MODELS}, quantile="{value}"}}',
                     f"{{{{model}}}} · {name}",
                 )
                 for name, value in QUANTILES.items()
@@ -66,37 +66,43 @@ def traffic() -> list[Json]:
         ),
         graph(
             "Batch size",
-            [query(f"model:distillery_batch_size_images:mean1m{{{MODELS}}}")],
+            [query(f"model:distillery_batch_size_images:mean5m{{{MODELS}}}")],
             unit="none",
-            about="Images per session.run, mean over a minute; a batch is whatever has arrived when a run starts.",
+            about="Images per session.run, mean over five minutes; a batch is whatever has arrived when a run starts.",
         ),
         graph(
             "Responses by status",
-            [query("status:distillery_requests:rate1m", "{{status}}")],
+            [query("status:distillery_requests:rate5m > 0", "{{status}}")],
             unit="reqps",
             about="4xx: client errors, including unknown models. 503: overloaded. 504: time limit exceeded.",
         ),
         graph(
             "Errors, as a share of all responses",
             [
-                query(f"model:distillery_server_errors:ratio_rate1m{{{MODELS}}}", "{{model}} · server (5xx)"),
-                query(f"model:distillery_client_errors:ratio_rate1m{{{MODELS}}}", "{{model}} · client (4xx)"),
+                query(f"model:distillery_server_errors:ratio_rate5m{{{MODELS}}}", "{{model}} · server (5xx)"),
+                query(f"model:distillery_client_errors:ratio_rate5m{{{MODELS}}}", "{{model}} · client (4xx)"),
             ],
             unit="percentunit",
             about="Server errors above one percent for five minutes raise an alert.",
         ),
         graph(
+            "Rejected predictions, as a share of all images",
+            [query(f"model:distillery_rejected_predictions:ratio_rate5m{{{MODELS}}}")],
+            unit="percentunit",
+            about="Images whose prediction is not accepted: no digit, or an unclear one. More than half of them for 15"
+            " minutes raise an alert.",
+        ),
+        graph(
             "Inference time per batch",
             [
                 query(
-                    f'model:distillery_inference_duration_seconds:quantile1m{{{MODELS}, quantile="{value}"}}',
+                    f'model:distillery_inference_duration_seconds:quantile5m{{{MODELS}, quantile="{value}"}}',
                     f"{{{{model}}}} · {name}",
                 )
                 for name, value in QUANTILES.items()
                 if name != "p90"
             ],
             unit="s",
-            width=8,
             log=True,
             about="Seconds inside one session.run, for batches of any size.",
         ),
@@ -104,20 +110,18 @@ def traffic() -> list[Json]:
             "Requests in flight",
             [query(f"sum by (model) (distillery_requests_in_flight{{{MODELS}}})")],
             unit="none",
-            width=8,
             about="Requests received and not yet answered, over all API processes.",
         ),
         graph(
             "Predictions by digit",
             [
                 query(
-                    f"sum by (digit) (rate(distillery_predictions_total{{{MODELS}}}[1m]))"
-                    f" / scalar(sum(rate(distillery_predictions_total{{{MODELS}}}[1m])))",
+                    f"sum by (digit) ({rate('distillery_predictions_total')})"
+                    f" / scalar(sum({rate('distillery_predictions_total')}))",
                     "{{digit}}",
                 )
             ],
             unit="percentunit",
-            width=8,
             about="Share of each digit in the predictions of the selected models. In MNIST each digit has 9 to 11 %.",
         ),
     ]
@@ -133,8 +137,8 @@ def dashboard() -> Json:
         "editable": False,
         "schemaVersion": 42,
         "graphTooltip": 1,  # one crosshair shared by all panels
-        "refresh": "5s",
-        "time": {"from": "now-15m", "to": "now"},
+        "refresh": "15s",
+        "time": {"from": "now-30m", "to": "now"},
         "templating": {
             "list": [
                 {

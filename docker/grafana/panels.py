@@ -21,6 +21,11 @@ def query(expr: str, legend: str = "{{model}}", *, table: bool = False, now: boo
     }
 
 
+def rate(metric: str) -> str:
+    """Return the rate of a counter for the selected models; Grafana derives the window from the scrape interval."""
+    return f"rate({metric}{{{MODELS}}}[$__rate_interval])"
+
+
 def panel(
     kind: str, title: str, queries: list[Json], *, width: int, height: int, about: str, unit: str = "short"
 ) -> Json:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from serving.codecs.errors import BodyTooLarge, Overloaded, Unauthorized
+from serving.engine.recorder import StatusCounts
 
 MIN_BYTES_PER_SECOND = 16 * 1024
 """Of a body that a client sends, and of a response that it reads, averaged over `client_timeout`."""
@@ -46,6 +47,8 @@ class Admission:
         self._key = limits.api_key.encode() if limits.api_key else None
         self._in_flight: dict[Expiring, None] = {}  # oldest first
         self._held_bytes = 0
+        self.unknown_model = StatusCounts()
+        """Of completed requests that named no served model, until they are published."""
 
     def enter(self, request: Expiring) -> None:
         """Add a request in flight."""

@@ -48,6 +48,7 @@ class DigitAPI(LitAPI):  # type: ignore[misc]
 
     session: Session
     metrics: RunMetrics
+    """Set by the process that runs the model, which has a row of the shared metrics."""
 
     def __init__(self, entry: ModelEntry, settings: ModelSettings, loop: LitLoop | None = None) -> None:
         super().__init__(
@@ -70,7 +71,6 @@ class DigitAPI(LitAPI):  # type: ignore[misc]
                 raise
             _logger.error("%s", error)
             os._exit(1)
-        self.metrics = RunMetrics(self.entry.name)
 
     def decode_request(self, request: bytes, *, codec: Codec, head: Head) -> Query:
         """Decode a request body to images. Raises `RequestError`."""

@@ -1,24 +1,32 @@
-"""The Prometheus metrics of the service, and their exposition at /metrics.
+"""The Prometheus metrics of the service: one table of all series, and their values in memory shared by all processes.
 
-In prometheus_client's multiprocess mode every process keeps its values in files of one folder, and a scrape sums
-them. The folder is named by an environment variable that must be set before this module is imported, which
-`serving.__main__` does. `serving.engine.recorder` records values within a process.
+Every series exists from the start with the value 0, because Prometheus sees no increase in a series that appears with
+its first count: a burst of errors within one scrape would be invisible. So the number of series is fixed, and a process
+is a row of shared numbers with one column per series; a scrape adds the rows up. A process that replaces a dead one
+continues its row: counters never decrease, and processes that die leave nothing behind.
+
+prometheus_client's multiprocess mode keeps the values in a folder of memory-mapped files instead, one set per process.
+That fails with the folder: a full disk kills the process (SIGBUS), a cleaner removes the files, and those of dead
+processes accumulate. `PROMETHEUS_MULTIPROC_DIR` has no effect on this service.
 """
 
-import os
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import suppress
-from itertools import chain
-from pathlib import Path
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain, product
+from math import prod
+from typing import Literal
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
-from prometheus_client.core import GaugeMetricFamily, Metric
-from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
+import numpy as np
+from numpy.typing import NDArray
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
+from prometheus_client.core import Metric as Family
 from prometheus_client.registry import Collector
+from prometheus_client.utils import floatToGoString
 
+from serving.codecs.errors import RequestError
+from serving.engine.shared_memory import SharedRows
 from serving.model.repository import ModelEntry
-
-FOLDER_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
 
 SECONDS = tuple(
     round(step * decade, 9)
@@ -29,186 +37,251 @@ SECONDS = tuple(
 """Bucket bounds from 20 µs to 5 s, about a factor of 1.5 apart: quantiles are accurate to about 20 %."""
 
 BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+MAX_RUN_IMAGES = 4096
+"""The largest exact batch size; larger runs, which only very high limits permit, count as this."""
 
-_REGISTRY = CollectorRegistry()
+CLIENT_GONE = 499
+"""The status of a request whose client hung up: never sent, but counted."""
 
+UNKNOWN_MODEL = ""
+"""The label of requests that name no served model; the name itself must not become a label."""
 
-class BulkHistogram(Histogram):
-    """A histogram that accepts many observations at once, through internals of prometheus_client that a test checks."""
-
-    def add(self, counts: Sequence[int], total: float) -> None:
-        """Add `counts[i]` observations to bucket i, and `total` to their sum."""
-        for bucket, count in zip(self._buckets, counts, strict=True):
-            if count:
-                bucket.inc(count)
-        self._sum.inc(total)
-
-
-REQUESTS = Counter(
-    "distillery_requests_total",
-    "Completed prediction requests; model is empty if the request named an unknown model.",
-    ("model", "protocol", "status"),
-    registry=_REGISTRY,
-)
-REQUEST_SECONDS = BulkHistogram(
-    "distillery_request_duration_seconds",
-    "Time from the body received to the response handed over.",
-    ("model",),
-    buckets=SECONDS,
-    registry=_REGISTRY,
-)
-QUEUE_SECONDS = BulkHistogram(
-    "distillery_queue_wait_seconds",
-    "Time from the input decoded to the start of the run that includes it.",
-    ("model",),
-    buckets=SECONDS,
-    registry=_REGISTRY,
-)
-INFERENCE_SECONDS = BulkHistogram(
-    "distillery_inference_duration_seconds",
-    "Duration of one run of the model over one batch.",
-    ("model",),
-    buckets=SECONDS,
-    registry=_REGISTRY,
-)
-BATCH_IMAGES = BulkHistogram(
-    "distillery_batch_size_images",
-    "Images in one run of the model.",
-    ("model",),
-    buckets=BATCH_SIZES,
-    registry=_REGISTRY,
-)
 STAGES = ("decode", "queue", "inference", "delivery", "encode")
 """Of a successful request; `delivery` is the wait for the event loop after its run."""
 
-STAGE_SECONDS = Counter(
-    "distillery_request_stage_seconds_total",
-    "Time of successful requests by stage; a run counts in full for each request in it.",
-    ("model", "stage"),
-    registry=_REGISTRY,
-)
-OUTCOMES = ("success", "failure")
-OUTCOME_SECONDS = Counter(
-    "distillery_request_outcome_seconds_total",
-    "The seconds of distillery_request_duration_seconds, by outcome: success is status 200.",
-    ("model", "outcome"),
-    registry=_REGISTRY,
-)
-LAST_PREDICTION = Gauge(
-    "distillery_last_prediction_timestamp_seconds",
-    "Time of the last response with predictions; 0 before the first.",
-    ("model",),
-    multiprocess_mode="max",
-    registry=_REGISTRY,
-)
-RUNS = Counter(
-    "distillery_runs_total", "Runs of the model by exact batch size.", ("model", "images"), registry=_REGISTRY
-)
 RUN_STAGES = ("batch", "predict", "unbatch")
-RUN_SECONDS = Counter(
-    "distillery_run_seconds_total",
-    "Duration of a run's stages by exact batch size.",
-    ("model", "images", "stage"),
-    registry=_REGISTRY,
-)
-_BY_EXACT_SIZE = {"distillery_runs", "distillery_run_seconds"}
-"""Hundreds of series for `serving.http.v2_statistics`; /metrics has histograms instead."""
+OUTCOMES = ("success", "failure")
+DIGITS = tuple(map(str, range(10)))
 
-IMAGES = Counter("distillery_images_total", "Images classified.", ("model",), registry=_REGISTRY)
-PREDICTIONS = Counter(
-    "distillery_predictions_total", "Images classified, by digit.", ("model", "digit"), registry=_REGISTRY
-)
-REJECTED = Counter(
-    "distillery_rejected_predictions_total",
-    "Images classified whose confidence is below the model's threshold: accepted is false.",
-    ("model",),
-    registry=_REGISTRY,
-)
-PROCESS_CPU_SECONDS = Counter(
-    "distillery_process_cpu_seconds_total",
-    "CPU time, user and system, of the processes that answer requests (api) or run models for them (worker).",
-    ("process",),
-    registry=_REGISTRY,
-)
-IN_FLIGHT = Gauge(
-    "distillery_requests_in_flight",
-    "Prediction requests in flight.",
-    ("model",),
-    multiprocess_mode="livesum",
-    registry=_REGISTRY,
-)
+REQUESTS = "distillery_requests_total"
+REQUEST_SECONDS = "distillery_request_duration_seconds"
+QUEUE_SECONDS = "distillery_queue_wait_seconds"
+INFERENCE_SECONDS = "distillery_inference_duration_seconds"
+BATCH_IMAGES = "distillery_batch_size_images"
+STAGE_SECONDS = "distillery_request_stage_seconds_total"
+OUTCOME_SECONDS = "distillery_request_outcome_seconds_total"
+IMAGES = "distillery_images_total"
+PREDICTIONS = "distillery_predictions_total"
+REJECTED = "distillery_rejected_predictions_total"
+PROCESS_CPU_SECONDS = "distillery_process_cpu_seconds_total"
+IN_FLIGHT = "distillery_requests_in_flight"
+LAST_PREDICTION = "distillery_last_prediction_timestamp_seconds"
+RUNS = "distillery_runs_total"
+RUN_SECONDS = "distillery_run_seconds_total"
 
 
-def count_unknown_model(protocol: str, status: int) -> None:
-    """Count a request that named an unknown model; the name itself must not become a label."""
-    REQUESTS.labels("", protocol, str(status)).inc()
+@dataclass(frozen=True)
+class Metric:
+    """A metric and its labels; it has a series for each combination of their values."""
+
+    name: str
+    help: str
+    labels: Mapping[str, Sequence[str]]
+    kind: Literal["counter", "sum gauge", "max gauge", "histogram"] = "counter"
+    bounds: Sequence[float] = ()
+    """Of a histogram's buckets."""
+    exposed: bool = True
+    """Whether /metrics shows it."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The number of values of each label; of a histogram also that of its buckets, one without bound, and sum."""
+        values = tuple(len(values) for values in self.labels.values())
+        return (*values, len(self.bounds) + 2) if self.kind == "histogram" else values
 
 
-def forget_process(pid: int) -> None:
-    """Remove the gauges of a process that died, such as its requests in flight; its counters remain."""
-    if FOLDER_VARIABLE in os.environ:
-        mark_process_dead(pid)  # type: ignore[no-untyped-call]
+def statuses() -> Sequence[str]:
+    """Return every status that a prediction request can end with."""
+    errors, found = [RequestError], {200, CLIENT_GONE}
+    while errors:
+        error = errors.pop()
+        found.add(error.status)
+        errors += error.__subclasses__()
+    return [str(status) for status in sorted(found)]
 
 
-def merged(kind: str = "") -> Iterable[Metric]:
-    """Return the sums over all processes, including those that died. Reads files: not to be called on the event loop.
+def metrics_table(models: Iterable[str], protocols: Sequence[str], max_run: int) -> Sequence[Metric]:
+    """Return all metrics; `max_run` is the largest number of images in a run."""
+    model = {"model": tuple(models)}
+    model_or_unknown = {"model": (*model["model"], UNKNOWN_MODEL)}
+    exact_size = {"images": tuple(map(str, range(1, min(max_run, MAX_RUN_IMAGES) + 1)))}
+    return (
+        Metric(
+            REQUESTS,
+            "Completed prediction requests; model is empty if the request named an unknown model.",
+            model_or_unknown | {"protocol": protocols, "status": statuses()},
+        ),
+        Metric(
+            REQUEST_SECONDS,
+            "Time from the body received to the response handed over.",
+            model,
+            "histogram",
+            SECONDS,
+        ),
+        Metric(
+            QUEUE_SECONDS,
+            "Time from the input decoded to the start of the run that includes it.",
+            model,
+            "histogram",
+            SECONDS,
+        ),
+        Metric(
+            INFERENCE_SECONDS,
+            "Duration of one run of the model over one batch.",
+            model,
+            "histogram",
+            SECONDS,
+        ),
+        Metric(BATCH_IMAGES, "Images in one run of the model.", model, "histogram", BATCH_SIZES),
+        Metric(
+            STAGE_SECONDS,
+            "Time of successful requests by stage; a run counts in full for each request in it.",
+            model | {"stage": STAGES},
+        ),
+        Metric(
+            OUTCOME_SECONDS,
+            f"The seconds of {REQUEST_SECONDS}, by outcome: success is status 200.",
+            model | {"outcome": OUTCOMES},
+        ),
+        Metric(IMAGES, "Images classified.", model),
+        Metric(PREDICTIONS, "Images classified, by digit.", model | {"digit": DIGITS}),
+        Metric(
+            REJECTED,
+            "Images classified whose confidence is below the model's threshold: accepted is false.",
+            model,
+        ),
+        Metric(
+            PROCESS_CPU_SECONDS,
+            "CPU time, user and system, of the processes that answer requests (api) or run models for them (worker).",
+            {"process": ("api", "worker")},
+        ),
+        Metric(IN_FLIGHT, "Prediction requests in flight.", model, "sum gauge"),
+        Metric(
+            LAST_PREDICTION,
+            "Time of the last response with predictions; 0 before the first.",
+            model,
+            "max gauge",
+        ),
+        # Hundreds of series for `serving.engine.statistics`; /metrics has histograms instead.
+        Metric(RUNS, "Runs of the model by exact batch size.", model | exact_size, exposed=False),
+        Metric(
+            RUN_SECONDS,
+            "Duration of a run's stages by exact batch size.",
+            model | exact_size | {"stage": RUN_STAGES},
+            exposed=False,
+        ),
+    )
 
-    A process has one file per kind of metric: "counter", "gauge" and "histogram". Only values of one file are of the
-    same moment: reading all files takes milliseconds, during which a process may publish.
-    """
-    if FOLDER_VARIABLE in os.environ:
-        files = list(_files(Path(os.environ[FOLDER_VARIABLE]), kind))
-        return MultiProcessCollector.merge(files)  # type: ignore[no-untyped-call, no-any-return]
-    return _REGISTRY.collect()
+
+class Values:
+    """One number per series: a row of the shared memory, or the totals of all rows."""
+
+    def __init__(self, table: Sequence[Metric], numbers: NDArray[np.float64]) -> None:
+        """Divide `numbers` among the metrics of `table`, in its order."""
+        self._numbers: dict[str, tuple[Metric, NDArray[np.float64]]] = {}
+        for metric in table:
+            size = prod(metric.shape)
+            self._numbers[metric.name] = metric, numbers[:size].reshape(metric.shape)
+            numbers = numbers[size:]
+
+    def of(self, name: str, **labels: str) -> NDArray[np.float64]:
+        """Return a view of a metric's numbers, with an axis for each label that is not given."""
+        metric, numbers = self._numbers[name]
+        index = [
+            values.index(labels[label]) if label in labels else slice(None)
+            for label, values in metric.labels.items()
+        ]
+        return numbers[*index, ...]
+
+    def __iter__(self) -> Iterator[tuple[Metric, NDArray[np.float64]]]:
+        return iter(self._numbers.values())
 
 
-def _files(folder: Path, kind: str) -> Iterator[str]:
-    """Yield all files but those just created, which are empty and would break the merge, and those just deleted."""
-    for path in folder.glob(f"{kind}*.db"):
-        with suppress(FileNotFoundError):
-            if path.stat().st_size:
-                yield str(path)
+class Metrics:
+    """The metrics of a service; its processes share one object, inherited or unpickled."""
+
+    def __init__(self, table: Sequence[Metric], processes: int) -> None:
+        """Allocate a row for each process. Raises `SharedMemoryError`."""
+        self._table = table
+        self._rows = SharedRows(processes, sum(prod(metric.shape) for metric in table))
+
+    def row(self, process: int) -> Values:
+        """Return the values of one process, which no other process alive may write to."""
+        return Values(self._table, self._rows.array[process])
+
+    def clear_gauges(self, process: int) -> None:
+        """Set the gauges of a process that died, such as its requests in flight, to 0; its counters remain."""
+        for metric, numbers in self.row(process):
+            if metric.kind == "sum gauge":
+                numbers[:] = 0
+
+    def totals(self) -> Values:
+        """Return the sums over all processes, including those that died."""
+        rows = self._rows.array.copy()
+        totals = Values(self._table, rows.sum(axis=0))
+        for (metric, numbers), (_, largest) in zip(
+            totals, Values(self._table, rows.max(axis=0)), strict=True
+        ):
+            if metric.kind == "max gauge":
+                numbers[:] = largest
+        return totals
+
+    def exposition(self, models: Collection[ModelEntry]) -> bytes:
+        """Return the metrics of all processes in the Prometheus text format."""
+        registry = CollectorRegistry()
+        registry.register(_Families(self.totals(), models))
+        return generate_latest(registry)
 
 
-def exposition(models: Iterable[ModelEntry]) -> bytes:
-    """Return the metrics of all processes in the Prometheus text format."""
-    registry = CollectorRegistry()
-    registry.register(_ProcessMetrics())
-    registry.register(_ManifestMetrics(models))
-    return generate_latest(registry)
+class _Families(Collector):
+    """The totals and the facts of the manifests, in prometheus_client's form."""
+
+    def __init__(self, totals: Values, models: Collection[ModelEntry]) -> None:
+        self._totals = totals
+        self._models = models
+
+    def collect(self) -> Iterable[Family]:
+        measured = (_family(metric, numbers) for metric, numbers in self._totals if metric.exposed)
+        return chain(measured, _manifest_families(self._models))
 
 
-class _ProcessMetrics(Collector):
-    """The metrics of the processes that /metrics shows."""
+def _family(metric: Metric, numbers: NDArray[np.float64]) -> Family:
+    labels = list(metric.labels)
+    series = product(*metric.labels.values())
+    if metric.kind == "histogram":
+        bounds = [*map(floatToGoString, metric.bounds), "+Inf"]
+        histogram = HistogramMetricFamily(metric.name, metric.help, labels=labels)
+        for values, (*counts, total) in zip(
+            series, numbers.reshape(-1, len(bounds) + 1).tolist(), strict=True
+        ):
+            buckets = list(zip(bounds, np.cumsum(counts).tolist(), strict=True))
+            histogram.add_metric(values, buckets, total)
+        return histogram
+    kind = CounterMetricFamily if metric.kind == "counter" else GaugeMetricFamily
+    family = kind(metric.name, metric.help, labels=labels)
+    for values, number in zip(series, numbers.ravel().tolist(), strict=True):
+        family.add_metric(values, number)
+    return family
 
-    def collect(self) -> Iterable[Metric]:
-        return (metric for metric in merged() if metric.name not in _BY_EXACT_SIZE)
 
-
-class _ManifestMetrics(Collector):
-    """Gauges read from the manifests, which are the same in every process."""
-
-    def __init__(self, models: Iterable[ModelEntry]) -> None:
-        self._manifests = [model.manifest for model in models]
-
-    def collect(self) -> Iterable[Metric]:
-        info = GaugeMetricFamily(
-            "distillery_model_info",
-            "Always 1; the labels describe the model.",
-            labels=("model", "version", "precision", "architecture"),
-        )
-        accuracy = GaugeMetricFamily(
-            "distillery_model_test_accuracy_ratio",
-            "Share of the 10,000 test digits classified correctly.",
-            labels=("model",),
-        )
-        size = GaugeMetricFamily("distillery_model_size_bytes", "Size of the ONNX file.", labels=("model",))
-        parameters = GaugeMetricFamily(
-            "distillery_model_parameters", "Parameters of the network.", labels=("model",)
-        )
-        for manifest in self._manifests:
-            info.add_metric((manifest.name, manifest.version, manifest.precision, manifest.architecture), 1)
-            accuracy.add_metric((manifest.name,), manifest.test_accuracy)
-            size.add_metric((manifest.name,), manifest.size_bytes)
-            parameters.add_metric((manifest.name,), manifest.parameters)
-        return chain((info, accuracy, size, parameters))
+def _manifest_families(models: Iterable[ModelEntry]) -> Iterable[Family]:
+    info = GaugeMetricFamily(
+        "distillery_model_info",
+        "Always 1; the labels describe the model.",
+        labels=("model", "version", "precision", "architecture"),
+    )
+    accuracy = GaugeMetricFamily(
+        "distillery_model_test_accuracy_ratio",
+        "Share of the 10,000 test digits classified correctly.",
+        labels=("model",),
+    )
+    size = GaugeMetricFamily("distillery_model_size_bytes", "Size of the ONNX file.", labels=("model",))
+    parameters = GaugeMetricFamily(
+        "distillery_model_parameters", "Parameters of the network.", labels=("model",)
+    )
+    for manifest in (model.manifest for model in models):
+        info.add_metric((manifest.name, manifest.version, manifest.precision, manifest.architecture), 1)
+        accuracy.add_metric((manifest.name,), manifest.test_accuracy)
+        size.add_metric((manifest.name,), manifest.size_bytes)
+        parameters.add_metric((manifest.name,), manifest.parameters)
+    return info, accuracy, size, parameters

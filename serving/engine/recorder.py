@@ -1,12 +1,12 @@
-"""Recorders of a process's requests and runs, published to the shared metrics ten times a second.
+"""Recorders of a process's requests and runs, published to its row of the shared metrics ten times a second.
 
-Writing to the shared files of `serving.engine.metrics` costs more than a run of a small model. Recording in plain
-numbers costs a tenth of that; `publish` writes what has accumulated.
+Writing to the shared numbers for each request would cost about as much as a run of a small model. Recording in plain
+numbers costs a fraction of that; `publish` writes what has accumulated.
 """
 
 import time
 from bisect import bisect_left
-from collections import defaultdict
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Literal
 
@@ -17,8 +17,8 @@ from serving.engine.metrics import (
     IN_FLIGHT,
     INFERENCE_SECONDS,
     LAST_PREDICTION,
+    MAX_RUN_IMAGES,
     OUTCOME_SECONDS,
-    OUTCOMES,
     PREDICTIONS,
     PROCESS_CPU_SECONDS,
     QUEUE_SECONDS,
@@ -26,13 +26,15 @@ from serving.engine.metrics import (
     REQUEST_SECONDS,
     REQUESTS,
     RUN_SECONDS,
-    RUN_STAGES,
     RUNS,
     SECONDS,
     STAGE_SECONDS,
-    STAGES,
-    BulkHistogram,
+    UNKNOWN_MODEL,
+    Values,
 )
+
+StatusCounts = Counter[tuple[str, int]]
+"""Completed requests by protocol and status."""
 
 # A thread may record while the event loop publishes. So numbers are never reset: they only grow, `publish` writes the
 # growth since its last call, and nothing recorded meanwhile is lost. A count grows last, because `publish` looks at it
@@ -42,8 +44,8 @@ from serving.engine.metrics import (
 class _HistogramRecorder:
     """Observations for one histogram."""
 
-    def __init__(self, histogram: BulkHistogram, bounds: Sequence[float]) -> None:
-        self._histogram = histogram
+    def __init__(self, row: Values, metric: str, model: str, bounds: Sequence[float]) -> None:
+        self._numbers = row.of(metric, model=model)
         self._bounds = bounds
         self._counts = [0] * (len(bounds) + 1)
         self._total = 0.0
@@ -63,7 +65,7 @@ class _HistogramRecorder:
             total = self._total
             growth = total - self._published_total
             new = [now - before for now, before in zip(counts, self._published_counts, strict=True)]
-            self._histogram.add(new, growth)
+            self._numbers += (*new, growth)
             self._published_counts, self._published_total = counts, total
         return growth
 
@@ -71,41 +73,45 @@ class _HistogramRecorder:
 class _RunsRecorder:
     """Runs of one batch size."""
 
-    def __init__(self, model: str, images: int) -> None:
+    def __init__(self, row: Values, model: str, images: int) -> None:
         self.images = images
         self.count = 0
         self.batch_seconds = self.predict_seconds = self.unbatch_seconds = 0.0
-        self._runs = RUNS.labels(model, str(images))
-        self._seconds = [RUN_SECONDS.labels(model, str(images), stage) for stage in RUN_STAGES]
-        self._published: tuple[int, tuple[float, ...]] = (0, (0.0,) * len(RUN_STAGES))
+        size = str(min(images, MAX_RUN_IMAGES))
+        self._runs = row.of(RUNS, model=model, images=size)
+        self._seconds = row.of(RUN_SECONDS, model=model, images=size)
+        self._published_count = 0
+        self._published_seconds = (0.0, 0.0, 0.0)
 
     def publish(self) -> int:
         """Publish, and return the number of runs since the last call."""
         count, seconds = self.count, (self.batch_seconds, self.predict_seconds, self.unbatch_seconds)
-        published_count, published_seconds = self._published
-        if count > published_count:
-            self._runs.inc(count - published_count)
-            for counter, now, before in zip(self._seconds, seconds, published_seconds, strict=True):
-                counter.inc(now - before)
-            self._published = count, seconds
-        return count - published_count
+        new = count - self._published_count
+        if new:
+            self._runs += new
+            self._seconds += [
+                now - before for now, before in zip(seconds, self._published_seconds, strict=True)
+            ]
+            self._published_count, self._published_seconds = count, seconds
+        return new
 
 
 class RunMetrics:
     """Recorder of a model's runs, in the process that runs it."""
 
-    def __init__(self, model: str) -> None:
+    def __init__(self, row: Values, model: str) -> None:
+        self._row = row
         self._model = model
-        self._seconds = _HistogramRecorder(INFERENCE_SECONDS.labels(model), SECONDS)
-        self._histogram = BATCH_IMAGES.labels(model)
-        self._runs: dict[int, _RunsRecorder] = {}  # by batch size, which --max-batch and --max-images bound
+        self._seconds = _HistogramRecorder(row, INFERENCE_SECONDS, model, SECONDS)
+        self._batch_images = row.of(BATCH_IMAGES, model=model)
+        self._runs: dict[int, _RunsRecorder] = {}  # by batch size, which the limits of the service bound
 
     def ran(self, images: int, batch_seconds: float, predict_seconds: float, unbatch_seconds: float) -> None:
         """Record a run over `images` images and the durations of its hooks."""
         self._seconds.observe(predict_seconds)
         runs = self._runs.get(images)
         if runs is None:
-            runs = self._runs.setdefault(images, _RunsRecorder(self._model, images))
+            runs = self._runs.setdefault(images, _RunsRecorder(self._row, self._model, images))
         runs.batch_seconds += batch_seconds
         runs.predict_seconds += predict_seconds
         runs.unbatch_seconds += unbatch_seconds
@@ -121,30 +127,31 @@ class RunMetrics:
             counts[bisect_left(BATCH_SIZES, runs.images)] += new
             total += new * runs.images
         if total:
-            self._histogram.add(counts, total)
+            self._batch_images += (*counts, total)
 
 
 class RequestMetrics:
     """Recorder of a model's requests, on the event loop of an API process."""
 
-    def __init__(self, model: str) -> None:
+    def __init__(self, row: Values, model: str) -> None:
         self.in_flight = self._published_in_flight = 0
+        self._row = row
         self._model = model
-        self._statuses: defaultdict[tuple[str, int], int] = defaultdict(int, {("rest", 200): 0})
+        self._statuses = StatusCounts()
         self._digits = [0] * 10
-        self._seconds = _HistogramRecorder(REQUEST_SECONDS.labels(model), SECONDS)
+        self._seconds = _HistogramRecorder(row, REQUEST_SECONDS, model, SECONDS)
         self._failed = 0.0
-        self._queue = _HistogramRecorder(QUEUE_SECONDS.labels(model), SECONDS)
+        self._queue = _HistogramRecorder(row, QUEUE_SECONDS, model, SECONDS)
         self._decode = self._inference = self._delivery = self._encode = 0.0
-        # Looking up a metric by its labels takes as long as writing to it.
-        self._in_flight = IN_FLIGHT.labels(model)
-        self._last_prediction = LAST_PREDICTION.labels(model)
-        self._outcome_seconds = [OUTCOME_SECONDS.labels(model, outcome) for outcome in OUTCOMES]
-        self._stage_seconds = [STAGE_SECONDS.labels(model, stage) for stage in STAGES]
-        self._images = IMAGES.labels(model)
-        self._predictions = [PREDICTIONS.labels(model, str(digit)) for digit in range(10)]
         self._rejected = self._published_rejected = 0
-        self._rejected_counter = REJECTED.labels(model)
+        # Finding a series by its labels takes as long as writing to it.
+        self._in_flight = row.of(IN_FLIGHT, model=model)
+        self._last_prediction = row.of(LAST_PREDICTION, model=model)
+        self._outcome_seconds = row.of(OUTCOME_SECONDS, model=model)
+        self._stage_seconds = row.of(STAGE_SECONDS, model=model)
+        self._images = row.of(IMAGES, model=model)
+        self._predictions = row.of(PREDICTIONS, model=model)
+        self._rejected_images = row.of(REJECTED, model=model)
 
     def predicted(
         self,
@@ -180,35 +187,40 @@ class RequestMetrics:
         """Write what was recorded since the last call to the shared metrics."""
         if self.in_flight != self._published_in_flight:
             self._published_in_flight = self.in_flight
-            self._in_flight.set(self.in_flight)
+            self._in_flight[...] = self.in_flight
         if self._statuses:
             self._publish_answers()
         if images := sum(self._digits):
             self._publish_predictions(images)
         if self._rejected != self._published_rejected:
-            self._rejected_counter.inc(self._rejected - self._published_rejected)
+            self._rejected_images += self._rejected - self._published_rejected
             self._published_rejected = self._rejected
 
     def _publish_answers(self) -> None:
-        success, failure = self._outcome_seconds
-        success.inc(max(0.0, self._seconds.publish() - self._failed))
-        failure.inc(self._failed)
-        for (protocol, status), count in self._statuses.items():
-            REQUESTS.labels(self._model, protocol, str(status)).inc(count)
+        self._outcome_seconds += (max(0.0, self._seconds.publish() - self._failed), self._failed)
         self._failed = 0.0
-        self._statuses.clear()
+        _publish_statuses(self._row, self._model, self._statuses)
 
     def _publish_predictions(self, images: int) -> None:
-        stages = (self._decode, self._queue.publish(), self._inference, self._delivery, self._encode)
-        for counter, seconds in zip(self._stage_seconds, stages, strict=True):
-            counter.inc(seconds)
-        self._last_prediction.set(time.time())
-        self._images.inc(images)
-        for counter, count in zip(self._predictions, self._digits, strict=True):
-            if count:
-                counter.inc(count)
+        queue = self._queue.publish()
+        self._stage_seconds += (self._decode, queue, self._inference, self._delivery, self._encode)
+        self._last_prediction[...] = time.time()
+        self._images += images
+        self._predictions += self._digits
         self._decode = self._inference = self._delivery = self._encode = 0.0
         self._digits = [0] * 10
+
+
+class UnknownModelMetrics:
+    """Recorder of requests that name no served model, which `serving.engine.admission` counts."""
+
+    def __init__(self, row: Values, statuses: StatusCounts) -> None:
+        self._row = row
+        self._statuses = statuses
+
+    def publish(self) -> None:
+        """Write what was counted since the last call to the shared metrics."""
+        _publish_statuses(self._row, UNKNOWN_MODEL, self._statuses)
 
 
 class CpuMetrics:
@@ -218,12 +230,19 @@ class CpuMetrics:
     growth of `distillery_images_total`, while one model alone is under load.
     """
 
-    def __init__(self, process: Literal["api", "worker"]) -> None:
-        self._counter = PROCESS_CPU_SECONDS.labels(process)
+    def __init__(self, row: Values, process: Literal["api", "worker"]) -> None:
+        self._seconds = row.of(PROCESS_CPU_SECONDS, process=process)
         self._published = 0.0
 
     def publish(self) -> None:
         """Add the CPU time used since the last call to the shared counter."""
         seconds = time.process_time()
-        self._counter.inc(seconds - self._published)
+        self._seconds += seconds - self._published
         self._published = seconds
+
+
+def _publish_statuses(row: Values, model: str, statuses: StatusCounts) -> None:
+    for (protocol, status), count in statuses.items():
+        numbers = row.of(REQUESTS, model=model, protocol=protocol, status=str(status))
+        numbers += count
+    statuses.clear()

@@ -23,11 +23,8 @@ from serving.codecs.errors import InternalError, RequestError, SlowBody, TimedOu
 from serving.engine.admission import MIN_BYTES_PER_SECOND, Admission
 from serving.engine.executors import Executor
 from serving.engine.lit_api import DigitAPI
-from serving.engine.metrics import count_unknown_model
+from serving.engine.metrics import CLIENT_GONE
 from serving.engine.recorder import RequestMetrics
-
-CLIENT_GONE = 499
-"""The status of a request whose client hung up: never sent, but counted."""
 
 _logger = logging.getLogger("distillery")
 
@@ -185,7 +182,7 @@ class InFlightRequest:
     def _end(self, status: int) -> None:
         self._admission.leave(self)
         if self._metrics is None:
-            count_unknown_model(self._codec.name, status)
+            self._admission.unknown_model[self._codec.name, status] += 1
             return
         self._metrics.in_flight -= 1
         seconds = time.monotonic() - self._received if self._received else None

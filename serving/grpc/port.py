@@ -11,6 +11,8 @@ from importlib.util import find_spec
 
 from serving.processes.sockets import ServiceError, format_address, free_address
 
+_PACKAGES = ("grpc", "grpc_health", "grpc_reflection")
+
 
 @contextmanager
 def grpc_address(host: str, port: int | None) -> Iterator[str | None]:
@@ -18,8 +20,8 @@ def grpc_address(host: str, port: int | None) -> Iterator[str | None]:
     if port is None:
         yield None
         return
-    if find_spec("grpc") is None:
-        raise ServiceError("--grpc-port needs grpcio: pip install '.[serving,grpc]'")
+    if missing := [name for name in _PACKAGES if find_spec(name) is None]:
+        raise ServiceError(f"--grpc-port needs {', '.join(missing)}: pip install '.[serving,grpc]'")
     if not hasattr(socket, "SO_REUSEPORT"):
         raise ServiceError("--grpc-port needs SO_REUSEPORT, which this operating system lacks; leave it out")
     kind, address = free_address(host, port, "--grpc-port")

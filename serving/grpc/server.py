@@ -9,19 +9,36 @@ from contextlib import asynccontextmanager
 from typing import Any, Never
 
 import grpc
+from google.protobuf.json_format import ParseDict
 from google.protobuf.message import Message
+from grpc_health.v1.health_pb2_grpc import add_HealthServicer_to_server
+from grpc_reflection.v1alpha.reflection_pb2_grpc import add_ServerReflectionServicer_to_server
 
 from serving.codecs.base import Head
 from serving.codecs.errors import MalformedBody, NotReady, RequestError
 from serving.codecs.open_inference import open_inference_pb2 as messages
+from serving.codecs.open_inference.config import model_config
 from serving.codecs.open_inference.grpc import GrpcCodec, describe, target
 from serving.codecs.open_inference.rest import find_model
 from serving.engine.admission import Admission
+from serving.engine.metrics import Metrics
 from serving.engine.request import AwaitedRequest, Endpoint
+from serving.engine.statistics import model_statistics
+from serving.grpc.health import Health
+from serving.grpc.reflection import reflection_servicer
 from serving.model.repository import Manifest
 
 SERVICE = "inference.GRPCInferenceService"
 
+EXTENSIONS = ("model_configuration", "model_repository", "statistics")
+"""Triton's names of the extensions."""
+
+_PINGS = (
+    # Clients ping idle connections every 10 to 30 s, to notice that one is dead. gRPC's default tolerates a ping every
+    # five minutes, and closes the connection at the third one (GOAWAY, too_many_pings).
+    ("grpc.http2.min_ping_interval_without_data_ms", 1000),
+    ("grpc.keepalive_permit_without_calls", 1),
+)
 _CODEC = GrpcCodec()
 _CODES = {
     401: grpc.StatusCode.UNAUTHENTICATED,
@@ -41,8 +58,10 @@ async def grpc_running(
     address: str,
     endpoints: Mapping[str, Endpoint],
     admission: Admission,
+    metrics: Metrics,
     *,
     version: str,
+    max_images: int,
     max_message_bytes: int,
     patience: float,
     check_ready: Callable[[], None],
@@ -52,14 +71,24 @@ async def grpc_running(
     `check_ready` raises `NotReady` while the service is not ready.
     """
     server = grpc.aio.server(
-        options=(("grpc.so_reuseport", 1), ("grpc.max_receive_message_length", max_message_bytes))
+        options=(
+            ("grpc.so_reuseport", 1),
+            ("grpc.max_receive_message_length", max_message_bytes),
+            *_PINGS,
+        )
     )
-    server.add_generic_rpc_handlers((_Service(endpoints, admission, version, check_ready),))
+    service = _Service(endpoints, admission, metrics, version, max_images, check_ready)
+    health = Health((SERVICE, *endpoints), check_ready)
+    server.add_generic_rpc_handlers((service,))
+    add_HealthServicer_to_server(health, server)
+    reflection = reflection_servicer(SERVICE, service.methods)
+    add_ServerReflectionServicer_to_server(reflection, server)  # type: ignore[no-untyped-call]
     server.add_insecure_port(address)
     await server.start()
     try:
         yield
     finally:
+        health.stop()
         await server.stop(patience)
 
 
@@ -70,15 +99,19 @@ class _Service(grpc.GenericRpcHandler):
         self,
         endpoints: Mapping[str, Endpoint],
         admission: Admission,
+        metrics: Metrics,
         version: str,
+        max_images: int,
         check_ready: Callable[[], None],
     ) -> None:
         self._endpoints = endpoints
         self._models = {name: endpoint.api.entry.manifest for name, endpoint in endpoints.items()}
         self._admission = admission
+        self._metrics = metrics
+        self._max_images = max_images
         self._check_ready = check_ready
         live = messages.ServerLiveResponse(live=True)
-        server = messages.ServerMetadataResponse(name="distillery", version=version)
+        server = messages.ServerMetadataResponse(name="distillery", version=version, extensions=EXTENSIONS)
         handlers = {
             # As a stream of one message, a call can be rejected before its message is read.
             "ModelInfer": grpc.stream_unary_rpc_method_handler(self._infer),
@@ -87,8 +120,12 @@ class _Service(grpc.GenericRpcHandler):
             "ServerMetadata": self._unary(messages.ServerMetadataRequest, lambda _: server),
             "ModelReady": self._unary(messages.ModelReadyRequest, self._model_ready),
             "ModelMetadata": self._unary(messages.ModelMetadataRequest, self._model_metadata),
+            "ModelConfig": self._unary(messages.ModelConfigRequest, self._model_config),
+            "ModelStatistics": self._unary(messages.ModelStatisticsRequest, self._model_statistics),
+            "RepositoryIndex": self._unary(messages.RepositoryIndexRequest, self._repository_index),
         }
         self._handlers = {f"/{SERVICE}/{name}": handler for name, handler in handlers.items()}
+        self.methods = tuple(handlers)
 
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> Any:
         return self._handlers.get(handler_call_details.method)
@@ -125,6 +162,24 @@ class _Service(grpc.GenericRpcHandler):
 
     def _model_metadata(self, request: messages.ModelMetadataRequest) -> Message:
         return describe(self._find(request.name, request.version))
+
+    def _model_config(self, request: messages.ModelConfigRequest) -> Message:
+        config = model_config(self._find(request.name, request.version), self._max_images)
+        return ParseDict({"config": config}, messages.ModelConfigResponse())
+
+    def _model_statistics(self, request: messages.ModelStatisticsRequest) -> Message:
+        models = [self._find(request.name, request.version)] if request.name else self._models.values()
+        statistics = model_statistics(self._metrics, models)
+        return ParseDict(statistics.model_dump(), messages.ModelStatisticsResponse())
+
+    def _repository_index(self, _: messages.RepositoryIndexRequest) -> Message:
+        entry = messages.RepositoryIndexResponse.ModelIndex
+        return messages.RepositoryIndexResponse(
+            models=[
+                entry(name=model.name, version=model.version, state="READY")
+                for model in self._models.values()
+            ]
+        )
 
     def _find(self, name: str, version: str) -> Manifest:
         return find_model(self._models, name, version or None)

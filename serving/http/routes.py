@@ -17,7 +17,7 @@ from serving.codecs.open_inference.rest import error_body as v2_error_body
 from serving.codecs.open_inference.rest import error_status as v2_error_status
 from serving.codecs.schemas import ErrorAnswer, Health, ModelList
 from serving.engine.admission import Admission
-from serving.engine.metrics import exposition
+from serving.engine.metrics import Metrics
 from serving.model.repository import Manifest, ModelEntry, read_card
 
 _api_key_header = APIKeyHeader(name="X-API-Key", auto_error=False)
@@ -36,6 +36,7 @@ def add_routes(
     app: FastAPI,
     models: Mapping[str, ModelEntry],
     default: str,
+    metrics: Metrics,
     guard: Mapping[str, Any],
     check_ready: Callable[[], None],
 ) -> None:
@@ -74,8 +75,8 @@ def add_routes(
         response_class=Response,
         responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
     )
-    async def metrics() -> Response:
-        text = await run_in_threadpool(exposition, models.values())
+    async def show_metrics() -> Response:
+        text = await run_in_threadpool(metrics.exposition, models.values())
         return Response(text, media_type=CONTENT_TYPE_PLAIN_0_0_4)
 
     app.add_exception_handler(RequestError, _request_error)

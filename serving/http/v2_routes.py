@@ -9,6 +9,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, FastAPI
 
 from serving.codecs.errors import InvalidInput
+from serving.codecs.open_inference.config import PLATFORM, model_config
 from serving.codecs.open_inference.rest import PREFIX, find_model
 from serving.codecs.open_inference.schemas import (
     InferError,
@@ -19,12 +20,10 @@ from serving.codecs.open_inference.schemas import (
     ServerMetadata,
     ServerReady,
 )
-from serving.model.repository import MODEL_FILE, Manifest, ModelEntry
+from serving.model.repository import Manifest, ModelEntry
 
 EXTENSIONS = ["binary_tensor_data", "classification", "model_configuration", "model_repository", "statistics"]
 """Triton's names of the extensions."""
-
-_PLATFORM = "onnxruntime_onnx"
 
 Finder = Callable[..., Awaitable[Manifest]]
 
@@ -111,7 +110,7 @@ def _add_model_routes(
         return ModelMetadata(
             name=model.name,
             versions=[model.version],
-            platform=_PLATFORM,
+            platform=PLATFORM,
             inputs=list(model.inputs),
             outputs=list(model.served_outputs),
         )
@@ -122,30 +121,9 @@ def _add_model_routes(
 
     @router.get("/config", summary="Configuration of a model, in Triton's form")
     async def config(model: Annotated[Manifest, Depends(find)]) -> dict[str, Any]:
-        return _config(model, max_images)
+        return model_config(model, max_images)
 
     app.include_router(router)
-
-
-def _config(model: Manifest, max_images: int) -> dict[str, Any]:
-    """Return the content of config.pbtxt in Triton's JSON form; `max_batch_size` is this service's limit."""
-    fields = {
-        field: [
-            {"name": spec.name, "data_type": f"TYPE_{spec.datatype}", "dims": spec.shape[1:]}
-            for spec in specs
-        ]
-        for field, specs in (("input", model.inputs), ("output", model.served_outputs))
-    }
-    return {
-        "name": model.name,
-        "platform": _PLATFORM,
-        "backend": "onnxruntime",
-        "default_model_filename": MODEL_FILE,
-        "version_policy": {"latest": {"num_versions": 1}},
-        "max_batch_size": max_images,
-        "dynamic_batching": {},
-        **fields,
-    }
 
 
 def _unchangeable(model: str) -> InvalidInput:

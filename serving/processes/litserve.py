@@ -20,7 +20,6 @@ import math
 import os
 import signal
 import sys
-import tempfile
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import ExitStack, asynccontextmanager, nullcontext
 from functools import partial
@@ -35,11 +34,12 @@ from starlette.types import ASGIApp
 
 from serving.codecs.base import Prediction
 from serving.engine.lit_api import DigitAPI
+from serving.engine.metrics import Metrics
 from serving.model.tensors import Images
 from serving.processes.lifeline import Lifeline, end_with_parent
 from serving.processes.sockets import Listeners, bind, format_address
 from serving.processes.supervisor import Child, Supervisor
-from serving.processes.workers import WorkerLoop, WorkerPool, listen
+from serving.processes.workers import WorkerLoop, WorkerPool, listen, socket_folder
 
 _logger = logging.getLogger("distillery")
 
@@ -52,10 +52,13 @@ WorkerPaths = dict[str, list[Path]]
 class DigitServer(LitServer):  # type: ignore[misc]
     """LitServe's application and workers, supervised by `serving.processes.supervisor`.
 
-    With `workers_per_model` 0, no worker is started and the models run in the API processes.
+    With `workers_per_model` 0, no worker is started and the models run in the API processes. The rows of `metrics` are
+    those of the API processes, then those of the workers, by model.
     """
 
-    def __init__(self, apis: Sequence[DigitAPI], *, workers_per_model: int, timeout: float) -> None:
+    def __init__(
+        self, apis: Sequence[DigitAPI], metrics: Metrics, *, workers_per_model: int, timeout: float
+    ) -> None:
         super().__init__(
             list(apis),
             accelerator="cpu",  # "auto" may import torch; the sessions choose their device themselves
@@ -64,8 +67,11 @@ class DigitServer(LitServer):  # type: ignore[misc]
             timeout=timeout,
         )
         self.apis = apis
+        self.index = 0
+        """The number of this API process."""
         self.draining = False
         """Whether the shutdown has been announced: an API process is then not ready, but serves."""
+        self._metrics = metrics
         self._workers_per_model = workers_per_model
         self._worker_paths: WorkerPaths = {}
         self._pools: dict[str, WorkerPool] = {}
@@ -142,33 +148,36 @@ class DigitServer(LitServer):  # type: ignore[misc]
             sockets = bind(host, port, api_servers)
             for listener in sockets:
                 stack.callback(listener.close)
-            folder = (
-                tempfile.TemporaryDirectory(prefix="distillery-")
-                if self._workers_per_model
-                else nullcontext("")
-            )
-            workers = self._workers(Path(stack.enter_context(folder)))
+            folder = socket_folder() if self._workers_per_model else nullcontext("")
+            workers = self._workers(Path(stack.enter_context(folder)), api_servers)
             apis = [
-                Child(f"API process {index}", partial(start_api, index, sockets))
+                Child(
+                    f"API process {index}",
+                    partial(start_api, index, sockets),
+                    partial(self._metrics.clear_gauges, index),
+                )
                 for index in range(api_servers)
             ]
             url = f"http://{format_address(sockets[0])}"
             patience = math.ceil(self.timeout) + 2
             Supervisor(workers, apis, delay=delay, patience=patience).run(lambda: on_ready(url))
 
-    def _workers(self, folder: Path) -> list[Child]:
+    def _workers(self, folder: Path, first_row: int) -> list[Child]:
         """Open the sockets of the workers, and return the workers, not started yet."""
-        workers = []
+        workers: list[Child] = []
         for api in self.apis:
             for number in range(self._workers_per_model):
                 path = folder / f"{api.entry.name}-{number}"
                 self._worker_paths.setdefault(api.entry.name, []).append(path)
                 name = f"the worker of {api.entry.name}"
-                workers.append(Child(name, partial(self._start_worker, api, number, listen(path))))
+                row = first_row + len(workers)
+                workers.append(Child(name, partial(self._start_worker, api, number, listen(path), row)))
         return workers
 
-    def _start_worker(self, api: DigitAPI, number: int, listener: Any, lifeline: Lifeline) -> BaseProcess:
-        api.loop = WorkerLoop(listener, lifeline)
+    def _start_worker(
+        self, api: DigitAPI, number: int, listener: Any, row: int, lifeline: Lifeline
+    ) -> BaseProcess:
+        api.loop = WorkerLoop(listener, lifeline, self._metrics, row)
         process: BaseProcess = self.launch_single_inference_worker(api, number)
         return process
 
@@ -202,6 +211,7 @@ class DigitServer(LitServer):  # type: ignore[misc]
         for listener in listeners:
             if listener is not listeners[index]:
                 listener.close()
+        self.index = index
         self._lifeline = lifeline
         config = uvicorn.Config(
             app,

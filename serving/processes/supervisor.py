@@ -19,7 +19,6 @@ from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 
 from distillery import notify
-from serving.engine.metrics import forget_process
 from serving.processes.lifeline import Lifeline, Monitor
 from serving.processes.sockets import ServiceError
 
@@ -42,10 +41,17 @@ def can_fork() -> bool:
 class Child:
     """A process that is replaced when it dies or hangs."""
 
-    def __init__(self, name: str, start: Callable[[Lifeline], BaseProcess]) -> None:
+    def __init__(
+        self,
+        name: str,
+        start: Callable[[Lifeline], BaseProcess],
+        on_death: Callable[[], None] = lambda: None,
+    ) -> None:
+        """`start` starts the process, `on_death` is called before it is replaced."""
         self.name = name
         self.monitor = Monitor()
         self._start = start
+        self._on_death = on_death
         self._process: BaseProcess | None = None
         self._started = 0.0
         self._crashes = 0
@@ -94,7 +100,7 @@ class Child:
 
     def _schedule_restart(self, now: float, status: int) -> None:
         assert self._process  # noqa: S101 - it has ended
-        forget_process(self._process.pid or 0)
+        self._on_death()
         self._process.close()
         self._process = None
         if now - self._started > STABLE_SECONDS:

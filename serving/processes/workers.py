@@ -14,6 +14,7 @@ import pickle
 import signal
 import socket
 import struct
+import tempfile
 import time
 from collections import deque
 from collections.abc import Sequence
@@ -26,7 +27,8 @@ from litserve.loops import LitLoop
 from serving.codecs.base import Prediction
 from serving.codecs.errors import Overloaded, TimedOut
 from serving.engine.lit_api import DigitAPI, run_batch
-from serving.engine.recorder import CpuMetrics
+from serving.engine.metrics import Metrics
+from serving.engine.recorder import CpuMetrics, RunMetrics
 from serving.model.tensors import Images
 from serving.processes.lifeline import BEAT_SECONDS, Lifeline, end_with_parent
 from serving.processes.sockets import ServiceError
@@ -45,6 +47,17 @@ class Batch(NamedTuple):
     inputs: list[Images]
 
 
+def socket_folder() -> tempfile.TemporaryDirectory[str]:
+    """Create the folder of the workers' sockets. Raises `ServiceError`."""
+    try:
+        return tempfile.TemporaryDirectory(prefix="distillery-")
+    except OSError as error:
+        raise ServiceError(
+            f"no temporary folder can be written ({error.strerror}), and the workers' sockets are in one: "
+            "mount a tmpfs at /tmp, or name a writable folder with TMPDIR"
+        ) from None
+
+
 def listen(path: Path) -> socket.socket:
     """Return a socket that listens at `path`. Raises `ServiceError`."""
     listener = socket.socket(socket.AF_UNIX)
@@ -59,10 +72,13 @@ def listen(path: Path) -> socket.socket:
 class WorkerLoop(LitLoop):  # type: ignore[misc]
     """The loop of a worker: run everything that has arrived as one batch; LitServe's own loops poll."""
 
-    def __init__(self, listener: socket.socket, lifeline: Lifeline) -> None:
+    def __init__(self, listener: socket.socket, lifeline: Lifeline, metrics: Metrics, row: int) -> None:
+        """Serve the connections of `listener`, and publish the metrics in their row number `row`."""
         super().__init__()
         self._listener = listener
         self._lifeline = lifeline
+        self._metrics = metrics
+        self._row = row
         self._connections: list[socket.socket] = []
         self._cpu: CpuMetrics | None = None
 
@@ -71,7 +87,9 @@ class WorkerLoop(LitLoop):  # type: ignore[misc]
         if self._cpu is None:
             signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the group; the parent ends it
             end_with_parent()
-            self._cpu = CpuMetrics("worker")
+            row = self._metrics.row(self._row)
+            lit_api.metrics = RunMetrics(row, lit_api.entry.name)
+            self._cpu = CpuMetrics(row, "worker")
             self._cpu.publish()
         self._lifeline.beat()
         batches = self._receive(lit_api.max_batch_size, lit_api.request_timeout)

@@ -137,7 +137,16 @@ def test_a_report_is_published_with_its_model(
     assert find_current(models, "student", 1, checkpoint) is None
     for entry in export_checkpoint(source, splits, models_dir=models, int8=True):
         assert entry.manifest.headline == figures
-        assert read_card(entry) == "# student\n"
+        rule, card = entry.manifest.acceptance, read_card(entry)
+        assert rule
+        assert card
+        assert card.startswith("# student\n\n## Acceptance\n")
+        assert f"confidence is at least {rule.threshold:.4f}" in card
+        assert (
+            f"{rule.accepted / rule.digits:.1%} of them ({rule.accepted:,}), with {rule.errors:,} errors"
+            in card
+        )
+        assert all(kind in card for kind in rule.outliers_accepted)
         assert (entry.path.parent / REPORT).read_bytes() == checkpoint.with_name(REPORT).read_bytes()
         assert find_current(models, entry.name, 1, checkpoint) == entry
 

@@ -8,6 +8,8 @@ import http.client
 import json
 import math
 import re
+import select
+import socket
 import subprocess
 import threading
 import time
@@ -23,6 +25,7 @@ import httpx
 import pytest
 import yaml
 
+from tests.support.connections import connect, post
 from tests.support.samples import sample_test
 from tests.support.service import free_port, running_service
 
@@ -52,6 +55,9 @@ RECORDED = {
     if "record" in rule
 }
 ROUNDS_PER_S = 20
+MAX_IN_FLIGHT = 4
+"""In each of two API processes."""
+BURST = 40
 
 
 @dataclass
@@ -77,6 +83,25 @@ class Load:
                 self.ask(connection, "nobody", one)
                 if self.stop.wait(1 / ROUNDS_PER_S):
                     return
+
+    def burst(self) -> None:
+        """Send requests at once, all but their last byte: more than the service admits, so the others get 503."""
+        request = post("/predict/teacher", json.dumps({"image": sample_test().images[0].tolist()}).encode())
+        connections = [connect(self.url) for _ in range(BURST)]
+        for connection in connections:
+            connection.sendall(request[:-1])
+        rejected: list[socket.socket] = []
+        while len(rejected) < BURST - 2 * MAX_IN_FLIGHT:
+            rejected = select.select(connections, [], [], PATIENCE_S)[0]
+            assert rejected
+        for connection in connections:
+            if connection not in rejected:
+                connection.sendall(request[-1:])
+            with contextlib.closing(connection), http.client.HTTPResponse(connection) as answer:
+                answer.begin()
+                assert answer.status == (503 if connection in rejected else 200)
+                self.answers["teacher", answer.status] += 1
+                self.images["teacher"] += answer.status == 200
 
     def ask(self, connection: http.client.HTTPConnection, model: str, body: str, *, images: int = 0) -> None:
         connection.request("POST", f"/predict/{model}", body, {"Content-Type": "application/json"})
@@ -138,7 +163,9 @@ def running_prometheus(service: str, folder: Path) -> Iterator[str]:
 def monitored(model_repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Monitored]:
     """Two API processes under load until the last rule has its first value (or a timeout), then idle."""
     with (
-        running_service(model_repository, "--api-servers", "2") as service,
+        running_service(
+            model_repository, "--api-servers", "2", "--max-in-flight", str(MAX_IN_FLIGHT)
+        ) as service,
         running_prometheus(service.url, tmp_path_factory.mktemp("prometheus")) as prometheus,
     ):
         monitored = Monitored(service.url, prometheus, Load(service.url))
@@ -149,6 +176,7 @@ def monitored(model_repository: Path, tmp_path_factory: pytest.TempPathFactory) 
         finally:
             monitored.load.stop.set()
             thread.join()
+        monitored.load.burst()
         # what was counted before the load ended has been scraped once a later scrape is in
         wait_for(monitored, f"timestamp(up) > {time.time() + 1}", series=1)
         yield monitored
@@ -166,7 +194,7 @@ def wait_for(monitored: Monitored, expression: str, *, series: int) -> None:
 
 def present(expression: str, model: str) -> str:
     """The expression as Grafana sends it with `model` chosen (or all of them: a pattern)."""
-    return expression.replace("$model", model)
+    return expression.replace("$model", model).replace("$__rate_interval", "1m")
 
 
 @pytest.mark.parametrize("expression", PANELS.values(), ids=PANELS.keys())
@@ -183,7 +211,7 @@ def test_every_rule_has_data(monitored: Monitored, expression: str) -> None:
     found = monitored.ask(expression)
     assert all(math.isfinite(value) for _, value in found), found
     if "by (status)" in expression:
-        assert {labels["status"] for labels, _ in found} == {"200", "404", "422"}
+        assert {labels["status"] for labels, rate in found if rate} == {"200", "404", "422", "503"}
     else:
         assert {labels["model"] for labels, _ in found} == set(MODELS)
 
@@ -218,6 +246,17 @@ def test_prometheus_counts_what_the_client_counted(monitored: Monitored) -> None
     assert monitored.ask("sum(distillery_predictions_total)")[0][1] == monitored.load.images.total()
     assert monitored.ask("sum(distillery_batch_size_images_sum)")[0][1] == monitored.load.images.total()
     assert monitored.ask("sum(distillery_requests_in_flight)")[0][1] == 0
+
+
+def test_a_burst_of_errors_between_two_scrapes_has_a_rate(monitored: Monitored) -> None:
+    """Prometheus takes the first value of a series that appears for no increase; all series exist from the start."""
+    burst = monitored.load.answers["teacher", 503]
+    assert burst >= BURST - 2 * MAX_IN_FLIGHT
+    ((_, increase),) = monitored.ask('sum(increase(distillery_requests_total{status="503"}[5m]))')
+    assert increase == pytest.approx(burst, rel=0.2)  # extrapolated to the ends of the window
+    ((labels, ratio),) = monitored.ask("model:distillery_server_errors:ratio_rate5m > 0")
+    assert labels["model"] == "teacher"
+    assert ratio < 1
 
 
 def test_the_speedup_is_the_ratio_of_the_measured_times(monitored: Monitored) -> None:

@@ -29,6 +29,7 @@ from serving.codecs.errors import (
     RequestError,
     TooManyImages,
 )
+from serving.codecs.open_inference.config import PLATFORM
 from serving.codecs.open_inference.open_inference_pb2 import (
     InferTensorContents,
     ModelInferRequest,
@@ -41,8 +42,6 @@ from serving.model.repository import INPUTS, Manifest
 from serving.model.tensors import Images
 
 _Message = TypeVar("_Message", bound=Message)
-
-PLATFORM = "onnxruntime_onnx"  # Triton's name for it
 
 _INPUT = INPUTS[0]
 _UNSUPPORTED = ("classification", "sequence_id", "shared_memory_region")

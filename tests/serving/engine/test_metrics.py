@@ -1,25 +1,39 @@
 """/metrics adds up what all processes count; no text of a client becomes a label."""
 
+import multiprocessing
+import resource
 import ssl
 import threading
 import time
 from collections.abc import Iterator
-from importlib.metadata import version
-from itertools import pairwise
+from itertools import pairwise, product
 from pathlib import Path
 
 import httpx
 import pytest
-from prometheus_client import CollectorRegistry
+from prometheus_client import CollectorRegistry, Histogram
 from prometheus_client.parser import text_string_to_metric_families
 
-from serving.engine.metrics import IN_FLIGHT, PROCESS_CPU_SECONDS, SECONDS, BulkHistogram
+from serving.codecs.errors import RequestError
+from serving.engine.metrics import (
+    IN_FLIGHT,
+    INFERENCE_SECONDS,
+    MAX_RUN_IMAGES,
+    PROCESS_CPU_SECONDS,
+    REQUESTS,
+    RUNS,
+    SECONDS,
+    Metrics,
+    metrics_table,
+)
 from serving.engine.recorder import CpuMetrics, RequestMetrics, RunMetrics
+from serving.engine.shared_memory import SharedMemoryError, SharedRows
 from serving.model.repository import load_repository
 from serving.model.session import Session
 from tests.support.samples import sample_test
 from tests.support.service import Service, eventually
 
+MODELS, PROTOCOLS = ("teacher", "student"), ("rest", "v2", "grpc")
 DIGITS = sample_test().images.tolist()
 TLS = (
     ssl.create_default_context()
@@ -34,12 +48,25 @@ def client(request: pytest.FixtureRequest) -> Iterator[httpx.Client]:
         yield client
 
 
-def scrape(client: httpx.Client) -> Samples:
+def samples_of(text: str) -> Samples:
     return {
         (sample.name, tuple(sorted(sample.labels.items()))): sample.value
-        for family in text_string_to_metric_families(client.get("/metrics").text)
+        for family in text_string_to_metric_families(text)
         for sample in family.samples
     }
+
+
+def scrape(client: httpx.Client) -> Samples:
+    return samples_of(client.get("/metrics").text)
+
+
+def metrics() -> Metrics:
+    """Metrics of two processes."""
+    return Metrics(metrics_table(MODELS, PROTOCOLS, 64), 2)
+
+
+def exposed(shared: Metrics) -> Samples:
+    return samples_of(shared.exposition(()).decode())
 
 
 def settled(client: httpx.Client) -> Samples:
@@ -154,12 +181,11 @@ def test_cpu_time_of_all_processes_grows_with_predictions(
 
 
 def test_cpu_time_is_that_of_the_process() -> None:
-    recorder = CpuMetrics("worker")
-    counter = PROCESS_CPU_SECONDS.labels("worker")
-    before, started = counter._value.get(), time.process_time()
+    row = metrics().row(0)
+    recorder, started = CpuMetrics(row, "worker"), time.process_time()
     recorder.publish()
     recorder.publish()
-    assert started <= counter._value.get() - before <= time.process_time()
+    assert started <= row.of(PROCESS_CPU_SECONDS, process="worker") <= time.process_time()
 
 
 def test_a_request_whose_body_is_incomplete_is_in_flight(client: httpx.Client) -> None:
@@ -193,7 +219,8 @@ def test_buckets_resolve_from_20_microseconds_to_5_seconds() -> None:
 
 
 def test_recording_a_request_costs_a_fraction_of_publishing_it() -> None:
-    requests, runs = RequestMetrics("recorded"), RunMetrics("recorded")
+    row = metrics().row(0)
+    requests, runs = RequestMetrics(row, "student"), RunMetrics(row, "student")
 
     def cpu_seconds(*, publish: bool) -> float:
         started = time.process_time()
@@ -211,37 +238,103 @@ def test_recording_a_request_costs_a_fraction_of_publishing_it() -> None:
     assert recording < publishing / 3  # about a tenth
 
 
-def test_prometheus_client_is_the_version_whose_internals_are_used() -> None:
-    assert version("prometheus_client") == "0.26.0"
+def test_a_histogram_is_the_one_that_prometheus_client_makes_of_the_same_observations() -> None:
+    shared, registry = metrics(), CollectorRegistry()
+    theirs = Histogram(INFERENCE_SECONDS, "help", ("model",), buckets=SECONDS, registry=registry)
+    ours = RunMetrics(shared.row(0), "student")
+    for amount in (1e-6, 2e-5, 1e-3, 1e-3, 2e-3, 9.0):
+        theirs.labels("student").observe(amount)
+        ours.ran(1, 0.0, amount, 0.0)
+    ours.publish()
+    found = exposed(shared)
+    for sample in next(iter(registry.collect())).samples:
+        if not sample.name.endswith("_created"):
+            key = sample.name, tuple(sorted(sample.labels.items()))
+            assert found[key] == pytest.approx(sample.value, rel=1e-12), key
 
 
-def test_observations_added_in_bulk_equal_single_ones() -> None:
-    registry = CollectorRegistry()
-    single, bulk = (
-        BulkHistogram(name, "help", buckets=(1, 2, 4), registry=registry) for name in ("single", "bulk")
-    )
-    for amount in (0.5, 1.5, 1.5, 9):
-        single.observe(amount)
-    bulk.add([1, 2, 0, 1], 12.5)
-    samples = {
-        (sample.name.removeprefix(metric.name), sample.labels.get("le")): sample.value
-        for metric in registry.collect()
-        for sample in metric.samples
-        if metric.name == "single" and not sample.name.endswith("_created")
-    }
-    assert samples["_count", None] == 4
-    for (suffix, bound), amount in samples.items():
-        assert registry.get_sample_value(f"bulk{suffix}", {"le": bound} if bound else {}) == amount
+def test_every_series_exists_from_the_start() -> None:
+    """Prometheus sees no increase in a series that appears with its first count."""
+    found = exposed(metrics())
+    statuses = {int(dict(labels)["status"]) for name, labels in found if name == REQUESTS}
+    errors = [RequestError]
+    for error in errors:
+        errors += error.__subclasses__()
+    assert statuses == {200, 499} | {error.status for error in errors}
+    for model, protocol, status in product((*MODELS, ""), PROTOCOLS, statuses):
+        key = REQUESTS, (("model", model), ("protocol", protocol), ("status", str(status)))
+        assert found[key] == 0
+    assert len(found) < 1000
 
 
 def test_an_idle_process_publishes_no_requests() -> None:
-    requests = RequestMetrics("idle")
+    row = metrics().row(0)
+    requests, in_flight = RequestMetrics(row, "student"), row.of(IN_FLIGHT, model="student")
     requests.in_flight = 1
     requests.publish()
-    elsewhere = IN_FLIGHT.labels("idle")
-    elsewhere.set(7)
+    in_flight[...] = 7
     requests.publish()
-    assert elsewhere._value.get() == 7
+    assert in_flight == 7
     requests.in_flight = 0
     requests.publish()
-    assert elsewhere._value.get() == 0
+    assert in_flight == 0
+
+
+def test_a_process_that_replaces_a_dead_one_continues_its_counts() -> None:
+    shared = metrics()
+    first = RequestMetrics(shared.row(0), "student")
+    first.in_flight = 3
+    first.predicted([7], 1e-5, 1e-5, 1e-5, 1e-5, 1e-5)
+    first.answered("rest", 200, seconds=1e-3)
+    first.publish()
+    shared.clear_gauges(0)
+    before = exposed(shared)
+    assert value(before, "requests_in_flight", model="student") == 0
+    assert value(before, "last_prediction_timestamp_seconds", model="student") > 0
+    second = RequestMetrics(shared.row(0), "student")
+    second.answered("rest", 200, seconds=1e-3)
+    second.answered("v2", 503, seconds=None)
+    second.publish()
+    after = exposed(shared)
+    assert value(after, "requests_total", model="student", protocol="rest", status="200") == 2
+    assert value(after, "requests_total", model="student", protocol="v2", status="503") == 1
+    assert all(after[key] >= before[key] for key in before)
+    assert set(after) == set(before)
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_children_count_in_the_memory_of_their_parent(method: str) -> None:
+    shared, context = metrics(), multiprocessing.get_context(method)
+    child = context.Process(target=count_a_run, args=(shared, 1))
+    child.start()
+    child.join()
+    assert child.exitcode == 0
+    assert value(exposed(shared), "batch_size_images_sum", model="student") == 8
+
+
+def count_a_run(shared: Metrics, process: int) -> None:
+    runs = RunMetrics(shared.row(process), "student")
+    runs.ran(8, 1e-5, 1e-4, 1e-5)
+    runs.publish()
+
+
+def test_a_run_larger_than_any_exact_size_is_counted() -> None:
+    shared = Metrics(metrics_table(MODELS, PROTOCOLS, 100_000), 1)
+    runs = RunMetrics(shared.row(0), "student")
+    for images in (MAX_RUN_IMAGES, MAX_RUN_IMAGES + 1):
+        runs.ran(images, 1e-5, 1e-4, 1e-5)
+    runs.publish()
+    assert shared.totals().of(RUNS, model="student", images=str(MAX_RUN_IMAGES)) == 2
+    assert value(exposed(shared), "batch_size_images_sum", model="student") == 2 * MAX_RUN_IMAGES + 1
+
+
+def test_memory_that_cannot_be_allocated_is_a_one_line_error() -> None:
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))  # applies to anonymous memory too
+    try:
+        with pytest.raises(
+            SharedMemoryError, match="no 8,000 bytes of memory for the metrics: File too large"
+        ):
+            SharedRows(1, 1000)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)

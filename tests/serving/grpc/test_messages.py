@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tritonclient.grpc import model_config_pb2 as configuration
 from tritonclient.grpc import service_pb2 as theirs
 
 from serving.codecs.open_inference import open_inference_pb2 as ours
@@ -27,15 +28,21 @@ def test_the_messages_are_a_subset_of_the_protocol() -> None:
         }
 
     def compare(mine: Any, other: Any) -> None:
-        assert fields(mine) == fields(other)
+        assert fields(mine).items() <= fields(other).items()
         for nested in mine.nested_types:
             compare(nested, other.nested_types_by_name[nested.name])
 
     messages = dict(ours.DESCRIPTOR.message_types_by_name)
     target = messages.pop("ModelInferTarget")
     assert fields(target).items() <= fields(messages["ModelInferRequest"]).items()
+    complete = {**theirs.DESCRIPTOR.message_types_by_name, **configuration.DESCRIPTOR.message_types_by_name}
     for name, message in messages.items():
-        compare(message, theirs.DESCRIPTOR.message_types_by_name[name])
+        compare(message, complete[name])
+    for name, kind in ours.DESCRIPTOR.enum_types_by_name.items():
+        known = configuration.DESCRIPTOR.enum_types_by_name[name].values_by_name
+        assert {value.name: value.number for value in kind.values}.items() <= {
+            value.name: value.number for value in known.values()
+        }.items()
 
 
 def test_the_generated_messages_are_up_to_date(tmp_path: Path) -> None:
@@ -73,7 +80,7 @@ def test_without_grpcio_the_error_names_the_command_to_install_it(two_models: Pa
     done = run_python(code, "--models-dir", str(two_models), "--grpc-port", "0")
     assert (done.returncode, done.stderr) == (
         1,
-        "distillery-serve: --grpc-port needs grpcio: pip install '.[serving,grpc]'\n",
+        "distillery-serve: --grpc-port needs grpc: pip install '.[serving,grpc]'\n",
     )
 
 

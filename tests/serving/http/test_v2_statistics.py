@@ -17,7 +17,6 @@ from tritonclient import grpc as triton_grpc
 from tritonclient.http import InferenceServerClient, InferInput
 from tritonclient.utils import InferenceServerException
 
-from serving.engine.metrics import FOLDER_VARIABLE, merged
 from tests.support.samples import sample_test
 from tests.support.service import API_KEY, Service, eventually, starting_service
 
@@ -179,14 +178,6 @@ def test_metrics_omit_the_exact_batch_sizes(url: str) -> None:
     text = httpx.get(f"{url}/metrics").text
     assert "distillery_request_stage_seconds_total{" in text
     assert "distillery_run" not in text
-
-
-def test_an_empty_file_of_a_starting_process_is_ignored(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    (tmp_path / "counter_1.db").touch()
-    monkeypatch.setenv(FOLDER_VARIABLE, str(tmp_path))
-    assert list(merged()) == []
 
 
 def test_statistics_need_the_key(strict_service: Service) -> None:

@@ -11,6 +11,7 @@ from litserve.loops import LitLoop, loops
 
 from serving.codecs.base import BodyLimits
 from serving.engine.lit_api import DigitAPI, ModelSettings
+from serving.engine.metrics import Metrics, metrics_table
 from serving.model.repository import load_repository
 from serving.processes.litserve import DigitServer
 
@@ -71,7 +72,8 @@ def test_the_server_has_none_of_litserves_routes(model_repository: Path) -> None
     apis = [
         DigitAPI(entry, ModelSettings(BodyLimits())) for entry in load_repository(model_repository).values()
     ]
-    server = DigitServer(apis, workers_per_model=0, timeout=1)
+    metrics = Metrics(metrics_table([api.entry.name for api in apis], ["rest"], 1), 1)
+    server = DigitServer(apis, metrics, workers_per_model=0, timeout=1)
     paths = {route.path for route in server.app.routes}
     assert paths == {"/openapi.json", "/docs", "/docs/oauth2-redirect", "/redoc"}  # FastAPI's
     assert [api.request_timeout for api in apis] == [1] * len(apis)
