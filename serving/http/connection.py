@@ -148,6 +148,9 @@ class HttpConnection(HttpToolsProtocol):
             parts.append(b"content-type: application/json\r\ncontent-length: %d\r\n" % len(content))
             parts += (b"connection: close\r\n\r\n", content)
             self.transport.write(b"".join(parts))
+            if self.in_flight():  # its response is the one just sent
+                self.cycle.disconnected = True
+                self.cycle.message_event.set()
             self._is_last = self._within_message = True
             self._finish()
 

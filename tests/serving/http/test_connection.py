@@ -131,9 +131,10 @@ def test_what_is_not_http_gets_an_error_after_the_responses_before_it(run: Run) 
             client.writer.write(request(one(0)) * 2 + wrong)
             assert [(await client.answer())[0] for _ in range(2)] == [200, 200]
             assert await client.reader.read() == b""
-        client = await service.connect()
-        client.writer.write(get("/predict", "Transfer-Encoding: chunked", method="POST") + b"no length")
-        assert await error_and_end(client) == (400, "malformed_request")
+        for path in ("/predict", "/predict/nobody", "/nothing"):
+            client = await service.connect()
+            client.writer.write(get(path, "Transfer-Encoding: chunked", method="POST") + b"no length")
+            assert await error_and_end(client) == (400, "malformed_request")
 
     run(scenario)
 
@@ -269,9 +270,10 @@ def test_a_half_closed_client_gets_a_response_that_takes_long_and_one_that_is_go
 
 
 async def a_client_that_does_not_read_its_response_is_disconnected(service: Running) -> None:
-    data = request({"images": DIGITS[:60].tolist()}, path="/predict?include=input")
+    images, path = {"images": DIGITS[:60].tolist()}, "/predict?include=input"
     connections = service.server.server_state.connections
-    for requests in (1, 5):
+    for requests, headers in ((1, ()), (5, ()), (1, ("Connection: close",))):
+        data = request(images, *headers, path=path)
         silent, connection = await narrow_client(service)
         reading, _ = await narrow_client(service)
         for client in (reading, silent):

@@ -1,5 +1,6 @@
 """What proxies, browsers and other clients do to a request: HEAD, slashes, prefixes, forwarded headers, CORS."""
 
+import asyncio
 import http.client
 import json
 import re
@@ -7,12 +8,16 @@ import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 from urllib.parse import urljoin, urlsplit
 
 import httpx
 import pytest
+from starlette.types import Scope
 
+from serving.http.normalise import NormalisedRequests
 from tests.support.connections import connect, post, read_answer
+from tests.support.fast_path_server import Running, request, run_with_server
 from tests.support.samples import sample_test
 from tests.support.service import Service, running_service
 
@@ -238,3 +243,43 @@ def test_curl_may_offer_http_2(service: Service) -> None:
         answers.append(answer["predictions"])
         text = text[end:]
     assert len(answers) == 2
+
+
+def test_every_origin_is_allowed_when_all_are(one_model: Path) -> None:
+    async def scenario(service: Running) -> None:
+        client = await service.connect()
+        for _ in range(3):  # the last ones on the fast path
+            client.writer.write(request(ONE, f"Origin: {PAGE}"))
+            status, headers, _ = await client.answer()
+            assert (status, headers["access-control-allow-origin"]) == (200, "*")
+        assert service.parsed == 1
+
+    run_with_server(one_model, scenario, cors_origins=["*"])
+
+
+@pytest.mark.parametrize(
+    ("address", "trusted"),
+    [("10.1.2.3", True), ("::ffff:10.1.2.3", True), ("::1", True), ("11.1.2.3", False), ("", False)],
+)
+def test_an_address_is_trusted_in_any_notation(address: str, trusted: bool) -> None:
+    found: list[Scope] = []
+
+    async def app(scope: Scope, *_: Any) -> None:
+        found.append(scope)
+
+    headers = [(name.lower().encode(), value.encode()) for name, value in FORWARDED.items()]
+    client = (address, 1) if address else None
+    scope = {
+        "type": "http",
+        "method": "HEAD",
+        "path": "/models/",
+        "scheme": "http",
+        "headers": headers,
+        "client": client,
+    }
+    asyncio.run(NormalisedRequests(app, PREFIX, ["10.0.0.0/8", "::1"])(scope, Any, Any))
+    [seen] = found
+    prefix, scheme = ("/public", "https") if trusted else (PREFIX, "http")
+    assert (seen["method"], seen["path"], seen["root_path"]) == ("GET", f"{prefix}/models", prefix)
+    assert seen["scheme"] == scheme
+    assert not trusted or seen["client"][0] == "203.0.113.7"
