@@ -36,7 +36,7 @@ from serving.config import ServiceSettings
 from serving.engine.admission import Admission, AdmissionLimits
 from serving.engine.executors import Executor, InProcess, Workers
 from serving.engine.lit_api import DigitAPI, ModelSettings
-from serving.engine.metrics import Metrics, Values, metrics_table
+from serving.engine.metrics import Exposition, Metrics, Values, metrics_table
 from serving.engine.recorder import CpuMetrics, RequestMetrics, RunMetrics, UnknownModelMetrics
 from serving.engine.request import Endpoint
 from serving.grpc.port import grpc_address
@@ -316,7 +316,8 @@ def _add_fastapi_routes(service: Service) -> None:
     add_documentation(app)
     guard = key_guard(service.admission)
     add_statistics_routes(app, models, service.metrics, guard)
-    add_routes(app, models, default, service.metrics, guard, service.check_ready)
+    exposition = Exposition(service.metrics, models.values())
+    add_routes(app, models, default, exposition, guard, service.check_ready)
     add_v2_routes(app, models, guard, service.check_ready, max_images=service.settings.max_images)
     describe_inference(app, models, guarded=bool(guard))
     describe_predictions(app, models, default, guarded=bool(guard))

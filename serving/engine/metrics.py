@@ -12,7 +12,7 @@ processes accumulate. `PROMETHEUS_MULTIPROC_DIR` has no effect on this service.
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain, product
+from itertools import product
 from math import prod
 from typing import Literal
 
@@ -226,42 +226,60 @@ class Metrics:
                 numbers[:] = largest
         return totals
 
-    def exposition(self, models: Collection[ModelEntry]) -> bytes:
-        """Return the metrics of all processes in the Prometheus text format."""
-        registry = CollectorRegistry()
-        registry.register(_Families(self.totals(), models))
-        return generate_latest(registry)
+
+class Exposition:
+    """The metrics of all processes in the Prometheus text format.
+
+    prometheus_client renders it once, with zeros; a scrape fills in the numbers, which takes a tenth of the time.
+    """
+
+    def __init__(self, metrics: Metrics, models: Collection[ModelEntry]) -> None:
+        self._metrics = metrics
+        families = [_family_of_zeros(metric) for metric, _ in metrics.totals() if metric.exposed]
+        self._pieces = _render(families).split(" 0.0\n")
+        self._facts = _render(_manifest_families(models))
+
+    def text(self) -> str:
+        """Return the text with the present numbers."""
+        exposed = (_in_text(metric, values) for metric, values in self._metrics.totals() if metric.exposed)
+        numbers = map(floatToGoString, np.concatenate([*exposed]).tolist())
+        *pieces, end = self._pieces
+        filled = (f"{piece} {number}\n" for piece, number in zip(pieces, numbers, strict=True))
+        return "".join((*filled, end, self._facts))
 
 
-class _Families(Collector):
-    """The totals and the facts of the manifests, in prometheus_client's form."""
-
-    def __init__(self, totals: Values, models: Collection[ModelEntry]) -> None:
-        self._totals = totals
-        self._models = models
-
-    def collect(self) -> Iterable[Family]:
-        measured = (_family(metric, numbers) for metric, numbers in self._totals if metric.exposed)
-        return chain(measured, _manifest_families(self._models))
+def _in_text(metric: Metric, values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return a metric's numbers in the order of the text; a histogram's are cumulative, then count and sum."""
+    if metric.kind == "histogram":
+        counts = values[..., :-1].cumsum(axis=-1)
+        values = np.concatenate([counts, counts[..., -1:], values[..., -1:]], axis=-1)
+    return values.ravel()
 
 
-def _family(metric: Metric, numbers: NDArray[np.float64]) -> Family:
+def _family_of_zeros(metric: Metric) -> Family:
     labels = list(metric.labels)
     series = product(*metric.labels.values())
     if metric.kind == "histogram":
-        bounds = [*map(floatToGoString, metric.bounds), "+Inf"]
         histogram = HistogramMetricFamily(metric.name, metric.help, labels=labels)
-        for values, (*counts, total) in zip(
-            series, numbers.reshape(-1, len(bounds) + 1).tolist(), strict=True
-        ):
-            buckets = list(zip(bounds, np.cumsum(counts).tolist(), strict=True))
-            histogram.add_metric(values, buckets, total)
+        buckets = [(bound, 0.0) for bound in (*map(floatToGoString, metric.bounds), "+Inf")]
+        for values in series:
+            histogram.add_metric(values, buckets, 0.0)
         return histogram
     kind = CounterMetricFamily if metric.kind == "counter" else GaugeMetricFamily
     family = kind(metric.name, metric.help, labels=labels)
-    for values, number in zip(series, numbers.ravel().tolist(), strict=True):
-        family.add_metric(values, number)
+    for values in series:
+        family.add_metric(values, 0.0)
     return family
+
+
+def _render(families: Iterable[Family]) -> str:
+    class Families(Collector):
+        def collect(self) -> Iterable[Family]:
+            return families
+
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(Families())
+    return generate_latest(registry).decode()
 
 
 def _manifest_families(models: Iterable[ModelEntry]) -> Iterable[Family]:

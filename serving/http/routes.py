@@ -5,7 +5,6 @@ from http import HTTPStatus
 from typing import Annotated, Any
 
 from fastapi import Depends, FastAPI, Request, Response
-from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import RedirectResponse
 from fastapi.security import APIKeyHeader
 from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4
@@ -17,7 +16,7 @@ from serving.codecs.open_inference.rest import error_body as v2_error_body
 from serving.codecs.open_inference.rest import error_status as v2_error_status
 from serving.codecs.schemas import ErrorAnswer, Health, ModelList
 from serving.engine.admission import Admission
-from serving.engine.metrics import Metrics
+from serving.engine.metrics import Exposition
 from serving.model.repository import Manifest, ModelEntry, read_card
 
 _api_key_header = APIKeyHeader(name="X-API-Key", auto_error=False)
@@ -36,7 +35,7 @@ def add_routes(
     app: FastAPI,
     models: Mapping[str, ModelEntry],
     default: str,
-    metrics: Metrics,
+    exposition: Exposition,
     guard: Mapping[str, Any],
     check_ready: Callable[[], None],
 ) -> None:
@@ -75,9 +74,8 @@ def add_routes(
         response_class=Response,
         responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
     )
-    async def show_metrics() -> Response:
-        text = await run_in_threadpool(metrics.exposition, models.values())
-        return Response(text, media_type=CONTENT_TYPE_PLAIN_0_0_4)
+    async def metrics() -> Response:
+        return Response(exposition.text(), media_type=CONTENT_TYPE_PLAIN_0_0_4)
 
     app.add_exception_handler(RequestError, _request_error)
     app.add_exception_handler(HTTPException, _http_error)

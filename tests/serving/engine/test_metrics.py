@@ -14,7 +14,9 @@ import pytest
 from prometheus_client import CollectorRegistry, Histogram
 from prometheus_client.parser import text_string_to_metric_families
 
+from serving.codecs.base import Codec
 from serving.codecs.errors import RequestError
+from serving.codecs.open_inference.grpc import GrpcCodec
 from serving.engine.metrics import (
     IN_FLIGHT,
     INFERENCE_SECONDS,
@@ -23,6 +25,7 @@ from serving.engine.metrics import (
     REQUESTS,
     RUNS,
     SECONDS,
+    Exposition,
     Metrics,
     metrics_table,
 )
@@ -30,10 +33,11 @@ from serving.engine.recorder import CpuMetrics, RequestMetrics, RunMetrics
 from serving.engine.shared_memory import SharedMemoryError, SharedRows
 from serving.model.repository import load_repository
 from serving.model.session import Session
+from serving.service import PROTOCOLS
 from tests.support.samples import sample_test
 from tests.support.service import Service, eventually
 
-MODELS, PROTOCOLS = ("teacher", "student"), ("rest", "v2", "grpc")
+MODELS = ("teacher", "student")
 DIGITS = sample_test().images.tolist()
 TLS = (
     ssl.create_default_context()
@@ -66,7 +70,7 @@ def metrics() -> Metrics:
 
 
 def exposed(shared: Metrics) -> Samples:
-    return samples_of(shared.exposition(()).decode())
+    return samples_of(Exposition(shared, ()).text())
 
 
 def settled(client: httpx.Client) -> Samples:
@@ -251,6 +255,13 @@ def test_a_histogram_is_the_one_that_prometheus_client_makes_of_the_same_observa
         if not sample.name.endswith("_created"):
             key = sample.name, tuple(sorted(sample.labels.items()))
             assert found[key] == pytest.approx(sample.value, rel=1e-12), key
+
+
+def test_every_codec_has_its_series() -> None:
+    codecs: list[type[Codec]] = [Codec, GrpcCodec]
+    for codec in codecs:
+        codecs += codec.__subclasses__()
+    assert {codec.name for codec in codecs[1:]} == set(PROTOCOLS)
 
 
 def test_every_series_exists_from_the_start() -> None:

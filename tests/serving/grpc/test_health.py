@@ -21,7 +21,7 @@ from tests.support.samples import sample_test
 from tests.support.service import API_KEY, Service, eventually, running_service
 
 SERVICE = "inference.GRPCInferenceService"
-SERVING = HealthCheckResponse.SERVING
+SERVING, NOT_SERVING = HealthCheckResponse.SERVING, HealthCheckResponse.NOT_SERVING
 PING_S = 1.1
 """The service accepts a ping per second; clients are usually configured to send one every 10 to 30 s."""
 
@@ -63,22 +63,21 @@ def test_pings_are_accepted_and_watches_end_at_shutdown(one_model: Path) -> None
         ("grpc.http2.max_pings_without_data", 0),
     )
     states: list[grpc.ChannelConnectivity] = []
-    flags = ("--api-servers", "1", "--grpc-port", "0", "--request-timeout", "30")
+    flags = ("--api-servers", "1", "--grpc-port", "0", "--request-timeout", "30", "--shutdown-delay", "1")
     with running_service(one_model, *flags) as service:
         with grpc.insecure_channel(service.grpc, options) as channel:
             channel.subscribe(states.append, try_to_connect=True)
-            watches = [
-                HealthStub(channel).Watch(HealthCheckRequest(service=name)) for name in ("", "student")
-            ]
+            stub = HealthStub(channel)
+            watches = [stub.Watch(HealthCheckRequest(service=name)) for name in ("", "student")]
             assert [next(watch).status for watch in watches] == [SERVING, SERVING]
             connected = len(states)
             time.sleep(4 * PING_S)  # gRPC's default would close the connection at the third ping
             assert states[connected - 1 :] == [grpc.ChannelConnectivity.READY]
             service.process.send_signal(signal.SIGTERM)
             ended = time.monotonic()
-            assert [[one.status for one in watch] for watch in watches] == 2 * [
-                [HealthCheckResponse.NOT_SERVING]
-            ]
+            assert [next(watch).status for watch in watches] == [NOT_SERVING, NOT_SERVING]
+            assert stub.Check(HealthCheckRequest()).status == NOT_SERVING  # it still serves, for a second
+            assert [list(watch) for watch in watches] == [[], []]
         service.process.wait(10)
         assert time.monotonic() - ended < 10  # the grace period is 30 s
 

@@ -11,7 +11,7 @@ import pytest
 from fastapi import FastAPI
 
 from serving.codecs.schemas import ErrorAnswer
-from serving.engine.metrics import Metrics, metrics_table
+from serving.engine.metrics import Exposition, Metrics, metrics_table
 from serving.http.routes import add_routes
 from serving.model.repository import LARGEST_CARD, RepositoryError, load_repository, read_card
 
@@ -38,8 +38,8 @@ def get(repository: Path) -> Get:
     """GET a path from the routes alone, without a server."""
     app = FastAPI()
     models = load_repository(repository)
-    metrics = Metrics(metrics_table(models, ["rest"], 1), 1)
-    add_routes(app, models, "student", metrics, guard={}, check_ready=lambda: None)
+    exposition = Exposition(Metrics(metrics_table(models, ["rest"], 1), 1), models.values())
+    add_routes(app, models, "student", exposition, guard={}, check_ready=lambda: None)
 
     async def fetch(path: str) -> httpx.Response:
         async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as client:

@@ -12,7 +12,7 @@ from tritonclient.grpc.model_config_pb2 import ModelConfig
 
 from serving.codecs.open_inference.schemas import InferError, InferRequest, InferResponse
 from tests.support.samples import sample_test
-from tests.support.service import Service
+from tests.support.service import Service, eventually
 from tests.support.tensors import INFER, LENGTH, binary, split, tensor
 
 DIGITS = sample_test().images.numpy()
@@ -148,6 +148,12 @@ def test_without_the_key_only_health_is_available(strict_service: Service) -> No
 
 
 def test_requests_are_counted_with_their_protocol(client: httpx.Client) -> None:
+    series = 'distillery_requests_total{model="",protocol="v2",status="404"} '
+
+    def count() -> float:
+        (line,) = (line for line in client.get("/metrics").text.splitlines() if line.startswith(series))
+        return float(line.removeprefix(series))
+
+    before = count()
     client.post("/v2/models/nobody/infer")
-    text = client.get("/metrics").text
-    assert 'distillery_requests_total{model="",protocol="v2",status="404"}' in text
+    eventually(lambda: count() > before)
