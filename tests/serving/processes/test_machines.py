@@ -4,12 +4,13 @@ import http.server
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import httpx
@@ -161,7 +162,6 @@ READ_ONLY = """
         for place in / /tmp /var/tmp /dev/shm "$4"; do
             if mountpoint -q "$place"; then mount -o remount,ro,bind "$place"; fi
         done
-        if [ "$1" ]; then mount -t tmpfs tmpfs "$1"; fi
         cd /
         TMPDIR=$1 timeout --preserve-status 8 "$2" -m serving --models-dir "$3" --port 0 --api-servers 1 $5
     ' sh "$@" 2>&1
@@ -199,7 +199,7 @@ if __name__ == "__main__":
     assert (service.process.returncode, output) == (1, "")
     first, second = errors.splitlines()
     assert "--device cuda: onnxruntime could not start CUDAExecutionProvider" in first
-    assert second.endswith("ended before it was ready; see its message above")
+    assert second.endswith("ended before the service was ready; see its message above")
 
 
 def test_too_few_open_files_are_one_line(one_model: Path) -> None:
@@ -207,3 +207,25 @@ def test_too_few_open_files_are_one_line(one_model: Path) -> None:
     assert error.startswith(
         "distillery-serve: only 64 files may be open, and 2 API processes need 72, more with"
     )
+
+
+@pytest.mark.slow
+def test_connections_beyond_the_limit_of_open_files_are_closed_and_the_others_served(one_model: Path) -> None:
+    with starting_service(one_model, "--api-servers", "1", prefix=shell("ulimit -n 80")) as service:
+        url = service.wait_until_ready()
+        address = ("127.0.0.1", int(url.rpartition(":")[2]))
+        with httpx.Client(base_url=url) as client, ExitStack() as connections:
+            assert client.post("/predict", json=ONE).status_code == 200
+            opened = [connections.enter_context(socket.create_connection(address)) for _ in range(200)]
+            opened[-1].settimeout(5)
+            assert opened[-1].recv(1) == b""
+            assert client.post("/predict", json=ONE).status_code == 200
+        eventually(lambda: answers(url))
+        assert service.end() == ("", "")
+
+
+def answers(url: str) -> bool:
+    try:
+        return httpx.post(f"{url}/predict", json=ONE).status_code == 200
+    except httpx.TransportError:
+        return False
