@@ -116,6 +116,9 @@ class DigitServer(LitServer):  # type: ignore[misc]
         self.draining = True
         if self._uvicorn:
             self._uvicorn.server_state.default_headers.append(_CLOSE)
+            self._uvicorn.config.encoded_headers.append(
+                _CLOSE
+            )  # from which uvicorn makes the others every second
             for connection in self._uvicorn.server_state.connections:
                 if hasattr(connection, "close_after_response"):
                     connection.close_after_response()

@@ -69,7 +69,7 @@ def test_head_is_get_without_a_body_on_every_route(service: Service) -> None:
     paths = [path.format(model="teacher", version="1") for path in paths]
     assert len(paths) > 15
     connection = http.client.HTTPConnection(str(urlsplit(service.url).netloc), timeout=10)
-    for path in [*paths, "/", "/docs", "/openapi.json", "/docs/files/swagger-ui.css", "/nothing"]:
+    for path in [*paths, "/", "/docs", "/openapi.json", "/docs/swagger-ui.css", "/nothing"]:
         status, headers, body = exchange(connection, "GET", path)
         found, head, nothing = exchange(connection, "HEAD", path)
         assert (found, nothing) == (status, b"")
@@ -154,6 +154,13 @@ def test_the_documentation_loads_nothing_from_another_host(
                 resource = client.get(urljoin(url, relative))
                 assert (resource.status_code, resource.url.host) == (200, "127.0.0.1")
                 assert len(resource.content) > 1000
+                plain = client.get(resource.url, headers={"Accept-Encoding": "identity"})
+                assert plain.content == resource.content
+                if relative != "openapi.json":
+                    assert (resource.headers["Content-Encoding"], "Content-Encoding" in plain.headers) == (
+                        "gzip",
+                        False,
+                    )
         assert client.get(f"{base}/redoc").status_code == 404  # its page would load a picture
 
 
