@@ -57,6 +57,15 @@ def shell(script: str = "") -> tuple[str, ...]:
     return (*drop, "sh", "-c", f'{script}\nexec "$@"', "sh")
 
 
+def loopback() -> str:
+    """The loopback address of IPv6, of IPv4 where there is none."""
+    try:
+        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
+    except OSError:
+        return "127.0.0.1"
+    return "::1"
+
+
 @pytest.mark.usefixtures("own_temporary_folder")
 def test_file_below_environment_below_option_and_the_image_below_all(
     one_model: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
@@ -68,8 +77,9 @@ def test_file_below_environment_below_option_and_the_image_below_all(
     shutil.copytree(one_model / "student", models / "..data" / "student")
     (models / "student").symlink_to("..data/student")
     (models / "lost+found").mkdir(mode=0)
+    host = loopback()
     (folder / "serving.toml").write_text(
-        'host = "::1"\nport = 1\nmodels_dir = "some models"\napi_servers = 1\n'
+        f'host = "{host}"\nport = 1\nmodels_dir = "some models"\napi_servers = 1\n'
     )
     folder.chmod(0o555)
     environment = SERVICE_LINKS | {
@@ -82,7 +92,7 @@ def test_file_below_environment_below_option_and_the_image_below_all(
     options = {"port": None, "prefix": shell(), "environment": environment, "cwd": folder}
     with starting_service(None, "--port", "0", **options) as service:
         url = service.wait_until_ready()
-        assert url.startswith("http://[::1]:")
+        assert url.startswith("http://[::1]:" if ":" in host else "http://127.0.0.1:")
         assert len(service.children()) == 2
         assert httpx.post(f"{url}/predict", json=ONE, timeout=10).status_code == 200
         assert health() == 0
