@@ -47,7 +47,7 @@ class Admission:
         self._key = limits.api_key.encode() if limits.api_key else None
         self._in_flight: dict[Expiring, None] = {}  # oldest first
         self._held_bytes = 0
-        self.unknown_model = StatusCounts()
+        self.unknown_model = StatusCounts(int)
         """Of completed requests that named no served model, until they are published."""
 
     def enter(self, request: Expiring) -> None:
