@@ -20,6 +20,7 @@ from pydantic_settings import SettingsError
 from distillery.command import Command, CommandModules, Metavar
 from distillery.errors import DistilleryError, errors, plain, read_toml, unknown
 from distillery.help import command_help, program_help
+from distillery.machine import usable_cores
 from distillery.output import notify
 from distillery.service_links import ignored_service_links
 
@@ -41,6 +42,8 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 # torch's threads spin while they wait for each other, which multiplies the time of training where another process needs
 # a core: 4 to 8 times on two busy cores. Read when torch is imported.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# numpy's linear algebra has a thread per core of the machine, whatever the CPU quota. Read when numpy is imported.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", str(usable_cores()))
 
 
 def main(

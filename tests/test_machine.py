@@ -134,7 +134,8 @@ from serving.__main__ import Serve
 from training.loop.device import choose_device
 import torch
 choose_device("cpu", "float32", threads=None)
-print(usable_cores(), Serve.parse([]).api_servers, torch.get_num_threads())
+print(usable_cores(), Serve.parse([]).api_servers, torch.get_num_threads(), os.environ["OPENBLAS_NUM_THREADS"])
 """
-    run = as_root('echo $$ > "$1/cgroup.procs"; exec "$2" -c "$3"', own_group, sys.executable, code)
-    assert run.stdout == "1 1 1\n"
+    enter = 'echo $$ > "$1/cgroup.procs"; unset OPENBLAS_NUM_THREADS; exec "$2" -c "$3"'
+    run = as_root(enter, own_group, sys.executable, code)
+    assert run.stdout == "1 1 1 1\n"

@@ -4,16 +4,26 @@ The page loads nothing from another host, so that it works in a closed network: 
 the package fastapi-offline. All of its URLs are relative, so that it works under any prefix of a proxy.
 """
 
+import gzip
+from functools import cache
 from importlib.resources import files
 
 from fastapi import FastAPI, Request
+from fastapi.concurrency import run_in_threadpool
 from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.responses import JSONResponse, RedirectResponse, Response
-from starlette.staticfiles import StaticFiles
+from starlette.exceptions import HTTPException
 
 from serving.http.normalise import PUBLIC
 
-_FILES = "/docs/files"
+_SCRIPT, _STYLE = "swagger-ui-bundle.js", "swagger-ui.css"
+_MEDIA_TYPES = {_SCRIPT: "text/javascript", _STYLE: "text/css"}
+
+
+@cache
+def _compressed(name: str) -> bytes:
+    """Return a file of Swagger UI. To compress one takes 0.1 s, too long for the event loop and for every request."""
+    return gzip.compress((files("fastapi_offline") / "static" / name).read_bytes(), mtime=0)
 
 
 def add_documentation(app: FastAPI) -> None:
@@ -32,8 +42,8 @@ def add_documentation(app: FastAPI) -> None:
     page = get_swagger_ui_html(
         openapi_url="openapi.json",
         title=app.title,
-        swagger_js_url=f"{_FILES[1:]}/swagger-ui-bundle.js",
-        swagger_css_url=f"{_FILES[1:]}/swagger-ui.css",
+        swagger_js_url=f"docs/{_SCRIPT}",
+        swagger_css_url=f"docs/{_STYLE}",
         swagger_favicon_url="data:,",  # none
         swagger_ui_parameters={"validatorUrl": None},  # of another host
     )
@@ -44,4 +54,14 @@ def add_documentation(app: FastAPI) -> None:
             return RedirectResponse("../docs")
         return page
 
-    app.mount(_FILES, StaticFiles(directory=str(files("fastapi_offline") / "static")))
+    @app.get("/docs/{name}", include_in_schema=False)
+    async def file(name: str, request: Request) -> Response:
+        if name not in _MEDIA_TYPES:
+            raise HTTPException(404)
+        content = await run_in_threadpool(_compressed, name)
+        headers = {"Cache-Control": "max-age=3600", "Vary": "Accept-Encoding"}
+        if "gzip" in request.headers.get("accept-encoding", ""):
+            headers["Content-Encoding"] = "gzip"
+        else:
+            content = await run_in_threadpool(gzip.decompress, content)
+        return Response(content, headers=headers, media_type=_MEDIA_TYPES[name])

@@ -173,6 +173,10 @@ def load_repository(root: Path) -> dict[str, ModelEntry]:
     with _readable(root):
         if not root.is_dir():
             raise RepositoryError(f"there is no model repository at {root}; `make export` writes one")
+        if any((folder / MANIFEST_FILE).is_file() for folder in (root, *_versions(root))):
+            raise RepositoryError(
+                f"{root} is a model or a version of one: name the folder with models, NAME/VERSION/{MODEL_FILE}"
+            )
         paths = sorted(root.iterdir())
         folders = [path for path in paths if _is_model(path)]
         entries = {folder.name: _load_latest(folder) for folder in folders}

@@ -19,7 +19,6 @@ import logging
 import math
 import os
 import signal
-import sys
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import ExitStack, asynccontextmanager, nullcontext
 from functools import partial
@@ -117,6 +116,9 @@ class DigitServer(LitServer):  # type: ignore[misc]
         self.draining = True
         if self._uvicorn:
             self._uvicorn.server_state.default_headers.append(_CLOSE)
+            self._uvicorn.config.encoded_headers.append(
+                _CLOSE
+            )  # from which uvicorn makes the others every second
             for connection in self._uvicorn.server_state.connections:
                 if hasattr(connection, "close_after_response"):
                     connection.close_after_response()
@@ -206,7 +208,7 @@ class DigitServer(LitServer):  # type: ignore[misc]
         `keep_alive`: seconds after which an idle connection is closed.
         """
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the group; the parent ends it
-        signal.signal(signal.SIGTERM, _end)  # called by uvicorn after its own handler
+        signal.signal(signal.SIGTERM, self._end)  # called by uvicorn after its own handler
         end_with_parent()
         for listener in listeners:
             if listener is not listeners[index]:
@@ -230,7 +232,8 @@ class DigitServer(LitServer):  # type: ignore[misc]
         self._uvicorn = uvicorn.Server(config)
         self._uvicorn.run([listeners[index]])
 
-
-def _end(*_: object) -> None:
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second one must not interrupt the shutdown
-    sys.exit(0)
+    def _end(self, *_: object) -> None:
+        """End a process that has not begun to serve; called again by uvicorn when it has shut down."""
+        if self._uvicorn is None or not self._uvicorn.should_exit:
+            os._exit(0)  # an exception would be lost in a callback of the garbage collection
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second one must not interrupt the shutdown

@@ -1,6 +1,7 @@
 """`export_checkpoint` publishes verified files with manifest, documents and Triton configuration, or nothing."""
 
 import json
+import os
 from pathlib import Path
 from shutil import copyfile, copytree
 
@@ -13,6 +14,7 @@ from export import ExportError, pipeline
 from export.graph import to_onnx
 from export.parity import measure_parity, network_logits
 from export.pipeline import Source, export_checkpoint, find_current
+from export.publish import publish
 from export.splits import Splits
 from serving.model.repository import load_model, load_repository, read_card
 from serving.model.session import open_session
@@ -164,6 +166,22 @@ def test_a_manifest_of_an_older_export_is_read(model_repository: Path, tmp_path:
     del fields["headline"], fields["calibration_temperature"]
     path.write_text(json.dumps(fields))
     assert load_model(path.parent).manifest.calibration_temperature is None
+
+
+def test_other_users_can_read_a_published_model_as_far_as_the_umask_allows(
+    model_repository: Path, tmp_path: Path
+) -> None:
+    """A container serves it as a user of its own."""
+    published = load_repository(model_repository)["student"]
+    for umask, others in ((0o022, 0o5), (0o077, 0)):
+        before = os.umask(umask)
+        root = tmp_path / f"{umask:o}"
+        publish(root, published.manifest, published.path.read_bytes(), tmp_path / "checkpoint")
+        os.umask(before)
+        folders = [root, *(path for path in root.rglob("*") if path.is_dir())]
+        files = [path for path in root.rglob("*") if path.is_file()]
+        assert {path.stat().st_mode & 0o7 for path in folders} == {others}
+        assert {path.stat().st_mode & 0o7 for path in files} == {others & 0o4}
 
 
 def test_triton_parses_the_configuration(model_repository: Path) -> None:

@@ -128,11 +128,12 @@ def as_ordinary_user() -> Iterator[None]:
 )
 def test_what_a_user_may_not_read_is_named_with_the_fix(public_repository: Path, path: str) -> None:
     """As models exported with umask 077 and mounted for another user."""
-    mode = (public_repository / path).stat().st_mode
-    (public_repository / path).chmod(0)
+    place = (public_repository / path).resolve()  # the path may lead through a folder that is closed below
+    mode = place.stat().st_mode
+    place.chmod(0)
     with as_ordinary_user(), pytest.raises(RepositoryError) as caught:
         load_repository(public_repository)
-    (public_repository / path).chmod(mode)
+    place.chmod(mode)
     assert re.fullmatch(
         rf"{public_repository}\S* is not readable for user \d+: chmod -R a\+rX {public_repository}\S*, "
         r"and a\+x on the folders above it",
@@ -198,6 +199,14 @@ def test_a_missing_or_empty_repository_is_rejected(tmp_path: Path) -> None:
     (tmp_path / "lost+found").mkdir()
     with pytest.raises(RepositoryError, match=r"contains no model, only lost\+found; `make export`"):
         load_repository(tmp_path)
+
+
+@pytest.mark.parametrize("path", ["student", "student/1"])
+def test_a_model_in_place_of_the_repository_is_rejected(repository: Path, path: str) -> None:
+    with pytest.raises(
+        RepositoryError, match=f"{path} is a model or a version of one: name the folder with models"
+    ):
+        load_repository(repository / path)
 
 
 def test_a_model_without_a_version_is_rejected(repository: Path) -> None:

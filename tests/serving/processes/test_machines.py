@@ -4,12 +4,13 @@ import http.server
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import httpx
@@ -56,6 +57,15 @@ def shell(script: str = "") -> tuple[str, ...]:
     return (*drop, "sh", "-c", f'{script}\nexec "$@"', "sh")
 
 
+def loopback() -> str:
+    """The loopback address of IPv6, of IPv4 where there is none."""
+    try:
+        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
+    except OSError:
+        return "127.0.0.1"
+    return "::1"
+
+
 @pytest.mark.usefixtures("own_temporary_folder")
 def test_file_below_environment_below_option_and_the_image_below_all(
     one_model: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
@@ -67,8 +77,9 @@ def test_file_below_environment_below_option_and_the_image_below_all(
     shutil.copytree(one_model / "student", models / "..data" / "student")
     (models / "student").symlink_to("..data/student")
     (models / "lost+found").mkdir(mode=0)
+    host = loopback()
     (folder / "serving.toml").write_text(
-        'host = "::1"\nport = 1\nmodels_dir = "some models"\napi_servers = 1\n'
+        f'host = "{host}"\nport = 1\nmodels_dir = "some models"\napi_servers = 1\n'
     )
     folder.chmod(0o555)
     environment = SERVICE_LINKS | {
@@ -81,7 +92,7 @@ def test_file_below_environment_below_option_and_the_image_below_all(
     options = {"port": None, "prefix": shell(), "environment": environment, "cwd": folder}
     with starting_service(None, "--port", "0", **options) as service:
         url = service.wait_until_ready()
-        assert url.startswith("http://[::1]:")
+        assert url.startswith("http://[::1]:" if ":" in host else "http://127.0.0.1:")
         assert len(service.children()) == 2
         assert httpx.post(f"{url}/predict", json=ONE, timeout=10).status_code == 200
         assert health() == 0
@@ -161,7 +172,6 @@ READ_ONLY = """
         for place in / /tmp /var/tmp /dev/shm "$4"; do
             if mountpoint -q "$place"; then mount -o remount,ro,bind "$place"; fi
         done
-        if [ "$1" ]; then mount -t tmpfs tmpfs "$1"; fi
         cd /
         TMPDIR=$1 timeout --preserve-status 8 "$2" -m serving --models-dir "$3" --port 0 --api-servers 1 $5
     ' sh "$@" 2>&1
@@ -199,7 +209,7 @@ if __name__ == "__main__":
     assert (service.process.returncode, output) == (1, "")
     first, second = errors.splitlines()
     assert "--device cuda: onnxruntime could not start CUDAExecutionProvider" in first
-    assert second.endswith("ended before it was ready; see its message above")
+    assert second.endswith("ended before the service was ready; see its message above")
 
 
 def test_too_few_open_files_are_one_line(one_model: Path) -> None:
@@ -207,3 +217,25 @@ def test_too_few_open_files_are_one_line(one_model: Path) -> None:
     assert error.startswith(
         "distillery-serve: only 64 files may be open, and 2 API processes need 72, more with"
     )
+
+
+@pytest.mark.slow
+def test_connections_beyond_the_limit_of_open_files_are_closed_and_the_others_served(one_model: Path) -> None:
+    with starting_service(one_model, "--api-servers", "1", prefix=shell("ulimit -n 80")) as service:
+        url = service.wait_until_ready()
+        address = ("127.0.0.1", int(url.rpartition(":")[2]))
+        with httpx.Client(base_url=url) as client, ExitStack() as connections:
+            assert client.post("/predict", json=ONE).status_code == 200
+            opened = [connections.enter_context(socket.create_connection(address)) for _ in range(200)]
+            opened[-1].settimeout(5)
+            assert opened[-1].recv(1) == b""
+            assert client.post("/predict", json=ONE).status_code == 200
+        eventually(lambda: answers(url))
+        assert service.end() == ("", "")
+
+
+def answers(url: str) -> bool:
+    try:
+        return httpx.post(f"{url}/predict", json=ONE).status_code == 200
+    except httpx.TransportError:
+        return False

@@ -3,6 +3,7 @@
 import functools
 import gzip
 import hashlib
+import pwd
 import threading
 from collections.abc import Iterator
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -132,6 +133,29 @@ def test_wrong_files_are_not_stored(mirror: Path, cache: Path, monkeypatch: pyte
     with pytest.raises(DatasetError, match="received another t10k-labels-idx1-ubyte"):
         find_mnist(None)
     assert not cache.exists()
+
+
+def test_a_cache_that_cannot_be_written_is_named_with_the_fix(mirror: Path, cache: Path) -> None:
+    assert mirror.exists()
+    cache.parent.parent.mkdir()
+    cache.parent.write_text("a file in the way")
+    with pytest.raises(DatasetError, match=r"mnist cannot be written: .*; set XDG_CACHE_HOME"):
+        find_mnist(None)
+
+
+def test_a_user_without_a_home_is_told_to_name_a_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a container with a user id that its image does not know."""
+
+    def unknown(_: int) -> None:
+        raise KeyError("uid not found")
+
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr(pwd, "getpwuid", unknown)
+    with pytest.raises(
+        DatasetError, match=r"no home folder to keep MNIST in: set XDG_CACHE_HOME, or .* --data-dir"
+    ):
+        find_mnist(None)
 
 
 def test_if_all_sources_fail_the_error_lists_them_and_the_fix(

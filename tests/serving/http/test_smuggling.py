@@ -1,0 +1,99 @@
+"""Requests whose end is ambiguous, which proxy and service may see differently (request smuggling).
+
+Each is followed by a second request on the same connection. An ambiguous one is rejected, and nothing behind it is
+served; the others are served, and so is the second. On a fresh connection, and on one that has taken the fast path.
+"""
+
+import asyncio
+import json
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from tests.support.fast_path_server import Run, Running, one, request, run_with_server
+
+BODY = json.dumps(one(0)).encode()
+CHUNKS = b"%x\r\n%b\r\n0\r\n\r\n" % (len(BODY), BODY)
+SECOND = b"GET /second HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+LENGTH = b"Content-Length: %d" % len(BODY)
+CHUNKED = b"Transfer-Encoding: chunked"
+OFFER = (b"Connection: Upgrade", b"Upgrade: h2c")
+
+
+def post(*headers: bytes, body: bytes = BODY) -> bytes:
+    return b"\r\n".join((b"POST /predict HTTP/1.1", b"Host: x", *headers, b"", b"")) + body
+
+
+def chunked(chunks: bytes) -> bytes:
+    return post(CHUNKED, body=chunks)
+
+
+AMBIGUOUS = {
+    "length and chunks": post(LENGTH, CHUNKED, body=CHUNKS),
+    "chunks and length": post(CHUNKED, LENGTH, body=CHUNKS),
+    "two equal lengths": post(LENGTH, LENGTH),
+    "two lengths": post(LENGTH, b"Content-Length: 5"),
+    "list of lengths": post(LENGTH + b", %d" % len(BODY)),
+    "length with sign": post(b"Content-Length: +%d" % len(BODY)),
+    "negative length": post(b"Content-Length: -1"),
+    "hexadecimal length": post(b"Content-Length: 0x%x" % len(BODY)),
+    "space before the colon": post(b"Content-Length : %d" % len(BODY)),
+    "unknown coding": post(b"Transfer-Encoding: xchunked", body=CHUNKS),
+    "chunked is not the last coding": post(b"Transfer-Encoding: chunked, identity", body=CHUNKS),
+    "identity and length": post(b"Transfer-Encoding: identity", LENGTH),
+    "control character before the coding": post(b"Transfer-Encoding: \x0bchunked", LENGTH),
+    "folded header": post(b"X-A: a", b" b", LENGTH),
+    "folded coding": post(b"Transfer-Encoding:", b" chunked", body=CHUNKS),
+    "bare LF": post(LENGTH).replace(b"\r\n", b"\n"),
+    "one bare LF": post(LENGTH).replace(b"Host: x\r\n", b"Host: x\n"),
+    "bare CR": post(LENGTH).replace(b"Host: x\r\n", b"Host: x\r"),
+    "NUL": post(b"X-A: a\0b", LENGTH),
+    "header without colon": post(b"X-A", LENGTH),
+    "header without name": post(b": a", LENGTH),
+    "space before the first header": post(LENGTH).replace(b"Host", b" Host"),
+    "chunk size with LF": chunked(CHUNKS.replace(b"\r\n", b"\n", 1)),
+    "chunk size with space": chunked(CHUNKS.replace(b"\r\n", b" \r\n", 1)),
+    "chunk size with prefix": chunked(b"0x" + CHUNKS),
+    "chunk size of 65 bits": chunked(b"1" + b"0" * 16 + b"\r\n" + BODY),
+    "length after the chunks": chunked(CHUNKS[:-2] + b"Content-Length: 5\r\n\r\n"),
+    "length and chunks with an offer": post(*OFFER, LENGTH, CHUNKED, body=CHUNKS),
+    "folded offer": post(b"Connection: Upgrade", b"Upgrade:", b" h2c", LENGTH),
+}
+CLEAR = {
+    "length": post(LENGTH),
+    "chunks": chunked(CHUNKS),
+    "leading zeros": post(b"Content-Length: 000%d" % len(BODY)),
+    "chunk extension": chunked(CHUNKS.replace(b"\r\n", b";a=b\r\n", 1)),
+    "tab before the coding": post(b"Transfer-Encoding:\tchunked", body=CHUNKS),
+    "length with an offer": post(*OFFER, LENGTH),
+    "chunks with an offer": post(*OFFER, CHUNKED, body=CHUNKS),
+}
+
+
+@pytest.fixture(params=[True, False], ids=["fast-path", "no-fast-path"])
+def run(request: pytest.FixtureRequest, one_model: Path) -> Run:
+    """Run a scenario with a service with and without the fast path."""
+    return partial(run_with_server, one_model, fast_path=request.param)
+
+
+async def statuses(service: Running, data: bytes, *, used: bool) -> list[int]:
+    """Return the statuses of all responses to `data` and a second request, until the connection is closed."""
+    client = await service.connect()
+    for _ in range(2 if used else 0):
+        assert (await client.ask(request(one(0))))[0] == 200
+    client.writer.write(data + SECOND)
+    responses = (await client.reader.read()).split(b"HTTP/1.1 ")[1:]
+    return [int(response.split()[0]) for response in responses]
+
+
+def test_an_ambiguous_request_is_rejected_and_ends_the_connection(run: Run) -> None:
+    async def scenario(service: Running) -> None:
+        for used in (False, True):
+            for requests, expected in ((AMBIGUOUS, [400]), (CLEAR, [200, 404])):
+                found = await asyncio.gather(
+                    *(statuses(service, data, used=used) for data in requests.values())
+                )
+                assert dict(zip(requests, found, strict=True)) == dict.fromkeys(requests, expected)
+
+    run(scenario)
