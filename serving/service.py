@@ -45,7 +45,7 @@ from serving.http.app import PredictionRoutes
 from serving.http.connection import HttpConnection
 from serving.http.cross_origin import CrossOrigin
 from serving.http.documentation import add_documentation
-from serving.http.fast_path import FastPathProtocol
+from serving.http.fast_path import FastPathProtocol, RawHeads
 from serving.http.normalise import NormalisedRequests
 from serving.http.openapi import describe_predictions
 from serving.http.routes import add_routes, key_guard
@@ -141,9 +141,9 @@ class Service:
     def protocol(self) -> Any:
         """Return the protocol of an HTTP connection, to be passed to `uvicorn.Config(http=…)`."""
         if not self.settings.fast_path:
-            return partial(HttpConnection, self.settings.client_timeout)
+            return partial(HttpConnection, self.admission)
         headers = self.cross_origin.response_headers if self.cross_origin else lambda _: ()
-        return partial(FastPathProtocol, self.routes.find, self.admission, headers)
+        return partial(FastPathProtocol, self.admission, self.routes.find, headers, RawHeads())
 
     @asynccontextmanager
     async def lifespan(self, app: FastAPI) -> AsyncIterator[None]:  # noqa: ARG002 - FastAPI's signature
@@ -151,7 +151,9 @@ class Service:
         row = self.metrics.row(self.server.index)
         with ThreadPoolExecutor(1, "runs") as runner, ThreadPoolExecutor(_DECODERS, "decodes") as decoders:
             endpoints = {
-                name: Endpoint(api, self._executor(api, runner, row), decoders, RequestMetrics(row, name))
+                name: Endpoint(
+                    api, name, self._executor(api, runner, row), decoders, RequestMetrics(row, name)
+                )
                 for name, api in zip(self.models, self.server.apis, strict=True)
             }
             self.routes.open(endpoints, self.default)
@@ -176,6 +178,7 @@ class Service:
             self.server.beat()
             await asyncio.sleep(_TICK_SECONDS)
             self.admission.expire_late()
+            self.admission.backlog.measure()
             for endpoint in endpoints:
                 if endpoint.executor.longest_run() > longest_run:
                     self.server.fail(f"a run of {endpoint.api.entry.name} has taken {longest_run:g} s")

@@ -9,7 +9,7 @@ from typing import Any
 import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from benchmarks.report.markdown import Sources
 from benchmarks.report.rows import Row, compare_models, pareto_rows, rows_by_connections, select
@@ -68,6 +68,26 @@ def models_figure(sources: Sources) -> Figure:
         axes.grid(axis="x", alpha=0.3)
         axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.1), ncols=2, frameon=False)
     left.invert_yaxis()
+    return figure
+
+
+def overload_figure(sources: Sources) -> Figure:
+    """Draw the goodput of each load, as a share of the capacity, by body."""
+    rows = sources["overload"].data["rows"]
+    cases = list(dict.fromkeys(row["case"] for row in rows))
+    figure = Figure(figsize=(8, 3.2), layout="constrained")
+    axes = figure.subplots()
+    for colour, body in zip(COLOURS, dict.fromkeys(row["body"] for row in rows), strict=False):
+        own = [select(rows, body=body, case=case) for case in cases]
+        shares = [row["goodput_share"] for row in own]
+        below = [row["goodput_share"] - min(row["goodput_shares"]) for row in own]
+        above = [max(row["goodput_shares"]) - row["goodput_share"] for row in own]
+        axes.errorbar(cases, shares, yerr=[below, above], fmt="o", capsize=3, color=colour, label=body)
+    axes.axhline(1, color="0.6", linewidth=0.8)
+    axes.set(ylim=(0, None), title="Goodput as a share of the capacity: median and range of the rounds")
+    axes.yaxis.set_major_formatter(PercentFormatter(1))
+    axes.grid(axis="y", alpha=0.3)
+    axes.legend(frameon=False)
     return figure
 
 

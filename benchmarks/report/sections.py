@@ -52,6 +52,7 @@ SECTIONS = (
         files=thumbnail_files,
     ),
     Section(name="scenarios", kinds=("scenarios",)),
+    Section(name="overload", kinds=("overload",), figure="overload.png", draw=figures.overload_figure),
     Section(name="profile", kinds=("profile",)),
     Section(name="footprint", kinds=("footprint",)),
     Section(name="perf-analyzer", kinds=("perf_analyzer",)),

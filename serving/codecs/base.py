@@ -6,6 +6,7 @@ live in `serving.engine`. Six types carry one request through the service:
     Head → Query → Prediction → Timing → Reply, held together by `serving.engine.request.InFlightRequest`
 """
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -30,6 +31,8 @@ class Head(NamedTuple):
     """Length of the JSON before a binary tensor; None if the whole body is JSON."""
     includes_input: bool = False
     """The response includes the images that the model saw."""
+    timeout: float = math.inf
+    """Seconds in which the client expects the reply."""
 
 
 class RequestedOutput(NamedTuple):

@@ -10,6 +10,7 @@ from serving.codecs import bodies
 from serving.codecs.base import BodyLimits, Codec, Head, Prediction, Query, Reply, Timing
 from serving.codecs.decompress import content_encoding, decompress
 from serving.codecs.errors import InvalidInput, RequestError, error_body
+from serving.codecs.timeout import timeout_of
 from serving.model.repository import Manifest
 
 PREFIX = "/predict"
@@ -30,6 +31,7 @@ class PredictCodec(Codec):
             boundary,
             content_encoding(headers),
             includes_input=bool(query) and _includes_input(query),
+            timeout=timeout_of(headers),
         )
 
     def decodes_inline(self, head: Head, content: bytes) -> bool:

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from serving.codecs.errors import BodyTooLarge, Overloaded, Unauthorized
+from serving.engine.backlog import Backlog
+from serving.engine.pacing import Rejections
 from serving.engine.recorder import StatusCounts
 
 MIN_BYTES_PER_SECOND = 16 * 1024
@@ -44,10 +46,12 @@ class Admission:
 
     def __init__(self, limits: AdmissionLimits) -> None:
         self.limits = limits
+        self.backlog = Backlog()
+        self.rejections = Rejections()
         self._key = limits.api_key.encode() if limits.api_key else None
         self._in_flight: dict[Expiring, None] = {}  # oldest first
         self._held_bytes = 0
-        self.unknown_model = StatusCounts()
+        self.unknown_model = StatusCounts(int)
         """Of completed requests that named no served model, until they are published."""
 
     def enter(self, request: Expiring) -> None:
@@ -65,6 +69,10 @@ class Admission:
         self.check_length(length)
         if len(self._in_flight) > self.limits.max_in_flight:
             raise Overloaded(f"{self.limits.max_in_flight} requests are in flight; retry in a second")
+
+    def timeout(self, wanted: float) -> float:
+        """Return the seconds until the deadline of a request whose client waits for `wanted` seconds."""
+        return min(wanted, self.limits.request_timeout)
 
     def check_key(self, key: bytes) -> None:
         """Raises `Unauthorized` unless `key` is the API key of the service, if it has one."""

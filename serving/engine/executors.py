@@ -14,6 +14,9 @@ from serving.engine.batching import MAX_INLINE_SECONDS, InlineBatcher, OffloadBa
 from serving.engine.lit_api import DigitAPI, run_batch
 from serving.model.tensors import Images
 
+_WORKER_IMAGE_SECONDS = 1e-4
+"""Of a model in another process: a guess, which `serving.engine.backlog` corrects."""
+
 WorkerCall = Callable[[DigitAPI, list[Images]], Coroutine[Any, Any, list[Prediction]]]
 """Runs one batch in a worker process: `DigitServer.run_in_worker`."""
 
@@ -23,6 +26,9 @@ class Executor(Protocol):
 
     def submit(self, images: Images, waiter: Waiter) -> None:
         """Queue `uint8 [N, 28, 28]`; `waiter` receives the prediction."""
+
+    def seconds(self, count: int) -> float:
+        """Return the expected duration of a run of `count` images."""
 
     def longest_run(self) -> float:
         """Return the seconds since the oldest run outside the event loop began; 0 without one."""
@@ -37,11 +43,15 @@ class InProcess:
     def __init__(self, api: DigitAPI, thread: ThreadPoolExecutor) -> None:
         loop = asyncio.get_running_loop()
         max_batch = api.settings.max_batch
+        self._run_seconds, self._image_seconds = api.session.run_seconds, api.session.image_seconds
         self._max_inline = min(max_batch, api.session.images_within(MAX_INLINE_SECONDS))
         self._inline = InlineBatcher(partial(run_batch, api), self._max_inline)
         self._offload = OffloadBatcher(
             lambda inputs: loop.run_in_executor(thread, run_batch, api, inputs), max_batch
         )
+
+    def seconds(self, count: int) -> float:
+        return self._run_seconds + count * self._image_seconds
 
     def longest_run(self) -> float:
         return self._offload.longest_run()
@@ -62,6 +72,9 @@ class Workers:
             lambda inputs: loop.create_task(run_in_worker(api, inputs)), api.settings.max_batch, concurrency
         )
         self.submit = self._batcher.submit
+
+    def seconds(self, count: int) -> float:
+        return count * _WORKER_IMAGE_SECONDS
 
     def longest_run(self) -> float:
         return 0.0  # the supervisor watches the workers, and a run is awaited until its deadline only

@@ -6,7 +6,7 @@ numbers costs a fraction of that; `publish` writes what has accumulated.
 
 import time
 from bisect import bisect_left
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from typing import Literal
 
@@ -33,8 +33,8 @@ from serving.engine.metrics import (
     Values,
 )
 
-StatusCounts = Counter[tuple[str, int]]
-"""Completed requests by protocol and status."""
+StatusCounts = defaultdict[tuple[str, int], int]
+"""Completed requests by protocol and status; a `Counter` takes twice as long."""
 
 # A thread may record while the event loop publishes. So numbers are never reset: they only grow, `publish` writes the
 # growth since its last call, and nothing recorded meanwhile is lost. A count grows last, because `publish` looks at it
@@ -137,7 +137,7 @@ class RequestMetrics:
         self.in_flight = self._published_in_flight = 0
         self._row = row
         self._model = model
-        self._statuses = StatusCounts()
+        self._statuses = StatusCounts(int)
         self._digits = [0] * 10
         self._seconds = _HistogramRecorder(row, REQUEST_SECONDS, model, SECONDS)
         self._failed = 0.0

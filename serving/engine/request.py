@@ -16,15 +16,20 @@ import time
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from http import HTTPStatus
 from typing import Any
 
 from serving.codecs.base import Codec, Head, Prediction, Query, Reply, Timing
 from serving.codecs.errors import InternalError, RequestError, SlowBody, TimedOut
 from serving.engine.admission import MIN_BYTES_PER_SECOND, Admission
+from serving.engine.backlog import BYTE_SECONDS, REQUEST_SECONDS
 from serving.engine.executors import Executor
 from serving.engine.lit_api import DigitAPI
 from serving.engine.metrics import CLIENT_GONE
 from serving.engine.recorder import RequestMetrics
+
+_BYTES_PER_IMAGE = 1800
+"""Of MNIST's digits as JSON: to guess the number of images before the body is decoded."""
 
 _logger = logging.getLogger("distillery")
 
@@ -38,9 +43,20 @@ class Endpoint:
     """A model that serves requests in this process."""
 
     api: DigitAPI
+    name: str
     executor: Executor
     decoders: ThreadPoolExecutor
     metrics: RequestMetrics
+
+    def work_of(self, length: int) -> float:
+        """Return the expected seconds of work for a body of `length` bytes."""
+        images = 1 + length // _BYTES_PER_IMAGE
+        return REQUEST_SECONDS + length * BYTE_SECONDS + self.executor.seconds(images)
+
+
+def check_backlog(admission: Admission, endpoint: Endpoint, head: Head, length: int) -> None:
+    """Check, before a body of `length` bytes is read, that its work can be done in time. Raises `Overloaded`."""
+    admission.backlog.check(endpoint.name, endpoint.work_of(length), admission.timeout(head.timeout))
 
 
 class InFlightRequest:
@@ -49,12 +65,15 @@ class InFlightRequest:
     __slots__ = (
         "_admission",
         "_codec",
+        "_deadline",
         "_decoded",
         "_endpoint",
+        "_expected",
         "_metrics",
         "_query",
         "_received",
         "_send",
+        "_work",
         "held_bytes",
     )
     _endpoint: Endpoint
@@ -69,7 +88,7 @@ class InFlightRequest:
         self._codec = codec
         self._metrics: RequestMetrics | None = None
         self._send: Callable[[Reply], object] | None = send
-        self._received = self._decoded = 0.0
+        self._received = self._decoded = self._work = 0.0
         admission.enter(self)
         if endpoint:
             self.assign(endpoint)
@@ -81,11 +100,16 @@ class InFlightRequest:
         self._metrics.in_flight += 1
 
     def begin(self, head: Head, content: bytes) -> bool:
-        """Decode a complete body and submit its images. Raises `RequestError`.
+        """Admit a complete body to the work in flight, decode it and submit its images. Raises `RequestError`.
 
         Returns whether decoding and run both take place on the event loop, so that the reply is imminent.
         """
         self._received = time.monotonic()
+        endpoint, admission = self._endpoint, self._admission
+        timeout, work = admission.timeout(head.timeout), endpoint.work_of(len(content))
+        self._deadline = self._received + timeout
+        self._expected = admission.backlog.admit(endpoint.name, work, timeout)
+        self._work = work
         if self._codec.decodes_inline(head, content):
             return self._submit(self._decode(head, content))
         decoders = self._endpoint.decoders
@@ -160,11 +184,11 @@ class InFlightRequest:
 
     def is_late(self, now: float) -> bool:
         """Return whether the prediction is not ready in time; the time begins when the body is complete."""
-        return now - self._received >= self._admission.limits.request_timeout
+        return now >= self._deadline
 
     def expire(self) -> None:
         """End the request because its deadline has passed."""
-        limit = self._admission.limits.request_timeout
+        limit = self._deadline - self._received
         self.set_exception(TimedOut(f"the prediction was not ready within {limit:g} s; retry"))
 
     def abandon(self) -> None:
@@ -186,6 +210,11 @@ class InFlightRequest:
             return
         self._metrics.in_flight -= 1
         seconds = time.monotonic() - self._received if self._received else None
+        if self._work:
+            backlog = self._admission.backlog
+            backlog.end(self._endpoint.name, self._work)
+            if status == HTTPStatus.OK and seconds:
+                backlog.observe(seconds, self._expected)
         self._metrics.answered(self._codec.name, status, seconds=seconds)
 
 

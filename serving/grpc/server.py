@@ -4,6 +4,7 @@ Import this module in API processes only: gRPC's threads do not survive a fork. 
 same port with `SO_REUSEPORT`, and the kernel assigns each connection to one of them.
 """
 
+import math
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any, Never
@@ -140,7 +141,8 @@ class _Service(grpc.GenericRpcHandler):
         return reply.content
 
     async def _receive(self, request: AwaitedRequest, context: Context) -> tuple[Head, bytes]:
-        head = _CODEC.check(_metadata(context))
+        timeout = context.time_remaining()
+        head = _CODEC.check(_metadata(context))._replace(timeout=math.inf if timeout is None else timeout)
         self._admission.check(head.api_key, 0)
         content = await context.read()
         if content is grpc.aio.EOF:  # also after gRPC itself has rejected a message over the limit

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from serving.codecs.base import Codec, Head
-from serving.codecs.errors import MethodNotAllowed, RequestError, unknown_model
+from serving.codecs.errors import MethodNotAllowed, Overloaded, RequestError, unknown_model
 from serving.codecs.open_inference.rest import PREFIX as V2
 from serving.codecs.open_inference.rest import OpenInferenceCodec, not_served
 from serving.codecs.predict import PREFIX as PREDICT
@@ -18,7 +18,8 @@ from serving.codecs.predict import PredictCodec
 from serving.codecs.read import PREFIX as READ
 from serving.codecs.read import ReadCodec
 from serving.engine.admission import Admission
-from serving.engine.request import AwaitedRequest, ClientGoneError, Endpoint
+from serving.engine.pacing import STATE as PACING
+from serving.engine.request import AwaitedRequest, ClientGoneError, Endpoint, check_backlog
 from serving.http.normalise import route_path
 
 
@@ -112,6 +113,8 @@ class PredictionRoutes:
         request = AwaitedRequest(self._admission, route.codec, endpoint)
         reply = await request.reply(self._receive(request, route, scope, receive), hang_up=receive)
         if reply:
+            if reply.status == Overloaded.status and (pacing := scope.get("state", {}).get(PACING)):
+                await pacing.wait()
             headers = [(b"content-length", b"%d" % len(reply.content)), *reply.headers]
             await send({"type": "http.response.start", "status": reply.status, "headers": headers})
             await send({"type": "http.response.body", "body": reply.content})
@@ -127,6 +130,8 @@ class PredictionRoutes:
         head = route.codec.check(headers, scope["query_string"])
         if isinstance(route, UnknownRoute):
             raise route.error(route_path(scope["path"], self._root_path))
+        length = int(headers.get(b"content-length", 0))
+        check_backlog(self._admission, route.endpoint, head, length)
         message = await receive()
         if message["type"] == "http.request" and not message.get("more_body"):
             body: bytes = message["body"]  # the usual case

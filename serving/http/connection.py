@@ -21,7 +21,9 @@ import httptools
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from serving.codecs.errors import error_body
-from serving.engine.admission import MIN_BYTES_PER_SECOND
+from serving.engine.admission import MIN_BYTES_PER_SECOND, Admission
+from serving.engine.pacing import STATE as PACING
+from serving.engine.pacing import Pacing
 
 MAX_HEAD_BYTES = 64 * 1024
 """Of a head that arrives in several pieces; a piece has 256 KiB at most."""
@@ -40,10 +42,12 @@ class _ResponseTransport(NamedTuple):
 class HttpConnection(HttpToolsProtocol):
     """uvicorn's HTTP protocol, with limits for slow clients and without upgrades."""
 
-    def __init__(self, client_timeout: float, **uvicorn: Any) -> None:
-        """`client_timeout` in seconds; `uvicorn` are the arguments of its own protocol."""
+    def __init__(self, admission: Admission, **uvicorn: Any) -> None:
+        """`uvicorn` are the arguments of its own protocol."""
         super().__init__(**uvicorn)
-        self._client_timeout = client_timeout
+        self.pacing = Pacing(admission.rejections)
+        self.app_state = {**self.app_state, PACING: self.pacing}
+        self._client_timeout = admission.limits.client_timeout
         self._within_head = self._within_message = False
         self._head_bytes = 0
         self._message_began = self._idle_since = 0.0
@@ -155,6 +159,10 @@ class HttpConnection(HttpToolsProtocol):
             self._finish()
 
     # Ending
+
+    def shutdown(self) -> None:
+        self.pacing.end_wait()
+        super().shutdown()
 
     def close_after_response(self) -> None:
         """Close the connection with the next response, which says so."""
@@ -270,11 +278,11 @@ class HttpConnection(HttpToolsProtocol):
             if connection.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
                 self.transport.abort()
                 return
-        elif self.scope["http_version"] == "1.1" and self.can_interrupt():
+        elif self.can_interrupt():
             self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
             self._probed = True
         self._probe_timer = self.loop.call_later(_PROBE_SECONDS, self._probe)
 
     def can_interrupt(self) -> bool:
-        """Return whether the response that is sent next has not begun."""
-        return not self.pipeline and not self.cycle.response_started
+        """Return whether an interim response can be sent: over HTTP/1.1, before the next response has begun."""
+        return self.scope["http_version"] == "1.1" and not self.pipeline and not self.cycle.response_started

@@ -20,20 +20,23 @@ pinned; `serving.http.connection` relies on them too, and `tests/serving/http/te
 """
 
 import re
+from asyncio import TimerHandle
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Self
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
 from serving.codecs.base import Head, Reply
-from serving.codecs.errors import Header, RequestError
+from serving.codecs.errors import Header, Overloaded, RequestError
 from serving.engine.admission import Admission
-from serving.engine.request import InFlightRequest
+from serving.engine.request import InFlightRequest, check_backlog
 from serving.http.app import Route
 from serving.http.connection import HttpConnection
 
 _LENGTH = re.compile(rb"\r\ncontent-length: ?([0-9]{1,9})(?=\r\n)", re.IGNORECASE)
 _CLOSE = (b"connection", b"close")
+_MAX_HEADS = 256
+_MAX_SHARED_BYTES = 4096
 _UNSUPPORTED = (b"expect", b"transfer-encoding")
 
 
@@ -70,8 +73,8 @@ class RawHead(NamedTuple):
             return None
         return cls(data[:start], data[stop:end], head, route, response_headers)
 
-    def body_of(self, data: bytes) -> bytes | None:
-        """Return the body of `data` if it is exactly one request with this head, None otherwise."""
+    def split(self, data: bytes) -> tuple[bytes, int] | None:
+        """Return what has arrived of the body, and its length, if `data` has this head; None otherwise."""
         if not data.startswith(self.before):
             return None
         start = len(self.before)
@@ -79,8 +82,34 @@ class RawHead(NamedTuple):
         digits = data[start:stop]
         if not digits.isdigit() or not data.startswith(self.after, stop):
             return None
-        body = data[stop + len(self.after) :]
-        return body if len(body) == int(digits) else None
+        return data[stop + len(self.after) :], int(digits)
+
+    def body_of(self, data: bytes) -> bytes | None:
+        """Return the body of `data` if it is exactly one request with this head, None otherwise."""
+        body, length = self.split(data) or (b"", -1)
+        return body if len(body) == length else None
+
+
+class RawHeads:
+    """The heads that the connections of a process have in common, the newest `_MAX_HEADS`."""
+
+    def __init__(self) -> None:
+        self._heads: dict[tuple[bytes, bytes], RawHead] = {}
+
+    def add(self, raw_head: RawHead) -> None:
+        """Remember a head for other connections."""
+        if len(raw_head.before) + len(raw_head.after) > _MAX_SHARED_BYTES:
+            return
+        if len(self._heads) >= _MAX_HEADS:
+            del self._heads[next(iter(self._heads))]
+        self._heads[raw_head.before, raw_head.after] = raw_head
+
+    def find(self, data: bytes) -> RawHead | None:
+        """Return the head of `data`, if it is known."""
+        if length := _LENGTH.search(data, 0, _MAX_SHARED_BYTES):
+            start, stop = length.span(1)
+            return self._heads.get((data[:start], data[stop : data.find(b"\r\n\r\n", stop) + 4]))
+        return None
 
 
 class FastPathProtocol(HttpConnection):
@@ -88,35 +117,44 @@ class FastPathProtocol(HttpConnection):
 
     def __init__(
         self,
-        find: Callable[[str], Route | None],
         admission: Admission,
+        find: Callable[[str], Route | None],
         response_headers: Callable[[Mapping[bytes, bytes]], Sequence[Header]],
+        heads: RawHeads,
         **uvicorn: Any,
     ) -> None:
         """Serve the routes that `find` returns for a path.
 
         `response_headers` returns the headers that the ASGI application adds to any response to a request with the
-        headers given; `uvicorn` are the arguments of its own protocol.
+        headers given; `heads` are those of the process, `uvicorn` are the arguments of its own protocol.
         """
-        super().__init__(admission.limits.client_timeout, **uvicorn)
+        super().__init__(admission, **uvicorn)
         self._find = find
+        self._heads = heads
+        self._held: tuple[TimerHandle, Reply] | None = None
         self._admission = admission
         self._response_headers = response_headers
         self._raw_head: RawHead | None = None
         self._request: InFlightRequest | None = None
         self._early = b""  # received while a request is in flight
+        self._unread = 0  # bytes still to come of the body of a request that was rejected for its head
 
     def in_flight(self) -> bool:
         return self._request is not None or super().in_flight()
 
     def data_received(self, data: bytes) -> None:
+        if self._unread:
+            unread = self._unread
+            self._unread = max(0, unread - len(data))
+            data = data[unread:]
+            if not data:
+                return
         if self._request:
             self._early += data
             self.flow.pause_reading()
             return
         between_messages = self._is_between_messages()
-        if between_messages and self._raw_head and (body := self._raw_head.body_of(data)) is not None:
-            self._serve(self._raw_head, body)
+        if between_messages and self._take(data):
             return
         super().data_received(data)
         if between_messages:
@@ -131,8 +169,50 @@ class FastPathProtocol(HttpConnection):
         except Exception as error:  # noqa: BLE001 - it becomes the reply
             request.set_exception(error)
 
+    def _take(self, data: bytes) -> bool:
+        """Serve `data` if its head is known, and its body complete or too much work; return whether it is served."""
+        raw_head = self._raw_head
+        split = raw_head.split(data) if raw_head else None
+        if split is None:
+            raw_head = self._heads.find(data)
+            split = raw_head.split(data) if raw_head else None
+            if split is None:
+                return False
+            self._raw_head = raw_head
+        assert raw_head  # noqa: S101 - it was split
+        body, length = split
+        if len(body) == length:
+            self._serve(raw_head, body)
+            return True
+        if len(body) < length and self._reject_early(raw_head, length):
+            self._unread = length - len(body)
+            return True
+        return False
+
+    def _reject_early(self, raw_head: RawHead, length: int) -> bool:
+        """Reject a request whose body has not arrived yet, and which uvicorn would read first, if it is overloaded."""
+        route, endpoint = raw_head.route, raw_head.route.endpoint
+        try:
+            check_backlog(self._admission, endpoint, raw_head.head, length)
+        except Overloaded as error:
+            self._request = request = InFlightRequest(self._admission, route.codec, endpoint, self._send)
+            request.set_exception(error)
+            return True
+        return False
+
     def _send(self, reply: Reply) -> None:
-        """Write the reply to the request in flight."""
+        """Write the reply to the request in flight; a rejection maybe later."""
+        if reply.status == Overloaded.status and (delay := self.pacing.hold()):
+            self._held = self.loop.call_later(delay, self._release, reply), reply
+        else:
+            self._write_reply(reply)
+
+    def _release(self, reply: Reply) -> None:
+        self._held = None
+        self.pacing.release()
+        self._write_reply(reply)
+
+    def _write_reply(self, reply: Reply) -> None:
         assert self._raw_head  # noqa: S101 - it is replaced only between requests
         headers = (*self.server_state.default_headers, *reply.headers, *self._raw_head.response_headers)
         parts = [STATUS_LINE[reply.status], b"content-length: %d" % len(reply.content)]
@@ -153,6 +233,9 @@ class FastPathProtocol(HttpConnection):
             self.data_received(early)
 
     def connection_lost(self, exc: Exception | None) -> None:
+        if self._held:
+            self._held[0].cancel()
+            self.pacing.release()
         if self._request:
             self._request.abandon()
             self._request = None
@@ -161,6 +244,10 @@ class FastPathProtocol(HttpConnection):
     def shutdown(self) -> None:
         if self._request:
             self._closing = True
+            if self._held:
+                timer, reply = self._held
+                timer.cancel()
+                self._release(reply)
         else:
             super().shutdown()
 
@@ -186,3 +273,4 @@ class FastPathProtocol(HttpConnection):
         response_headers = self._response_headers(headers)
         if raw_head := RawHead.of(data, headers, self.scope["query_string"], route, response_headers):
             self._raw_head = raw_head
+            self._heads.add(raw_head)

@@ -33,6 +33,12 @@ CONTENT_ENCODING = {
     "description": "compression of the body",
     "schema": {"type": "string", "enum": ["gzip", "deflate", "identity"]},
 }
+TIMEOUT = {
+    "name": "X-Request-Timeout-Seconds",
+    "in": "header",
+    "description": "time in which the client expects the response, if that is less than the service's own limit",
+    "schema": {"type": "number", "exclusiveMinimum": 0},
+}
 _INCLUDE = {
     "name": "include",
     "in": "query",
@@ -77,12 +83,12 @@ def describe_predictions(app: FastAPI, models: Mapping[str, Any], default: str, 
         paths[path] = operation | {
             "operationId": verb,
             "summary": f"{summary}; default model: {default}",
-            "parameters": [_INCLUDE, CONTENT_ENCODING],
+            "parameters": [_INCLUDE, CONTENT_ENCODING, TIMEOUT],
         }
         paths[f"{path}/{{model}}"] = operation | {
             "operationId": f"{verb}_with_model",
             "summary": f"{summary} with the named model",
-            "parameters": [_model(models), _INCLUDE, CONTENT_ENCODING],
+            "parameters": [_model(models), _INCLUDE, CONTENT_ENCODING, TIMEOUT],
         }
     add_posts(app, paths, guarded=guarded)
 

@@ -14,7 +14,15 @@ from serving.codecs.errors import (
 )
 from serving.codecs.open_inference.rest import error_status
 from serving.codecs.open_inference.schemas import InferError, InferRequest, InferResponse
-from serving.http.openapi import CONTENT_ENCODING, TIMING_HEADER, add_posts, add_schemas, error_responses, ref
+from serving.http.openapi import (
+    CONTENT_ENCODING,
+    TIMEOUT,
+    TIMING_HEADER,
+    add_posts,
+    add_schemas,
+    error_responses,
+    ref,
+)
 from serving.model.repository import ModelEntry
 
 _JSON_LENGTH = {"type": "integer", "minimum": 0}
@@ -50,6 +58,7 @@ _HEADERS = [
         "description": "bytes of JSON before the binary tensor; 0: the body consists of pixels only",
     },
     CONTENT_ENCODING,
+    TIMEOUT,
 ]
 
 

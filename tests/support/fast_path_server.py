@@ -14,6 +14,7 @@ import uvloop
 from starlette.types import Receive, Scope, Send
 
 from serving.__main__ import Serve
+from serving.engine.pacing import Rejections
 from serving.engine.request import Endpoint
 from serving.service import Service, build
 from tests.support.connections import Connection, post
@@ -58,6 +59,10 @@ class Running:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         self.parsed += scope["type"] == "http"
         await self.service.app(scope, receive, send)
+
+    @property
+    def rejections(self) -> Rejections:
+        return self.service.admission.rejections
 
     @property
     def endpoint(self) -> Endpoint:

@@ -14,6 +14,7 @@ from serving.codecs.decompress import content_encoding, decompress
 from serving.codecs.errors import InvalidInput, MalformedBody, RequestError, UnknownModel, unknown_model
 from serving.codecs.open_inference.request import read_request
 from serving.codecs.open_inference.response import HEADER_LENGTH, JSON, write_response
+from serving.codecs.timeout import timeout_of
 from serving.model.repository import Manifest
 
 PREFIX = "/v2"
@@ -26,7 +27,12 @@ class OpenInferenceCodec(Codec):
 
     def check(self, headers: Mapping[bytes, bytes], query: bytes = b"") -> Head:  # noqa: ARG002
         encoding = content_encoding(headers)
-        return Head(headers.get(b"x-api-key", b""), encoding=encoding, json_bytes=_json_bytes(headers))
+        return Head(
+            headers.get(b"x-api-key", b""),
+            encoding=encoding,
+            json_bytes=_json_bytes(headers),
+            timeout=timeout_of(headers),
+        )
 
     def decodes_inline(self, head: Head, content: bytes) -> bool:
         json_bytes = len(content) if head.json_bytes is None else head.json_bytes

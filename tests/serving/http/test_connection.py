@@ -112,7 +112,8 @@ def test_requests_with_an_offer_take_the_fast_path(run: Run) -> None:
         client, before = await service.connect(), service.parsed
         for _ in range(5):
             assert (await client.ask(request(one(0), *H2C)))[0] == 200
-        assert service.parsed - before == (1 if service.service.settings.fast_path else 5)
+        parsed = service.parsed - before
+        assert parsed <= 1 if service.service.settings.fast_path else parsed == 5
 
     run(scenario)
 

@@ -136,6 +136,16 @@ def test_routes_exist_with_and_without_the_prefix_of_the_proxy(client: httpx.Cli
     assert client.get(f"{PREFIX}y/models").status_code == 404
 
 
+def test_no_form_of_a_path_or_method_avoids_the_key(proxied: Service) -> None:
+    with httpx.Client(base_url=proxied.url) as client:
+        for path in ("/models", "/models/student", "/v2/models/student", "/predict", "/predict/student"):
+            for form in (path, f"{path}/", f"{PREFIX}{path}", f"{PREFIX}{path}/"):
+                for method in ("GET", "HEAD", "POST"):
+                    status = client.request(method, form, headers=FORWARDED).status_code
+                    allowed = {401, 405} if method == "POST" else {401}  # 405: the route has no POST
+                    assert status in allowed, (method, form)
+
+
 @pytest.mark.parametrize("prefix", ["", PREFIX])
 def test_the_documentation_loads_nothing_from_another_host(
     service: Service, proxied: Service, prefix: str
