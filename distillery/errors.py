@@ -19,6 +19,7 @@ class DistilleryError(Exception):
     ├── training.model.checkpoint.CheckpointError   a truncated checkpoint, or one of another shape
     ├── training.runs.folder.RunError               an unusable run folder
     ├── export.ExportError                          an exported graph that differs from its network
+    ├── serving.engine.access.AccessError           an invalid file of API keys
     ├── serving.engine.shared_memory.SharedMemoryError  no memory for the metrics
     ├── serving.health.HealthError                  a service that is not ready
     ├── serving.model.repository.RepositoryError    an invalid model repository

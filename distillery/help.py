@@ -8,6 +8,7 @@ from typing import Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
+from pydantic_settings import CliPositionalArg
 
 from distillery.command import Command, CommandModules, Metavar, first_line
 from distillery.errors import model_in, plain
@@ -16,6 +17,7 @@ WIDTH = 80
 """Columns."""
 LONG = 40
 """Characters from which a list may be broken into lines."""
+_POSITIONAL = get_args(CliPositionalArg[str])[1]
 WORDS = {
     "bytes": "BYTES",
     "ms": "MS",
@@ -41,7 +43,9 @@ def program_help(program: str, commands: Mapping[str, type[Command]]) -> str:
 def command_help(title: str, command: type[Command], others: Mapping[str, type[Command]]) -> str:
     """Return the help of a command; `others` are the further commands of a program whose default it is."""
     summary, _, text = (command.__doc__ or "").strip().partition("\n")
-    lines = [*_paragraphs(summary), "", f"Usage: {title} [OPTIONS]"]
+    fields = command.model_fields.items()
+    places = [name.upper() for name, field in fields if _POSITIONAL in field.metadata]
+    lines = [*_paragraphs(summary), "", " ".join(["Usage:", title, *places, "[OPTIONS]"])]
     if others:
         lines.append(f"       {title} COMMAND [OPTIONS]")
     lines += ["", *_paragraphs(text), ""] if text else [""]
@@ -167,6 +171,8 @@ def _option(name: str, field: FieldInfo, default: Any) -> tuple[str, str]:
     if field.annotation is bool:
         return f"--[no-]{flag}", description.strip()
     metavar = next((mark.name for mark in field.metadata if isinstance(mark, Metavar)), None)
+    if _POSITIONAL in field.metadata:
+        return metavar or flag.upper(), description
     return f"--{flag} {metavar or _metavar(name.rpartition('.')[2], field.annotation)}", description.strip()
 
 

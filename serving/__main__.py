@@ -1,17 +1,21 @@
 """`distillery-serve`: `python -m serving --models-dir models --port 8000`."""
 
 # ruff: noqa: E402
+import json
 import signal
 import sys
 
 # Before the other imports: the first process of a container ignores a signal without a handler.
 signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
 
+from typing import Annotated
+
 from pydantic import Field
-from pydantic_settings import SettingsConfigDict
+from pydantic_settings import CliPositionalArg, SettingsConfigDict
 
 import distillery
-from serving.config import ServiceSettings
+from distillery import Metavar
+from serving.config import ApiKey, Names, ServiceSettings
 from serving.health import check_ready, served_url
 
 
@@ -47,12 +51,50 @@ class Health(distillery.Command):
         None, description="address of the service; default: that of the one this user started last"
     )
     timeout: float = Field(5.0, gt=0, description="maximum time for the service to respond")
+    api_key: ApiKey = Field(
+        None, description="key of a service whose health needs one; set DISTILLERY_API_KEY rather than this"
+    )
 
     def run(self) -> None:
-        check_ready(self.url or served_url(), timeout=self.timeout)
+        key = self.api_key.get_secret_value() if self.api_key else None
+        check_ready(self.url or served_url(), timeout=self.timeout, api_key=key)
 
 
-COMMANDS: dict[str, type[distillery.Command]] = {"serve": Serve, "health": Health}
+class Key(distillery.Command):
+    """Make an API key: print it on standard error, and its entry for the file --api-keys on standard output.
+
+    The key itself is stored nowhere: give it to the client.
+    """
+
+    model_config = SettingsConfigDict(extra="ignore")
+    examples = (
+        "distillery-serve key alice >> keys.toml",
+        "distillery-serve key prometheus --scopes metrics",
+        "distillery-serve key bob --rate 600/minute",
+    )
+
+    name: CliPositionalArg[str] = Field(
+        description="name of the client, which the service's messages contain"
+    )
+    scopes: Annotated[Names, Metavar("SCOPE,...")] = Field(["infer"], description="of infer, metrics, admin")
+    rate: str | None = Field(
+        None, description="maximum requests in a second, minute, hour or day, such as 10/second"
+    )
+
+    def run(self) -> None:
+        from serving.engine.access import Entry, hash_of, new_key  # noqa: PLC0415 - `--help` needs no numpy
+
+        key = new_key()
+        entry = {"name": self.name, "hash": hash_of(key), "scopes": self.scopes}
+        if self.rate:
+            entry["rate"] = self.rate
+        Entry.of(entry)
+        print("[[keys]]")
+        print(*(f"{name} = {json.dumps(value)}" for name, value in entry.items()), "", sep="\n", flush=True)
+        print(key, file=sys.stderr)
+
+
+COMMANDS: dict[str, type[distillery.Command]] = {"serve": Serve, "health": Health, "key": Key}
 
 
 def run() -> None:

@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 from pydantic import BeforeValidator, Field, PositiveInt, SecretStr, field_validator
 from pydantic_settings import NoDecode
 
-from distillery import Command, Metavar
+from distillery import Command, Metavar, unknown
 from distillery.machine import usable_cores
 
 
@@ -37,6 +37,11 @@ def _valid_key(key: object) -> object:
     if not (key.isascii() and key.isprintable()):
         raise ValueError("contains a character that no header can carry; use printable ASCII characters")
     return key
+
+
+ApiKey = Annotated[SecretStr | None, BeforeValidator(_valid_key), Metavar("KEY")]
+ROUTES = ("health", "docs", "metrics", "models")
+"""That may be open to everyone."""
 
 
 class ListenSettings(Command):
@@ -152,16 +157,40 @@ class InferenceSettings(Command):
     )
 
 
+class AccessSettings(Command):
+    """Who may use the service."""
+
+    group = "access"
+
+    api_key: ApiKey = Field(
+        None,
+        description="key that prediction requests must send in the header X-API-Key; set DISTILLERY_API_KEY rather "
+        "than this option, which other users of the machine can see; whitespace around it is removed",
+    )
+    api_keys: Annotated[Path | None, Metavar("FILE")] = Field(
+        None,
+        description="TOML file with the hashes of several keys, their scopes and rates, which is read again when it "
+        "changes; distillery-serve key makes its entries",
+    )
+    open_routes: Annotated[Names, Metavar("ROUTES")] = Field(
+        ["health", "docs", "metrics"],
+        description=f"routes that need no key, of {', '.join(ROUTES)}; predictions always need one",
+    )
+
+    @field_validator("open_routes")
+    @classmethod
+    def _known_routes(cls, values: list[str]) -> list[str]:
+        for value in values:
+            if value not in ROUTES:
+                raise ValueError(unknown("route", value, ROUTES))
+        return values
+
+
 class LimitSettings(Command):
     """Limits of a request."""
 
     group = "limit"
 
-    api_key: Annotated[SecretStr | None, BeforeValidator(_valid_key), Metavar("KEY")] = Field(
-        None,
-        description="key that prediction requests must send in the header X-API-Key; set DISTILLERY_API_KEY rather "
-        "than this option, which other users of the machine can see; whitespace around it is removed",
-    )
     max_body_bytes: PositiveInt = Field(16 * 1024 * 1024, description="maximum size of a request body")
     max_images: PositiveInt = Field(256, description="maximum images per request")
     max_pixels: PositiveInt = Field(
@@ -175,7 +204,7 @@ class LimitSettings(Command):
     )
 
 
-class ServiceSettings(ListenSettings, ConnectionSettings, InferenceSettings, LimitSettings):
+class ServiceSettings(ListenSettings, ConnectionSettings, InferenceSettings, AccessSettings, LimitSettings):
     """All settings of the service."""
 
     models_dir: Path = Field(Path("models"), description="model repository, as distillery-export writes it")

@@ -57,15 +57,15 @@ def served_url() -> str:
     return found[max(found)]
 
 
-def check_ready(url: str, *, timeout: float) -> None:
-    """Return if the service at `url` is ready. Raises `HealthError`."""
+def check_ready(url: str, *, timeout: float, api_key: str | None = None) -> None:
+    """Return if the service at `url` is ready; the key is for one that requires it. Raises `HealthError`."""
     place = urlsplit(url)
     host = _LOOPBACK.get(place.hostname or "", place.hostname)
     if place.scheme != "http" or not host:
         raise HealthError(f"--url {url} is not the address of a service, such as http://127.0.0.1:8000")
     connection = HTTPConnection(host, place.port, timeout=timeout)
     try:
-        connection.request("GET", "/health/ready")
+        connection.request("GET", "/health/ready", headers={"X-API-Key": api_key} if api_key else {})
         response = connection.getresponse()
         text = response.read().decode(errors="replace").strip()
     except (OSError, HTTPException) as error:

@@ -33,6 +33,7 @@ from serving.codecs.open_inference.rest import OpenInferenceCodec
 from serving.codecs.predict import PredictCodec
 from serving.codecs.read import MAX_CANDIDATES
 from serving.config import ServiceSettings
+from serving.engine.access import Access, Quotas
 from serving.engine.admission import Admission, AdmissionLimits
 from serving.engine.executors import Executor, InProcess, Workers
 from serving.engine.lit_api import DigitAPI, ModelSettings
@@ -46,9 +47,10 @@ from serving.http.connection import HttpConnection
 from serving.http.cross_origin import CrossOrigin
 from serving.http.documentation import add_documentation
 from serving.http.fast_path import FastPathProtocol, RawHeads
+from serving.http.guards import Guards
 from serving.http.normalise import NormalisedRequests
 from serving.http.openapi import describe_predictions
-from serving.http.routes import add_routes, key_guard
+from serving.http.routes import add_routes
 from serving.http.v2_openapi import describe_inference
 from serving.http.v2_routes import add_v2_routes
 from serving.http.v2_statistics import add_statistics_routes
@@ -57,7 +59,7 @@ from serving.model.session import resolve_device
 from serving.processes.file_limit import raise_file_limit
 from serving.processes.lifeline import Lifeline
 from serving.processes.litserve import DigitServer, WorkerPaths
-from serving.processes.sockets import Listeners
+from serving.processes.sockets import Listeners, is_loopback
 from serving.processes.supervisor import HANG_SECONDS, can_fork
 
 PROTOCOLS = (PredictCodec.name, OpenInferenceCodec.name, "grpc")
@@ -133,8 +135,9 @@ class Service:
             process = fork.Process(target=self.run_api, args=(index, listeners, lifeline), name=name)
         else:
             spawn = multiprocessing.get_context("spawn")
-            parts = (self.settings, self.grpc_address, self.metrics, self.server.channels)
-            process = spawn.Process(target=_run_spawned, args=(*parts, index, listeners, lifeline), name=name)
+            shared = (self.metrics, self.admission.access.quotas, self.server.channels)
+            args = (self.settings, self.grpc_address, *shared, index, listeners, lifeline)
+            process = spawn.Process(target=_run_spawned, args=args, name=name)
         process.start()
         return process
 
@@ -149,6 +152,8 @@ class Service:
     async def lifespan(self, app: FastAPI) -> AsyncIterator[None]:  # noqa: ARG002 - FastAPI's signature
         """Load the models in an API process, open their routes and publish metrics."""
         row = self.metrics.row(self.server.index)
+        self.admission.access.quotas.process = self.server.index
+        self.admission.access.reload()  # what has changed since the parent process started
         with ThreadPoolExecutor(1, "runs") as runner, ThreadPoolExecutor(_DECODERS, "decodes") as decoders:
             endpoints = {
                 name: Endpoint(
@@ -179,6 +184,7 @@ class Service:
             await asyncio.sleep(_TICK_SECONDS)
             self.admission.expire_late()
             self.admission.backlog.measure()
+            self.admission.access.reload()
             for endpoint in endpoints:
                 if endpoint.executor.longest_run() > longest_run:
                     self.server.fail(f"a run of {endpoint.api.entry.name} has taken {longest_run:g} s")
@@ -214,13 +220,24 @@ class Service:
             max_message_bytes=self.settings.max_body_bytes,
             patience=self.settings.request_timeout,
             check_ready=self.check_ready,
+            open_routes=self.settings.open_routes,
         )
 
     def _print_ready(self, url: str) -> None:
         grpc = f" · gRPC at {self.grpc_address}" if self.grpc_address else ""
         names = ", ".join(f"{name} (default)" if name == self.default else name for name in self.models)
         processes = f"{self.settings.api_servers} API processes, executor {self.settings.executor}"
-        notify(f"distillery-serve: ready at {url}{grpc} · {names} · {processes}")
+        notify(f"distillery-serve: ready at {url}{grpc} · {names} · {processes} · {self._describe_access()}")
+
+    def _describe_access(self) -> str:
+        """Return what is open to whom."""
+        host, access = self.settings.host, self.admission.access
+        reach = "this machine only" if is_loopback(host) else "everyone who can reach it"
+        if not access.required:
+            return f"no API key: open to {reach}"
+        keys = "1 API key" if len(access) == 1 else f"{len(access)} API keys"
+        routes = self.settings.open_routes
+        return f"{keys}; open to {reach}: {', '.join(routes) or 'nothing'}"
 
 
 def serve(settings: ServiceSettings) -> None:
@@ -235,6 +252,7 @@ def _run_spawned(
     settings: ServiceSettings,
     grpc_address: str | None,
     metrics: Metrics,
+    quotas: Quotas,
     channels: WorkerPaths,
     index: int,
     listeners: Listeners,
@@ -242,7 +260,7 @@ def _run_spawned(
 ) -> None:
     """Build the service again and run one API process, where processes cannot be forked."""
     _configure_logging(settings)
-    service = build(settings, grpc_address=grpc_address, metrics=metrics)
+    service = build(settings, grpc_address=grpc_address, metrics=metrics, quotas=quotas)
     service.server.connect(channels)
     service.run_api(index, listeners, lifeline)
 
@@ -253,23 +271,29 @@ def _configure_logging(settings: ServiceSettings) -> None:
 
 
 def build(
-    settings: ServiceSettings, *, grpc_address: str | None = None, metrics: Metrics | None = None
+    settings: ServiceSettings,
+    *,
+    grpc_address: str | None = None,
+    metrics: Metrics | None = None,
+    quotas: Quotas | None = None,
 ) -> Service:
     """Load and verify the repository, and assemble the service. Raises `DistilleryError`.
 
-    `metrics` are those of the parent process, where the service is built again by a child.
+    `metrics` and `quotas` are those of the parent process, where the service is built again by a child.
     """
     device = resolve_device(settings.device)
     models = load_repository(settings.models_dir)
     default = choose_default(models, settings.default_model)
+    key = settings.api_key.get_secret_value() if settings.api_key else None
+    access = Access(key, settings.api_keys, quotas or Quotas(settings.api_servers))
     admission = Admission(
         AdmissionLimits(
             max_body_bytes=settings.max_body_bytes,
             max_in_flight=settings.max_in_flight,
             request_timeout=settings.request_timeout,
             client_timeout=settings.client_timeout,
-            api_key=settings.api_key.get_secret_value() if settings.api_key else None,
-        )
+        ),
+        access,
     )
     limits = BodyLimits(settings.max_images, settings.max_pixels, settings.max_body_bytes)
     model_settings = ModelSettings(
@@ -316,11 +340,12 @@ def _add_fastapi_routes(service: Service) -> None:
     app.title = "Distillery"
     app.version = version("distillery")
     app.description = "Classification of handwritten digits by a teacher and the students distilled from it."
-    add_documentation(app)
-    guard = key_guard(service.admission)
-    add_statistics_routes(app, models, service.metrics, guard)
+    guards = Guards(service.admission.access, service.settings.open_routes)
+    add_documentation(app, guards)
+    add_statistics_routes(app, models, service.metrics, guards.models)
     exposition = Exposition(service.metrics, models.values())
-    add_routes(app, models, default, exposition, guard, service.check_ready)
-    add_v2_routes(app, models, guard, service.check_ready, max_images=service.settings.max_images)
-    describe_inference(app, models, guarded=bool(guard))
-    describe_predictions(app, models, default, guarded=bool(guard))
+    add_routes(app, models, default, exposition, guards, service.check_ready)
+    add_v2_routes(app, models, guards, service.check_ready, max_images=service.settings.max_images)
+    guarded = service.admission.access.required
+    describe_inference(app, models, guarded=guarded)
+    describe_predictions(app, models, default, guarded=guarded)

@@ -18,6 +18,7 @@ class RequestError(Exception):
     RequestError
     ├── MalformedBody          400 malformed_body
     ├── Unauthorized           401 unauthorized
+    ├── Forbidden              403 forbidden
     ├── UnknownModel           404 unknown_model
     ├── MethodNotAllowed       405 method_not_allowed
     ├── SlowBody               408 slow_body
@@ -32,6 +33,7 @@ class RequestError(Exception):
     │   ├── InvalidPicture     422 invalid_picture
     │   ├── TooManyImages      422 too_many_images
     │   └── NotAccepted        422 not_accepted
+    ├── RateLimited            429 rate_limited
     ├── Overloaded             503 overloaded
     ├── NotReady               503 not_ready
     ├── TimedOut               504 timed_out
@@ -54,6 +56,12 @@ class Unauthorized(RequestError):  # noqa: N818
 
     status, code = 401, "unauthorized"
     headers = ((b"www-authenticate", b'ApiKey header="X-API-Key"'),)
+
+
+class Forbidden(RequestError):  # noqa: N818
+    """The API key is not for this route."""
+
+    status, code = 403, "forbidden"
 
 
 class UnknownModel(RequestError):  # noqa: N818
@@ -141,6 +149,16 @@ class NotAccepted(InvalidInput):
     """A prediction's confidence is below the model's threshold, and the service rejects such images."""
 
     code = "not_accepted"
+
+
+class RateLimited(RequestError):  # noqa: N818
+    """The API key has reached its rate limit."""
+
+    status, code = 429, "rate_limited"
+
+    def __init__(self, message: str, headers: Sequence[Header] = ()) -> None:
+        super().__init__(message)
+        self.headers = headers
 
 
 class Overloaded(RequestError):  # noqa: N818

@@ -1,11 +1,12 @@
 """Admission control: authentication, limits and deadlines, the same for every transport and codec."""
 
-import hmac
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from serving.codecs.errors import BodyTooLarge, Overloaded, Unauthorized
+from serving.codecs.errors import BodyTooLarge, Header, Overloaded
+from serving.engine.access import Access
 from serving.engine.backlog import Backlog
 from serving.engine.pacing import Rejections
 from serving.engine.recorder import StatusCounts
@@ -26,7 +27,6 @@ class AdmissionLimits:
     """Seconds from the arrival of a complete request to its reply."""
     client_timeout: float = 10.0
     """Seconds in which a client must make progress, with a body `MIN_BYTES_PER_SECOND`."""
-    api_key: str | None = None
 
 
 class Expiring(Protocol):
@@ -44,11 +44,12 @@ class Expiring(Protocol):
 class Admission:
     """The requests in flight in this process, and their limits."""
 
-    def __init__(self, limits: AdmissionLimits) -> None:
+    def __init__(self, limits: AdmissionLimits, access: Access | None = None) -> None:
+        """Without `access`, no key is required."""
         self.limits = limits
+        self.access = access or Access()
         self.backlog = Backlog()
         self.rejections = Rejections()
-        self._key = limits.api_key.encode() if limits.api_key else None
         self._in_flight: dict[Expiring, None] = {}  # oldest first
         self._held_bytes = 0
         self.unknown_model = StatusCounts(int)
@@ -63,21 +64,20 @@ class Admission:
         del self._in_flight[request]
         self._held_bytes -= request.held_bytes
 
-    def check(self, key: bytes, length: int) -> None:
-        """Check API key, declared body length and the number of requests in flight. Raises `RequestError`."""
-        self.check_key(key)
+    def check(self, key: bytes, length: int) -> Sequence[Header]:
+        """Check API key, declared body length and the number of requests in flight.
+
+        Returns header fields of the response. Raises `RequestError`.
+        """
+        headers = self.access.check(key)
         self.check_length(length)
         if len(self._in_flight) > self.limits.max_in_flight:
             raise Overloaded(f"{self.limits.max_in_flight} requests are in flight; retry in a second")
+        return headers
 
     def timeout(self, wanted: float) -> float:
         """Return the seconds until the deadline of a request whose client waits for `wanted` seconds."""
         return min(wanted, self.limits.request_timeout)
-
-    def check_key(self, key: bytes) -> None:
-        """Raises `Unauthorized` unless `key` is the API key of the service, if it has one."""
-        if self._key and not hmac.compare_digest(key, self._key):
-            raise Unauthorized("the header X-API-Key is missing or wrong")
 
     def check_length(self, found: int) -> None:
         """Raises `BodyTooLarge`."""

@@ -13,14 +13,14 @@ because a task per request costs more than a small model; transports that have a
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any
 
 from serving.codecs.base import Codec, Head, Prediction, Query, Reply, Timing
-from serving.codecs.errors import InternalError, RequestError, SlowBody, TimedOut
+from serving.codecs.errors import Header, InternalError, RequestError, SlowBody, TimedOut
 from serving.engine.admission import MIN_BYTES_PER_SECOND, Admission
 from serving.engine.backlog import BYTE_SECONDS, REQUEST_SECONDS
 from serving.engine.executors import Executor
@@ -69,6 +69,7 @@ class InFlightRequest:
         "_decoded",
         "_endpoint",
         "_expected",
+        "_headers",
         "_metrics",
         "_query",
         "_received",
@@ -89,6 +90,7 @@ class InFlightRequest:
         self._metrics: RequestMetrics | None = None
         self._send: Callable[[Reply], object] | None = send
         self._received = self._decoded = self._work = 0.0
+        self._headers: Sequence[Header] = ()
         admission.enter(self)
         if endpoint:
             self.assign(endpoint)
@@ -98,6 +100,10 @@ class InFlightRequest:
         self._endpoint = endpoint
         self._metrics = endpoint.metrics
         self._metrics.in_flight += 1
+
+    def check(self, key: bytes, length: int) -> None:
+        """Check the API key and the declared length of the body. Raises `RequestError`."""
+        self._headers = self._admission.check(key, length)
 
     def begin(self, head: Head, content: bytes) -> bool:
         """Admit a complete body to the work in flight, decode it and submit its images. Raises `RequestError`.
@@ -200,6 +206,8 @@ class InFlightRequest:
     def _finish(self, reply: Reply) -> None:
         send, self._send = self._send, None
         if send:
+            if self._headers:
+                reply = reply._replace(headers=(*reply.headers, *self._headers))
             send(reply)
             self._end(reply.status)
 

@@ -5,7 +5,7 @@ same port with `SO_REUSEPORT`, and the kernel assigns each connection to one of 
 """
 
 import math
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from contextlib import asynccontextmanager
 from typing import Any, Never
 
@@ -21,6 +21,7 @@ from serving.codecs.open_inference import open_inference_pb2 as messages
 from serving.codecs.open_inference.config import model_config
 from serving.codecs.open_inference.grpc import GrpcCodec, describe, target
 from serving.codecs.open_inference.rest import find_model
+from serving.engine.access import Scope
 from serving.engine.admission import Admission
 from serving.engine.metrics import Metrics
 from serving.engine.request import AwaitedRequest, Endpoint
@@ -43,9 +44,11 @@ _PINGS = (
 _CODEC = GrpcCodec()
 _CODES = {
     401: grpc.StatusCode.UNAUTHENTICATED,
+    403: grpc.StatusCode.PERMISSION_DENIED,
     404: grpc.StatusCode.NOT_FOUND,
     408: grpc.StatusCode.DEADLINE_EXCEEDED,
     413: grpc.StatusCode.RESOURCE_EXHAUSTED,  # as gRPC itself for a message over the limit
+    429: grpc.StatusCode.RESOURCE_EXHAUSTED,
     500: grpc.StatusCode.INTERNAL,
     503: grpc.StatusCode.UNAVAILABLE,
     504: grpc.StatusCode.DEADLINE_EXCEEDED,
@@ -66,19 +69,21 @@ async def grpc_running(
     max_message_bytes: int,
     patience: float,
     check_ready: Callable[[], None],
+    open_routes: Collection[str],
 ) -> AsyncIterator[None]:
     """Listen on `address`; at shutdown, calls in flight have `patience` seconds to finish.
 
     `check_ready` raises `NotReady` while the service is not ready.
     """
     server = grpc.aio.server(
+        interceptors=_interceptors(admission, open_routes),
         options=(
             ("grpc.so_reuseport", 1),
             ("grpc.max_receive_message_length", max_message_bytes),
             *_PINGS,
-        )
+        ),
     )
-    service = _Service(endpoints, admission, metrics, version, max_images, check_ready)
+    service = _Service(endpoints, admission, metrics, version, max_images, check_ready, open_routes)
     health = Health((SERVICE, *endpoints), check_ready)
     server.add_generic_rpc_handlers((service,))
     add_HealthServicer_to_server(health, server)
@@ -104,6 +109,7 @@ class _Service(grpc.GenericRpcHandler):
         version: str,
         max_images: int,
         check_ready: Callable[[], None],
+        open_routes: Collection[str],
     ) -> None:
         self._endpoints = endpoints
         self._models = {name: endpoint.api.entry.manifest for name, endpoint in endpoints.items()}
@@ -111,13 +117,14 @@ class _Service(grpc.GenericRpcHandler):
         self._metrics = metrics
         self._max_images = max_images
         self._check_ready = check_ready
+        self._open_routes = open_routes
         live = messages.ServerLiveResponse(live=True)
         server = messages.ServerMetadataResponse(name="distillery", version=version, extensions=EXTENSIONS)
         handlers = {
             # As a stream of one message, a call can be rejected before its message is read.
             "ModelInfer": grpc.stream_unary_rpc_method_handler(self._infer),
-            "ServerLive": self._unary(messages.ServerLiveRequest, lambda _: live, public=True),
-            "ServerReady": self._unary(messages.ServerReadyRequest, self._server_ready, public=True),
+            "ServerLive": self._unary(messages.ServerLiveRequest, lambda _: live, "health"),
+            "ServerReady": self._unary(messages.ServerReadyRequest, self._server_ready, "health"),
             "ServerMetadata": self._unary(messages.ServerMetadataRequest, lambda _: server),
             "ModelReady": self._unary(messages.ModelReadyRequest, self._model_ready),
             "ModelMetadata": self._unary(messages.ModelMetadataRequest, self._model_metadata),
@@ -143,7 +150,7 @@ class _Service(grpc.GenericRpcHandler):
     async def _receive(self, request: AwaitedRequest, context: Context) -> tuple[Head, bytes]:
         timeout = context.time_remaining()
         head = _CODEC.check(_metadata(context))._replace(timeout=math.inf if timeout is None else timeout)
-        self._admission.check(head.api_key, 0)
+        request.check(head.api_key, 0)
         content = await context.read()
         if content is grpc.aio.EOF:  # also after gRPC itself has rejected a message over the limit
             raise MalformedBody("the call has no message; expected a ModelInferRequest")
@@ -186,15 +193,15 @@ class _Service(grpc.GenericRpcHandler):
     def _find(self, name: str, version: str) -> Manifest:
         return find_model(self._models, name, version or None)
 
-    def _unary(
-        self, request: type[Message], respond: Callable[[Any], Message], *, public: bool = False
-    ) -> Any:
-        """Return the handler of a method that needs no model; without `public`, it requires the API key."""
+    def _unary(self, request: type[Message], respond: Callable[[Any], Message], route: str = "models") -> Any:
+        """Return the handler of a method that runs no model; it requires a key unless `route` is open."""
+        public = route in self._open_routes
+        scope: Scope | None = None if route == "health" else "infer"
 
         async def handle(message: Message, context: Context) -> bytes:
             try:
                 if not public:
-                    self._admission.check(_CODEC.check(_metadata(context)).api_key, 0)
+                    self._admission.access.check(_CODEC.check(_metadata(context)).api_key, scope)
                 return respond(message).SerializeToString()
             except RequestError as error:
                 await _abort(context, error.status, str(error))
@@ -202,11 +209,45 @@ class _Service(grpc.GenericRpcHandler):
         return grpc.unary_unary_rpc_method_handler(handle, request.FromString)
 
 
+class _KeyRequired(grpc.aio.ServerInterceptor):
+    """Requires an API key for the standard services whose names begin with `prefix`."""
+
+    def __init__(self, admission: Admission, prefix: str, scope: Scope | None) -> None:
+        self._admission, self._prefix, self._scope = admission, prefix, scope
+
+    async def intercept_service(self, continuation: Any, handler_call_details: Any) -> Any:
+        if handler_call_details.method.startswith(self._prefix):
+            try:
+                head = _CODEC.check(_headers(handler_call_details.invocation_metadata))
+                self._admission.access.check(head.api_key, self._scope)
+            except RequestError as error:
+                status, message = error.status, str(error)
+
+                async def reject(_: Any, context: Context) -> None:
+                    await _abort(context, status, message)
+
+                return grpc.stream_stream_rpc_method_handler(reject)  # whatever the method is
+        return await continuation(handler_call_details)
+
+
+def _interceptors(admission: Admission, open_routes: Collection[str]) -> list[_KeyRequired]:
+    """Return the interceptors of the routes that are not open: none by default, as each costs time per call."""
+    interceptors = []
+    if "health" not in open_routes:
+        interceptors.append(_KeyRequired(admission, "/grpc.health.", None))
+    if "docs" not in open_routes:
+        interceptors.append(_KeyRequired(admission, "/grpc.reflection.", "infer"))
+    return interceptors
+
+
 def _metadata(context: Context) -> dict[bytes, bytes]:
     """Return the metadata of a call in the form of HTTP headers."""
+    return _headers(context.invocation_metadata())
+
+
+def _headers(metadata: Any) -> dict[bytes, bytes]:
     return {
-        name.encode(): value.encode() if isinstance(value, str) else value
-        for name, value in context.invocation_metadata() or ()
+        name.encode(): value.encode() if isinstance(value, str) else value for name, value in metadata or ()
     }
 
 

@@ -124,7 +124,7 @@ class PredictionRoutes:
     ) -> tuple[Head, bytes]:
         """Check the headers, then read the body, in one piece or several."""
         headers: dict[bytes, bytes] = dict(scope["headers"])
-        self._admission.check(headers.get(b"x-api-key", b""), int(headers.get(b"content-length", 0)))
+        request.check(headers.get(b"x-api-key", b""), int(headers.get(b"content-length", 0)))
         if scope["method"] != "POST":
             raise MethodNotAllowed(f"found {scope['method']}; expected POST")
         head = route.codec.check(headers, scope["query_string"])

@@ -8,7 +8,13 @@ from starlette.types import ASGIApp, Message
 
 from serving.codecs.errors import Header
 
-_EXPOSED = ("Server-Timing", "Inference-Header-Content-Length", "Retry-After")
+_EXPOSED = (
+    "Server-Timing",
+    "Inference-Header-Content-Length",
+    "Retry-After",
+    "RateLimit",
+    "RateLimit-Policy",
+)
 
 
 class CrossOrigin(CORSMiddleware):

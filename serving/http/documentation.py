@@ -14,6 +14,7 @@ from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.responses import JSONResponse, RedirectResponse, Response
 from starlette.exceptions import HTTPException
 
+from serving.http.guards import Guards
 from serving.http.normalise import PUBLIC
 
 _SCRIPT, _STYLE = "swagger-ui-bundle.js", "swagger-ui.css"
@@ -26,12 +27,12 @@ def _compressed(name: str) -> bytes:
     return gzip.compress((files("fastapi_offline") / "static" / name).read_bytes(), mtime=0)
 
 
-def add_documentation(app: FastAPI) -> None:
+def add_documentation(app: FastAPI, guards: Guards) -> None:
     """Replace FastAPI's documentation routes, whose pages load their files from a public network."""
     own = {app.openapi_url, app.docs_url, app.redoc_url, app.swagger_ui_oauth2_redirect_url}
     app.router.routes[:] = [route for route in app.router.routes if getattr(route, "path", None) not in own]
 
-    @app.get("/openapi.json", include_in_schema=False)
+    @app.get("/openapi.json", include_in_schema=False, **guards.docs)
     async def document(request: Request) -> Response:
         public: str = request.scope["root_path"]
         if request.scope.get(PUBLIC):
@@ -48,13 +49,13 @@ def add_documentation(app: FastAPI) -> None:
         swagger_ui_parameters={"validatorUrl": None},  # of another host
     )
 
-    @app.get("/docs", include_in_schema=False)
+    @app.get("/docs", include_in_schema=False, **guards.docs)
     async def docs(request: Request) -> Response:
         if request.scope.get("raw_path", b"").endswith(b"/"):  # below which its relative URLs would be wrong
             return RedirectResponse("../docs")
         return page
 
-    @app.get("/docs/{name}", include_in_schema=False)
+    @app.get("/docs/{name}", include_in_schema=False, **guards.docs)
     async def file(name: str, request: Request) -> Response:
         if name not in _MEDIA_TYPES:
             raise HTTPException(404)

@@ -164,7 +164,7 @@ class FastPathProtocol(HttpConnection):
         head, route = raw_head.head, raw_head.route
         self._request = request = InFlightRequest(self._admission, route.codec, route.endpoint, self._send)
         try:
-            self._admission.check(head.api_key, len(body))
+            request.check(head.api_key, len(body))
             request.begin(head, body)
         except Exception as error:  # noqa: BLE001 - it becomes the reply
             request.set_exception(error)

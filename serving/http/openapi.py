@@ -45,6 +45,8 @@ _INCLUDE = {
     "description": "input: add the 28×28 image that the model saw to each prediction",
     "schema": {"type": "string", "enum": ["input"]},
 }
+KEY_ERRORS: set[type[errors.RequestError]] = {errors.Unauthorized, errors.Forbidden, errors.RateLimited}
+"""Of a service that requires a key."""
 _FILE = {"schema": {"type": "string", "format": "binary"}}
 
 
@@ -57,7 +59,7 @@ def describe_predictions(app: FastAPI, models: Mapping[str, Any], default: str, 
     bodies = _bodies()
     pictures = {kind: body for kind, body in bodies.items() if body is _FILE or kind == "multipart/form-data"}
     picture = pictures | {"application/json": {"schema": ref(OnePicture)}}
-    never = set() if guarded else {errors.Unauthorized}
+    never = set() if guarded else KEY_ERRORS
     paths = {}
     for path, verb, summary, content, answer in (
         ("/predict", "predict", "Classify digits", bodies, PredictAnswer),

@@ -2,11 +2,10 @@
 
 from collections.abc import Callable, Mapping
 from http import HTTPStatus
-from typing import Annotated, Any
+from typing import Any
 
-from fastapi import Depends, FastAPI, Request, Response
+from fastapi import FastAPI, Request, Response
 from fastapi.responses import RedirectResponse
-from fastapi.security import APIKeyHeader
 from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4
 from starlette.exceptions import HTTPException
 
@@ -15,20 +14,9 @@ from serving.codecs.open_inference.rest import PREFIX as V2
 from serving.codecs.open_inference.rest import error_body as v2_error_body
 from serving.codecs.open_inference.rest import error_status as v2_error_status
 from serving.codecs.schemas import ErrorAnswer, Health, ModelList
-from serving.engine.admission import Admission
 from serving.engine.metrics import Exposition
+from serving.http.guards import KEY_STATUSES, Guard, Guards
 from serving.model.repository import Manifest, ModelEntry, read_card
-
-_api_key_header = APIKeyHeader(name="X-API-Key", auto_error=False)
-
-
-def key_guard(admission: Admission) -> dict[str, Any]:
-    """Return the arguments of a route that requires the API key, if the service has one."""
-
-    async def authorise(key: Annotated[str | None, Depends(_api_key_header)]) -> None:
-        admission.check_key((key or "").encode())
-
-    return {"dependencies": [Depends(authorise)]} if admission.limits.api_key else {}
 
 
 def add_routes(
@@ -36,12 +24,12 @@ def add_routes(
     models: Mapping[str, ModelEntry],
     default: str,
     exposition: Exposition,
-    guard: Mapping[str, Any],
+    guards: Guards,
     check_ready: Callable[[], None],
 ) -> None:
     """Add the routes and the error handlers to `app`. Raises `RepositoryError`.
 
-    `guard` protects the models; health, metrics and documentation need no key. `check_ready` raises `NotReady`.
+    `check_ready` raises `NotReady`.
     """
 
     @app.get("/", include_in_schema=False)
@@ -51,9 +39,12 @@ def add_routes(
             f"{prefix}/docs" if prefix else "docs"
         )  # the prefix may be removed unbeknown to us
 
-    _add_model_routes(app, models, default, guard)
+    _add_model_routes(app, models, default, guards.models)
+    health, metrics_errors = _key_errors(guards.health), _key_errors(guards.metrics)
 
-    @app.get("/health/live", tags=["health"], summary="Liveness of the service")
+    @app.get(
+        "/health/live", tags=["health"], summary="Liveness of the service", responses=health, **guards.health
+    )
     async def live() -> Health:
         return Health(status="live")
 
@@ -61,7 +52,8 @@ def add_routes(
         "/health/ready",
         tags=["health"],
         summary="Readiness for predictions: not during a shutdown, nor while a model has no worker",
-        responses={503: {"model": ErrorAnswer}},
+        responses=health | {503: {"model": ErrorAnswer}},
+        **guards.health,
     )
     async def ready() -> Health:
         check_ready()
@@ -72,7 +64,8 @@ def add_routes(
         tags=["health"],
         summary="Metrics of all processes, for Prometheus",
         response_class=Response,
-        responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
+        responses=metrics_errors | {200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
+        **guards.metrics,
     )
     async def metrics() -> Response:
         return Response(exposition.text(), media_type=CONTENT_TYPE_PLAIN_0_0_4)
@@ -82,12 +75,14 @@ def add_routes(
     app.add_exception_handler(Exception, _internal_error)
 
 
-def _add_model_routes(
-    app: FastAPI, models: Mapping[str, ModelEntry], default: str, guard: Mapping[str, Any]
-) -> None:
+def _key_errors(guard: Guard) -> dict[int | str, dict[str, Any]]:
+    return {status: {"model": ErrorAnswer} for status in KEY_STATUSES} if guard else {}
+
+
+def _add_model_routes(app: FastAPI, models: Mapping[str, ModelEntry], default: str, guard: Guard) -> None:
     manifests = {name: entry.manifest for name, entry in models.items()}
     cards = {name: read_card(entry) for name, entry in models.items()}
-    errors: dict[int | str, dict[str, Any]] = {401: {"model": ErrorAnswer}} if guard else {}
+    errors = _key_errors(guard)
 
     def known(model: str) -> str:
         if model not in models:

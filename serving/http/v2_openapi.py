@@ -9,13 +9,13 @@ from serving.codecs.errors import (
     InvalidPicture,
     RequestError,
     TooManyPixels,
-    Unauthorized,
     UnsupportedMediaType,
 )
 from serving.codecs.open_inference.rest import error_status
 from serving.codecs.open_inference.schemas import InferError, InferRequest, InferResponse
 from serving.http.openapi import (
     CONTENT_ENCODING,
+    KEY_ERRORS,
     TIMEOUT,
     TIMING_HEADER,
     add_posts,
@@ -35,7 +35,7 @@ def describe_inference(app: FastAPI, models: Mapping[str, ModelEntry], *, guarde
     add_schemas(app, InferRequest, InferResponse, InferError)
     model = _path("model", list(models))
     version = _path("version", sorted({entry.manifest.version for entry in models.values()}))
-    never = _PICTURE_ERRORS if guarded else _PICTURE_ERRORS | {Unauthorized}
+    never = _PICTURE_ERRORS if guarded else _PICTURE_ERRORS | KEY_ERRORS
     operation: dict[str, Any] = {
         "tags": ["Open Inference Protocol"],
         "summary": "Classify digits (inference of the Open Inference Protocol)",

@@ -20,6 +20,7 @@ from serving.codecs.open_inference.schemas import (
     ServerMetadata,
     ServerReady,
 )
+from serving.http.guards import KEY_STATUSES, Guard, Guards
 from serving.model.repository import Manifest, ModelEntry
 
 EXTENSIONS = ["binary_tensor_data", "classification", "model_configuration", "model_repository", "statistics"]
@@ -31,12 +32,12 @@ Finder = Callable[..., Awaitable[Manifest]]
 def add_v2_routes(
     app: FastAPI,
     models: Mapping[str, ModelEntry],
-    guard: Mapping[str, Any],
+    guards: Guards,
     check_ready: Callable[[], None],
     *,
     max_images: int,
 ) -> None:
-    """Add the routes to `app`; `guard` protects all but health. `check_ready` raises `NotReady`."""
+    """Add the routes to `app`. `check_ready` raises `NotReady`."""
     manifests = {name: entry.manifest for name, entry in models.items()}
 
     async def latest(model: str) -> Manifest:
@@ -45,21 +46,21 @@ def add_v2_routes(
     async def exact(model: str, version: str) -> Manifest:
         return find_model(manifests, model, version)
 
-    _add_server_routes(app, guard, check_ready)
-    _add_repository_routes(app, manifests, guard)
+    _add_server_routes(app, guards, check_ready)
+    _add_repository_routes(app, manifests, guards.models)
     for path, find in (("", latest), ("/versions/{version}", exact)):
-        _add_model_routes(app, f"/models/{{model}}{path}", find, guard, max_images=max_images)
+        _add_model_routes(app, f"/models/{{model}}{path}", find, guards.models, max_images=max_images)
 
 
-def v2_router(path: str, guard: Mapping[str, Any], *errors: int) -> APIRouter:
-    """Return a router for `/v2{path}`; `errors` are its possible error statuses besides 401."""
-    statuses = (401, *errors) if guard else errors
+def v2_router(path: str, guard: Guard, *errors: int) -> APIRouter:
+    """Return a router for `/v2{path}`; `errors` are its possible error statuses besides those of the guard."""
+    statuses = (*KEY_STATUSES, *errors) if guard else errors
     responses: dict[int | str, dict[str, Any]] = {status: {"model": InferError} for status in statuses}
     return APIRouter(prefix=f"{PREFIX}{path}", tags=["Open Inference Protocol"], responses=responses, **guard)
 
 
-def _add_server_routes(app: FastAPI, guard: Mapping[str, Any], check_ready: Callable[[], None]) -> None:
-    server, health = v2_router("", guard), v2_router("/health", {}, 503)
+def _add_server_routes(app: FastAPI, guards: Guards, check_ready: Callable[[], None]) -> None:
+    server, health = v2_router("", guards.models), v2_router("/health", guards.health, 503)
 
     @server.get("", summary="Name, version and extensions")
     async def metadata() -> ServerMetadata:
@@ -78,7 +79,7 @@ def _add_server_routes(app: FastAPI, guard: Mapping[str, Any], check_ready: Call
     app.include_router(health)
 
 
-def _add_repository_routes(app: FastAPI, manifests: Mapping[str, Manifest], guard: Mapping[str, Any]) -> None:
+def _add_repository_routes(app: FastAPI, manifests: Mapping[str, Manifest], guard: Guard) -> None:
     repository, loading = v2_router("/repository", guard), v2_router("/repository/models", guard, 400)
 
     @repository.post("/index", summary="All models; every one is ready")
@@ -100,9 +101,7 @@ def _add_repository_routes(app: FastAPI, manifests: Mapping[str, Manifest], guar
     app.include_router(loading)
 
 
-def _add_model_routes(
-    app: FastAPI, path: str, find: Finder, guard: Mapping[str, Any], *, max_images: int
-) -> None:
+def _add_model_routes(app: FastAPI, path: str, find: Finder, guard: Guard, *, max_images: int) -> None:
     router = v2_router(path, guard, 404)
 
     @router.get("", summary="Inputs and outputs of a model")

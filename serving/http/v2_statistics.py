@@ -5,19 +5,19 @@ GET /v2/models/{model}[/versions/{version}]/stats
 """
 
 from collections.abc import Mapping
-from typing import Any
 
 from fastapi import FastAPI
 
 from serving.codecs.open_inference.rest import find_model
 from serving.engine.metrics import Metrics
 from serving.engine.statistics import Statistics, model_statistics
+from serving.http.guards import Guard
 from serving.http.v2_routes import v2_router
 from serving.model.repository import ModelEntry
 
 
 def add_statistics_routes(
-    app: FastAPI, models: Mapping[str, ModelEntry], metrics: Metrics, guard: Mapping[str, Any]
+    app: FastAPI, models: Mapping[str, ModelEntry], metrics: Metrics, guard: Guard
 ) -> None:
     """Add the routes to `app`, protected by `guard`; before `/v2/models/{model}`, which would match "stats" too."""
     manifests = {name: entry.manifest for name, entry in models.items()}

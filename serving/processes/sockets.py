@@ -6,6 +6,7 @@ share one. The parent keeps them open, so that they queue connections while an A
 """
 
 import errno
+import ipaddress
 import os
 import socket
 import sys
@@ -70,6 +71,17 @@ def free_address(host: str, port: int, flag: str) -> tuple[Kind, Any]:
                 + fixes.get(error.errno or 0, f"choose another --host or {flag}")
             ) from None
         return kind, probe.getsockname()
+
+
+def is_loopback(host: str) -> bool:
+    """Return whether only this machine reaches `host`."""
+    try:
+        return all(
+            ipaddress.ip_address(str(address[0]).partition("%")[0]).is_loopback
+            for *_, address in socket.getaddrinfo(host, 0, type=socket.SOCK_STREAM)
+        )
+    except (OSError, ValueError):
+        return False
 
 
 def format_address(bound: socket.socket) -> str:

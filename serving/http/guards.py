@@ -1,0 +1,36 @@
+"""Which FastAPI routes need an API key, and with which scope. `serving.http.app` protects predictions itself."""
+
+from collections.abc import Collection
+from typing import Annotated, Any
+
+from fastapi import Depends
+from fastapi.security import APIKeyHeader
+
+from serving.engine.access import Access, Scope
+
+KEY_STATUSES = (401, 403, 429)
+"""Of the errors of a route that needs a key."""
+_api_key_header = APIKeyHeader(name="X-API-Key", auto_error=False)
+
+Guard = dict[str, Any]
+"""The arguments of a route: empty, or those that require a key."""
+
+
+class Guards:
+    """The guard of each group of routes."""
+
+    def __init__(self, access: Access, open_routes: Collection[str]) -> None:
+        def guard(routes: str, scope: Scope | None) -> Guard:
+            return {} if routes in open_routes or not access.required else _require(access, scope)
+
+        self.models = guard("models", "infer")
+        self.docs = guard("docs", "infer")
+        self.metrics = guard("metrics", "metrics")
+        self.health = guard("health", None)
+
+
+def _require(access: Access, scope: Scope | None) -> Guard:
+    async def authorise(key: Annotated[str | None, Depends(_api_key_header)]) -> None:
+        access.check((key or "").encode("latin-1"), scope)
+
+    return {"dependencies": [Depends(authorise)]}
