@@ -40,7 +40,7 @@ class Sample(NamedTuple):
 
 
 class Soak(Bench, RepositorySettings):
-    """Run the service under mixed traffic, bad input, kills and bursts of overload, and check that nothing degrades.
+    """Run the service under mixed traffic, hostile input, kills and overload.
 
     Every response to a correct request is compared with an onnxruntime session. Requests may be lost only in a process
     that is killed, and rejected only during a burst or a kill. At the end memory, open descriptors, the number of

@@ -9,6 +9,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 import onnxruntime
+from onnxruntime.capi.onnxruntime_pybind11_state import EPFail, Fail, RuntimeException
 
 from distillery import DistilleryError
 from serving.model.acceptance import confidence_of, most_probable
@@ -36,7 +37,7 @@ def resolve_device(device: Device) -> Device:
         raise DeviceError(
             f"--device cuda: this onnxruntime has no {_CUDA}; use --device cpu or install onnxruntime-gpu"
         )
-    _warn_of_cpu("this onnxruntime has no")
+    _warn_of_cpu(f"this onnxruntime has no {_CUDA}")
     return "cpu"
 
 
@@ -53,23 +54,32 @@ def open_session(
     options.inter_op_num_threads = 1
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.log_severity_level = 3
-    wanted = "CPUExecutionProvider" if device == "cpu" else _CUDA
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # the error below replaces it
-        session = onnxruntime.InferenceSession(model, options, providers=[wanted])
-    if wanted not in session.get_providers():
-        if device == "cuda":
-            raise DeviceError(
-                f"--device cuda: onnxruntime could not start {_CUDA}, see its message above; check driver, CUDA and "
-                "cuDNN, or use --device cpu"
-            )
-        _warn_of_cpu("onnxruntime could not start")
-    return session
+        provider = "CPUExecutionProvider" if device == "cpu" else _CUDA
+        session = onnxruntime.InferenceSession(model, options, providers=[provider])
+    if device == "cpu" or (error := _cuda_error(session)) is None:
+        return session
+    if device == "cuda":
+        raise DeviceError(f"--device cuda: {error}; check GPU, driver, CUDA and cuDNN, or use --device cpu")
+    _warn_of_cpu(error)
+    return open_session(model, threads=threads)
+
+
+def _cuda_error(session: onnxruntime.InferenceSession) -> str | None:
+    """Return why a session does not run on CUDA, None if it does."""
+    if _CUDA not in session.get_providers():
+        return f"onnxruntime could not start {_CUDA}, see its message above"
+    try:  # a GPU too old for the build fails at the first run
+        session.run(None, {"image": np.zeros((1, SIDE, SIDE), np.uint8)})
+    except (Fail, RuntimeException, EPFail) as error:
+        return f"a first run on CUDA failed ({str(error).splitlines()[0]})"
+    return None
 
 
 @cache  # once for all models of a process
 def _warn_of_cpu(reason: str) -> None:
-    _logger.warning("--device auto: %s %s; models run on the CPU", reason, _CUDA)
+    _logger.warning("--device auto: %s; models run on the CPU", reason)
 
 
 class Outputs(NamedTuple):

@@ -66,5 +66,6 @@ def test_a_service_on_full_and_read_only_disks_serves_counts_and_replaces_proces
         for _ in range(20):
             predict(1)
         eventually(lambda: predicted() == 840)
+        assert counts(service.url)['distillery_process_restarts_total{process="api"}'] == 1
         assert set(counts(service.url)) == set(before)
         assert not list(inside.iterdir())
