@@ -1,11 +1,13 @@
 """`distillery-serve`: `python -m serving --models-dir models --port 8000`."""
 
 # ruff: noqa: E402
+import os
 import signal
 import sys
 
-# Before the other imports: the first process of a container ignores a signal without a handler.
-signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+# Before the other imports: the first process of a container ignores a signal without a handler. Nothing needs
+# an orderly end yet, and an exception within the import of a C extension would become an ImportError.
+signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
 
 from pydantic import Field
 from pydantic_settings import SettingsConfigDict
