@@ -5,7 +5,7 @@ RECIPE ?= quick
 INSTALLED := .venv/.installed
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-portable test-slow check train export serve bench bench-peers fuzz system proto lock serving-alone clean
+.PHONY: help demo test test-portable test-slow check train export serve bench bench-peers fuzz soak system proto lock serving-alone clean
 
 help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -66,6 +66,10 @@ bench: $(INSTALLED) ## measure the serving figures of README and docs, and updat
 bench-peers: $(INSTALLED) ## compare with other serving frameworks: make bench-peers ARGS="--peers bare-asgi"
 	@$(BIN)/python -m benchmarks peers $(ARGS)
 	@$(BIN)/python -m benchmarks render
+
+MINUTES ?= 10
+soak: $(INSTALLED) ## run the service under mixed traffic, bad input, kills and overload: make soak MINUTES=480
+	@$(BIN)/python -m benchmarks soak --minutes $(MINUTES)
 
 system: ## install the Debian packages that some tests and benchmarks need
 	@$(SUDO) apt-get update -qq

@@ -16,6 +16,7 @@ COMMANDS = CommandModules(
         "profile",
         "footprint",
         "overload",
+        "soak",
         "pictures",
         "acceptance",
         "training",

@@ -37,20 +37,22 @@ def _quotas(root: Path) -> Iterator[float]:
 def _control_groups(root: Path) -> Iterator[tuple[Path, PurePosixPath]]:
     """Yield the mount point of each hierarchy that can limit CPU time, and the process's path below it."""
     try:
-        memberships = (root / "proc/self/cgroup").read_text().splitlines()
-        mounts = (root / "proc/self/mountinfo").read_text().splitlines()
+        memberships = (root / "proc/self/cgroup").read_text(errors="surrogateescape").splitlines()
+        mounts = (root / "proc/self/mountinfo").read_text(errors="surrogateescape").splitlines()
     except OSError:  # not Linux, or no /proc
         return
     paths: dict[str, PurePosixPath] = {}
     for line in memberships:  # 4:cpu,cpuacct:/docker/12ab, or 0::/docker/12ab for version 2
-        _, controllers, own = line.split(":", 2)
+        _, _, described = line.partition(":")
+        controllers, _, own = described.partition(":")
         paths |= dict.fromkeys(controllers.split(","), PurePosixPath(own))
     for line in mounts:  # 32 31 0:29 ROOT MOUNT-POINT OPTIONS - KIND SOURCE OPTIONS
-        place, _, kind = line.partition(" - ")
-        top, point = place.split()[3:5]
-        name, _, options = kind.split()
-        controller = {"cgroup2": "", "cgroup": "cpu"}.get(name)
-        if controller not in paths or (controller and controller not in options.split(",")):
+        place, _, described = line.partition(" - ")
+        before, after = place.split(), described.split()
+        if len(before) < 5 or len(after) < 2:
+            continue
+        top, point, controller = before[3], before[4], {"cgroup2": "", "cgroup": "cpu"}.get(after[0])
+        if controller not in paths or (controller and controller not in after[-1].split(",")):
             continue
         # A container sees its own group as the root of the mount, but perhaps its path on the host.
         path = paths[controller]

@@ -98,6 +98,10 @@ def test_a_hybrid_machine_has_the_quota_of_either_version(tmp_path: Path) -> Non
 def test_without_control_groups_the_affinity_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert usable_cores(tmp_path) == HOST_CORES  # no /proc
     assert usable_cores(machine(tmp_path, "", "", {})) == HOST_CORES
+    assert (
+        usable_cores(machine(tmp_path, "0\n\n1:cpu\n", "32 31\n\n - cgroup\n1 2 3 4 5 - cgroup2\n", {}))
+        == HOST_CORES
+    )
     monkeypatch.delattr(os, "sched_getaffinity")
     assert usable_cores(tmp_path) == os.cpu_count()
 
@@ -118,7 +122,7 @@ def own_group() -> Iterator[Path]:
             break
     else:
         pytest.skip(
-            "no control group with a CPU quota can be made here; run as root, or where sudo is allowed"
+            "this machine allows no control group with a CPU quota; run as root, or where sudo is allowed"
         )
     yield group
     as_root('rmdir "$1"', group)

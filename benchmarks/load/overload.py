@@ -80,6 +80,12 @@ class Clients:
             if status is not None:
                 self._answered(connection, status)
 
+    def close(self) -> None:
+        """Close all connections."""
+        for key in list(self._selector.get_map().values()):
+            key.data.socket.close()
+        self._selector.close()
+
     def _open(self) -> None:
         connection = Connection(*self._address)
         self._selector.register(connection.socket, EVENT_READ, connection)

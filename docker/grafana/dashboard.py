@@ -124,6 +124,29 @@ def traffic() -> list[Json]:
             unit="percentunit",
             about="Share of each digit in the predictions of the selected models. In MNIST each digit has 9 to 11 %.",
         ),
+        graph(
+            "CPU time per image",
+            [
+                query(
+                    "sum(rate(distillery_process_cpu_seconds_total[$__rate_interval]))"
+                    " / (sum(rate(distillery_images_total[$__rate_interval])) > 0)",
+                    "all models",
+                )
+            ],
+            unit="s",
+            about="CPU time of all processes of the service, divided by the images classified.",
+        ),
+        graph(
+            "Process restarts",
+            [
+                query(
+                    "sum by (process) (increase(distillery_process_restarts_total[$__rate_interval]))",
+                    "{{process}}",
+                )
+            ],
+            unit="none",
+            about="Processes that died or did not respond, and were replaced. Three within 15 minutes raise an alert.",
+        ),
     ]
 
 

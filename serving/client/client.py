@@ -25,7 +25,7 @@ from serving.client.messages import (
 )
 from serving.client.retries import delay_after_error, delay_after_status
 
-_KEEP_ALIVE_S = 4.0  # the service closes an idle connection after 5
+_KEEP_ALIVE_S = 60.0  # the service closes an idle connection after 75 (--keep-alive)
 
 
 Http = TypeVar("Http", httpx.Client, httpx.AsyncClient)

@@ -51,6 +51,7 @@ STAGES = ("decode", "queue", "inference", "delivery", "encode")
 
 RUN_STAGES = ("batch", "predict", "unbatch")
 OUTCOMES = ("success", "failure")
+PROCESSES = ("api", "worker")
 DIGITS = tuple(map(str, range(10)))
 
 REQUESTS = "distillery_requests_total"
@@ -64,6 +65,7 @@ IMAGES = "distillery_images_total"
 PREDICTIONS = "distillery_predictions_total"
 REJECTED = "distillery_rejected_predictions_total"
 PROCESS_CPU_SECONDS = "distillery_process_cpu_seconds_total"
+PROCESS_RESTARTS = "distillery_process_restarts_total"
 IN_FLIGHT = "distillery_requests_in_flight"
 LAST_PREDICTION = "distillery_last_prediction_timestamp_seconds"
 RUNS = "distillery_runs_total"
@@ -153,7 +155,12 @@ def metrics_table(models: Iterable[str], protocols: Sequence[str], max_run: int)
         Metric(
             PROCESS_CPU_SECONDS,
             "CPU time, user and system, of the processes that answer requests (api) or run models for them (worker).",
-            {"process": ("api", "worker")},
+            {"process": PROCESSES},
+        ),
+        Metric(
+            PROCESS_RESTARTS,
+            "Processes that died, or were killed because they did not respond, and were replaced.",
+            {"process": PROCESSES},
         ),
         Metric(IN_FLIGHT, "Prediction requests in flight.", model, "sum gauge"),
         Metric(
@@ -209,9 +216,12 @@ class Metrics:
         """Return the values of one process, which no other process alive may write to."""
         return Values(self._table, self._rows.array[process])
 
-    def clear_gauges(self, process: int) -> None:
-        """Set the gauges of a process that died, such as its requests in flight, to 0; its counters remain."""
-        for metric, numbers in self.row(process):
+    def process_died(self, kind: Literal["api", "worker"], process: int) -> None:
+        """Count the death of a process, and set its gauges, such as its requests in flight, to 0."""
+        row = self.row(process)
+        restarts = row.of(PROCESS_RESTARTS, process=kind)
+        restarts += 1
+        for metric, numbers in row:
             if metric.kind == "sum gauge":
                 numbers[:] = 0
 

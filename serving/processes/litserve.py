@@ -156,7 +156,7 @@ class DigitServer(LitServer):  # type: ignore[misc]
                 Child(
                     f"API process {index}",
                     partial(start_api, index, sockets),
-                    partial(self._metrics.clear_gauges, index),
+                    partial(self._metrics.process_died, "api", index),
                 )
                 for index in range(api_servers)
             ]
@@ -173,7 +173,8 @@ class DigitServer(LitServer):  # type: ignore[misc]
                 self._worker_paths.setdefault(api.entry.name, []).append(path)
                 name = f"the worker of {api.entry.name}"
                 row = first_row + len(workers)
-                workers.append(Child(name, partial(self._start_worker, api, number, listen(path), row)))
+                start = partial(self._start_worker, api, number, listen(path), row)
+                workers.append(Child(name, start, partial(self._metrics.process_died, "worker", row)))
         return workers
 
     def _start_worker(

@@ -66,9 +66,9 @@ def test_the_rules_hold_at_a_scrape_interval_of_60_s(tmp_path: Path) -> None:
 
 
 def test_every_window_holds_four_scrapes() -> None:
-    windows = re.findall(r"\[(\w+)\]", " ".join(rule["expr"] for rule in RULES))
-    assert set(windows) == {"5m"}
-    assert 4 * LONGEST_INTERVAL_S <= 5 * 60
+    windows = re.findall(r"\[(\d+)m\]", " ".join(rule["expr"] for rule in RULES))
+    assert windows
+    assert min(map(int, windows)) * 60 >= 4 * LONGEST_INTERVAL_S
     assert [rule["record"] for rule in RULES if "[5m]" in rule["expr"] and "5m" not in rule["record"]] == []
 
 

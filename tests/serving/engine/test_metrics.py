@@ -298,10 +298,11 @@ def test_a_process_that_replaces_a_dead_one_continues_its_counts() -> None:
     first.predicted([7], 1e-5, 1e-5, 1e-5, 1e-5, 1e-5)
     first.answered("rest", 200, seconds=1e-3)
     first.publish()
-    shared.clear_gauges(0)
+    shared.process_died("api", 0)
     before = exposed(shared)
     assert value(before, "requests_in_flight", model="student") == 0
     assert value(before, "last_prediction_timestamp_seconds", model="student") > 0
+    assert value(before, "process_restarts_total", process="api") == 1
     second = RequestMetrics(shared.row(0), "student")
     second.answered("rest", 200, seconds=1e-3)
     second.answered("v2", 503, seconds=None)

@@ -70,6 +70,7 @@ def test_pings_are_accepted_and_watches_end_at_shutdown(one_model: Path) -> None
             stub = HealthStub(channel)
             watches = [stub.Watch(HealthCheckRequest(service=name)) for name in ("", "student")]
             assert [next(watch).status for watch in watches] == [SERVING, SERVING]
+            eventually(lambda: states[-1:] == [grpc.ChannelConnectivity.READY])
             connected = len(states)
             time.sleep(4 * PING_S)  # gRPC's default would close the connection at the third ping
             assert states[connected - 1 :] == [grpc.ChannelConnectivity.READY]
