@@ -14,13 +14,13 @@ import torch
 
 from export import ExportError
 from export.fold import fold
+from serving.model.graph_check import OPSET
 from serving.model.repository import INPUTS, OUTPUTS
 from serving.model.session import open_session
 from serving.model.tensors import Images
 from training.model.network import Network
 from training.recipe.schema import Architecture
 
-OPSET = 20
 BATCH = 256
 """Images per run where many are computed; what a convolutional network needs per image is 100 kB and more."""
 

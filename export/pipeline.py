@@ -14,10 +14,11 @@ import torch
 from export import ExportError
 from export.acceptance import RISK, OutlierUnit, add_rule, fit_outlier_unit
 from export.calibrate import choose_quantisation
-from export.graph import OPSET, Graph, to_onnx
+from export.graph import Graph, to_onnx
 from export.parity import measure_parity, network_logits, require_parity, require_parity_on_extremes
 from export.publish import documents_match, headline, publish
 from export.splits import Splits
+from serving.model.graph_check import OPSET
 from serving.model.repository import (
     INPUTS,
     NAME,

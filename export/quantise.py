@@ -23,7 +23,8 @@ import numpy.typing as npt
 import onnx
 from onnx import helper, numpy_helper
 
-from export.graph import OPSET, Graph
+from export.graph import Graph
+from serving.model.graph_check import IR_VERSION, OPSET
 from serving.model.repository import INPUTS, OUTPUTS
 from serving.model.tensors import Images
 
@@ -158,7 +159,10 @@ class _Nodes:
         )
         graph = helper.make_graph(self._nodes, "int8", inputs, outputs, list(self._constants.values()))
         return helper.make_model(
-            graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=10, producer_name="distillery"
+            graph,
+            opset_imports=[helper.make_opsetid("", OPSET)],
+            ir_version=IR_VERSION,
+            producer_name="distillery",
         )
 
     def _name(self) -> str:

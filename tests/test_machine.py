@@ -122,7 +122,7 @@ def own_group() -> Iterator[Path]:
             break
     else:
         pytest.skip(
-            "no control group with a CPU quota can be made here; run as root, or where sudo is allowed"
+            "this machine allows no control group with a CPU quota; run as root, or where sudo is allowed"
         )
     yield group
     as_root('rmdir "$1"', group)

@@ -21,11 +21,12 @@ import numpy as np
 from litserve import LitAPI
 from litserve.loops import LitLoop
 
+from distillery import DistilleryError
 from serving.codecs.base import BodyLimits, Codec, Head, Prediction, Query, Reply, Timing
 from serving.codecs.errors import NotAccepted
 from serving.engine.recorder import RunMetrics
 from serving.model.repository import ModelEntry
-from serving.model.session import Device, DeviceError, Session
+from serving.model.session import Device, Session
 from serving.model.tensors import Images
 
 _logger = logging.getLogger("distillery")
@@ -60,13 +61,15 @@ class DigitAPI(LitAPI):  # type: ignore[misc]
     def setup(self, device: str) -> None:  # noqa: ARG002 - `settings.device` replaces LitServe's device
         """Load and warm up the model in the process that runs it.
 
-        A `DeviceError` ends a process of the service with one line; LitServe and uvicorn would log a traceback.
+        The file is read and compared with its manifest again: a process that replaces another one starts long after
+        the service did. An error ends a process of the service with one line; LitServe and uvicorn would log a
+        traceback.
         """
         try:
             self.session = Session(
-                self.entry.path, threads=self.settings.threads, device=self.settings.device
+                self.entry.read(), threads=self.settings.threads, device=self.settings.device
             )
-        except DeviceError as error:
+        except DistilleryError as error:
             if parent_process() is None:  # a program that mounts the service
                 raise
             _logger.error("%s", error)

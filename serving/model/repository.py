@@ -21,6 +21,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from distillery import DistilleryError
+from serving.model.graph_check import MAX_BYTES, GraphError, check_graph
 from serving.model.tensors import CLASSES, SIDE
 
 _logger = logging.getLogger("distillery")
@@ -156,6 +157,23 @@ class ModelEntry(BaseModel):
     def name(self) -> str:
         return self.manifest.name
 
+    def read(self) -> bytes:
+        """Return the content of the graph's file. Raises `RepositoryError` if it is not the manifest's."""
+        with _readable(self.path), self.path.open("rb") as file:
+            if (size := os.fstat(file.fileno()).st_size) > MAX_BYTES:
+                raise RepositoryError(
+                    f"{self.path} has {size:,} bytes, more than the {MAX_BYTES:,} of the largest graph; "
+                    "export the model again"
+                )
+            content = file.read(MAX_BYTES + 1)
+        found = hashlib.sha256(content).hexdigest()
+        if found != self.manifest.sha256:
+            raise RepositoryError(
+                f"{self.path} has SHA-256 {found}, its manifest says {self.manifest.sha256}: "
+                "the file was changed or is incomplete; export the model again"
+            )
+        return content
+
 
 def file_sha256(path: Path) -> str:
     """Return the SHA-256 of a file, in hexadecimal."""
@@ -168,7 +186,7 @@ def load_repository(root: Path) -> dict[str, ModelEntry]:
 
     What is not a model, such as `lost+found`, is skipped, and named in a warning. Raises `RepositoryError` when the
     folder is missing, unreadable or empty, a manifest is missing or has unknown or invalid fields, a graph differs
-    from its manifest's checksum, or names disagree.
+    from its manifest's checksum or contains what `export` does not write, or names disagree.
     """
     with _readable(root):
         if not root.is_dir():
@@ -274,13 +292,14 @@ def _load_model(folder: Path) -> ModelEntry:
         raise RepositoryError(
             f"{manifest_path}: inputs and outputs differ from those this service supports: {INPUTS}, {outputs}"
         )
-    found = file_sha256(model_path)
-    if found != manifest.sha256:
+    entry = ModelEntry(manifest=manifest, path=model_path)
+    try:
+        check_graph(entry.read(), manifest.inputs, manifest.outputs)
+    except GraphError as error:
         raise RepositoryError(
-            f"{model_path} has SHA-256 {found}, its manifest says {manifest.sha256}: "
-            "the file was changed or is incomplete; export the model again"
-        )
-    return ModelEntry(manifest=manifest, path=model_path)
+            f"{model_path} is not a graph that this service loads: {error}; export the model again"
+        ) from None
+    return entry
 
 
 def read_card(entry: ModelEntry) -> str | None:

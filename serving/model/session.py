@@ -99,8 +99,8 @@ class Session:
     `run_seconds + n * image_seconds`.
     """
 
-    def __init__(self, path: Path, *, threads: int = 1, device: Device = "cpu") -> None:
-        self._session = open_session(path, threads=threads, device=device)
+    def __init__(self, model: Path | bytes, *, threads: int = 1, device: Device = "cpu") -> None:
+        self._session = open_session(model, threads=threads, device=device)
         rule = self._session.get_modelmeta().custom_metadata_map
         self._names = [spec.name for spec in ((*OUTPUTS, OUTLIER) if POWER in rule else OUTPUTS)]
         self._power, self._threshold = float(rule.get(POWER, 1)), float(rule.get(THRESHOLD, 1))

@@ -14,6 +14,8 @@ from export.fold import fold
 from export.graph import Graph, to_onnx
 from export.parity import measure_parity, network_logits, require_parity, require_parity_on_extremes
 from export.splits import Splits
+from serving.model.graph_check import check_graph
+from serving.model.repository import INPUTS, OUTPUTS
 from tests.support.networks import used
 from training.model.checkpoint import load_checkpoint
 from training.model.network import Classifier, Network, normalise
@@ -64,6 +66,7 @@ def test_every_shape_is_exported_exactly(exported: Exported, splits: Splits) -> 
     digits = splits.test.images.numpy()
     require_parity(measure_parity(graph.logits(digits), network_logits(network, digits)))
     require_parity_on_extremes(graph, network)
+    check_graph(graph.content, INPUTS, OUTPUTS)  # the service loads it
 
 
 def test_a_perceptron_has_the_expected_nodes_inputs_and_outputs(fp32: Graph) -> None:

@@ -13,7 +13,8 @@ from serving.model import session
 from serving.model.session import DeviceError, Session, open_session, resolve_device
 
 pytestmark = pytest.mark.skipif(
-    "CUDAExecutionProvider" in onnxruntime.get_available_providers(), reason="this onnxruntime can use CUDA"
+    "CUDAExecutionProvider" in onnxruntime.get_available_providers(),
+    reason="this machine has an onnxruntime that can use CUDA",
 )
 
 

@@ -197,7 +197,7 @@ def test_a_read_only_root_needs_a_tmpfs_for_workers_only(one_model: Path, tmp_pa
     try:
         as_root("unshare --mount mount --make-rprivate /")
     except subprocess.CalledProcessError as error:
-        pytest.skip(f"root may not mount here: {error.stderr}")
+        pytest.skip(f"this machine allows no mounts: {error.stderr}")
     status, (line,) = on_read_only_root(one_model, "--executor workers")
     assert status == 1
     assert "no temporary folder can be written" in line
