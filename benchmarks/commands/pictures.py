@@ -60,8 +60,28 @@ class Pictures(Bench, RepositorySettings):
         entries = self.entries()
         sessions = {name: open_session(entry.path) for name, entry in entries.items()}
         digits = self._digits()
+        with ProcessPoolExecutor(usable_cores(), get_context("spawn")) as pool:
+            rows = self._rows(pool, kinds, digits, sessions)
+            numbers = [self._read(pool, digits, sessions, touching=touching) for touching in (False, True)]
+        return {
+            "models": model_facts(entries),
+            "digits": len(digits.labels),
+            "split": "validation" if self.validation else "test",
+            "seed": self.seed,
+            "rows": rows,
+            "numbers": numbers,
+        }
+
+    def _rows(
+        self,
+        pool: ProcessPoolExecutor,
+        kinds: list[str],
+        digits: Digits,
+        sessions: dict[str, InferenceSession],
+    ) -> list[dict[str, Any]]:
+        """Return the share of digits that each model predicts correctly, by kind of picture."""
         rows = []
-        for kind, converted in self._convert(kinds, digits):
+        for kind, converted in self._convert(pool, kinds, digits):
             images = np.stack([one.image for one in converted])
             predicted = {
                 name: session.run(["probabilities"], {"image": images})[0].argmax(1)
@@ -80,34 +100,31 @@ class Pictures(Bench, RepositorySettings):
                     },
                 }
             )
-        return {
-            "models": model_facts(entries),
-            "digits": len(digits.labels),
-            "split": "validation" if self.validation else "test",
-            "seed": self.seed,
-            "rows": rows,
-            "numbers": [self._read(digits, sessions, touching=touching) for touching in (False, True)],
-        }
+        return rows
 
     def _read(
-        self, digits: Digits, sessions: dict[str, InferenceSession], *, touching: bool
+        self,
+        pool: ProcessPoolExecutor,
+        digits: Digits,
+        sessions: dict[str, InferenceSession],
+        *,
+        touching: bool,
     ) -> dict[str, Any]:
         """Return the share of whole numbers that each model reads correctly."""
         images, labels = digits.images.numpy(), digits.labels.tolist()
         starts = range(0, self.digits, CHUNK)
-        with ProcessPoolExecutor(usable_cores(), get_context("spawn")) as pool:
-            running = [
-                pool.submit(
-                    convert_numbers,
-                    images,
-                    labels,
-                    range(start, min(start + CHUNK, self.digits)),
-                    self.seed,
-                    touching=touching,
-                )
-                for start in starts
-            ]
-            numbers = [one for chunk in track(running, "numbers", transient=True) for one in chunk.result()]
+        running = [
+            pool.submit(
+                convert_numbers,
+                images,
+                labels,
+                range(start, min(start + CHUNK, self.digits)),
+                self.seed,
+                touching=touching,
+            )
+            for start in starts
+        ]
+        numbers = [one for chunk in track(running, "numbers", transient=True) for one in chunk.result()]
         return {
             "touching": touching,
             "numbers": len(numbers),
@@ -124,26 +141,27 @@ class Pictures(Bench, RepositorySettings):
         digits = load_training(mnist)[1] if self.validation else load_test(mnist)
         return Digits(digits.images[: self.digits], digits.labels[: self.digits])
 
-    def _convert(self, kinds: list[str], digits: Digits) -> Iterator[tuple[str, list[Converted]]]:
+    def _convert(
+        self, pool: ProcessPoolExecutor, kinds: list[str], digits: Digits
+    ) -> Iterator[tuple[str, list[Converted]]]:
         images, labels = digits.images.numpy(), digits.labels.tolist()
         starts = range(0, len(images), CHUNK)
-        with ProcessPoolExecutor(usable_cores(), get_context("spawn")) as pool:
-            running = {
-                kind: [
-                    pool.submit(
-                        convert,
-                        kind,
-                        images[start : start + CHUNK],
-                        labels[start : start + CHUNK],
-                        start,
-                        self.seed,
-                    )
-                    for start in starts
-                ]
-                for kind in kinds
-            }
-            for kind in track(kinds, "drawing", transient=True):
-                yield kind, [one for chunk in running[kind] for one in chunk.result()]
+        running = {
+            kind: [
+                pool.submit(
+                    convert,
+                    kind,
+                    images[start : start + CHUNK],
+                    labels[start : start + CHUNK],
+                    start,
+                    self.seed,
+                )
+                for start in starts
+            ]
+            for kind in kinds
+        }
+        for kind in track(kinds, "drawing", transient=True):
+            yield kind, [one for chunk in running[kind] for one in chunk.result()]
 
 
 def _number(session: InferenceSession, number: Number) -> str:

@@ -34,6 +34,7 @@ from serving.engine.shared_memory import SharedMemoryError, SharedRows
 from serving.model.repository import load_repository
 from serving.model.session import Session
 from serving.service import PROTOCOLS
+from tests.support.counting import count_a_run
 from tests.support.samples import sample_test
 from tests.support.service import Service, eventually
 
@@ -322,12 +323,6 @@ def test_children_count_in_the_memory_of_their_parent(method: str) -> None:
     child.join()
     assert child.exitcode == 0
     assert value(exposed(shared), "batch_size_images_sum", model="student") == 8
-
-
-def count_a_run(shared: Metrics, process: int) -> None:
-    runs = RunMetrics(shared.row(process), "student")
-    runs.ran(8, 1e-5, 1e-4, 1e-5)
-    runs.publish()
 
 
 def test_a_run_larger_than_any_exact_size_is_counted() -> None:
