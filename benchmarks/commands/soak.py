@@ -14,10 +14,10 @@ from rich.progress import Progress
 
 from benchmarks.commands.bench import Bench, RepositorySettings
 from benchmarks.errors import BenchmarkError
-from benchmarks.load.soak import CorrectClient, Events, Responses, burst, kill_one, probe, send_hostile
 from benchmarks.load.workloads import Workload, service_workload
 from benchmarks.results.models import model_facts
 from benchmarks.systems.servers import ServerProcess, running_service
+from benchmarks.systems.soak import CorrectClient, Events, Responses, burst, kill_one, probe, send_hostile
 
 DEADLINE_S = 2.0
 SAMPLE_S = 1.0

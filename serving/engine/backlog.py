@@ -15,7 +15,7 @@ BYTE_SECONDS = 1e-8
 SHARE = 0.5
 """Of the time until a request's deadline that work admitted before it may take."""
 _WEIGHT = 0.3  # of the newest measurement
-_SLOWEST = 1000.0
+_SLOWEST = 30.0  # a single request that waited for something else must not have others rejected
 
 
 class Backlog:

@@ -8,8 +8,8 @@ import pytest
 from benchmarks.__main__ import COMMANDS
 from benchmarks.commands.soak import Sample, compare
 from benchmarks.errors import BenchmarkError
-from benchmarks.load.soak import Events
 from benchmarks.results.files import latest, read_result
+from benchmarks.systems.soak import Events
 from distillery import main
 
 

@@ -72,3 +72,10 @@ def test_the_duration_of_work_is_measured() -> None:
         backlog.observe(waited=0.1, expected=0.1)
         backlog.measure()
     assert backlog.slowdown == pytest.approx(1, rel=1e-3)
+
+
+def test_a_request_that_waited_for_something_else_has_no_others_rejected() -> None:
+    backlog = Backlog()
+    backlog.observe(waited=5, expected=2e-4)
+    backlog.measure()
+    assert filled(backlog, "student", 2e-4, 5) > 1000
