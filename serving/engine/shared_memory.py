@@ -43,6 +43,7 @@ def _attached(rows: int, columns: int, descriptor: Any) -> SharedRows:
 
 def _allocate(size: int) -> int:
     """Return the descriptor of `size` zero bytes: of anonymous memory on Linux, of a deleted file elsewhere."""
+    descriptor: int
     try:
         if hasattr(os, "memfd_create"):
             descriptor = os.memfd_create("distillery-metrics")
