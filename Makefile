@@ -5,7 +5,7 @@ RECIPE ?= quick
 INSTALLED := .venv/.installed
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-portable test-slow check train export serve bench bench-peers fuzz soak system proto lock serving-alone clean
+.PHONY: help demo test test-portable test-slow check train export serve bench bench-peers fuzz soak system proto lock lock-image serving-alone clean
 
 help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -83,6 +83,11 @@ proto: $(INSTALLED) ## generate the gRPC messages from open_inference.proto
 
 lock: $(INSTALLED) ## write constraints.txt from the installed packages
 	@$(BIN)/python -m pip freeze --exclude-editable | sed 's/+cpu$$//; s/+cu[0-9]*$$//' > constraints.txt
+
+LOCK = $(BIN)/uv pip compile --quiet --no-header --no-annotate --no-emit-index-url --universal --python-version 3.11 --generate-hashes
+lock-image: $(INSTALLED) ## write the requirements of the serving image, with hashes
+	@$(LOCK) --extra serving --constraint constraints.txt --output-file docker/requirements.txt pyproject.toml
+	@echo 'setuptools>=77' | $(LOCK) --output-file docker/build-requirements.txt -
 
 clean: ## remove runs, models and caches
 	rm -rf runs models .mypy_cache .pytest_cache .ruff_cache

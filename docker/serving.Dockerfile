@@ -6,19 +6,17 @@
 
 FROM python:3.11.15-slim-bookworm AS build
 WORKDIR /build
-COPY pyproject.toml constraints.txt ./
-# Only the dependencies of the `serving` extra, read from pyproject.toml before any code is copied, so that a change of
-# code needs no new installation. The environment has no pip; it is filled from outside.
-RUN python -c "import tomllib; \
-project = tomllib.load(open('pyproject.toml', 'rb'))['project']; \
-print(*project['dependencies'], *project['optional-dependencies']['serving'], sep='\n')" > requirements.txt \
-    && python -m venv --without-pip /opt/venv \
-    && python -m pip --python /opt/venv/bin/python install --no-cache-dir -r requirements.txt -c constraints.txt
+# The dependencies of the `serving` extra with their hashes, written by `make lock-image`; installed before any code is copied,
+# so that a change of code needs no new installation. The environment has no pip; it is filled from outside.
+COPY docker/requirements.txt docker/build-requirements.txt ./
+RUN python -m venv --without-pip /opt/venv \
+    && python -m pip --python /opt/venv/bin/python install --no-cache-dir --require-hashes -r requirements.txt \
+    && python -m pip install --no-cache-dir --require-hashes -r build-requirements.txt
 # The version of the service is that of the installed package. The other packages are left out.
-COPY README.md LICENSE ./
+COPY pyproject.toml README.md LICENSE ./
 COPY distillery distillery
 COPY serving serving
-RUN python -m pip --python /opt/venv/bin/python install --no-cache-dir --no-deps .
+RUN python -m pip --python /opt/venv/bin/python install --no-cache-dir --no-deps --no-build-isolation --no-index .
 
 FROM python:3.11.15-slim-bookworm
 RUN useradd --uid 10001 --no-create-home --shell /usr/sbin/nologin distillery
