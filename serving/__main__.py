@@ -63,14 +63,15 @@ class Health(distillery.Command):
 
 
 class Key(distillery.Command):
-    """Make an API key: print it on standard error, and its entry for the file --api-keys on standard output.
+    """Make an API key for a client.
 
-    The key itself is stored nowhere: give it to the client.
+    The key is printed on standard error and stored nowhere: give it to the client. Its entry for the file of --api-keys is
+    printed on standard output: append it to the file.
     """
 
     model_config = SettingsConfigDict(extra="ignore")
     examples = (
-        "distillery-serve key alice >> keys.toml",
+        "distillery-serve key alice",
         "distillery-serve key prometheus --scopes metrics",
         "distillery-serve key bob --rate 600/minute",
     )

@@ -11,7 +11,9 @@ import pytest
 from fastapi import FastAPI
 
 from serving.codecs.schemas import ErrorAnswer
+from serving.engine.access import Access
 from serving.engine.metrics import Exposition, Metrics, metrics_table
+from serving.http.guards import Guards
 from serving.http.routes import add_routes
 from serving.model.repository import LARGEST_CARD, RepositoryError, load_repository, read_card
 
@@ -39,7 +41,7 @@ def get(repository: Path) -> Get:
     app = FastAPI()
     models = load_repository(repository)
     exposition = Exposition(Metrics(metrics_table(models, ["rest"], 1), 1), models.values())
-    add_routes(app, models, "student", exposition, guard={}, check_ready=lambda: None)
+    add_routes(app, models, "student", exposition, Guards(Access(), []), check_ready=lambda: None)
 
     async def fetch(path: str) -> httpx.Response:
         async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as client:
