@@ -65,8 +65,8 @@ class Health(distillery.Command):
 class Key(distillery.Command):
     """Make an API key for a client.
 
-    The key is printed on standard error and stored nowhere: give it to the client. Its entry for the file of --api-keys is
-    printed on standard output: append it to the file.
+    The key is printed on standard error and stored nowhere: give it to the client. Its entry for the file of
+    --api-keys is printed on standard output: append it to the file.
     """
 
     model_config = SettingsConfigDict(extra="ignore")
