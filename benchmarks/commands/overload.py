@@ -145,7 +145,9 @@ def _row(body: str, case: Case, rounds: list[dict[str, Any]], deadline: float) -
         "goodput_per_s": round(median(goodput), 1),
         "goodput_share": round(median(shares), 3),
         "goodput_shares": [round(share, 3) for share in shares],
-        "late_per_s": round(rate("200") - median(goodput), 1),
+        "late_per_s": round(
+            median((one["statuses"].get("200", 0) - one["good"]) / one["seconds"] for one in rounds), 1
+        ),
         "rejected_per_s": rate("503"),
         "timed_out_per_s": rate("504"),
         "others": sum(count for one in rounds for status, count in one["statuses"].items() if status not in known),

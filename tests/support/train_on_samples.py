@@ -6,6 +6,7 @@ torchrun --nproc-per-node 2 tests/support/train_on_samples.py FOLDER --recipe qu
 FOLDER: where `samples.write_as_mnist` has put the digits.
 """
 
+import signal
 import sys
 from pathlib import Path
 
@@ -18,6 +19,9 @@ from training.storage import sha256
 
 def main() -> int:
     """Run the command that the arguments after the folder name."""
+    signal.signal(
+        signal.SIGINT, signal.default_int_handler
+    )  # ignored in what a shell starts in the background
     folder, *arguments = sys.argv[1:]
     data.SHA256.update({name: sha256((Path(folder) / name).read_bytes()) for name in data.SHA256})
     data.VALIDATION_DIGITS = 100
