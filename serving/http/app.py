@@ -124,13 +124,13 @@ class PredictionRoutes:
     ) -> tuple[Head, bytes]:
         """Check the headers, then read the body, in one piece or several."""
         headers: dict[bytes, bytes] = dict(scope["headers"])
-        request.check(headers.get(b"x-api-key", b""), int(headers.get(b"content-length", 0)))
+        length = int(headers.get(b"content-length", 0))
+        request.check(headers.get(b"x-api-key", b""), length)
         if scope["method"] != "POST":
             raise MethodNotAllowed(f"found {scope['method']}; expected POST")
         head = route.codec.check(headers, scope["query_string"])
         if isinstance(route, UnknownRoute):
             raise route.error(route_path(scope["path"], self._root_path))
-        length = int(headers.get(b"content-length", 0))
         check_backlog(self._admission, route.endpoint, head, length)
         message = await receive()
         if message["type"] == "http.request" and not message.get("more_body"):

@@ -1,9 +1,10 @@
 """The fast path: a repeated request is served without uvicorn's parser, a task or a coroutine.
 
-The requests of one connection have the same head, except for the length of the body. The first one passes
-through uvicorn's parser and the ASGI application (`serving.http.app`), and its head is remembered. A later
-request that arrives whole and has the same head is taken from the socket's data to the batch, and its reply from
-the batch to the socket. Any other request, however small the difference, passes through uvicorn again.
+The requests of a client have the same head, except for the length of the body. The first one passes through
+uvicorn's parser and the ASGI application (`serving.http.app`), and its head is remembered, for all connections of the
+process. A later request that arrives whole and has the same head is taken from the socket's data to the batch, and
+its reply from the batch to the socket; one that would be late is rejected before its body has arrived. Any other
+request, however small the difference, passes through uvicorn again.
 
 `--no-fast-path` turns it off. It relies on these internals of uvicorn's `HttpToolsProtocol`, which is therefore
 pinned; `serving.http.connection` relies on them too, and `tests/serving/http/test_fast_path.py` checks them:

@@ -76,7 +76,7 @@ class DigitServer(LitServer):  # type: ignore[misc]
         self._pools: dict[str, WorkerPool] = {}
         self._lifeline: Lifeline | None = None
         self._uvicorn: uvicorn.Server | None = None
-        # What LitServe hands to a worker beside the API: unused.
+        # Arguments that LitServe passes to a worker besides the API; unused.
         self.workers_setup_status: dict[str, str] = {}
         self._transport = None
         self.litapi_request_queues = {api.api_path: None for api in apis}

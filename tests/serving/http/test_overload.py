@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from serving.engine.backlog import SHARE
+from tests.support.connections import Connection
 from tests.support.fast_path_server import (
     DIGITS,
     Run,
@@ -32,6 +33,17 @@ def run(request: pytest.FixtureRequest, one_model: Path) -> Run:
 def fill(service: Running) -> None:
     """Put as much work in flight as a request with a timeout of 0.5 s accepts before it."""
     service.service.admission.backlog.admit("student", SHARE * 0.5, 60)
+
+
+async def held_back(service: Running) -> Connection:
+    """Return a client whose second rejection is held back."""
+    client = await service.connect()
+    data = request(one(0), HURRY)
+    fill(service)
+    assert (await client.ask(data))[0] == 503
+    client.writer.write(data)
+    await until(lambda: service.rejections.held == 1)
+    return client
 
 
 def empty(service: Running) -> None:
@@ -97,15 +109,9 @@ def test_a_client_that_retries_at_once_waits_and_others_do_not(run: Run) -> None
 
 def test_a_client_that_leaves_while_its_rejection_is_held_back_leaves_nothing(run: Run) -> None:
     async def scenario(service: Running) -> None:
-        client = await service.connect()
-        data = request(one(0), HURRY)
-        fill(service)
-        assert (await client.ask(data))[0] == 503
-        client.writer.write(data)
-        rejections = service.rejections
-        await until(lambda: rejections.held == 1)
+        client = await held_back(service)
         client.writer.transport.abort()
-        await until(lambda: rejections.held == 0)
+        await until(lambda: service.rejections.held == 0)
         empty(service)
 
     run(scenario)
@@ -113,12 +119,7 @@ def test_a_client_that_leaves_while_its_rejection_is_held_back_leaves_nothing(ru
 
 def test_a_shutdown_does_not_wait_for_rejections_held_back(run: Run) -> None:
     async def scenario(service: Running) -> None:
-        client = await service.connect()
-        data = request(one(0), HURRY)
-        fill(service)
-        assert (await client.ask(data))[0] == 503
-        client.writer.write(data)
-        await until(lambda: service.rejections.held == 1)
+        client = await held_back(service)
         started = time.monotonic()
         service.server.should_exit = True
         status, headers, _ = await client.answer()
