@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from distillery.files import sha256
 from export import ExportError
 from export.acceptance import RISK, OutlierUnit, add_rule, fit_outlier_unit
 from export.calibrate import choose_quantisation
@@ -36,7 +37,6 @@ from training.evaluation.calibration import fit_temperature
 from training.model.checkpoint import load_checkpoint
 from training.recipe.schema import Architecture
 from training.runs.folder import current_folder, current_models
-from training.storage import sha256
 
 
 @dataclass(frozen=True)
