@@ -90,4 +90,4 @@ lock-image: $(INSTALLED) ## write the requirements of the serving image, with ha
 	@echo 'setuptools>=77' | $(LOCK) --output-file docker/build-requirements.txt -
 
 clean: ## remove runs, models and caches
-	rm -rf runs models .mypy_cache .pytest_cache .ruff_cache
+	rm -rf runs models .hypothesis .mypy_cache .pytest_cache .ruff_cache
