@@ -135,7 +135,7 @@ class Service:
             process = fork.Process(target=self.run_api, args=(index, listeners, lifeline), name=name)
         else:
             spawn = multiprocessing.get_context("spawn")
-            shared = (self.metrics, self.admission.access.quotas, self.server.channels)
+            shared = (self.models, self.metrics, self.admission.access.quotas, self.server.channels)
             args = (self.settings, self.grpc_address, *shared, index, listeners, lifeline)
             process = spawn.Process(target=_run_spawned, args=args, name=name)
         process.start()
@@ -251,6 +251,7 @@ def serve(settings: ServiceSettings) -> None:
 def _run_spawned(
     settings: ServiceSettings,
     grpc_address: str | None,
+    models: Mapping[str, ModelEntry],
     metrics: Metrics,
     quotas: Quotas,
     channels: WorkerPaths,
@@ -260,7 +261,7 @@ def _run_spawned(
 ) -> None:
     """Build the service again and run one API process, where processes cannot be forked."""
     _configure_logging(settings)
-    service = build(settings, grpc_address=grpc_address, metrics=metrics, quotas=quotas)
+    service = build(settings, grpc_address=grpc_address, models=models, metrics=metrics, quotas=quotas)
     service.server.connect(channels)
     service.run_api(index, listeners, lifeline)
 
@@ -274,15 +275,16 @@ def build(
     settings: ServiceSettings,
     *,
     grpc_address: str | None = None,
+    models: Mapping[str, ModelEntry] | None = None,
     metrics: Metrics | None = None,
     quotas: Quotas | None = None,
 ) -> Service:
     """Load and verify the repository, and assemble the service. Raises `DistilleryError`.
 
-    `metrics` and `quotas` are those of the parent process, where the service is built again by a child.
+    `models`, `metrics` and `quotas` are those of the parent process, where the service is built again by a child.
     """
     device = resolve_device(settings.device)
-    models = load_repository(settings.models_dir)
+    models = models or load_repository(settings.models_dir)
     default = choose_default(models, settings.default_model)
     key = settings.api_key.get_secret_value() if settings.api_key else None
     access = Access(key, settings.api_keys, quotas or Quotas(settings.api_servers))

@@ -147,32 +147,20 @@ class Manifest(BaseModel):
 
 
 class ModelEntry(BaseModel):
-    """One servable model: its manifest and the path of its graph."""
+    """One servable model: its manifest, and its verified graph with the path it was read from.
+
+    The graph is kept in memory: a process that replaces another one, long after the start, runs the same as the
+    others, whatever has happened to the file since.
+    """
 
     model_config = ConfigDict(frozen=True)
     manifest: Manifest
     path: Path
+    content: bytes = Field(repr=False)
 
     @property
     def name(self) -> str:
         return self.manifest.name
-
-    def read(self) -> bytes:
-        """Return the content of the graph's file. Raises `RepositoryError` if it is not the manifest's."""
-        with _readable(self.path), self.path.open("rb") as file:
-            if (size := os.fstat(file.fileno()).st_size) > MAX_BYTES:
-                raise RepositoryError(
-                    f"{self.path} has {size:,} bytes, more than the {MAX_BYTES:,} of the largest graph; "
-                    "export the model again"
-                )
-            content = file.read(MAX_BYTES + 1)
-        found = hashlib.sha256(content).hexdigest()
-        if found != self.manifest.sha256:
-            raise RepositoryError(
-                f"{self.path} has SHA-256 {found}, its manifest says {self.manifest.sha256}: "
-                "the file was changed or is incomplete; export the model again"
-            )
-        return content
 
 
 def file_sha256(path: Path) -> str:
@@ -292,14 +280,32 @@ def _load_model(folder: Path) -> ModelEntry:
         raise RepositoryError(
             f"{manifest_path}: inputs and outputs differ from those this service supports: {INPUTS}, {outputs}"
         )
-    entry = ModelEntry(manifest=manifest, path=model_path)
+    content = _read_graph(model_path, manifest.sha256)
     try:
-        check_graph(entry.read(), manifest.inputs, manifest.outputs)
+        check_graph(content, manifest.inputs, manifest.outputs)
     except GraphError as error:
         raise RepositoryError(
             f"{model_path} is not a graph that this service loads: {error}; export the model again"
         ) from None
-    return entry
+    return ModelEntry(manifest=manifest, path=model_path, content=content)
+
+
+def _read_graph(path: Path, sha256: str) -> bytes:
+    """Return the content of a graph's file. Raises `RepositoryError` if it has another hash."""
+    with path.open("rb") as file:
+        if (size := os.fstat(file.fileno()).st_size) > MAX_BYTES:
+            raise RepositoryError(
+                f"{path} has {size:,} bytes, more than the {MAX_BYTES:,} of the largest graph; "
+                "export the model again"
+            )
+        content = file.read(MAX_BYTES + 1)
+    found = hashlib.sha256(content).hexdigest()
+    if found != sha256:
+        raise RepositoryError(
+            f"{path} has SHA-256 {found}, its manifest says {sha256}: "
+            "the file was changed or is incomplete; export the model again"
+        )
+    return content
 
 
 def read_card(entry: ModelEntry) -> str | None:
