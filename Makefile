@@ -86,7 +86,7 @@ lock: $(INSTALLED) ## write constraints.txt from the installed packages
 
 LOCK = $(BIN)/uv pip compile --quiet --no-header --no-annotate --no-emit-index-url --universal --python-version 3.11 --generate-hashes
 lock-image: $(INSTALLED) ## write the requirements of the serving image, with hashes
-	@$(LOCK) --extra serving --constraint constraints.txt --output-file docker/requirements.txt pyproject.toml
+	@$(LOCK) --extra serving --extra signed --constraint constraints.txt --output-file docker/requirements.txt pyproject.toml
 	@echo 'setuptools>=77' | $(LOCK) --output-file docker/build-requirements.txt -
 
 clean: ## remove runs, models and caches

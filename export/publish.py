@@ -8,7 +8,9 @@ from pathlib import Path
 from pydantic import TypeAdapter
 
 from export import ExportError
+from export.signing import SigningKey
 from serving.model.repository import MANIFEST_FILE, MODEL_FILE, Acceptance, Manifest, ModelEntry, load_model
+from serving.model.signature import SIGNATURE_FILE
 from training.report.report import CARD, REPORT
 
 TRITON_TYPES = {"UINT8": "TYPE_UINT8", "FP32": "TYPE_FP32"}
@@ -17,8 +19,12 @@ DOCUMENTS = (CARD, REPORT)
 HEADLINE = TypeAdapter(dict[str, float])
 
 
-def publish(root: Path, manifest: Manifest, content: bytes, checkpoint: Path) -> ModelEntry:
+def publish(
+    root: Path, manifest: Manifest, content: bytes, checkpoint: Path, key: SigningKey | None = None
+) -> ModelEntry:
     """Write `<name>/<version>/` below `root`: the graph, the manifest and the documents next to `checkpoint`.
+
+    `key` signs the manifest.
 
     The folder is written next to its destination and renamed into it, so a reader never finds an incomplete model.
     """
@@ -30,7 +36,10 @@ def publish(root: Path, manifest: Manifest, content: bytes, checkpoint: Path) ->
         (version / MODEL_FILE).write_bytes(content)
         for name, document in _documents(checkpoint, manifest).items():
             (version / name).write_bytes(document)
-        (version / MANIFEST_FILE).write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
+        document = f"{manifest.model_dump_json(indent=2)}\n".encode()
+        (version / MANIFEST_FILE).write_bytes(document)
+        if key:
+            (version / SIGNATURE_FILE).write_bytes(key.sign(document))
         load_model(version)  # what the service would reject at its start is rejected here
         target = root / manifest.name
         target.mkdir(exist_ok=True)

@@ -54,8 +54,9 @@ from serving.http.routes import add_routes
 from serving.http.v2_openapi import describe_inference
 from serving.http.v2_routes import add_v2_routes
 from serving.http.v2_statistics import add_statistics_routes
-from serving.model.repository import ModelEntry, load_repository
+from serving.model.repository import Manifest, ModelEntry, load_repository
 from serving.model.session import resolve_device
+from serving.model.signature import PublicKeys
 from serving.processes.file_limit import raise_file_limit
 from serving.processes.lifeline import Lifeline
 from serving.processes.litserve import DigitServer, WorkerPaths
@@ -225,9 +226,13 @@ class Service:
 
     def _print_ready(self, url: str) -> None:
         grpc = f" · gRPC at {self.grpc_address}" if self.grpc_address else ""
-        names = ", ".join(f"{name} (default)" if name == self.default else name for name in self.models)
+        names = ", ".join(self._describe(entry.manifest) for entry in self.models.values())
+        names += ", all signed" if self.settings.public_key else ""
         processes = f"{self.settings.api_servers} API processes, executor {self.settings.executor}"
         notify(f"distillery-serve: ready at {url}{grpc} · {names} · {processes} · {self._describe_access()}")
+
+    def _describe(self, manifest: Manifest) -> str:
+        return f"{manifest.name}/{manifest.version}{' (default)' if manifest.name == self.default else ''}"
 
     def _describe_access(self) -> str:
         """Return what is open to whom."""
@@ -284,7 +289,7 @@ def build(
     `models`, `metrics` and `quotas` are those of the parent process, where the service is built again by a child.
     """
     device = resolve_device(settings.device)
-    models = models or load_repository(settings.models_dir)
+    models = models or _verified_models(settings)
     default = choose_default(models, settings.default_model)
     key = settings.api_key.get_secret_value() if settings.api_key else None
     access = Access(key, settings.api_keys, quotas or Quotas(settings.api_servers))
@@ -317,6 +322,11 @@ def build(
     server.app.include_router(APIRouter(lifespan=service.lifespan))  # FastAPI runs it inside LitServe's
     _add_fastapi_routes(service)
     return service
+
+
+def _verified_models(settings: ServiceSettings) -> dict[str, ModelEntry]:
+    keys = PublicKeys.read(settings.public_key) if settings.public_key else None
+    return load_repository(settings.models_dir, keys)
 
 
 def _metrics(settings: ServiceSettings, models: Collection[str]) -> Metrics:

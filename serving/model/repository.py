@@ -2,6 +2,7 @@
 
     models/<name>/<version>/model.onnx       the graph: image uint8 [N,28,28] to logits and probabilities
     models/<name>/<version>/manifest.json    architecture, test results and origin of the graph
+    models/<name>/<version>/manifest.json.sig  its signature, if it was signed (`serving.model.signature`)
     models/<name>/<version>/MODEL_CARD.md    a full report for people, if the training run was reported
     models/<name>/config.pbtxt               configuration for NVIDIA Triton, which reads this layout unchanged
 
@@ -22,6 +23,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from distillery import DistilleryError
 from serving.model.graph_check import MAX_BYTES, GraphError, check_graph
+from serving.model.signature import PublicKeys
 from serving.model.tensors import CLASSES, SIDE
 
 _logger = logging.getLogger("distillery")
@@ -169,8 +171,10 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def load_repository(root: Path) -> dict[str, ModelEntry]:
+def load_repository(root: Path, keys: PublicKeys | None = None) -> dict[str, ModelEntry]:
     """Read and verify every model below `root`; the highest of several versions is served.
+
+    With `keys`, one of them must have signed each manifest. Raises `SignatureError` otherwise.
 
     What is not a model, such as `lost+found`, is skipped, and named in a warning. Raises `RepositoryError` when the
     folder is missing, unreadable or empty, a manifest is missing or has unknown or invalid fields, a graph differs
@@ -185,7 +189,7 @@ def load_repository(root: Path) -> dict[str, ModelEntry]:
             )
         paths = sorted(root.iterdir())
         folders = [path for path in paths if _is_model(path)]
-        entries = {folder.name: _load_latest(folder) for folder in folders}
+        entries = {folder.name: _load_latest(folder, keys) for folder in folders}
     skipped = _listed([path.name for path in paths if path not in folders])
     if not entries:
         raise RepositoryError(
@@ -223,7 +227,7 @@ def _versions(folder: Path) -> list[Path]:
     return sorted(versions, key=lambda path: int(path.name))
 
 
-def _load_latest(folder: Path) -> ModelEntry:
+def _load_latest(folder: Path, keys: PublicKeys | None) -> ModelEntry:
     if not folder.is_dir():
         raise RepositoryError(
             f"{folder} is a link to {folder.readlink()}, which does not exist; mount that as well"
@@ -234,7 +238,7 @@ def _load_latest(folder: Path) -> ModelEntry:
             f"{folder} has no version folder such as {folder / '1'}; export the model again, "
             "or move the folder away if it is no model"
         )
-    return load_model(versions[-1])
+    return load_model(versions[-1], keys)
 
 
 @contextmanager
@@ -251,19 +255,25 @@ def _readable(root: Path) -> Iterator[None]:
         raise RepositoryError(f"cannot read {error.filename or root}: {error.strerror}") from None
 
 
-def load_model(folder: Path) -> ModelEntry:
-    """Read and verify `<name>/<version>/`. Raises `RepositoryError`."""
+def load_model(folder: Path, keys: PublicKeys | None = None) -> ModelEntry:
+    """Read and verify `<name>/<version>/`, and its signature if there are `keys`.
+
+    Raises `RepositoryError`, `SignatureError`.
+    """
     with _readable(folder):
-        return _load_model(folder)
+        return _load_model(folder, keys)
 
 
-def _load_model(folder: Path) -> ModelEntry:
+def _load_model(folder: Path, keys: PublicKeys | None) -> ModelEntry:
     manifest_path, model_path = folder / MANIFEST_FILE, folder / MODEL_FILE
     for path in (manifest_path, model_path):
         if not path.is_file():
             raise RepositoryError(f"{path} is missing; export the model again")
+    document = manifest_path.read_bytes()
+    if keys:
+        keys.verify(manifest_path, document)
     try:
-        manifest = Manifest.model_validate_json(manifest_path.read_bytes())
+        manifest = Manifest.model_validate_json(document)
     except ValidationError as error:
         errors = "; ".join(
             f"{'.'.join(map(str, e['loc'])) or 'document'}: {e['msg']} (found {e['input']!r:.80})"

@@ -1,0 +1,16 @@
+"""Export trained checkpoints to the ONNX model repository: `distillery-export` or `python -m export`."""
+
+import sys
+
+import distillery
+
+COMMANDS = distillery.CommandModules("export.commands", ("export", "sign", "key"))
+
+
+def run() -> None:
+    """Entry point of `distillery-export`."""
+    sys.exit(distillery.main("distillery-export", COMMANDS, default="export"))
+
+
+if __name__ == "__main__":
+    run()

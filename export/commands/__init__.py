@@ -1,0 +1,1 @@
+"""The commands of `distillery-export`: arguments and output."""
