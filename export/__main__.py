@@ -2,14 +2,14 @@
 
 import sys
 
-import distillery
+from distillery import CommandModules, main
 
-COMMANDS = distillery.CommandModules("export.commands", ("export", "sign", "key"))
+COMMANDS = CommandModules("export.commands", ["export", "sign", "key"])
 
 
 def run() -> None:
     """Entry point of `distillery-export`."""
-    sys.exit(distillery.main("distillery-export", COMMANDS, default="export"))
+    sys.exit(main("distillery-export", COMMANDS, default="export"))
 
 
 if __name__ == "__main__":

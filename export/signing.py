@@ -14,10 +14,10 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 
+from distillery.files import write_atomically
 from export import ExportError
 from serving.model.repository import MANIFEST_FILE, Manifest, ModelEntry
 from serving.model.signature import SIGNATURE_FILE, pem_blocks
-from training.storage import write_atomically
 
 
 class SigningKey:

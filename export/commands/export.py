@@ -1,4 +1,4 @@
-"""`distillery-export`, the default command."""
+"""`distillery-export`: export trained checkpoints to the ONNX model repository."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,8 +10,8 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-import distillery
-from distillery import Metavar
+from distillery import Metavar, unknown
+from distillery.files import require_writable
 from distillery.machine import usable_cores
 from export import ExportError
 from export.acceptance import RISK
@@ -47,7 +47,7 @@ class Export(DataSettings, RepositorySettings):
         None, description="export this checkpoint instead of a run"
     )
     name: str = Field("model", description="with --checkpoint: name of the model")
-    int8: Annotated[list[str], distillery.Metavar("MODEL,...")] = Field(
+    int8: Annotated[list[str], Metavar("MODEL,...")] = Field(
         ["student", "fast"], description="models that are also published as NAME-int8"
     )
     risk: float = Field(
@@ -76,6 +76,7 @@ class Export(DataSettings, RepositorySettings):
                 console.print(f"{'signed' if signed else 'unchanged':<11}{', '.join(signed or names)}")
                 entries += current
                 continue
+            require_writable(self.models_dir)
             with console.status(f"exporting {', '.join(names)}"):
                 splits = splits or Splits.read(self.data_dir)
                 entries += export_checkpoint(
@@ -97,7 +98,7 @@ class Export(DataSettings, RepositorySettings):
         names = [source.name for source in sources]
         missing = [name for name in self.int8 if name not in names]
         if missing and "int8" in self.model_fields_set:  # the default need not apply
-            raise ExportError(f"--int8: {distillery.unknown('model', missing[0], names)}")
+            raise ExportError(f"--int8: {unknown('model', missing[0], names)}")
 
 
 def _table(entries: list[ModelEntry]) -> Table:

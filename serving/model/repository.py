@@ -31,6 +31,8 @@ _logger = logging.getLogger("distillery")
 MODEL_FILE = "model.onnx"
 MANIFEST_FILE = "manifest.json"
 CARD_FILE = "MODEL_CARD.md"
+LOCK_FILE = ".lock"
+"""Of `export`, in the repository's folder."""
 LARGEST_CARD = 1024 * 1024
 """Bytes; every API process holds every model card in memory."""
 NAME = re.compile(r"[a-z0-9]+(?:[-_.][a-z0-9]+)*")
@@ -187,7 +189,7 @@ def load_repository(root: Path, keys: PublicKeys | None = None) -> dict[str, Mod
             raise RepositoryError(
                 f"{root} is a model or a version of one: name the folder with models, NAME/VERSION/{MODEL_FILE}"
             )
-        paths = sorted(root.iterdir())
+        paths = sorted(path for path in root.iterdir() if path.name != LOCK_FILE)
         folders = [path for path in paths if _is_model(path)]
         entries = {folder.name: _load_latest(folder, keys) for folder in folders}
     skipped = _listed([path.name for path in paths if path not in folders])
