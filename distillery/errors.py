@@ -25,6 +25,7 @@ class DistilleryError(Exception):
     ├── serving.model.repository.RepositoryError    an invalid model repository
     ├── serving.model.session.DeviceError           a device that onnxruntime cannot use
     ├── serving.service.UnknownDefaultError         a default model that the repository lacks
+    ├── serving.processes.tls.CertificateError      an invalid certificate or key
     ├── serving.processes.sockets.ServiceError      a service that cannot start or continue
     ├── serving.client.errors.ClientError           a request that returned no predictions
     └── benchmarks.errors.BenchmarkError            a measurement without a valid result
