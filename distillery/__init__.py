@@ -13,6 +13,7 @@ A command is a subclass of `Command`: its fields are the settings, its docstring
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 
 from pydantic import ValidationError
 from pydantic_settings import SettingsError
@@ -55,8 +56,9 @@ def main(
 ) -> int:
     """Run one of `commands` with `arguments` (default: those of the process) and return the exit status.
 
-    The first argument names the command; without one, `default` runs. Status 0: success; 1: a `DistilleryError`;
-    2: invalid settings; 130: interrupted; 141: the reader of the output has closed it, as `head` does.
+    The first argument names the command; without one, `default` runs. Status 0: success; 1: a `DistilleryError`,
+    or output that cannot be written; 2: invalid settings; 130: interrupted; 141: the reader of the output has closed
+    it, as `head` does.
 
     Commands are dispatched here rather than with pydantic-settings' `CliSubCommand`, which nests the settings of a
     command under its name in files and environment variables, and builds the parsers of all commands at every start.
@@ -65,14 +67,22 @@ def main(
     try:
         status = _run(program, commands, default, list(sys.argv[1:] if arguments is None else arguments))
         sys.stdout.flush()
-    except BrokenPipeError:
+    except OSError:
         try:
             print(flush=True)
-        except BrokenPipeError:
+        except OSError as error:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at exit
-            return 141
-        raise  # of another pipe
+            if isinstance(error, BrokenPipeError):
+                return 141
+            _print_error(f"{program}: the output cannot be written: {error.strerror}; redirect it elsewhere")
+            return 1
+        raise  # of another file or pipe
     return status
+
+
+def _print_error(*lines: str) -> None:
+    with suppress(OSError):
+        print(*lines, sep="\n", file=sys.stderr, flush=True)
 
 
 def _open_standard_streams() -> None:
@@ -106,17 +116,16 @@ def _run(program: str, commands: Mapping[str, type[Command]], default: str | Non
             print(command_help(title, command, others))
             return 0
         if notice := ignored_service_links(command.model_fields):
-            print(f"{title}: {notice}", file=sys.stderr)
+            _print_error(f"{title}: {notice}")
         command.parse(rest).run()
     except (SettingsError, ValidationError) as error:
         lines = errors(error, command) if isinstance(error, ValidationError) else [str(error)]
-        print(*(f"{title}: {line}" for line in lines), sep="\n", file=sys.stderr)
-        print(f"See {title} --help", file=sys.stderr)
+        _print_error(*(f"{title}: {line}" for line in lines), f"See {title} --help")
         return 2
     except DistilleryError as error:
-        print(f"{title}: {error}", file=sys.stderr)
+        _print_error(f"{title}: {error}")
         return 1
     except KeyboardInterrupt:
-        print(f"\n{title}: interrupted; run the same command to continue", file=sys.stderr)
+        _print_error(f"\n{title}: interrupted; run the same command to continue")
         return 130
     return 0

@@ -15,9 +15,11 @@ class DistilleryError(Exception):
     """An error the user can fix. The message names the value found and what is expected.
 
     DistilleryError
+    ├── distillery.files.FileError                  a folder that cannot be written
     ├── training.data.mnist_files.DatasetError      MNIST files missing, or with the wrong checksum
     ├── training.model.checkpoint.CheckpointError   a truncated checkpoint, or one of another shape
     ├── training.runs.folder.RunError               an unusable run folder
+    ├── training.runs.lock.LockedError              a folder that another command is using
     ├── export.ExportError                          an exported graph that differs from its network
     ├── serving.engine.access.AccessError           an invalid file of API keys
     ├── serving.engine.shared_memory.SharedMemoryError  no memory for the metrics

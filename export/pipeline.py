@@ -8,12 +8,13 @@ from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
-import onnx
 import torch
 
+from distillery.files import sha256
 from export import ExportError
 from export.acceptance import RISK, OutlierUnit, add_rule, fit_outlier_unit
 from export.calibrate import choose_quantisation
+from export.fold import fold
 from export.graph import Graph, to_onnx
 from export.parity import measure_parity, network_logits, require_parity, require_parity_on_extremes
 from export.publish import documents_match, headline, publish
@@ -36,7 +37,6 @@ from training.evaluation.calibration import fit_temperature
 from training.model.checkpoint import load_checkpoint
 from training.recipe.schema import Architecture
 from training.runs.folder import current_folder, current_models
-from training.storage import sha256
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,8 @@ def export_checkpoint(
             "name one of those with --int8"
         )
     exact = network_logits(network, splits.test.images.numpy())
-    plain = to_onnx(network, architecture)
+    members = fold(network)
+    plain = to_onnx(members)
     require_parity_on_extremes(plain, network)
     unit = fit_outlier_unit(plain, splits.samples)
     fp32, facts = _finish(plain, unit, splits, exact, risk)
@@ -130,8 +131,7 @@ def export_checkpoint(
     )
     entries = [publish(models_dir, manifest, fp32.content, source.path)]
     if int8:
-        chosen = choose_quantisation(plain, splits)
-        onnx.checker.check_model(chosen.graph.model, full_check=True)
+        chosen = choose_quantisation(members[0], plain, splits)
         quantised, facts = _finish(chosen.graph, unit, splits, exact, risk)
         manifest = manifest.model_copy(
             update=facts
@@ -172,4 +172,4 @@ def _finish(
 
 
 def _versions() -> dict[str, str]:
-    return {tool: version_of(tool) for tool in ("distillery", "onnx", "onnxruntime", "onnxscript", "torch")}
+    return {tool: version_of(tool) for tool in ("distillery", "onnx", "onnxruntime", "torch")}

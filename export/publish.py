@@ -1,16 +1,24 @@
 """Write a model into the repository, whole or not at all, with the report that is next to its checkpoint."""
 
+import ctypes
 import json
+import os
 import shutil
 import tempfile
 from pathlib import Path
 
 from pydantic import TypeAdapter
 
+from distillery.files import file_errors, flush_folder, write_atomically
 from export import ExportError
 from serving.model.repository import MANIFEST_FILE, MODEL_FILE, Acceptance, Manifest, ModelEntry, load_model
 from training.report.report import CARD, REPORT
+from training.runs.lock import locked
 
+STAGING = ".publish-"
+CONFIG_FILE = "config.pbtxt"
+_CURRENT, _EXCHANGE = -100, 2
+"""AT_FDCWD and RENAME_EXCHANGE of renameat2(2)."""
 TRITON_TYPES = {"UINT8": "TYPE_UINT8", "FP32": "TYPE_FP32"}
 DOCUMENTS = (CARD, REPORT)
 """Written next to a checkpoint by `distillery-train report`; both, or neither."""
@@ -20,28 +28,51 @@ HEADLINE = TypeAdapter(dict[str, float])
 def publish(root: Path, manifest: Manifest, content: bytes, checkpoint: Path) -> ModelEntry:
     """Write `<name>/<version>/` below `root`: the graph, the manifest and the documents next to `checkpoint`.
 
-    The folder is written next to its destination and renamed into it, so a reader never finds an incomplete model.
+    The folder is written and flushed to the disk under another name, then renamed or exchanged with the one it
+    replaces: a reader never finds an incomplete model, whatever ends this process. Raises `FileError`.
     """
-    root.mkdir(parents=True, exist_ok=True)
-    staging = Path(tempfile.mkdtemp(prefix=".publish-", dir=root))
-    try:
-        version = staging / manifest.name / manifest.version
-        version.mkdir(parents=True)
-        (version / MODEL_FILE).write_bytes(content)
-        for name, document in _documents(checkpoint, manifest).items():
-            (version / name).write_bytes(document)
-        (version / MANIFEST_FILE).write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
-        load_model(version)  # what the service would reject at its start is rejected here
-        target = root / manifest.name
-        target.mkdir(exist_ok=True)
-        (staging / "config.pbtxt").write_text(triton_config(manifest), encoding="utf-8")
-        (staging / "config.pbtxt").replace(target / "config.pbtxt")
-        if (target / manifest.version).exists():
-            (target / manifest.version).rename(staging / "replaced")
-        version.rename(target / manifest.version)
-        return load_model(target / manifest.version)
-    finally:
-        shutil.rmtree(staging)
+    with locked(root, wait=True), file_errors(root):
+        for leftover in root.glob(f"{STAGING}*"):  # of a process that was killed
+            shutil.rmtree(leftover)
+        staging = Path(tempfile.mkdtemp(prefix=STAGING, dir=root))
+        try:
+            staged = staging / manifest.name
+            version = staged / manifest.version
+            files = {MODEL_FILE: content, **_documents(checkpoint, manifest)}
+            files[MANIFEST_FILE] = (manifest.model_dump_json(indent=2) + "\n").encode()
+            for name, document in files.items():
+                write_atomically(version / name, document)
+            load_model(version)  # what the service would reject at its start is rejected here
+            config = triton_config(manifest).encode()
+            target = root / manifest.name
+            if target.exists():
+                _put(version, target / manifest.version)
+                write_atomically(target / CONFIG_FILE, config)
+            else:
+                write_atomically(staged / CONFIG_FILE, config)
+                _put(staged, target)
+            return load_model(target / manifest.version)
+        finally:
+            shutil.rmtree(staging, ignore_errors=True)
+
+
+def _put(new: Path, place: Path) -> None:
+    """Move a folder to `place`; a folder that is there takes the place of `new`."""
+    if not place.exists():
+        new.rename(place)
+    elif not _exchange(new, place):  # `place` is missing for a moment; who is killed then publishes it again
+        place.rename(new.with_name("replaced"))
+        new.rename(place)
+    flush_folder(place.parent)
+
+
+def _exchange(first: Path, second: Path) -> bool:
+    """Exchange two folders in one step; return False where that is not possible (not Linux, NFS)."""
+    renameat2 = getattr(ctypes.CDLL(None), "renameat2", None)
+    if renameat2 is None:
+        return False
+    failed = renameat2(_CURRENT, os.fsencode(first), _CURRENT, os.fsencode(second), ctypes.c_uint(_EXCHANGE))
+    return not failed
 
 
 def documents_match(checkpoint: Path, entry: ModelEntry) -> bool:

@@ -127,7 +127,7 @@ def test_an_unknown_option_of_a_model_is_rejected_with_the_nearest(
 
 def test_the_docstring_of_the_base_error_lists_every_error() -> None:
     listed = re.findall(r"── ([\w.]+)", DistilleryError.__doc__ or "")
-    packages = ("training", "export", "serving", "benchmarks")
+    packages = ("distillery.", "training", "export", "serving", "benchmarks")
     assert all(issubclass(pkgutil.resolve_name(name), DistilleryError) for name in listed)
     defined = [
         f"{error.__module__}.{error.__name__}"

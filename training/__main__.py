@@ -2,25 +2,14 @@
 
 import sys
 
-import distillery
-from training.commands.evaluate import Evaluate
-from training.commands.report import Report
-from training.commands.reproduce import Reproduce
-from training.commands.sweep import Sweep
-from training.commands.train import Train
+from distillery import CommandModules, main
 
-COMMANDS: dict[str, type[distillery.Command]] = {
-    "train": Train,
-    "evaluate": Evaluate,
-    "report": Report,
-    "reproduce": Reproduce,
-    "sweep": Sweep,
-}
+COMMANDS = CommandModules("training.commands", ["train", "evaluate", "report", "reproduce", "sweep"])
 
 
 def run() -> None:
     """Entry point of `distillery-train`."""
-    sys.exit(distillery.main("distillery-train", COMMANDS, default="train"))
+    sys.exit(main("distillery-train", COMMANDS, default="train"))
 
 
 if __name__ == "__main__":

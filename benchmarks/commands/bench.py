@@ -17,6 +17,7 @@ from benchmarks.results.files import RESULTS, read_result, warn_if_busy, write_r
 from benchmarks.results.models import model_facts, select_models, speed_models
 from benchmarks.systems.servers import Executor, running_service
 from distillery import Command
+from distillery.files import require_writable
 from serving.model.repository import ModelEntry
 
 WIDTH = 140
@@ -56,6 +57,7 @@ class Bench(Command):
 
     def run(self) -> None:
         """Measure, keep, print the section that the documents show, and last one line of JSON."""
+        require_writable(self.results_dir)
         warn_if_busy()
         data = self.measure()
         if self.limitations:

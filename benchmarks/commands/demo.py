@@ -31,6 +31,7 @@ from benchmarks.results.files import warn_if_busy, write_result
 from benchmarks.results.models import model_facts, select_models
 from benchmarks.results.ratio import LEGEND
 from benchmarks.systems.servers import running_service
+from distillery.files import require_writable
 from distillery.machine import usable_cores
 from serving.client import Client
 from serving.model.repository import ModelEntry
@@ -75,6 +76,8 @@ class Demo(DataSettings):
         warn_if_busy()
         console = Console()
         run_dir = self.out / RECIPE
+        for folder in (run_dir, self.models_dir):
+            require_writable(folder)
         data = [f"--data-dir={self.data_dir}"] if self.data_dir else []
         train = ["training", f"--recipe={RECIPE}", f"--out={self.out}", *data]
         export = ["export", f"--run-dir={run_dir}", f"--models-dir={self.models_dir}", *data]

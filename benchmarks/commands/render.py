@@ -1,5 +1,6 @@
 """`distillery-bench render`: write the tables and figures of README and docs from the newest results."""
 
+import io
 import os
 from pathlib import Path
 from typing import Annotated
@@ -13,6 +14,7 @@ from benchmarks.report.markdown import Source, Sources, fill
 from benchmarks.report.sections import SECTIONS, Section
 from benchmarks.results.files import RESULTS, latest, read_result
 from distillery import Command, Metavar
+from distillery.files import write_atomically
 
 COMMANDS = {
     "reproduction": "distillery-train reproduce && distillery-bench record --recipe paper",
@@ -74,7 +76,7 @@ class Render(Command):
             if section.draw and _drawn_from(figure) != names:
                 stale.append(f"{figure} (not of {names})")
         if not self.check:
-            document.write_text(rendered, encoding="utf-8")
+            write_atomically(document, rendered.encode())
             print(f"wrote {document}: {', '.join(section.name for section in sections)}")
             return []
         return [*stale, *([str(document)] if rendered != text else [])]
@@ -93,12 +95,13 @@ class Render(Command):
 
 def _draw(section: Section, sources: Sources, path: Path, names: str) -> None:
     """Write a section's figure with the `names` of its results inside, and its further files."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     with style():
         if section.draw:
-            section.draw(sources).savefig(path, dpi=150, metadata={SOURCE_KEY: names})
-    for name, content in (section.files(sources) if section.files else {}).items():
-        (path.parent / name).write_bytes(content)
+            content = io.BytesIO()
+            section.draw(sources).savefig(content, format="png", dpi=150, metadata={SOURCE_KEY: names})
+            write_atomically(path, content.getvalue())
+    for name, file in (section.files(sources) if section.files else {}).items():
+        write_atomically(path.parent / name, file)
 
 
 def _drawn_from(path: Path) -> str | None:

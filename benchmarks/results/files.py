@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.errors import BenchmarkError
+from distillery.files import write_atomically
 from distillery.machine import usable_cores
 
 RESULTS = Path("benchmarks/results")
@@ -33,7 +34,7 @@ def write_result(kind: str, data: dict[str, Any], *, folder: Path = RESULTS) -> 
     """Write `data` as a new file of this `kind` (a word such as `session`) and return its path.
 
     `data` is JSON; samples are stored as histograms (`benchmarks.load.latency.compact`), so that a file stays below
-    300 kB. The rest of the document is `describe_run`. Raises `ValueError` for an invalid kind.
+    300 kB. The rest of the document is `describe_run`. Raises `ValueError` for an invalid kind, `FileError`.
     """
     if not re.fullmatch(r"[a-z]+(?:_[a-z]+)*", kind):
         raise ValueError(f"a kind of result is words joined by underscores, found {kind!r}")
@@ -43,9 +44,8 @@ def write_result(kind: str, data: dict[str, Any], *, folder: Path = RESULTS) -> 
     # A list of numbers stays on one line; a line break cannot be inside a JSON string.
     text = re.sub(r"\[\n[\s\d.,eE+-]+\]", lambda numbers: f"[{' '.join(numbers[0][1:-1].split())}]", text)
     name = f"{kind}-{now:%Y%m%dT%H%M%SZ}-{hashlib.sha256(text.encode()).hexdigest()[:6]}.json"
-    folder.mkdir(parents=True, exist_ok=True)
     path = folder / name
-    path.write_text(text, encoding="utf-8")
+    write_atomically(path, text.encode())
     return path
 
 

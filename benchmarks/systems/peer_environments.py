@@ -15,6 +15,7 @@ from filelock import FileLock
 
 from benchmarks.errors import BenchmarkError
 from benchmarks.systems.peer import Peer
+from distillery.files import require_writable, write_atomically
 
 ENVIRONMENTS = Path(".cache/peers")
 MARKER = "requirements.txt"
@@ -26,7 +27,7 @@ def peer_environment(peer: Peer, folder: Path = ENVIRONMENTS) -> Path:
     python, marker = home / "bin/python", home / MARKER
     requirements = peer.folder / "requirements.txt"
     expected = f"# python {platform.python_version()}\n{requirements.read_text(encoding='utf-8')}"
-    folder.mkdir(parents=True, exist_ok=True)
+    require_writable(folder)
     with FileLock(home.with_suffix(".lock")):
         if marker.is_file() and marker.read_text(encoding="utf-8") == expected:
             return python
@@ -35,7 +36,7 @@ def peer_environment(peer: Peer, folder: Path = ENVIRONMENTS) -> Path:
         _run(peer, [sys.executable, "-m", "venv", str(home)])
         quiet = ["--quiet", "--disable-pip-version-check", "--no-input"]
         _run(peer, [str(python), "-m", "pip", "install", *quiet, "--requirement", str(requirements)])
-        marker.write_text(expected, encoding="utf-8")
+        write_atomically(marker, expected.encode())
         return python
 
 

@@ -7,14 +7,18 @@ another wheel contains (no GPU is needed), and with Debian's libb64.
 import csv
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from filelock import FileLock
+
 from benchmarks.errors import BenchmarkError
 from benchmarks.systems.servers import ROOT
+from distillery.files import require_writable
 
 PACKAGES = ("tritonclient==2.50.0", "nvidia-cuda-runtime-cu12==12.9.79")
 FOLDER = ROOT / ".cache" / "perf-analyzer-2.50.0"
@@ -58,18 +62,24 @@ Report = dict[str, float]
 def install() -> Path:
     """Install the program where it is missing; return its folder. Raises `BenchmarkError` when it cannot run."""
     if not (FOLDER / PROGRAM).is_file():
-        FOLDER.parent.mkdir(exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=FOLDER.parent) as made:
-            pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-            command = [*pip, "--no-deps", "--target", f"{made}/new", *PACKAGES]
-            run = subprocess.run(command, capture_output=True, text=True, check=False)
-            if run.returncode:
-                raise BenchmarkError(
-                    f"pip could not install {' '.join(PACKAGES)}: {run.stderr.strip()[-500:]}"
-                )
-            Path(made, "new").rename(FOLDER)
+        require_writable(FOLDER.parent)
+        with FileLock(f"{FOLDER}.lock"):
+            _install()
     _run(["--version"])
     return FOLDER
+
+
+def _install() -> None:
+    if (FOLDER / PROGRAM).is_file():  # another process has installed it meanwhile
+        return
+    new = FOLDER.with_name(f"{FOLDER.name}.new")
+    shutil.rmtree(new, ignore_errors=True)  # of a process that was killed
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    command = [*pip, "--no-deps", "--target", str(new), *PACKAGES]
+    run = subprocess.run(command, capture_output=True, text=True, check=False)
+    if run.returncode:
+        raise BenchmarkError(f"pip could not install {' '.join(PACKAGES)}: {run.stderr.strip()[-500:]}")
+    new.rename(FOLDER)
 
 
 def measure(url: str, model: str, *, batch: int, concurrency: int, window_ms: int) -> Report:

@@ -10,7 +10,7 @@ import pytest
 
 from benchmarks.__main__ import COMMANDS as BENCH
 from distillery import Command, main
-from export.__main__ import Export
+from export.commands.export import Export
 from serving.__main__ import COMMANDS as SERVE
 from tests.support.markdown import Block, blocks, matches, words
 from tests.support.samples import samples_as_mnist

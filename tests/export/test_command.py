@@ -6,7 +6,7 @@ from shutil import copyfile, copytree
 import pytest
 
 from distillery import main
-from export.__main__ import Export
+from export.commands.export import Export
 from export.pipeline import Source
 from export.splits import Splits
 from serving.model.repository import load_repository

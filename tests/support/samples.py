@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from distillery.files import sha256
 from training.data import mnist
 from training.data.mnist import Digits, split
 from training.data.mnist_files import parse_images, parse_labels, read_file
-from training.storage import sha256
 
 DIGITS = Path(__file__).parents[1] / "data" / "digits"
 

@@ -11,10 +11,10 @@ import sys
 from pathlib import Path
 
 import distillery
+from distillery.files import sha256
 from training.commands.sweep import Sweep
 from training.commands.train import Train
 from training.data import mnist as data
-from training.storage import sha256
 
 
 def main() -> int:

@@ -6,6 +6,7 @@ from typing import ClassVar
 from rich.console import Console
 from rich.table import Table
 
+from distillery.files import is_outdated
 from training.commands.settings import RunSettings
 from training.data.mnist import find_mnist, load_test
 from training.evaluation.evaluate import EVALUATION, Evaluator, evaluate_run
@@ -14,7 +15,6 @@ from training.recipe.files import read_recipe
 from training.recipe.schema import FIGURES
 from training.report.figures import draw_confusion, draw_errors
 from training.runs.pipeline import DataSet, jobs
-from training.storage import is_outdated
 
 
 class Evaluate(RunSettings):

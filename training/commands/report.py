@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from distillery import Metavar
+from distillery.files import is_outdated
 from training.commands.progress import TrainingProgress
 from training.commands.settings import DeviceSettings, RunSettings
 from training.data.mnist import find_mnist, load_test
@@ -21,7 +22,6 @@ from training.report.model_card import interval
 from training.report.report import report_run
 from training.runs.folder import current_folder
 from training.runs.pipeline import DataSet, jobs
-from training.storage import is_outdated
 
 
 class Report(RunSettings, DeviceSettings):

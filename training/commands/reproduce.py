@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from distillery import Metavar
+from distillery.files import is_outdated
 from training.commands.progress import TrainingProgress
 from training.commands.settings import DeviceSettings, RunSettings
 from training.data.mnist import find_mnist, load_test
@@ -17,7 +18,6 @@ from training.paper.reproduce import REPRODUCTION, reproduce
 from training.recipe.files import read_recipe
 from training.recipe.schema import FIGURES, Units
 from training.runs.pipeline import DataSet
-from training.storage import is_outdated
 
 
 class Reproduce(RunSettings, DeviceSettings):

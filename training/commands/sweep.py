@@ -14,7 +14,7 @@ from distillery import DistilleryError, Metavar, unknown
 from training.commands.progress import SweepProgress, TrainingProgress
 from training.commands.settings import RecipeSettings
 from training.recipe.schema import SWEEP, Recipe
-from training.runs.folder import locked
+from training.runs.lock import locked
 from training.runs.pipeline import DataSet, train_recipe
 from training.sweep.results import importances, write_results
 from training.sweep.search import Result, Search, open_study, pareto_front, storage_errors

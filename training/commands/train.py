@@ -6,6 +6,7 @@ from typing import Annotated, ClassVar
 from pydantic import Field
 from rich.console import Console
 
+from distillery.files import is_outdated
 from training.commands.progress import TrainingProgress
 from training.commands.settings import RecipeSettings
 from training.data.views import Views
@@ -16,7 +17,6 @@ from training.recipe.schema import FIGURES, Recipe
 from training.report.figures import draw_curves, draw_digits, draw_soft_targets
 from training.runs.folder import ModelRun, read_history
 from training.runs.pipeline import DataSet, jobs, train_recipe
-from training.storage import is_outdated
 
 
 class Train(RecipeSettings):

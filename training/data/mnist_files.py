@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from distillery import DistilleryError
+from distillery.files import sha256
 from training.model.network import SIDE
-from training.storage import sha256
 
 SHA256 = {
     "train-images-idx3-ubyte": "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",

@@ -6,6 +6,7 @@ digits are read again only for new models.
 
 import json
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from distillery.files import require_writable, sha256, write_atomically
 from training.data.mnist import Digits
 from training.evaluation.corruptions import CORRUPTIONS
 from training.evaluation.metrics import Predict, all_metrics, error_metrics
@@ -22,7 +24,6 @@ from training.model.checkpoint import load_checkpoint
 from training.model.network import Network, normalise
 from training.runs.pipeline import DataSet
 from training.runs.trained import Trained, current_model
-from training.storage import sha256, write_atomically
 
 EVALUATION = "evaluation.json"
 """In a run's folder: the errors of its models."""
@@ -108,10 +109,11 @@ class Evaluator:
         self, model: Trained, of: dict[str, Any], compute: Callable[[], dict[str, Any]]
     ) -> dict[str, Any]:
         file, of = model.folder / METRICS, of | {"revision": REVISION}
-        if file.exists():
+        with suppress(FileNotFoundError, ValueError):  # ValueError: damaged, and computed again
             known: dict[str, Any] = json.loads(file.read_bytes())
             if of.items() <= known["of"].items():
                 return known
+        require_writable(model.folder)
         found = {"of": of, **compute()}
         write_atomically(file, (json.dumps(found) + "\n").encode())
         return found

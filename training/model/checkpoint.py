@@ -20,9 +20,9 @@ from safetensors.torch import save
 from torch import Tensor
 
 from distillery import DistilleryError
+from distillery.files import write_atomically
 from training.model.network import Network, build
 from training.recipe.schema import Architecture
-from training.storage import write_atomically
 
 METADATA = "distillery"
 """The key of the JSON in the metadata of the safetensors file."""

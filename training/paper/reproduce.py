@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 import distillery
+from distillery.files import write_atomically
 from training.data.mnist import Digits
 from training.loop.device import Device
 from training.loop.trainer import Observer, predict
@@ -27,7 +28,6 @@ from training.paper.transfer_sets import TRANSFER_SETS, correct, find_offsets, o
 from training.recipe.schema import ALONE, Recipe
 from training.runs.folder import ModelRun
 from training.runs.pipeline import DataSet, train_recipe
-from training.storage import write_atomically
 
 REPRODUCTION = "reproduction.json"
 NARROW = "narrow"

@@ -15,12 +15,12 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from distillery.files import write_atomically
 from training.data.mnist import Digits
 from training.data.views import PLAIN, Views
 from training.loop.trainer import Record, predict
 from training.model.network import CLASSES, SIDE, Network
 from training.recipe.schema import ALONE
-from training.storage import write_atomically
 
 COLOURS = ("#4c566a", "#2a7de1", "#d08770", "#5b9a3c", "#9a5bb5", "#c0392b", "#00838f")
 TEMPERATURES = (1, 4, 8, 20)

@@ -12,6 +12,7 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
+from distillery.files import write_atomically
 from training.evaluation.corruptions import CORRUPTIONS
 from training.evaluation.evaluate import METADATA_FIELDS, Evaluator
 from training.evaluation.metrics import error_mask
@@ -21,7 +22,6 @@ from training.recipe.files import to_toml
 from training.recipe.schema import ALONE
 from training.report.model_card import model_card
 from training.runs.trained import Trained, current_model, over_seeds
-from training.storage import write_atomically
 
 REPORT, CARD = "report.json", "MODEL_CARD.md"
 DECIMALS = 6

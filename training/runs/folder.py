@@ -16,21 +16,17 @@ import hashlib
 import io
 import json
 import re
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
 from torch import Tensor
 
 from distillery import DistilleryError
-from training.distributed import on_rank_0
+from distillery.files import write_atomically
 from training.loop.trainer import Record, Training
 from training.model.checkpoint import load_checkpoint, load_tensors, save_checkpoint, save_tensors
-from training.storage import write_atomically
 
-LOCK = ".lock"
 LONGEST_NAME = 255
 """Bytes of a file name; the file that stands for a link contains one."""
 
@@ -64,9 +60,10 @@ class ModelRun:
         return load_checkpoint(self.checkpoint).metadata if self.checkpoint.exists() else None
 
     def prepare(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-        """Create the folder; return the state of an interrupted training, if any. Raises `CheckpointError`."""
-        for leftover in self.folder.glob(".*-*"):  # temporary files of a killed process
-            leftover.unlink()
+        """Create the folder; return the state of an interrupted training, if any.
+
+        Raises `CheckpointError` and `FileError`.
+        """
         write_atomically(self.folder / "recipe.json", (json.dumps(self.inputs, indent=2) + "\n").encode())
         return load_tensors(self._state) if self._state.exists() else None
 
@@ -159,35 +156,3 @@ def read_history(folder: Path) -> list[Record]:
     except FileNotFoundError:
         raise RunError(f"there is no history in {folder}; train it with distillery-train") from None
     return [json.loads(line) for line in lines]
-
-
-@contextmanager
-def locked(folder: Path, *, wait: bool = False) -> Iterator[None]:
-    """Exclude other commands from `folder`: wait for them, or raise `RunError`. A killed process frees its lock."""
-    lock = FileLock(folder / LOCK, timeout=-1 if wait else 0)
-
-    def acquire() -> None:
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            lock.acquire()
-        except Timeout:
-            raise RunError(
-                f"another distillery-train is running in {folder}; wait for it, or choose another folder with --out"
-            ) from None
-        except (OSError, NotImplementedError) as error:
-            raise RunError(f"{folder} cannot be used: {error}; choose another folder with --out") from None
-
-    on_rank_0(acquire)
-    try:
-        yield
-    finally:
-        lock.release()
-
-
-def is_locked(folder: Path) -> bool:
-    """Return whether another command holds the lock of `folder`."""
-    try:
-        with FileLock(folder / LOCK, timeout=0):
-            return False
-    except Timeout:
-        return True

@@ -21,7 +21,8 @@ from training.loop.soft_targets import SoftTargets
 from training.loop.trainer import Job, Observer, Training
 from training.model.checkpoint import load_checkpoint
 from training.recipe.schema import ALONE, Recipe
-from training.runs.folder import ModelRun, cache_key, locked
+from training.runs.folder import ModelRun, cache_key
+from training.runs.lock import locked
 
 REVISION = 3
 """Incremented when the same recipe begins to give other weights or other files, so that older models are not reused."""

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from matplotlib.figure import Figure
 
+from distillery.files import write_atomically
 from training.report.figures import save
-from training.storage import write_atomically
 from training.sweep.search import Result, pareto_front
 from training.sweep.space import Space
 

@@ -20,7 +20,8 @@ from training.data.views import draw_seed
 from training.loop.device import Device
 from training.loop.trainer import Job, Observer
 from training.recipe.schema import SWEEP, Distillation, Model, Recipe
-from training.runs.folder import ModelRun, cache_key, is_locked, locked
+from training.runs.folder import ModelRun, cache_key
+from training.runs.lock import is_locked, locked
 from training.runs.pipeline import REVISION, DataSet, model_run, train_model
 from training.sweep.space import Space, multiply_adds, rounded, with_settings
 

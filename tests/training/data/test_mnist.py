@@ -139,7 +139,9 @@ def test_a_cache_that_cannot_be_written_is_named_with_the_fix(mirror: Path, cach
     assert mirror.exists()
     cache.parent.parent.mkdir()
     cache.parent.write_text("a file in the way")
-    with pytest.raises(DatasetError, match=r"mnist cannot be written: .*; set XDG_CACHE_HOME"):
+    with pytest.raises(
+        DatasetError, match=r"distillery is a file, expected a folder; .*, with XDG_CACHE_HOME"
+    ):
         find_mnist(None)
 
 

@@ -15,7 +15,6 @@ from tests.support.trainings import same
 from training.model.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 from training.model.network import build
 from training.recipe.schema import Architecture
-from training.storage import write_atomically
 
 SHAPE = Architecture(hidden=[12, 8])
 METADATA: dict[str, Any] = {
@@ -137,18 +136,3 @@ def test_weights_that_are_not_finite_are_rejected(tmp_path: Path) -> None:
     save_checkpoint(tmp_path / "model.safetensors", weights, METADATA)
     with pytest.raises(CheckpointError, match=r"output\.bias holds values that are not finite"):
         load_checkpoint(tmp_path / "model.safetensors")
-
-
-def test_a_failed_write_leaves_the_old_file_and_nothing_else(
-    path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    before = path.read_bytes()
-
-    def full(descriptor: int) -> None:
-        raise OSError(28, f"No space left on device {descriptor}")
-
-    monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(OSError, match="No space left"):
-        write_atomically(path, b"half")
-    assert path.read_bytes() == before
-    assert list(path.parent.iterdir()) == [path]

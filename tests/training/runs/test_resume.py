@@ -4,26 +4,24 @@ A process is killed with SIGKILL and started again; and every single write of a 
 """
 
 import errno
-import itertools
 import json
 import os
 import shutil
-import signal
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
 
+from distillery.files import FileError
 from tests.support.trainings import CPU, FEW
-from training import storage
 from training.commands.progress import TrainingProgress
 from training.model import checkpoint
 from training.model.checkpoint import load_checkpoint
 from training.recipe.schema import Augmentation, Distillation, Model, Recipe
 from training.runs import folder as runs
-from training.runs.folder import RunError, current_folder, current_models, locked, read_history
+from training.runs.folder import RunError, current_folder, current_models, read_history
+from training.runs.lock import LOCK, LockedError, locked
 from training.runs.pipeline import DataSet, jobs, train_recipe
 from training.runs.trained import current_model
 
@@ -75,7 +73,7 @@ def files_kept(root: Path) -> set[str]:
     """The names of all files in the models' folders."""
     folders = [path for path in root.iterdir() if path.is_dir() and not path.is_symlink()]
     files = {path.name for folder in folders for path in folder.iterdir() if path.is_file()}
-    return files - {runs.LOCK}
+    return files - {LOCK}
 
 
 def soft_targets_kept(root: Path) -> list[str]:
@@ -90,68 +88,8 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-@pytest.mark.slow
-def test_a_killed_process_resumes_to_the_same_weights(uninterrupted: Path, tmp_path: Path) -> None:
-    command = [sys.executable, "-u", __file__, str(tmp_path)]
-    for model, epoch in (("teacher", 2), ("student-alone", 3), ("student", 2)):
-        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-            assert process.stdout is not None
-            for line in process.stdout:  # the line comes before the epoch is stored: some of its work is lost
-                if line.split()[:3] == [model, "epoch", f"{epoch}/3"]:
-                    break
-            else:
-                pytest.fail(f"{model} never came to epoch {epoch}")
-            process.kill()
-        assert process.returncode == -signal.SIGKILL
-        assert not (tmp_path / model).exists()
-    done = subprocess.run(command, check=True, capture_output=True, text=True)
-    assert "student: resumed after epoch 1" in done.stdout
-    assert weights(tmp_path) == weights(uninterrupted)
-    assert soft_targets_kept(tmp_path) == soft_targets_kept(uninterrupted) == VIEWS
-
-
 class Crash(BaseException):
     """Simulates the end of the process."""
-
-
-class CrashingWrites:
-    """Writes files, then one half, then crashes."""
-
-    def __init__(self, survived: int) -> None:
-        self.left = survived
-
-    def __call__(self, path: Path, content: bytes) -> None:
-        if not self.left:  # before the temporary file is renamed
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.with_name(f".{path.name}-killed").write_bytes(content[: len(content) // 2])
-            raise Crash
-        self.left -= 1
-        storage.write_atomically(path, content)
-
-
-@pytest.mark.slow
-def test_a_crash_at_any_write_does_no_harm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    main(tmp_path / "through", QUICKER)
-    expected = weights(tmp_path / "through")
-    for survived in itertools.count():
-        root = tmp_path / str(survived)
-        write = CrashingWrites(survived)
-        with monkeypatch.context() as patch:
-            patch.setattr(checkpoint, "write_atomically", write)
-            patch.setattr(runs, "write_atomically", write)
-            try:
-                main(root, QUICKER)
-            except Crash:
-                pass
-            else:
-                break  # every write was interrupted once
-        main(root, QUICKER)
-        assert weights(root) == expected
-        assert files_kept(root) == KEPT
-        assert soft_targets_kept(root) == VIEWS
-    # Every model writes its recipe; every epoch the state and two histories; the end these two and the model;
-    # and the soft targets of two views.
-    assert survived == 3 * (1 + 3 * 3 + 3) + 2
 
 
 def test_a_crash_between_the_last_write_and_the_link_does_no_harm(
@@ -241,9 +179,10 @@ def test_metadata_and_history_describe_the_training(uninterrupted: Path) -> None
 
 
 def test_a_second_training_in_the_same_folder_is_rejected(tmp_path: Path) -> None:
+    holder = f"process {os.getpid()} on "
     with (
         locked(tmp_path),
-        pytest.raises(RunError, match="another distillery-train is running"),
+        pytest.raises(LockedError, match=f"another command is using .*: {holder}.*; wait for it"),
         locked(tmp_path),
     ):
         pass
@@ -257,7 +196,7 @@ def test_what_is_in_the_way_of_a_link_is_found_before_the_first_epoch(kind: str,
     in_the_way.mkdir() if kind == "folder" else in_the_way.write_text("student-notes")
     with pytest.raises(RunError, match="student is not a link to a trained model; move it away"):
         main(tmp_path)
-    assert {path.name for path in tmp_path.iterdir()} == {"student", runs.LOCK}
+    assert {path.name for path in tmp_path.iterdir()} == {"student", LOCK}
 
 
 def test_a_file_system_without_links_gets_files_with_the_names_of_folders(
@@ -293,20 +232,8 @@ def test_a_file_system_without_links_gets_files_with_the_names_of_folders(
 
 def test_a_folder_that_cannot_be_locked_is_named_before_the_first_epoch(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(
-        RunError, match=r"file/runs cannot be used: .*Not a directory.*; choose another folder"
-    ):
+    with pytest.raises(FileError, match=r"/file is a file, expected a folder; choose another one"):
         main(tmp_path / "file" / "runs")
-
-
-@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o077, 0o600), (0o002, 0o664)])
-def test_other_users_can_read_files_as_far_as_the_umask_allows(umask: int, mode: int, tmp_path: Path) -> None:
-    before = os.umask(umask)
-    try:
-        storage.write_atomically(tmp_path / "folder" / "file", b"content")
-    finally:
-        os.umask(before)
-    assert (tmp_path / "folder" / "file").stat().st_mode & 0o777 == mode
 
 
 def test_a_broken_state_is_named(uninterrupted: Path, tmp_path: Path) -> None:
