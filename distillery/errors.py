@@ -52,7 +52,11 @@ def read_toml(path: Path, setting: str) -> dict[str, Any]:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise DistilleryError(f"{setting}: there is no file {path}") from None
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except (
+        OSError,
+        ValueError,
+        RecursionError,
+    ) as error:  # also of an integer of 5,000 digits, and of deep nesting
         raise DistilleryError(f"{setting}: {path} is not valid TOML: {error}") from None
 
 
