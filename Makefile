@@ -32,9 +32,9 @@ test-slow: $(INSTALLED) ## run the slow tests; those that need `make system` are
 	@$(BIN)/pytest -m "slow or browser or nginx or prometheus or wrk"
 
 RUNS ?= 100000
-fuzz: $(INSTALLED) ## fuzz the decoding of request bodies, guided by coverage: make fuzz RUNS=1000000
-	@mkdir -p .cache/fuzz
-	@$(BIN)/python -m tests.serving.codecs.fuzz .cache/fuzz -runs=$(RUNS) -artifact_prefix=.cache/fuzz-
+TARGET ?= all
+fuzz: $(INSTALLED) ## fuzz every decoder, guided by coverage: make fuzz TARGET=json RUNS=1000000
+	@$(BIN)/python -m tests.fuzz .cache/fuzz $(TARGET) -runs=$(RUNS)
 
 check: $(INSTALLED) ## check format, lint, types, imports and generated docs
 	@$(BIN)/ruff format --check .

@@ -30,7 +30,8 @@ STABLE_SECONDS = 10.0
 """A child that lives longer has not crashed because of its start."""
 PAUSES = (0.0, 0.25, 0.5, 1.0, 2.0, 4.0)
 """Seconds before a child that died is started again, by the number of its previous crashes."""
-_CHECK_SECONDS = 0.25
+CHECK_SECONDS = 0.25
+"""Between two checks of the children."""
 
 
 def can_fork() -> bool:
@@ -140,14 +141,24 @@ class Supervisor:
     """Starts the workers and the API processes, and keeps them running until SIGTERM or SIGINT."""
 
     def __init__(
-        self, workers: Sequence[Child], apis: Sequence[Child], *, delay: float, patience: float
+        self,
+        workers: Sequence[Child],
+        apis: Sequence[Child],
+        *,
+        delay: float,
+        patience: float,
+        on_check: Callable[[], None] = lambda: None,
     ) -> None:
-        """`delay` is the pause before a shutdown begins, `patience` the time it may take, in seconds."""
+        """`delay` is the pause before a shutdown begins, `patience` the time it may take, in seconds.
+
+        `on_check` is called before children are replaced, and at least every `CHECK_SECONDS`.
+        """
         self._workers = workers
         self._apis = apis
         self._children = (*workers, *apis)
         self._delay = delay
         self._patience = patience
+        self._on_check = on_check
 
     def run(self, on_ready: Callable[[], None]) -> None:
         """Run until a signal, then end all children. Raises `ServiceError`."""
@@ -181,11 +192,12 @@ class Supervisor:
         """Replace children that die or hang, until a signal to stop or until a time."""
         checked = time.monotonic()
         while until is None or time.monotonic() < until:
-            if self._wait(stop, _CHECK_SECONDS):
+            if self._wait(stop, CHECK_SECONDS):
                 return
             # After a pause of the whole service (a stopped container), the heartbeats are old as well.
-            delayed = time.monotonic() - checked > 4 * _CHECK_SECONDS
+            delayed = time.monotonic() - checked > 4 * CHECK_SECONDS
             checked = time.monotonic()
+            self._on_check()
             for child in self._children:
                 child.check(delayed=delayed)
 

@@ -122,8 +122,10 @@ def test_the_health_check_names_what_is_wrong(
     with not_ready() as port:
         assert health("--url", f"http://0.0.0.0:{port}") == 1  # as the ready line has it
         assert f"http://0.0.0.0:{port} is not ready: 503 loading" in capfd.readouterr().err
-        assert health("--url", f"https://127.0.0.1:{port}") == 1
+        assert health("--url", f"ftp://127.0.0.1:{port}") == 1
         assert "is not the address of a service" in capfd.readouterr().err
+        assert health("--url", f"https://127.0.0.1:{port}") == 1
+        assert f"https://127.0.0.1:{port} does not respond: [SSL" in capfd.readouterr().err
     assert health("--url", f"http://127.0.0.1:{port}") == 1
     assert f"http://127.0.0.1:{port} does not respond: [Errno" in capfd.readouterr().err
 
