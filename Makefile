@@ -33,9 +33,9 @@ test-slow: $(INSTALLED) ## run the slow tests; those that need `make system` are
 	@$(PYTEST) -m "slow or browser or nginx or prometheus or wrk"
 
 RUNS ?= 100000
-fuzz: $(INSTALLED) ## fuzz the decoding of request bodies, guided by coverage: make fuzz RUNS=1000000
-	@mkdir -p .cache/fuzz
-	@$(BIN)/python -m tests.serving.codecs.fuzz .cache/fuzz -runs=$(RUNS) -artifact_prefix=.cache/fuzz-
+TARGET ?= all
+fuzz: $(INSTALLED) ## fuzz every decoder, guided by coverage: make fuzz TARGET=json RUNS=1000000
+	@$(BIN)/python -m tests.fuzz .cache/fuzz $(TARGET) -runs=$(RUNS)
 
 check: $(INSTALLED) ## check format, lint, types, imports and generated docs
 	@$(BIN)/ruff format --check .
@@ -87,7 +87,7 @@ lock: $(INSTALLED) ## write constraints.txt from the installed packages
 
 LOCK = $(BIN)/uv pip compile --quiet --no-header --no-annotate --no-emit-index-url --universal --python-version 3.11 --generate-hashes
 lock-image: $(INSTALLED) ## write the requirements of the serving image, with hashes
-	@$(LOCK) --extra serving --constraint constraints.txt --output-file docker/requirements.txt pyproject.toml
+	@$(LOCK) --extra serving --extra signed --constraint constraints.txt --output-file docker/requirements.txt pyproject.toml
 	@echo 'setuptools>=77' | $(LOCK) --output-file docker/build-requirements.txt -
 
 clean: ## remove runs, models and caches

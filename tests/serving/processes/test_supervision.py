@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
+from shutil import copytree
 
 import httpx
 import pytest
@@ -88,9 +89,12 @@ def replaced(service: Service, pid: int, within: float) -> None:
     assert time.monotonic() - started < within
 
 
-def test_an_api_process_that_dies_is_replaced(one_model: Path) -> None:
-    with starting_service(one_model, "--api-servers", "2") as service:
+def test_an_api_process_that_dies_is_replaced(one_model: Path, tmp_path: Path) -> None:
+    """By one that serves the same models, whatever has happened to their files since the start."""
+    models = Path(copytree(one_model, tmp_path / "models"))
+    with starting_service(models, "--api-servers", "2") as service:
         url = service.wait_until_ready()
+        (models / "student/1/model.onnx").write_bytes(b"half of an export")
         first, second = service.children()
         clients = Clients(url)
         os.kill(first, signal.SIGKILL)
