@@ -22,14 +22,15 @@ def locked(name: str) -> dict[str, str]:
     return {canonicalize_name(each[1]): each[2] for each in found if each}
 
 
-def test_the_locked_requirements_are_those_of_the_serving_extra_as_constrained() -> None:
+def test_the_locked_requirements_are_those_of_the_extras_serving_and_signed_as_constrained() -> None:
     lines = (ROOT / "constraints.txt").read_text().split()
     constraints = {canonicalize_name(line.partition("==")[0]): line.partition("==")[2] for line in lines}
     versions = locked("requirements.txt")
     differing = {n: v for n, v in versions.items() if constraints.get(n, v) != v}
     assert not differing, "run make lock-image"
     project = PROJECT["project"]
-    for line in [*project["dependencies"], *project["optional-dependencies"]["serving"]]:
+    extras = project["optional-dependencies"]
+    for line in [*project["dependencies"], *extras["serving"], *extras["signed"]]:
         requirement = Requirement(line)
         assert requirement.specifier.contains(versions[canonicalize_name(requirement.name)]), line
     assert not {"torch", "torchvision", "onnx"} & set(versions)
