@@ -19,17 +19,18 @@ $(INSTALLED): pyproject.toml constraints.txt
 demo: $(INSTALLED) ## train, distil, export, serve and benchmark on MNIST, end to end
 	@$(BIN)/python -m benchmarks demo
 
+PYTEST = $(BIN)/pytest --numprocesses logical --maxprocesses 4 --dist loadfile
 test: $(INSTALLED) ## run the default test suite
-	@$(BIN)/pytest --numprocesses logical --maxprocesses 4 --dist loadfile
+	@$(PYTEST)
 
 NUMERIC = $(addprefix tests/training/, loop model evaluation paper runs)
-PORTABLE = $(BIN)/pytest --numprocesses logical --maxprocesses 4 --dist loadfile $(NUMERIC)
+PORTABLE = $(PYTEST) $(NUMERIC)
 test-portable: $(INSTALLED) ## run the numeric tests of training as older CPUs compute them: SSE4 with one thread, AVX2 with two
 	@ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41 MKL_ENABLE_INSTRUCTIONS=SSE4_2 $(PORTABLE)
 	@ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 MKL_ENABLE_INSTRUCTIONS=AVX2 DISTILLERY_TEST_THREADS=2 OMP_WAIT_POLICY=PASSIVE $(PORTABLE)
 
 test-slow: $(INSTALLED) ## run the slow tests; those that need `make system` are skipped without it
-	@$(BIN)/pytest -m "slow or browser or nginx or prometheus or wrk"
+	@$(PYTEST) -m "slow or browser or nginx or prometheus or wrk"
 
 RUNS ?= 100000
 TARGET ?= all
