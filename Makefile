@@ -5,7 +5,7 @@ RECIPE ?= quick
 INSTALLED := .venv/.installed
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-portable test-slow check train export serve bench bench-peers fuzz soak system proto lock lock-image serving-alone clean
+.PHONY: help demo test test-portable test-slow check train export serve bench bench-peers fuzz soak system proto lock lock-image sbom serving-alone clean
 
 help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -76,7 +76,7 @@ system: ## install the Debian packages that some tests and benchmarks need
 	@$(SUDO) apt-get update -qq
 	@$(SUDO) apt-get install -qq --yes --no-install-recommends chromium libb64-0d nginx-light prometheus wrk
 
-serving-alone: $(INSTALLED) ## install only the serving extra, start the service, predict one digit
+serving-alone: $(INSTALLED) ## build the serving image's environment without a container, serve signed models, predict
 	@.ci/serving-alone
 
 proto: $(INSTALLED) ## generate the gRPC messages from open_inference.proto
@@ -89,6 +89,9 @@ LOCK = $(BIN)/uv pip compile --quiet --no-header --no-annotate --no-emit-index-u
 lock-image: $(INSTALLED) ## write the requirements of the serving image, with hashes
 	@$(LOCK) --extra serving --extra signed --constraint constraints.txt --output-file docker/requirements.txt pyproject.toml
 	@echo 'setuptools>=77' | $(LOCK) --output-file docker/build-requirements.txt -
+
+sbom: $(INSTALLED) ## write the list of the serving image's Python packages (CycloneDX)
+	@.ci/sbom
 
 clean: ## remove runs, models and caches
 	rm -rf runs models .hypothesis .mypy_cache .pytest_cache .ruff_cache

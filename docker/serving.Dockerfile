@@ -16,7 +16,8 @@ RUN python -m venv --without-pip /opt/venv \
 COPY pyproject.toml README.md LICENSE ./
 COPY distillery distillery
 COPY serving serving
-RUN python -m pip --python /opt/venv/bin/python install --no-cache-dir --no-deps --no-build-isolation --no-index .
+RUN python -m pip wheel --no-cache-dir --no-deps --no-build-isolation --no-index --wheel-dir wheels . \
+    && python -m pip --python /opt/venv/bin/python install --no-cache-dir --no-deps --no-index wheels/*.whl
 
 FROM python:3.11.15-slim-bookworm
 RUN useradd --uid 10001 --no-create-home --shell /usr/sbin/nologin distillery
