@@ -35,6 +35,7 @@ from serving.codecs.read import MAX_CANDIDATES
 from serving.config import ServiceSettings
 from serving.engine.access import Access, Quotas
 from serving.engine.admission import Admission, AdmissionLimits
+from serving.engine.decoding import Decoders
 from serving.engine.executors import Executor, InProcess, Workers
 from serving.engine.lit_api import DigitAPI, ModelSettings
 from serving.engine.metrics import Exposition, Metrics, Values, metrics_table
@@ -187,7 +188,8 @@ class Service:
         """Load the models in an API process, open their routes and publish metrics."""
         row = self.metrics.row(self.server.index)
         self.admission.access.quotas.process = self.server.index
-        with ThreadPoolExecutor(1, "runs") as runner, ThreadPoolExecutor(_DECODERS, "decodes") as decoders:
+        with ThreadPoolExecutor(1, "runs") as runner, ThreadPoolExecutor(_DECODERS, "decodes") as pool:
+            decoders = Decoders(pool, _DECODERS, fair=self.admission.access.several)
             endpoints = {
                 name: Endpoint(
                     api, name, self._executor(api, runner, row), decoders, RequestMetrics(row, name)
@@ -245,11 +247,12 @@ class Service:
             raise NotReady("a worker is being restarted; retry in a second")
 
     def _executor(self, api: DigitAPI, runner: ThreadPoolExecutor, row: Values) -> Executor:
+        fair = self.admission.access.several
         if self.settings.executor == "workers":
-            return Workers(api, self.server.run_in_worker, self.settings.workers_per_model)
+            return Workers(api, self.server.run_in_worker, self.settings.workers_per_model, fair=fair)
         api.setup("cpu")
         api.metrics = RunMetrics(row, api.entry.name)
-        return InProcess(api, runner)
+        return InProcess(api, runner, fair=fair)
 
     def _grpc(self, endpoints: Mapping[str, Endpoint]) -> AbstractAsyncContextManager[None]:
         if self.grpc_address is None:
