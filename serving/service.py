@@ -53,6 +53,7 @@ from serving.http.guards import Guards
 from serving.http.normalise import NormalisedRequests
 from serving.http.openapi import describe_predictions
 from serving.http.routes import add_routes
+from serving.http.security_headers import SecurityHeaders
 from serving.http.v2_openapi import describe_inference
 from serving.http.v2_routes import add_v2_routes
 from serving.http.v2_statistics import add_statistics_routes
@@ -353,7 +354,8 @@ def build(
         workers_per_model=settings.workers_per_model if settings.executor == "workers" else 0,
         timeout=settings.request_timeout,
     )
-    others = NormalisedRequests(server.app, settings.root_path, settings.trusted_proxies)
+    app = SecurityHeaders(server.app, tls=shared.certificate is not None)
+    others = NormalisedRequests(app, settings.root_path, settings.trusted_proxies)
     routes = PredictionRoutes(others, admission, settings.root_path)
     cross_origin = CrossOrigin(routes, settings.cors_origins) if settings.cors_origins else None
     service = Service(
