@@ -25,6 +25,7 @@ class DistilleryError(Exception):
     ├── serving.engine.shared_memory.SharedMemoryError  no memory for the metrics
     ├── serving.health.HealthError                  a service that is not ready
     ├── serving.model.repository.RepositoryError    an invalid model repository
+    ├── serving.model.signature.SignatureError      a model without a valid signature, or an unusable key
     ├── serving.model.session.DeviceError           a device that onnxruntime cannot use
     ├── serving.service.UnknownDefaultError         a default model that the repository lacks
     ├── serving.processes.tls.CertificateError      an invalid certificate or key

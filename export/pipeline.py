@@ -18,6 +18,7 @@ from export.fold import fold
 from export.graph import Graph, to_onnx
 from export.parity import measure_parity, network_logits, require_parity, require_parity_on_extremes
 from export.publish import documents_match, headline, publish
+from export.signing import SigningKey
 from export.splits import Splits
 from serving.model.graph_check import OPSET
 from serving.model.repository import (
@@ -92,8 +93,11 @@ def export_checkpoint(
     version: int = 1,
     int8: bool = False,
     risk: float = RISK,
+    key: SigningKey | None = None,
 ) -> list[ModelEntry]:
     """Export one checkpoint in fp32, and in int8 if requested; publish each file once it is verified.
+
+    `key` signs the manifests.
 
     Raises `ExportError`, and publishes nothing, if the fp32 graph does not compute what the network computes, or if
     int8 is requested of an ensemble.
@@ -129,7 +133,7 @@ def export_checkpoint(
         tools=_versions(),
         **facts,
     )
-    entries = [publish(models_dir, manifest, fp32.content, source.path)]
+    entries = [publish(models_dir, manifest, fp32.content, source.path, key)]
     if int8:
         chosen = choose_quantisation(members[0], plain, splits)
         quantised, facts = _finish(chosen.graph, unit, splits, exact, risk)
@@ -137,7 +141,7 @@ def export_checkpoint(
             update=facts
             | {"name": f"{source.name}-int8", "precision": "int8", "quantisation": chosen.describe()}
         )
-        entries.append(publish(models_dir, manifest, quantised.content, source.path))
+        entries.append(publish(models_dir, manifest, quantised.content, source.path, key))
     return entries
 
 

@@ -230,6 +230,10 @@ class ServiceSettings(ListenSettings, ConnectionSettings, InferenceSettings, Acc
     """All settings of the service."""
 
     models_dir: Path = Field(Path("models"), description="model repository, as distillery-export writes it")
+    public_key: Annotated[Path | None, Metavar("FILE")] = Field(
+        None,
+        description="PEM file with Ed25519 public keys, one of which must have signed each model (extra signed)",
+    )
     default_model: str | None = Field(
         None,
         description="model that answers POST /predict; default: fast-int8, student-int8, student or the first",

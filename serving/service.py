@@ -57,8 +57,9 @@ from serving.http.security_headers import SecurityHeaders
 from serving.http.v2_openapi import describe_inference
 from serving.http.v2_routes import add_v2_routes
 from serving.http.v2_statistics import add_statistics_routes
-from serving.model.repository import ModelEntry, load_repository
+from serving.model.repository import Manifest, ModelEntry, load_repository
 from serving.model.session import resolve_device
+from serving.model.signature import PublicKeys
 from serving.processes.file_limit import raise_file_limit
 from serving.processes.lifeline import Lifeline
 from serving.processes.litserve import DigitServer, WorkerPaths
@@ -88,17 +89,20 @@ class _Recorder(Protocol):
 class Shared(NamedTuple):
     """What all processes of a service have in common, whether they are forked or spawned."""
 
+    models: Mapping[str, ModelEntry]
     metrics: Metrics
     access: Access
     certificate: Watched[Pem] | None
 
     @classmethod
-    def of(cls, settings: ServiceSettings, models: Collection[str]) -> Self:
-        """Raises `DistilleryError`."""
+    def of(cls, settings: ServiceSettings) -> Self:
+        """Load and verify the repository, and allocate the rest. Raises `DistilleryError`."""
+        public_keys = PublicKeys.read(settings.public_key) if settings.public_key else None
+        models = load_repository(settings.models_dir, public_keys)
         key = settings.api_key.get_secret_value() if settings.api_key else None
         access = Access(key, settings.api_keys, Quotas(settings.api_servers))
         files = watch(settings.tls_cert, settings.tls_key) if settings.tls_cert and settings.tls_key else None
-        return cls(_metrics(settings, models), access, files)
+        return cls(models, _metrics(settings, models), access, files)
 
 
 @dataclass(frozen=True)
@@ -163,7 +167,7 @@ class Service:
         else:
             spawn = multiprocessing.get_context("spawn")
             files = self.certificate.files if self.certificate else None
-            shared = Shared(self.metrics, self.admission.access, files)
+            shared = Shared(self.models, self.metrics, self.admission.access, files)
             args = (
                 self.settings,
                 self.grpc_address,
@@ -277,9 +281,13 @@ class Service:
 
     def _print_ready(self, url: str) -> None:
         grpc = f" · gRPC at {self.grpc_address}" if self.grpc_address else ""
-        names = ", ".join(f"{name} (default)" if name == self.default else name for name in self.models)
+        names = ", ".join(self._describe(entry.manifest) for entry in self.models.values())
+        names += ", all signed" if self.settings.public_key else ""
         processes = f"{self.settings.api_servers} API processes, executor {self.settings.executor}"
         notify(f"distillery-serve: ready at {url}{grpc} · {names} · {processes} · {self._describe_access()}")
+
+    def _describe(self, manifest: Manifest) -> str:
+        return f"{manifest.name}/{manifest.version}{' (default)' if manifest.name == self.default else ''}"
 
     def _describe_access(self) -> str:
         """Return what is open to whom."""
@@ -332,9 +340,9 @@ def build(
     `shared` is from the parent process, where the service is built again by a child.
     """
     device = resolve_device(settings.device)
-    models = load_repository(settings.models_dir)
+    shared = shared or Shared.of(settings)
+    models = shared.models
     default = choose_default(models, settings.default_model)
-    shared = shared or Shared.of(settings, models)
     admission = Admission(
         AdmissionLimits(
             max_body_bytes=settings.max_body_bytes,

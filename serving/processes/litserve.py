@@ -219,6 +219,7 @@ class DigitServer(LitServer):  # type: ignore[misc]
         self, api: DigitAPI, number: int, listener: Any, row: int, lifeline: Lifeline
     ) -> BaseProcess:
         api.loop = WorkerLoop(listener, lifeline, self._metrics, row)
+        api.end_process = lifeline.fail
         process: BaseProcess = self.launch_single_inference_worker(api, number)
         return process
 
@@ -256,6 +257,8 @@ class DigitServer(LitServer):  # type: ignore[misc]
                 listener.close()
         self.index = index
         self._lifeline = lifeline
+        for api in self.apis:
+            api.end_process = lifeline.fail
         config = uvicorn.Config(
             app,
             http=http,  # type: ignore[arg-type] # a class or a factory

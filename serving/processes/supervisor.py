@@ -102,6 +102,7 @@ class Child:
     def _schedule_restart(self, now: float, status: int) -> None:
         assert self._process  # noqa: S101 - it has ended
         self._on_death()
+        end = self.describe_end(status)
         self._process.close()
         self._process = None
         if now - self._started > STABLE_SECONDS:
@@ -109,13 +110,18 @@ class Child:
         if self._crashes == len(PAUSES):
             raise ServiceError(
                 f"{self.name} has ended {self._crashes + 1} times, each within {STABLE_SECONDS:g} s of its start, "
-                f"the last time with {_describe(status)}: the service ends too"
+                f"the last time with {end}: the service ends too"
             )
         pause = PAUSES[self._crashes]
         self._crashes += 1
         self._restart_at = now + pause
         when = f" in {pause:g} s" if pause else ""
-        _report(f"{self.name} ended with {_describe(status)}; restarting it{when}")
+        _report(f"{self.name} ended with {end}; restarting it{when}")
+
+    def describe_end(self, status: int) -> str:
+        """Return the exit status and, if the process has sent one, the reason."""
+        self.monitor.receive()  # what it sent last
+        return _describe(status) + (f" ({self.monitor.failure})" if self.monitor.failure else "")
 
     def terminate(self) -> None:
         """Ask the process to end; a stopped one ends as soon as it is continued, or is killed by `join`."""
@@ -174,9 +180,11 @@ class Supervisor:
                 return False
             for child in self._children:
                 child.monitor.receive()
-                if child.ended() is not None:
+                if (status := child.ended()) is not None:
+                    end = child.describe_end(status)
                     raise ServiceError(
-                        f"{child.name} ended before the service was ready; see its message above"
+                        child.monitor.failure
+                        or f"{child.name} ended with {end} before the service was ready; see its message above"
                     )
         return True
 
