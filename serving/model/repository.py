@@ -29,6 +29,8 @@ _logger = logging.getLogger("distillery")
 MODEL_FILE = "model.onnx"
 MANIFEST_FILE = "manifest.json"
 CARD_FILE = "MODEL_CARD.md"
+LOCK_FILE = ".lock"
+"""In the repository; an export that is writing holds it (training/runs/lock.py)."""
 LARGEST_CARD = 1024 * 1024
 """Bytes; every API process holds every model card in memory."""
 NAME = re.compile(r"[a-z0-9]+(?:[-_.][a-z0-9]+)*")
@@ -198,7 +200,7 @@ def load_repository(root: Path) -> dict[str, ModelEntry]:
         paths = sorted(root.iterdir())
         folders = [path for path in paths if _is_model(path)]
         entries = {folder.name: _load_latest(folder) for folder in folders}
-    skipped = _listed([path.name for path in paths if path not in folders])
+    skipped = _listed([path.name for path in paths if path not in folders and path.name != LOCK_FILE])
     if not entries:
         raise RepositoryError(
             f"the model repository {root} {f'contains no model, only {skipped}' if skipped else 'is empty'}; "
