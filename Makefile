@@ -5,7 +5,7 @@ RECIPE ?= quick
 INSTALLED := .venv/.installed
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-portable test-slow check train export serve bench bench-peers fuzz soak system proto lock lock-image serving-alone clean
+.PHONY: help demo test test-portable test-slow check train export serve bench bench-peers fuzz soak system proto lock lock-image sbom serving-alone clean
 
 help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -19,22 +19,23 @@ $(INSTALLED): pyproject.toml constraints.txt
 demo: $(INSTALLED) ## train, distil, export, serve and benchmark on MNIST, end to end
 	@$(BIN)/python -m benchmarks demo
 
+PYTEST = $(BIN)/pytest --numprocesses logical --maxprocesses 4 --dist loadfile
 test: $(INSTALLED) ## run the default test suite
-	@$(BIN)/pytest --numprocesses logical --maxprocesses 4 --dist loadfile
+	@$(PYTEST)
 
 NUMERIC = $(addprefix tests/training/, loop model evaluation paper runs)
-PORTABLE = $(BIN)/pytest --numprocesses logical --maxprocesses 4 --dist loadfile $(NUMERIC)
+PORTABLE = $(PYTEST) $(NUMERIC)
 test-portable: $(INSTALLED) ## run the numeric tests of training as older CPUs compute them: SSE4 with one thread, AVX2 with two
 	@ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41 MKL_ENABLE_INSTRUCTIONS=SSE4_2 $(PORTABLE)
 	@ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 MKL_ENABLE_INSTRUCTIONS=AVX2 DISTILLERY_TEST_THREADS=2 OMP_WAIT_POLICY=PASSIVE $(PORTABLE)
 
 test-slow: $(INSTALLED) ## run the slow tests; those that need `make system` are skipped without it
-	@$(BIN)/pytest -m "slow or browser or nginx or prometheus or wrk"
+	@$(PYTEST) -m "slow or browser or nginx or prometheus or wrk"
 
 RUNS ?= 100000
-fuzz: $(INSTALLED) ## fuzz the decoding of request bodies, guided by coverage: make fuzz RUNS=1000000
-	@mkdir -p .cache/fuzz
-	@$(BIN)/python -m tests.serving.codecs.fuzz .cache/fuzz -runs=$(RUNS) -artifact_prefix=.cache/fuzz-
+TARGET ?= all
+fuzz: $(INSTALLED) ## fuzz every decoder, guided by coverage: make fuzz TARGET=json RUNS=1000000
+	@$(BIN)/python -m tests.fuzz .cache/fuzz $(TARGET) -runs=$(RUNS)
 
 check: $(INSTALLED) ## check format, lint, types, imports and generated docs
 	@$(BIN)/ruff format --check .
@@ -75,7 +76,7 @@ system: ## install the Debian packages that some tests and benchmarks need
 	@$(SUDO) apt-get update -qq
 	@$(SUDO) apt-get install -qq --yes --no-install-recommends chromium libb64-0d nginx-light prometheus wrk
 
-serving-alone: $(INSTALLED) ## install only the serving extra, start the service, predict one digit
+serving-alone: $(INSTALLED) ## build the serving image's environment without a container, serve signed models, predict
 	@.ci/serving-alone
 
 proto: $(INSTALLED) ## generate the gRPC messages from open_inference.proto
@@ -86,8 +87,11 @@ lock: $(INSTALLED) ## write constraints.txt from the installed packages
 
 LOCK = $(BIN)/uv pip compile --quiet --no-header --no-annotate --no-emit-index-url --universal --python-version 3.11 --generate-hashes
 lock-image: $(INSTALLED) ## write the requirements of the serving image, with hashes
-	@$(LOCK) --extra serving --constraint constraints.txt --output-file docker/requirements.txt pyproject.toml
+	@$(LOCK) --extra serving --extra signed --constraint constraints.txt --output-file docker/requirements.txt pyproject.toml
 	@echo 'setuptools>=77' | $(LOCK) --output-file docker/build-requirements.txt -
+
+sbom: $(INSTALLED) ## write the list of the serving image's Python packages (CycloneDX)
+	@.ci/sbom
 
 clean: ## remove runs, models and caches
 	rm -rf runs models .mypy_cache .pytest_cache .ruff_cache

@@ -1,4 +1,4 @@
-"""Serve ./models and classify 200 real digits with every model; run by .ci/serving-alone, without torch installed."""
+"""Serve with these options and classify 200 real digits with every model; run by .ci/serving-alone, without torch."""
 
 import gzip
 import subprocess
@@ -19,7 +19,10 @@ def main() -> int:
     pixels = gzip.decompress((folder / "test-images.idx.gz").read_bytes())[IMAGE_HEADER:]
     labels = gzip.decompress((folder / "test-labels.idx.gz").read_bytes())[LABEL_HEADER:]
     images = np.frombuffer(pixels, np.uint8).reshape(-1, 28, 28)
-    command = [sys.executable, "-m", "serving", "--port", "0"]
+    program = Path(sys.executable).with_name(
+        "distillery-serve"
+    )  # as installed: -m would take the folder's modules
+    command = [program, "--port", "0", *sys.argv[1:]]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as service:
         try:
             url = service.stdout.readline().split()[3]  # distillery-serve: ready at http://…

@@ -25,8 +25,10 @@ class DistilleryError(Exception):
     ├── serving.engine.shared_memory.SharedMemoryError  no memory for the metrics
     ├── serving.health.HealthError                  a service that is not ready
     ├── serving.model.repository.RepositoryError    an invalid model repository
+    ├── serving.model.signature.SignatureError      a model without a valid signature, or an unusable key
     ├── serving.model.session.DeviceError           a device that onnxruntime cannot use
     ├── serving.service.UnknownDefaultError         a default model that the repository lacks
+    ├── serving.processes.tls.CertificateError      an invalid certificate or key
     ├── serving.processes.sockets.ServiceError      a service that cannot start or continue
     ├── serving.client.errors.ClientError           a request that returned no predictions
     └── benchmarks.errors.BenchmarkError            a measurement without a valid result
@@ -51,7 +53,11 @@ def read_toml(path: Path, setting: str) -> dict[str, Any]:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise DistilleryError(f"{setting}: there is no file {path}") from None
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except (
+        OSError,
+        ValueError,
+        RecursionError,
+    ) as error:  # also of an integer of 5,000 digits, and of deep nesting
         raise DistilleryError(f"{setting}: {path} is not valid TOML: {error}") from None
 
 

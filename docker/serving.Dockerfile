@@ -6,7 +6,7 @@
 
 FROM python:3.11.15-slim-bookworm AS build
 WORKDIR /build
-# The dependencies of the `serving` extra with their hashes, written by `make lock-image`; installed before any code is copied,
+# The dependencies of the extras `serving` and `signed` with their hashes, written by `make lock-image`; installed before any code is copied,
 # so that a change of code needs no new installation. The environment has no pip; it is filled from outside.
 COPY docker/requirements.txt docker/build-requirements.txt ./
 RUN python -m venv --without-pip /opt/venv \
@@ -16,7 +16,8 @@ RUN python -m venv --without-pip /opt/venv \
 COPY pyproject.toml README.md LICENSE ./
 COPY distillery distillery
 COPY serving serving
-RUN python -m pip --python /opt/venv/bin/python install --no-cache-dir --no-deps --no-build-isolation --no-index .
+RUN python -m pip wheel --no-cache-dir --no-deps --no-build-isolation --no-index --wheel-dir wheels . \
+    && python -m pip --python /opt/venv/bin/python install --no-cache-dir --no-deps --no-index wheels/*.whl
 
 FROM python:3.11.15-slim-bookworm
 RUN useradd --uid 10001 --no-create-home --shell /usr/sbin/nologin distillery

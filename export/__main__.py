@@ -4,7 +4,7 @@ import sys
 
 from distillery import CommandModules, main
 
-COMMANDS = CommandModules("export.commands", ["export"])
+COMMANDS = CommandModules("export.commands", ["export", "sign", "key"])
 
 
 def run() -> None:

@@ -3,13 +3,14 @@
 The test set takes no part; the test errors of the chosen graph are only reported.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from export.fold import Layer
 from export.graph import Graph
-from export.quantise import hidden_activations, largest_sum, quantise, read_layers
+from export.quantise import hidden_activations, largest_sum, quantise
 from export.splits import Splits
 
 CALIBRATION_DIGITS = 1000
@@ -40,17 +41,16 @@ class Quantisation:
         }
 
 
-def choose_quantisation(fp32: Graph, splits: Splits) -> Quantisation:
-    """Quantise `fp32` with each of `PERCENTILES` and return the graph with the fewest validation errors.
+def choose_quantisation(layers: Sequence[Layer], fp32: Graph, splits: Splits) -> Quantisation:
+    """Quantise the layers of `fp32` with each of `PERCENTILES` and return the graph with the fewest validation errors.
 
     Of equal ones, the one that agrees most often with the fp32 graph.
     """
-    candidates = _candidates(fp32, splits)
+    candidates = _candidates(layers, fp32, splits)
     return min(candidates, key=lambda each: (each.validation_errors, -each.validation_agreement))
 
 
-def _candidates(fp32: Graph, splits: Splits) -> Iterator[Quantisation]:
-    layers = read_layers(fp32.model)
+def _candidates(layers: Sequence[Layer], fp32: Graph, splits: Splits) -> Iterator[Quantisation]:
     activations = hidden_activations(fp32, splits.training.images[:CALIBRATION_DIGITS].numpy())
     images, labels = splits.validation.images.numpy(), splits.validation.labels.numpy()
     reference = fp32.logits(images).argmax(1)

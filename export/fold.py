@@ -4,122 +4,74 @@ At inference, BatchNorm and pixel normalisation are affine maps. Folding them in
 layers in float64 keeps the result within rounding of the trained network.
 """
 
-import copy
-from collections.abc import Iterable
-from typing import cast
+from typing import NamedTuple, cast
 
-import torch
+import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn import functional
 
-from training.model.network import (
-    MEAN,
-    PIXELS,
-    SIDE,
-    STD,
-    Classifier,
-    Convolution,
-    Ensemble,
-    HiddenLayer,
-    Network,
-)
+from training.model.network import MEAN, STD, Classifier, Convolution, Ensemble, HiddenLayer, Network
+
+Float = NDArray[np.float32]
+Double = NDArray[np.float64]
 
 
-class FoldedClassifier(nn.Module):
-    """`uint8 [N, 28, 28]` pixels to `float32 [N, 10]` logits and probabilities."""
+class Layer(NamedTuple):
+    """Weight `[out, in]`, in a convolution `[out, in, 3, 3]`; bias `[out]`; whether 2x2 max-pooling follows."""
 
-    def __init__(self, network: Classifier) -> None:
-        super().__init__()
-        plain = _fold_norm(network)
-        affine = _affine_layers(plain)
-        weight, bias = _fold_pixels(affine[0].weight, cast("Tensor", affine[0].bias))
-        affine[0].load_state_dict({"weight": weight, "bias": bias})
-        if isinstance(affine[0], nn.Conv2d):
-            affine[0].padding = (1, 1)  # the network pads with normalised black, which is now 0
-        stages = cast("Iterable[Convolution]", plain.convolutions)
-        self.pools = [stage.pool for stage in stages]
-        self.convolutions = nn.ModuleList(affine[: len(self.pools)])
-        self.layers = nn.ModuleList(affine[len(self.pools) :])
-        self.float()
-
-    def pixels(self, image: Tensor) -> Tensor:
-        """Return `image` as `float32` in the shape of the first layer's input."""
-        return image.float().reshape(-1, *((1, SIDE, SIDE) if self.pools else (PIXELS,)))
-
-    def logits(self, x: Tensor) -> Tensor:
-        """Return the logits of what `pixels` returned."""
-        for convolution, pool in zip(self.convolutions, self.pools, strict=True):
-            x = torch.relu(convolution(x))
-            x = functional.max_pool2d(x, 2) if pool else x
-        if self.pools:
-            x = x.reshape(-1, cast("nn.Linear", self.layers[0]).in_features)
-        for layer in self.layers[:-1]:
-            x = torch.relu(layer(x))
-        logits: Tensor = self.layers[-1](x)
-        return logits
-
-    def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        logits = self.logits(self.pixels(image))
-        return logits, torch.softmax(logits, dim=1)
+    weight: Float
+    bias: Float
+    pool: bool = False
 
 
-class FoldedEnsemble(nn.Module):
-    """All members in one graph; as in `Ensemble`, `logits` is the mean of their log-probabilities."""
+def fold(network: Network) -> list[list[Layer]]:
+    """Return the layers of each member of `network`, which take raw pixels in 0..255 with background 0.
 
-    def __init__(self, members: Iterable[FoldedClassifier]) -> None:
-        super().__init__()
-        self.members = nn.ModuleList(members)
-
-    def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        members = cast("list[FoldedClassifier]", list(self.members))
-        pixels = members[0].pixels(image)
-        each = torch.stack([member.logits(pixels) for member in members])
-        logits = torch.log_softmax(each, dim=2).mean(dim=0)
-        return logits, torch.softmax(logits, dim=1)
+    A ReLU follows every layer but the last; convolutions are padded with zeros.
+    """
+    members = network.members if isinstance(network, Ensemble) else [network]
+    return [_fold_classifier(cast("Classifier", member)) for member in members]
 
 
-Folded = FoldedClassifier | FoldedEnsemble
+def _fold_classifier(classifier: Classifier) -> list[Layer]:
+    stages, hidden = (
+        cast("list[Convolution]", classifier.convolutions),
+        cast("list[HiddenLayer]", classifier.hidden),
+    )
+    folded = [
+        *(_fold_norm(stage.conv, stage.norm) for stage in stages),
+        *(_fold_norm(layer.linear, layer.norm) for layer in hidden),
+        _fold_norm(classifier.output, nn.Identity()),
+    ]
+    folded[0] = _fold_pixels(*folded[0])
+    pools = [stage.pool for stage in stages] + [False] * (len(folded) - len(stages))
+    return [
+        Layer(weight.astype(np.float32), bias.astype(np.float32), pool)
+        for (weight, bias), pool in zip(folded, pools, strict=True)
+    ]
 
 
-def fold(network: Network) -> Folded:
-    """Fold pixel normalisation and BatchNorm of `network` into its affine layers, in float64."""
-    if isinstance(network, Ensemble):
-        members = cast("Iterable[Classifier]", network.members)
-        return FoldedEnsemble([FoldedClassifier(member) for member in members]).eval()
-    return FoldedClassifier(network).eval()
-
-
-def _fold_norm(classifier: Classifier) -> Classifier:
-    """Return `classifier` without BatchNorm, in float64 and evaluation mode.
+def _fold_norm(affine: nn.Conv2d | nn.Linear, norm: nn.Module) -> tuple[Double, Double]:
+    """Return weight and bias of a layer together with the BatchNorm that follows it, if any.
 
     With s = γ/√(v+ε), s(Wx + b − m) + β = (sW)x + s(b − m) + β.
     """
-    folded = copy.deepcopy(classifier).double().eval()
-    for layer in cast("Iterable[Convolution | HiddenLayer]", (*folded.convolutions, *folded.hidden)):
-        affine = layer.conv if isinstance(layer, Convolution) else layer.linear
-        norm = layer.norm
-        if isinstance(norm, nn.Identity):
-            continue
-        mean, variance = cast("Tensor", norm.running_mean), cast("Tensor", norm.running_var)
-        bias = cast("Tensor", affine.bias)
-        with torch.no_grad():
-            scale = norm.weight / torch.sqrt(variance + norm.eps)
-            affine.weight.mul_(scale.view(-1, *[1] * (affine.weight.dim() - 1)))
-            bias.sub_(mean).mul_(scale).add_(norm.bias)
-        layer.norm = nn.Identity()
-    return folded
+    weight, bias = _double(affine.weight), _double(affine.bias)
+    if isinstance(norm, nn.Identity):
+        return weight, bias
+    batch_norm = cast("nn.BatchNorm1d | nn.BatchNorm2d", norm)
+    scale = _double(batch_norm.weight) / np.sqrt(_double(batch_norm.running_var) + batch_norm.eps)
+    bias = (bias - _double(batch_norm.running_mean)) * scale + _double(batch_norm.bias)
+    return weight * scale.reshape(-1, *[1] * (weight.ndim - 1)), bias
 
 
-def _affine_layers(classifier: Classifier) -> list[nn.Conv2d | nn.Linear]:
-    """Return the layers with weights in order: convolutions, then fully connected layers."""
-    convolutions = cast("Iterable[Convolution]", classifier.convolutions)
-    hidden = cast("Iterable[HiddenLayer]", classifier.hidden)
-    return [*(each.conv for each in convolutions), *(each.linear for each in hidden), classifier.output]
+def _fold_pixels(weight: Double, bias: Double) -> tuple[Double, Double]:
+    """Return weight and bias of the first layer for raw pixels p.
 
-
-def _fold_pixels(weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
-    """Return weight and bias of the first layer for raw pixels p in 0..255 with background 0.
-
-    W((p/255 − μ)/σ) + b = (W/(255σ))p + b − (μ/σ)W·1; a convolution must then be padded with zeros.
+    W((p/255 − μ)/σ) + b = (W/(255σ))p + b − (μ/σ)W·1. The network pads with normalised black, which becomes 0.
     """
-    return weight / (255 * STD), bias - (MEAN / STD) * weight.flatten(1).sum(dim=1)
+    return weight / (255 * STD), bias - (MEAN / STD) * weight.reshape(len(weight), -1).sum(axis=1)
+
+
+def _double(tensor: Tensor | None) -> Double:
+    return cast("Tensor", tensor).detach().cpu().double().numpy()

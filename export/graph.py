@@ -1,9 +1,14 @@
-"""The ONNX graph of a network: written by torch's exporter, stripped, and checked node by node."""
+"""The ONNX graph of a network, written node by node.
 
-import warnings
+A dozen nodes need no general exporter: torch's takes seconds to load, and describes the machine it ran on in the file.
+Names are short and equal constants are stored once: in a small convolutional network they would take as much space as
+the weights.
+"""
+
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cached_property
+from itertools import count
 from typing import Any
 
 import numpy as np
@@ -11,15 +16,13 @@ import numpy.typing as npt
 import onnx
 import onnxruntime
 import torch
+from onnx import helper, numpy_helper
 
-from export import ExportError
-from export.fold import fold
-from serving.model.graph_check import OPSET
+from export.fold import Layer
+from serving.model.graph_check import IR_VERSION, OPSET
 from serving.model.repository import INPUTS, OUTPUTS
 from serving.model.session import open_session
 from serving.model.tensors import Images
-from training.model.network import Network
-from training.recipe.schema import Architecture
 
 BATCH = 256
 """Images per run where many are computed; what a convolutional network needs per image is 100 kB and more."""
@@ -58,79 +61,90 @@ class Graph:
         """Return a copy with `values` as the file's metadata, which onnxruntime reads back."""
         model = onnx.ModelProto()
         model.CopyFrom(self.model)
-        onnx.helper.set_model_props(model, dict(values))
+        helper.set_model_props(model, dict(values))
         return Graph(model)
 
 
-def to_onnx(network: Network, architecture: Architecture) -> Graph:
-    """Fold and export `network` with a free batch dimension.
+def to_onnx(members: Sequence[Sequence[Layer]]) -> Graph:
+    """Build the fp32 graph of a network's members, as `export.fold` returns them, with a free batch dimension.
 
-    Raises `ExportError` if the nodes, inputs or outputs are not those expected of `architecture`.
+    As in `Ensemble`, the logits of several members are the mean of their log-probabilities.
     """
-    with warnings.catch_warnings():  # the exporter's own deprecation warnings
-        warnings.simplefilter("ignore")
-        cache_operators()
-        program = torch.onnx.export(
-            fold(network),
-            (torch.zeros(2, 28, 28, dtype=torch.uint8),),  # 2: a batch of 1 would be taken for a constant
-            input_names=[tensor.name for tensor in INPUTS],
-            output_names=[tensor.name for tensor in OUTPUTS],
-            dynamic_shapes={"image": {0: "batch"}},
-            opset_version=OPSET,
-            dynamo=True,
-            external_data=False,
-            verbose=False,
+    graph = GraphBuilder()
+    shape = [-1, 1, 28, 28] if members[0][0].weight.ndim == 4 else [-1, 784]
+    pixels = graph.node("Reshape", graph.node("Cast", "image", to=onnx.TensorProto.FLOAT), np.array(shape))
+    if len(members) == 1:
+        _add_member(graph, pixels, members[0], output="logits")
+    else:
+        each = [
+            graph.node("Unsqueeze", _add_member(graph, pixels, layers), np.array([0])) for layers in members
+        ]
+        logarithms = graph.node("LogSoftmax", graph.node("Concat", *each, axis=0), axis=2)
+        graph.node("ReduceMean", logarithms, np.array([0]), output="logits", keepdims=0)
+    graph.node("Softmax", "logits", output="probabilities", axis=1)
+    return graph.build("fp32")
+
+
+def _add_member(graph: "GraphBuilder", values: str, layers: Sequence[Layer], output: str = "") -> str:
+    """Add one network, and return the name of its logits."""
+    for index, (weight, bias, pool) in enumerate(layers):
+        if weight.ndim == 4:
+            sums = graph.node("Conv", values, weight, bias, pads=[1, 1, 1, 1])
+        else:
+            if index and layers[index - 1].weight.ndim == 4:
+                values = graph.node("Reshape", values, np.array([-1, weight.shape[1]]))
+            last = index == len(layers) - 1
+            sums = graph.node("Gemm", values, weight, bias, output=output if last else "", transB=1)
+            if last:
+                return sums
+        values = graph.node("Relu", sums)
+        if pool:
+            values = graph.node("MaxPool", values, kernel_shape=[2, 2], strides=[2, 2])
+    raise ValueError("the last layer must be fully connected")
+
+
+class GraphBuilder:
+    """The nodes and constants of a graph under construction, with generated names."""
+
+    def __init__(self) -> None:
+        self._names = count()
+        self._nodes: list[onnx.NodeProto] = []
+        self._constants: dict[tuple[str, tuple[int, ...], bytes], onnx.TensorProto] = {}
+
+    def node(
+        self,
+        kind: str,
+        *inputs: str | npt.NDArray[np.generic] | np.generic,
+        output: str = "",
+        **attributes: Any,
+    ) -> str:
+        """Add a node and return the name of its output; an input that is not a name becomes a constant."""
+        names = [each if isinstance(each, str) else self._constant(np.asarray(each)) for each in inputs]
+        output = output or self._name()
+        self._nodes.append(helper.make_node(kind, names, [output], **attributes))
+        return output
+
+    def build(self, name: str) -> Graph:
+        """Return the graph, with the inputs and outputs of every model, checked by onnx."""
+        types = {"UINT8": onnx.TensorProto.UINT8, "FP32": onnx.TensorProto.FLOAT}
+        inputs, outputs = (
+            [helper.make_tensor_value_info(t.name, types[t.datatype], ["batch", *t.shape[1:]]) for t in specs]
+            for specs in (INPUTS, OUTPUTS)
         )
-    if program is None:
-        raise ExportError("torch.onnx.export returned no program")
-    model = program.model_proto
-    _strip(model)
-    _check(model, expected_nodes(architecture))
-    return Graph(model)
+        model = helper.make_model(
+            helper.make_graph(self._nodes, name, inputs, outputs, list(self._constants.values())),
+            opset_imports=[helper.make_opsetid("", OPSET)],
+            ir_version=IR_VERSION,
+            producer_name="distillery",
+        )
+        onnx.checker.check_model(model, full_check=True)
+        return Graph(model)
 
+    def _name(self) -> str:
+        return f"t{next(self._names)}"
 
-@cache
-def cache_operators() -> None:
-    """Let the exporter parse its 500 operator definitions once per process.
-
-    By default it parses them anew for every graph, which is half of its time. torch is pinned;
-    tests/export/test_graph.py checks that it uses this method.
-    """
-    from torch.onnx._internal.exporter._registration import ONNXRegistry  # noqa: PLC0415 - slow; few commands export
-
-    ONNXRegistry.from_torchlib = staticmethod(cache(ONNXRegistry.from_torchlib))  # type: ignore[method-assign]
-
-
-def expected_nodes(architecture: Architecture) -> list[str]:
-    """Return the operator types of an fp32 graph, in order."""
-    stages = [node for stage in architecture.stages for node in (*["Conv", "Relu"] * len(stage), "MaxPool")]
-    flat = ["Reshape"] if stages else []
-    member = [*stages, *flat, *["Gemm", "Relu"] * len(architecture.hidden), "Gemm"]
-    if architecture.members == 1:
-        return ["Cast", "Reshape", *member, "Softmax"]
-    count = architecture.members
-    mean = [*["Unsqueeze"] * count, "Concat", "LogSoftmax", "ReduceMean"]
-    return ["Cast", "Reshape", *member * count, *mean, "Softmax"]
-
-
-def _check(model: onnx.ModelProto, nodes: list[str]) -> None:
-    """Validate `model`, its operators, inputs and outputs. Raises `ExportError` naming what was found."""
-    onnx.checker.check_model(model, full_check=True)
-    found = [node.op_type for node in model.graph.node]
-    if found != nodes:
-        raise ExportError(f"the graph has the nodes {found}, expected {nodes}")
-    for specs, values in ((INPUTS, model.graph.input), (OUTPUTS, model.graph.output)):
-        for spec, value in zip(specs, values, strict=True):
-            dims = value.type.tensor_type.shape.dim
-            shape = tuple(-1 if dim.dim_param else dim.dim_value for dim in dims)
-            if (value.name, shape) != (spec.name, spec.shape):
-                raise ExportError(f"the graph has {value.name} {shape}, expected {spec.name} {spec.shape}")
-
-
-def _strip(model: onnx.ModelProto) -> None:
-    """Remove the exporter's stack traces, paths and doc strings, which describe the machine it ran on."""
-    graph = model.graph
-    parts = (*graph.node, *graph.input, *graph.output, *graph.value_info, *graph.initializer)
-    for part in (model, graph, *parts):
-        part.ClearField("doc_string")
-        part.ClearField("metadata_props")
+    def _constant(self, value: npt.NDArray[np.generic]) -> str:
+        key = (value.dtype.str, value.shape, value.tobytes())
+        if key not in self._constants:
+            self._constants[key] = numpy_helper.from_array(value, self._name())
+        return self._constants[key].name

@@ -8,16 +8,17 @@ from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
-import onnx
 import torch
 
 from distillery.files import sha256
 from export import ExportError
 from export.acceptance import RISK, OutlierUnit, add_rule, fit_outlier_unit
 from export.calibrate import choose_quantisation
+from export.fold import fold
 from export.graph import Graph, to_onnx
 from export.parity import measure_parity, network_logits, require_parity, require_parity_on_extremes
 from export.publish import documents_match, headline, publish
+from export.signing import SigningKey
 from export.splits import Splits
 from serving.model.graph_check import OPSET
 from serving.model.repository import (
@@ -92,8 +93,11 @@ def export_checkpoint(
     version: int = 1,
     int8: bool = False,
     risk: float = RISK,
+    key: SigningKey | None = None,
 ) -> list[ModelEntry]:
     """Export one checkpoint in fp32, and in int8 if requested; publish each file once it is verified.
+
+    `key` signs the manifests.
 
     Raises `ExportError`, and publishes nothing, if the fp32 graph does not compute what the network computes, or if
     int8 is requested of an ensemble.
@@ -107,7 +111,8 @@ def export_checkpoint(
             "name one of those with --int8"
         )
     exact = network_logits(network, splits.test.images.numpy())
-    plain = to_onnx(network, architecture)
+    members = fold(network)
+    plain = to_onnx(members)
     require_parity_on_extremes(plain, network)
     unit = fit_outlier_unit(plain, splits.samples)
     fp32, facts = _finish(plain, unit, splits, exact, risk)
@@ -128,16 +133,15 @@ def export_checkpoint(
         tools=_versions(),
         **facts,
     )
-    entries = [publish(models_dir, manifest, fp32.content, source.path)]
+    entries = [publish(models_dir, manifest, fp32.content, source.path, key)]
     if int8:
-        chosen = choose_quantisation(plain, splits)
-        onnx.checker.check_model(chosen.graph.model, full_check=True)
+        chosen = choose_quantisation(members[0], plain, splits)
         quantised, facts = _finish(chosen.graph, unit, splits, exact, risk)
         manifest = manifest.model_copy(
             update=facts
             | {"name": f"{source.name}-int8", "precision": "int8", "quantisation": chosen.describe()}
         )
-        entries.append(publish(models_dir, manifest, quantised.content, source.path))
+        entries.append(publish(models_dir, manifest, quantised.content, source.path, key))
     return entries
 
 
@@ -172,4 +176,4 @@ def _finish(
 
 
 def _versions() -> dict[str, str]:
-    return {tool: version_of(tool) for tool in ("distillery", "onnx", "onnxruntime", "onnxscript", "torch")}
+    return {tool: version_of(tool) for tool in ("distillery", "onnx", "onnxruntime", "torch")}

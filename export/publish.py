@@ -11,7 +11,9 @@ from pydantic import TypeAdapter
 
 from distillery.files import file_errors, flush_folder, write_atomically
 from export import ExportError
+from export.signing import SigningKey
 from serving.model.repository import MANIFEST_FILE, MODEL_FILE, Acceptance, Manifest, ModelEntry, load_model
+from serving.model.signature import SIGNATURE_FILE
 from training.report.report import CARD, REPORT
 from training.runs.lock import locked
 
@@ -25,11 +27,14 @@ DOCUMENTS = (CARD, REPORT)
 HEADLINE = TypeAdapter(dict[str, float])
 
 
-def publish(root: Path, manifest: Manifest, content: bytes, checkpoint: Path) -> ModelEntry:
+def publish(
+    root: Path, manifest: Manifest, content: bytes, checkpoint: Path, key: SigningKey | None = None
+) -> ModelEntry:
     """Write `<name>/<version>/` below `root`: the graph, the manifest and the documents next to `checkpoint`.
 
     The folder is written and flushed to the disk under another name, then renamed or exchanged with the one it
-    replaces: a reader never finds an incomplete model, whatever ends this process. Raises `FileError`.
+    replaces: a reader never finds an incomplete model, whatever ends this process. `key` signs the manifest.
+    Raises `FileError`.
     """
     with locked(root, wait=True), file_errors(root):
         for leftover in root.glob(f"{STAGING}*"):  # of a process that was killed
@@ -40,6 +45,8 @@ def publish(root: Path, manifest: Manifest, content: bytes, checkpoint: Path) ->
             version = staged / manifest.version
             files = {MODEL_FILE: content, **_documents(checkpoint, manifest)}
             files[MANIFEST_FILE] = (manifest.model_dump_json(indent=2) + "\n").encode()
+            if key:
+                files[SIGNATURE_FILE] = key.sign(files[MANIFEST_FILE])
             for name, document in files.items():
                 write_atomically(version / name, document)
             load_model(version)  # what the service would reject at its start is rejected here

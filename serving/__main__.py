@@ -59,7 +59,7 @@ class Health(distillery.Command):
 
     def run(self) -> None:
         key = self.api_key.get_secret_value() if self.api_key else None
-        check_ready(self.url or served_url(), timeout=self.timeout, api_key=key)
+        check_ready(self.url or served_url(), timeout=self.timeout, api_key=key, verify=bool(self.url))
 
 
 class Key(distillery.Command):

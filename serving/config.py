@@ -2,10 +2,10 @@
 
 import ipaddress
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import BeforeValidator, Field, PositiveInt, SecretStr, field_validator
+from pydantic import BeforeValidator, Field, PositiveInt, SecretStr, field_validator, model_validator
 from pydantic_settings import NoDecode
 
 from distillery import Command, Metavar, unknown
@@ -63,6 +63,14 @@ class ListenSettings(Command):
     fast_path: bool = Field(
         True, description="serve the repeated requests of a connection without uvicorn's parser"
     )
+    tls_cert: Annotated[Path | None, Metavar("FILE")] = Field(
+        None,
+        description="serve HTTPS, and gRPC with TLS, with this certificate and its chain (PEM); read again when it "
+        "changes",
+    )
+    tls_key: Annotated[Path | None, Metavar("FILE")] = Field(
+        None, description="private key of --tls-cert (PEM, not encrypted)"
+    )
     shutdown_delay: float = Field(
         0.0,
         ge=0,
@@ -73,6 +81,20 @@ class ListenSettings(Command):
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "warning", description="least severe messages to log"
     )
+
+    @model_validator(mode="after")
+    def _certificate(self) -> Self:
+        from serving.processes.tls import CertificateError, Pem  # noqa: PLC0415 - most services have none
+
+        if self.tls_cert and self.tls_key:
+            try:
+                Pem.read(self.tls_cert, self.tls_key)
+            except CertificateError as error:
+                raise ValueError(str(error)) from None
+        elif self.tls_cert or self.tls_key:
+            found, missing = ("--tls-cert", "--tls-key") if self.tls_cert else ("--tls-key", "--tls-cert")
+            raise ValueError(f"{found} needs {missing} as well; one file may hold both")
+        return self
 
 
 class ConnectionSettings(Command):
@@ -208,6 +230,10 @@ class ServiceSettings(ListenSettings, ConnectionSettings, InferenceSettings, Acc
     """All settings of the service."""
 
     models_dir: Path = Field(Path("models"), description="model repository, as distillery-export writes it")
+    public_key: Annotated[Path | None, Metavar("FILE")] = Field(
+        None,
+        description="PEM file with Ed25519 public keys, one of which must have signed each model (extra signed)",
+    )
     default_model: str | None = Field(
         None,
         description="model that answers POST /predict; default: fast-int8, student-int8, student or the first",

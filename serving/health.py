@@ -5,14 +5,16 @@ so a service that is ready leaves its address in a folder of its own below the t
 """
 
 import logging
+import ssl
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from http.client import HTTPConnection, HTTPException
+from http.client import HTTPConnection, HTTPException, HTTPSConnection
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from distillery import DistilleryError
+from serving.processes.sockets import is_loopback
 
 _logger = logging.getLogger("distillery")
 
@@ -57,13 +59,19 @@ def served_url() -> str:
     return found[max(found)]
 
 
-def check_ready(url: str, *, timeout: float, api_key: str | None = None) -> None:
-    """Return if the service at `url` is ready; the key is for one that requires it. Raises `HealthError`."""
+def check_ready(url: str, *, timeout: float, api_key: str | None = None, verify: bool = True) -> None:
+    """Return if the service at `url` is ready; the key is for one that requires it. Raises `HealthError`.
+
+    Without `verify`, and at a loopback address, any certificate will do: those of services name public hosts.
+    """
     place = urlsplit(url)
     host = _LOOPBACK.get(place.hostname or "", place.hostname)
-    if place.scheme != "http" or not host:
+    if place.scheme not in {"http", "https"} or not host:
         raise HealthError(f"--url {url} is not the address of a service, such as http://127.0.0.1:8000")
     connection = HTTPConnection(host, place.port, timeout=timeout)
+    if place.scheme == "https":
+        context = _tls(verify=verify and not is_loopback(host))
+        connection = HTTPSConnection(host, place.port, timeout=timeout, context=context)
     try:
         connection.request("GET", "/health/ready", headers={"X-API-Key": api_key} if api_key else {})
         response = connection.getresponse()
@@ -74,3 +82,11 @@ def check_ready(url: str, *, timeout: float, api_key: str | None = None) -> None
         connection.close()
     if response.status != 200:
         raise HealthError(f"{url} is not ready: {response.status} {text}")
+
+
+def _tls(*, verify: bool) -> ssl.SSLContext:
+    context = ssl.create_default_context()
+    if not verify:
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    return context

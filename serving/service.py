@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
 from multiprocessing.process import BaseProcess
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol, Self
 
 from fastapi import APIRouter, FastAPI
 from starlette.types import ASGIApp
@@ -40,6 +40,7 @@ from serving.engine.lit_api import DigitAPI, ModelSettings
 from serving.engine.metrics import Exposition, Metrics, Values, metrics_table
 from serving.engine.recorder import CpuMetrics, RequestMetrics, RunMetrics, UnknownModelMetrics
 from serving.engine.request import Endpoint
+from serving.engine.watched import Watched
 from serving.grpc.port import grpc_address
 from serving.health import announcement
 from serving.http.app import PredictionRoutes
@@ -54,13 +55,15 @@ from serving.http.routes import add_routes
 from serving.http.v2_openapi import describe_inference
 from serving.http.v2_routes import add_v2_routes
 from serving.http.v2_statistics import add_statistics_routes
-from serving.model.repository import ModelEntry, load_repository
+from serving.model.repository import Manifest, ModelEntry, load_repository
 from serving.model.session import resolve_device
+from serving.model.signature import PublicKeys
 from serving.processes.file_limit import raise_file_limit
 from serving.processes.lifeline import Lifeline
 from serving.processes.litserve import DigitServer, WorkerPaths
 from serving.processes.sockets import Listeners, is_loopback
 from serving.processes.supervisor import HANG_SECONDS, can_fork
+from serving.processes.tls import Certificate, Pem, watch
 
 PROTOCOLS = (PredictCodec.name, OpenInferenceCodec.name, "grpc")
 """The names of all codecs; that of gRPC is literal, because its module needs the extra `grpc`."""
@@ -68,6 +71,8 @@ PROTOCOLS = (PredictCodec.name, OpenInferenceCodec.name, "grpc")
 _PREFERRED = ("fast-int8", "student-int8", "student")
 _TICK_SECONDS = 0.1
 _DECODERS = 2
+
+_logger = logging.getLogger("distillery")
 
 
 class UnknownDefaultError(DistilleryError):
@@ -79,6 +84,25 @@ class _Recorder(Protocol):
         """Write the values recorded since the last call to the metrics shared by all processes."""
 
 
+class Shared(NamedTuple):
+    """What all processes of a service have in common, whether they are forked or spawned."""
+
+    models: Mapping[str, ModelEntry]
+    metrics: Metrics
+    access: Access
+    certificate: Watched[Pem] | None
+
+    @classmethod
+    def of(cls, settings: ServiceSettings) -> Self:
+        """Load and verify the repository, and allocate the rest. Raises `DistilleryError`."""
+        public_keys = PublicKeys.read(settings.public_key) if settings.public_key else None
+        models = load_repository(settings.models_dir, public_keys)
+        key = settings.api_key.get_secret_value() if settings.api_key else None
+        access = Access(key, settings.api_keys, Quotas(settings.api_servers))
+        files = watch(settings.tls_cert, settings.tls_key) if settings.tls_cert and settings.tls_key else None
+        return cls(models, _metrics(settings, models), access, files)
+
+
 @dataclass(frozen=True)
 class Service:
     """A service over the models of one repository."""
@@ -87,6 +111,7 @@ class Service:
     models: Mapping[str, ModelEntry]
     default: str
     admission: Admission
+    certificate: Certificate | None
     metrics: Metrics
     server: DigitServer
     routes: PredictionRoutes
@@ -112,7 +137,9 @@ class Service:
                 port=self.settings.port,
                 api_servers=self.settings.api_servers,
                 delay=self.settings.shutdown_delay,
+                scheme="https" if self.certificate else "http",
                 on_ready=on_ready,
+                on_check=self.reload,
             )
 
     def run_api(self, index: int, listeners: Listeners, lifeline: Lifeline) -> None:
@@ -124,7 +151,9 @@ class Service:
             lifeline,
             http=self.protocol(),
             keep_alive=self.settings.keep_alive,
+            client_timeout=self.settings.client_timeout,
             log_level=self.settings.log_level,
+            tls=self.certificate.context if self.certificate else None,
         )
 
     def _start_api(self, index: int, listeners: Listeners, lifeline: Lifeline) -> BaseProcess:
@@ -135,8 +164,17 @@ class Service:
             process = fork.Process(target=self.run_api, args=(index, listeners, lifeline), name=name)
         else:
             spawn = multiprocessing.get_context("spawn")
-            shared = (self.metrics, self.admission.access.quotas, self.server.channels)
-            args = (self.settings, self.grpc_address, *shared, index, listeners, lifeline)
+            files = self.certificate.files if self.certificate else None
+            shared = Shared(self.models, self.metrics, self.admission.access, files)
+            args = (
+                self.settings,
+                self.grpc_address,
+                shared,
+                self.server.channels,
+                index,
+                listeners,
+                lifeline,
+            )
             process = spawn.Process(target=_run_spawned, args=args, name=name)
         process.start()
         return process
@@ -153,7 +191,6 @@ class Service:
         """Load the models in an API process, open their routes and publish metrics."""
         row = self.metrics.row(self.server.index)
         self.admission.access.quotas.process = self.server.index
-        self.admission.access.reload()  # what has changed since the parent process started
         with ThreadPoolExecutor(1, "runs") as runner, ThreadPoolExecutor(_DECODERS, "decodes") as decoders:
             endpoints = {
                 name: Endpoint(
@@ -184,12 +221,25 @@ class Service:
             await asyncio.sleep(_TICK_SECONDS)
             self.admission.expire_late()
             self.admission.backlog.measure()
-            self.admission.access.reload()
+            self.reload()
             for endpoint in endpoints:
                 if endpoint.executor.longest_run() > longest_run:
                     self.server.fail(f"a run of {endpoint.api.entry.name} has taken {longest_run:g} s")
             for one in recorders:
                 one.publish()
+
+    def reload(self) -> None:
+        """Read API keys and certificate again if their files have changed.
+
+        The parent process does so too, for the processes that it starts later, and reports errors for all of them.
+        """
+        for one in (self.admission.access, self.certificate):
+            try:
+                if one:
+                    one.reload()
+            except DistilleryError as error:
+                if not self.server.supervised:
+                    _logger.error("%s; what was valid before remains in use", error)
 
     def check_ready(self) -> None:
         """Raises `NotReady` unless every model can be served and no shutdown has begun."""
@@ -221,13 +271,19 @@ class Service:
             patience=self.settings.request_timeout,
             check_ready=self.check_ready,
             open_routes=self.settings.open_routes,
+            certificate=self.certificate,
+            client_timeout=self.settings.client_timeout,
         )
 
     def _print_ready(self, url: str) -> None:
         grpc = f" · gRPC at {self.grpc_address}" if self.grpc_address else ""
-        names = ", ".join(f"{name} (default)" if name == self.default else name for name in self.models)
+        names = ", ".join(self._describe(entry.manifest) for entry in self.models.values())
+        names += ", all signed" if self.settings.public_key else ""
         processes = f"{self.settings.api_servers} API processes, executor {self.settings.executor}"
         notify(f"distillery-serve: ready at {url}{grpc} · {names} · {processes} · {self._describe_access()}")
+
+    def _describe(self, manifest: Manifest) -> str:
+        return f"{manifest.name}/{manifest.version}{' (default)' if manifest.name == self.default else ''}"
 
     def _describe_access(self) -> str:
         """Return what is open to whom."""
@@ -251,8 +307,7 @@ def serve(settings: ServiceSettings) -> None:
 def _run_spawned(
     settings: ServiceSettings,
     grpc_address: str | None,
-    metrics: Metrics,
-    quotas: Quotas,
+    shared: Shared,
     channels: WorkerPaths,
     index: int,
     listeners: Listeners,
@@ -260,7 +315,7 @@ def _run_spawned(
 ) -> None:
     """Build the service again and run one API process, where processes cannot be forked."""
     _configure_logging(settings)
-    service = build(settings, grpc_address=grpc_address, metrics=metrics, quotas=quotas)
+    service = build(settings, grpc_address=grpc_address, shared=shared)
     service.server.connect(channels)
     service.run_api(index, listeners, lifeline)
 
@@ -274,18 +329,16 @@ def build(
     settings: ServiceSettings,
     *,
     grpc_address: str | None = None,
-    metrics: Metrics | None = None,
-    quotas: Quotas | None = None,
+    shared: Shared | None = None,
 ) -> Service:
     """Load and verify the repository, and assemble the service. Raises `DistilleryError`.
 
-    `metrics` and `quotas` are those of the parent process, where the service is built again by a child.
+    `shared` is from the parent process, where the service is built again by a child.
     """
     device = resolve_device(settings.device)
-    models = load_repository(settings.models_dir)
+    shared = shared or Shared.of(settings)
+    models = shared.models
     default = choose_default(models, settings.default_model)
-    key = settings.api_key.get_secret_value() if settings.api_key else None
-    access = Access(key, settings.api_keys, quotas or Quotas(settings.api_servers))
     admission = Admission(
         AdmissionLimits(
             max_body_bytes=settings.max_body_bytes,
@@ -293,16 +346,15 @@ def build(
             request_timeout=settings.request_timeout,
             client_timeout=settings.client_timeout,
         ),
-        access,
+        shared.access,
     )
     limits = BodyLimits(settings.max_images, settings.max_pixels, settings.max_body_bytes)
     model_settings = ModelSettings(
         limits, settings.threads, device, settings.max_batch, settings.reject_unaccepted
     )
-    metrics = metrics or _metrics(settings, models)
     server = DigitServer(
         [DigitAPI(entry, model_settings) for entry in models.values()],
-        metrics,
+        shared.metrics,
         workers_per_model=settings.workers_per_model if settings.executor == "workers" else 0,
         timeout=settings.request_timeout,
     )
@@ -310,7 +362,16 @@ def build(
     routes = PredictionRoutes(others, admission, settings.root_path)
     cross_origin = CrossOrigin(routes, settings.cors_origins) if settings.cors_origins else None
     service = Service(
-        settings, models, default, admission, metrics, server, routes, cross_origin, grpc_address
+        settings,
+        models,
+        default,
+        admission,
+        Certificate(shared.certificate) if shared.certificate else None,
+        shared.metrics,
+        server,
+        routes,
+        cross_origin,
+        grpc_address,
     )
     server.app.include_router(APIRouter(lifespan=service.lifespan))  # FastAPI runs it inside LitServe's
     _add_fastapi_routes(service)

@@ -29,12 +29,11 @@ IN_ONE_PROCESS = (
     "tests/benchmarks/commands/test_http.py",
     "tests/client/",
     "tests/docs/test_blocks.py",
-    "tests/export/",
     "tests/serving/engine/",
     "tests/serving/grpc/",
     "tests/serving/http/",
 )
-"""Tests that share the services below and torch's exporter: to start them in every process of pytest-xdist is slow."""
+"""Tests that share the services below: to start those in every process of pytest-xdist is slow."""
 
 
 class Scheduling(LoadFileScheduling):

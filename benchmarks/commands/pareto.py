@@ -15,6 +15,7 @@ from pydantic import Field, PositiveFloat
 from benchmarks.commands.seeds import SeedRun, SeedsBench, mean_of
 from benchmarks.load.sessions import measure_sessions
 from benchmarks.results.models import speed_models
+from export.fold import fold
 from export.graph import to_onnx
 from training.evaluation.significance import paired_over_seeds
 from training.model.network import build
@@ -113,7 +114,7 @@ def _latency(timed: Mapping[tuple[str, int], Mapping[str, Any]], name: str) -> d
 def _write_floor(folder: Path) -> Path:
     """Write the smallest network, 784-10, as a graph and return its path."""
     architecture, path = Architecture(), folder / "floor.onnx"
-    path.write_bytes(to_onnx(build(architecture).eval(), architecture).content)
+    path.write_bytes(to_onnx(fold(build(architecture))).content)
     return path
 
 

@@ -1,1 +1,1 @@
-"""The command of `distillery-export`."""
+"""The commands of `distillery-export`: arguments and output."""

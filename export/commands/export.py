@@ -15,7 +15,9 @@ from distillery.files import require_writable
 from distillery.machine import usable_cores
 from export import ExportError
 from export.acceptance import RISK
+from export.commands.settings import RepositorySettings
 from export.pipeline import Source, export_checkpoint, find_current
+from export.signing import SigningKey, sign_model
 from export.splits import Splits
 from serving.model.repository import ModelEntry
 from training.commands.settings import DataSettings
@@ -24,7 +26,7 @@ MAX_EXTRA_ERRORS = 2
 """Test errors of int8 above those of fp32 that need no warning."""
 
 
-class Export(DataSettings):
+class Export(DataSettings, RepositorySettings):
     """Export trained networks to ONNX, verify parity, and publish them for serving.
 
     Every network of a run is exported in fp32, and those named by --int8 also in int8. A model that was published
@@ -36,6 +38,7 @@ class Export(DataSettings):
         "distillery-export",
         "distillery-export --run-dir runs/notebook --models-dir models-notebook",
         "distillery-export --run-dir runs/best --int8 student,fast,tiny",
+        "distillery-export --signing-key signing.pem",
         "distillery-export --checkpoint my.safetensors --name mine --int8 mine",
     )
 
@@ -50,7 +53,6 @@ class Export(DataSettings):
     risk: float = Field(
         RISK, gt=0, lt=0.5, description="largest share of errors among accepted validation digits"
     )
-    models_dir: Path = Field(Path("models"), description="model repository to write")
     model_version: int = Field(1, ge=1, description="version folder to write")
     force: bool = Field(False, description="export unchanged models again")
 
@@ -58,6 +60,7 @@ class Export(DataSettings):
         torch.set_num_threads(min(torch.get_num_threads(), usable_cores()))  # a CPU quota hides no cores
         sources = [Source(self.name, self.checkpoint)] if self.checkpoint else Source.of_run(self.run_dir)
         self._require_known(sources)
+        key = SigningKey.read(self.signing_key) if self.signing_key else None
         console = Console()
         splits: Splits | None = None  # read when the first model needs them
         entries: list[ModelEntry] = []
@@ -69,7 +72,8 @@ class Export(DataSettings):
             ]
             current = [entry for entry in found if entry]
             if len(current) == len(names) and not self.force:
-                console.print(f"unchanged  {', '.join(names)}")
+                signed = [entry.name for entry in current if key and sign_model(entry, key)]
+                console.print(f"{'signed' if signed else 'unchanged':<11}{', '.join(signed or names)}")
                 entries += current
                 continue
             require_writable(self.models_dir)
@@ -82,6 +86,7 @@ class Export(DataSettings):
                     version=self.model_version,
                     int8=source.name in self.int8,
                     risk=self.risk,
+                    key=key,
                 )
             console.print(f"exported   {', '.join(names)}")
         console.print(_table(entries))

@@ -5,6 +5,7 @@ import itertools
 import ssl
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Generic, Self, TypeVar
 
@@ -42,6 +43,7 @@ class _Settings(Generic[Http]):
         *,
         model: str | None = None,
         api_key: str | None = None,
+        ca_file: str | Path | None = None,
         timeout: float = 10.0,
         connect_timeout: float = 2.0,
         retries: int = 3,
@@ -50,7 +52,8 @@ class _Settings(Generic[Http]):
     ) -> None:
         """Set the service's address; nothing is sent yet.
 
-        `model`: of calls that name none; the service's default by default. `timeout`: seconds without a byte from
+        `model`: of calls that name none; the service's default by default. `ca_file`: certificates (PEM) to trust
+        in place of the system's, for a service whose authority is your own. `timeout`: seconds without a byte from
         the service. `retries`: attempts after the first. `max_images`: per request; at most the service's
         --max-images. `connections`: the most at once; further threads or tasks wait for one of them.
         """
@@ -60,7 +63,9 @@ class _Settings(Generic[Http]):
             headers=_key_header(api_key),
             timeout=httpx.Timeout(timeout, connect=connect_timeout, pool=None),
             limits=httpx.Limits(max_connections=connections, keepalive_expiry=_KEEP_ALIVE_S),
-            verify=ssl.create_default_context() if tls else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT),
+            verify=ssl.create_default_context(cafile=ca_file)
+            if tls
+            else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT),
             trust_env=False,  # a proxy of the environment is not meant for a service of one's own
         )
         self._model = model

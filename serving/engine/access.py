@@ -15,12 +15,12 @@ with an error changes nothing.
 
 import hashlib
 import hmac
-import logging
 import math
 import re
 import secrets
 import time
 from collections.abc import Collection, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, Self, get_args
 
@@ -29,6 +29,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from distillery import DistilleryError, errors, read_toml
 from serving.codecs.errors import Forbidden, Header, RateLimited, Unauthorized
 from serving.engine.shared_memory import SharedRows
+from serving.engine.watched import Watched
 
 Scope = Literal["infer", "metrics", "admin"]
 """infer: predictions, models and documentation; metrics: `/metrics`; admin: reserved."""
@@ -41,8 +42,6 @@ _RATE = re.compile(rf"([1-9][0-9]{{0,8}})/({'|'.join(_SECONDS)})")
 _HASH = re.compile("sha256:([0-9a-f]{64})")
 _PREFIX = "dk_"
 """Of new keys, so that scanners for secrets can recognise them."""
-
-_logger = logging.getLogger("distillery")
 
 
 class AccessError(DistilleryError):
@@ -118,11 +117,10 @@ class Access:
     ) -> None:
         """`key` has all scopes; without it and without `file`, everything is allowed. Raises `AccessError`."""
         self.required = key is not None or file is not None
-        self._single = [Key("api_key", _digest(key.encode()), SCOPES)] if key is not None else []
-        self._file = file
         self.quotas = quotas or Quotas(1)
-        self._stamp = _stamp(file)
-        self._set(_read(file) if file else [])
+        self._single = [Key("api_key", _digest(key.encode()), SCOPES)] if key is not None else []
+        self._file = Watched(partial(_read, file), file) if file else None
+        self._set(self._file.value if self._file else [])
 
     def __len__(self) -> int:
         """Return the number of keys."""
@@ -152,31 +150,15 @@ class Access:
         return found[0]
 
     def reload(self) -> None:
-        """Read the file again if it has changed; called periodically, which also works where signals do not."""
-        if self._file is None or (stamp := _stamp(self._file)) == self._stamp:
-            return
-        self._stamp = stamp
-        try:
-            keys = _read(self._file)
-        except DistilleryError as error:
-            _logger.error("%s; the keys before remain valid", error)
-        else:
-            self._set(keys)
+        """Read the file again if it has changed. Raises `DistilleryError`, and the keys before remain valid."""
+        if self._file and self._file.reload():
+            self._set(self._file.value)
 
     def _set(self, keys: Sequence[Key]) -> None:
         self._keys = [*self._single, *keys]
         # Accepted keys as clients send them: found at once. The dictionary compares keys only if their hashes, which
         # are random in every process, are equal, so its time reveals nothing about them.
         self._accepted: dict[bytes, Key] = {}
-
-
-def _stamp(file: Path | None) -> tuple[int, ...] | None:
-    """Return what changes when a file is written, replaced or moved behind a symbolic link."""
-    try:
-        found = file.stat() if file else None
-    except OSError:
-        return None
-    return found and (found.st_mtime_ns, found.st_ctime_ns, found.st_ino, found.st_size)
 
 
 def _rate(text: str) -> str:

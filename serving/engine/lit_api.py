@@ -11,11 +11,9 @@
 `decode_request` rejects invalid input, so one request cannot fail the batch it shares with others.
 """
 
-import logging
-import os
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
-from multiprocessing import parent_process
 
 import numpy as np
 from litserve import LitAPI
@@ -25,11 +23,10 @@ from distillery import DistilleryError
 from serving.codecs.base import BodyLimits, Codec, Head, Prediction, Query, Reply, Timing
 from serving.codecs.errors import NotAccepted
 from serving.engine.recorder import RunMetrics
-from serving.model.repository import ModelEntry
+from serving.model.graph_check import GraphError
+from serving.model.repository import ModelEntry, RepositoryError
 from serving.model.session import Device, Session
 from serving.model.tensors import Images
-
-_logger = logging.getLogger("distillery")
 
 
 @dataclass(frozen=True)
@@ -50,6 +47,8 @@ class DigitAPI(LitAPI):  # type: ignore[misc]
     session: Session
     metrics: RunMetrics
     """Set by the process that runs the model, which has a row of the shared metrics."""
+    end_process: Callable[[str], object] | None = None
+    """Set in a process of the service, to report why it cannot start; LitServe and uvicorn would log a traceback."""
 
     def __init__(self, entry: ModelEntry, settings: ModelSettings, loop: LitLoop | None = None) -> None:
         super().__init__(
@@ -59,21 +58,22 @@ class DigitAPI(LitAPI):  # type: ignore[misc]
         self.settings = settings
 
     def setup(self, device: str) -> None:  # noqa: ARG002 - `settings.device` replaces LitServe's device
-        """Load and warm up the model in the process that runs it.
-
-        The file is read and compared with its manifest again: a process that replaces another one starts long after
-        the service did. An error ends a process of the service with one line; LitServe and uvicorn would log a
-        traceback.
-        """
+        """Load and warm up the model in the process that runs it. Raises `DistilleryError`, or ends the process."""
         try:
-            self.session = Session(
-                self.entry.read(), threads=self.settings.threads, device=self.settings.device
-            )
+            self.session = self._open_session()
         except DistilleryError as error:
-            if parent_process() is None:  # a program that mounts the service
+            if self.end_process is None:  # in a program that mounts the service
                 raise
-            _logger.error("%s", error)
-            os._exit(1)
+            self.end_process(str(error))
+
+    def _open_session(self) -> Session:
+        try:
+            return Session(self.entry.content, threads=self.settings.threads, device=self.settings.device)
+        except GraphError as error:
+            raise RepositoryError(
+                f"model {self.entry.name}: {self.entry.path} is not a graph that this service runs: {error}; "
+                "export the model again"
+            ) from None
 
     def decode_request(self, request: bytes, *, codec: Codec, head: Head) -> Query:
         """Decode a request body to images. Raises `RequestError`."""

@@ -29,6 +29,7 @@ from serving.engine.statistics import model_statistics
 from serving.grpc.health import Health
 from serving.grpc.reflection import reflection_servicer
 from serving.model.repository import Manifest
+from serving.processes.tls import Certificate
 
 SERVICE = "inference.GRPCInferenceService"
 
@@ -70,16 +71,20 @@ async def grpc_running(
     patience: float,
     check_ready: Callable[[], None],
     open_routes: Collection[str],
+    certificate: Certificate | None,
+    client_timeout: float,
 ) -> AsyncIterator[None]:
     """Listen on `address`; at shutdown, calls in flight have `patience` seconds to finish.
 
-    `check_ready` raises `NotReady` while the service is not ready.
+    `check_ready` raises `NotReady` while the service is not ready. A connection must be established within
+    `client_timeout` seconds; with a `certificate`, over TLS.
     """
     server = grpc.aio.server(
         interceptors=_interceptors(admission, open_routes),
         options=(
             ("grpc.so_reuseport", 1),
             ("grpc.max_receive_message_length", max_message_bytes),
+            ("grpc.server_handshake_timeout_ms", max(1, int(client_timeout * 1000))),
             *_PINGS,
         ),
     )
@@ -89,13 +94,33 @@ async def grpc_running(
     add_HealthServicer_to_server(health, server)
     reflection = reflection_servicer(SERVICE, service.methods)
     add_ServerReflectionServicer_to_server(reflection, server)  # type: ignore[no-untyped-call]
-    server.add_insecure_port(address)
+    if certificate:
+        server.add_secure_port(address, _credentials(certificate))
+    else:
+        server.add_insecure_port(address)
     await server.start()
     try:
         yield
     finally:
         health.stop()
         await server.stop(patience)
+
+
+def _credentials(certificate: Certificate) -> grpc.ServerCredentials:
+    """Return credentials that use the newest certificate for every new connection."""
+    sent = certificate.files.value
+
+    def newest() -> Any:
+        nonlocal sent
+        if certificate.files.value is sent:
+            return None  # as before
+        sent = certificate.files.value
+        return configuration()
+
+    def configuration() -> Any:
+        return grpc.ssl_server_certificate_configuration([(sent.key, sent.chain)])
+
+    return grpc.dynamic_ssl_server_credentials(configuration(), newest)
 
 
 class _Service(grpc.GenericRpcHandler):

@@ -53,6 +53,7 @@ class HttpConnection(HttpToolsProtocol):
         self._message_began = self._idle_since = 0.0
         self._closing = False  # with the next response
         self._is_last = False  # no further request is read
+        self._cycle_before: Any = None  # of the request before a pipelined one
         self._probed = False
         self._probe_timer: TimerHandle | None = None
         self._reading_timer: TimerHandle | None = None
@@ -72,7 +73,7 @@ class HttpConnection(HttpToolsProtocol):
         for timer in (self.timeout_keep_alive_task, self._probe_timer, self._reading_timer):
             if timer:
                 timer.cancel()
-        del self._response_transport  # a reference cycle, as is:
+        del self._response_transport, self._cycle_before  # reference cycles, as is:
         if not self.in_flight():
             self.cycle = None  # type: ignore[assignment]
 
@@ -125,11 +126,15 @@ class HttpConnection(HttpToolsProtocol):
         self._head_bytes = -1  # the piece in which it begins does not count
         super().on_message_begin()
 
+    def on_header(self, name: bytes, value: bytes) -> None:
+        super().on_header(name, value.rstrip(b" \t"))  # which is no part of it (RFC 9110, section 5.5)
+
     def on_headers_complete(self) -> None:
         self._within_head = False
         before = self.cycle
         super().on_headers_complete()
         if self.cycle is not before:
+            self._cycle_before = before if self.pipeline else None
             self.cycle.transport = self._response_transport  # type: ignore[assignment]
             self.cycle.keep_alive = self.cycle.keep_alive and not self._closing
 
@@ -138,25 +143,36 @@ class HttpConnection(HttpToolsProtocol):
         super().on_message_complete()
 
     def _reject(self, status: int, code: str, message: str) -> None:
-        """Send an error in place of a response to the request being received, and close the connection."""
-        received = not self._within_message or self._within_head
-        if self.in_flight() and received:
-            self._is_last = True  # of the requests in flight
-        elif self.in_flight() and (self.pipeline or self.cycle.response_started):
-            self._close()
-        else:
-            content = error_body(code, message)
-            parts = [STATUS_LINE[status]]
-            defaults = self.server_state.default_headers
-            parts += (b"%b: %b\r\n" % header for header in defaults if header[0] != b"connection")
-            parts.append(b"content-type: application/json\r\ncontent-length: %d\r\n" % len(content))
-            parts += (b"connection: close\r\n\r\n", content)
-            self.transport.write(b"".join(parts))
-            if self.in_flight():  # its response is the one just sent
-                self.cycle.disconnected = True
-                self.cycle.message_event.set()
-            self._is_last = self._within_message = True
-            self._finish()
+        """Send an error in place of a response to the request being received, and close the connection.
+
+        The responses to earlier requests are sent first, and the connection is then closed without the error; also if
+        the response to this request has begun.
+        """
+        if self._within_message and not self._within_head:  # within its body
+            if self.pipeline:
+                self.pipeline.popleft()  # this request: it has not begun
+                self.cycle = self._cycle_before
+                self._is_last = True
+                return
+            if self.cycle.response_started:
+                self._close()
+                return
+        elif self.in_flight():
+            self._is_last = True
+            return
+        content = error_body(code, message)
+        parts = [STATUS_LINE[status]]
+        defaults = self.server_state.default_headers
+        parts += (b"%b: %b\r\n" % header for header in defaults if header[0] != b"connection")
+        parts.append(b"content-type: application/json\r\ncontent-length: %d\r\n" % len(content))
+        parts += (b"connection: close\r\n\r\n", content)
+        self.transport.write(b"".join(parts))
+        if self.in_flight():  # its response is the one just sent
+            self.cycle.disconnected = True
+            self.cycle.waiting_for_100_continue = False
+            self.cycle.message_event.set()
+        self._is_last = self._within_message = True
+        self._finish()
 
     # Ending
 

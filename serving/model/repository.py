@@ -2,6 +2,7 @@
 
     models/<name>/<version>/model.onnx       the graph: image uint8 [N,28,28] to logits and probabilities
     models/<name>/<version>/manifest.json    architecture, test results and origin of the graph
+    models/<name>/<version>/manifest.json.sig  its signature, if it was signed (`serving.model.signature`)
     models/<name>/<version>/MODEL_CARD.md    a full report for people, if the training run was reported
     models/<name>/config.pbtxt               configuration for NVIDIA Triton, which reads this layout unchanged
 
@@ -22,6 +23,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from distillery import DistilleryError
 from serving.model.graph_check import MAX_BYTES, GraphError, check_graph
+from serving.model.signature import PublicKeys
 from serving.model.tensors import CLASSES, SIDE
 
 _logger = logging.getLogger("distillery")
@@ -30,7 +32,7 @@ MODEL_FILE = "model.onnx"
 MANIFEST_FILE = "manifest.json"
 CARD_FILE = "MODEL_CARD.md"
 LOCK_FILE = ".lock"
-"""In the repository; an export that is writing holds it (training/runs/lock.py)."""
+"""Of `export`, in the repository's folder."""
 LARGEST_CARD = 1024 * 1024
 """Bytes; every API process holds every model card in memory."""
 NAME = re.compile(r"[a-z0-9]+(?:[-_.][a-z0-9]+)*")
@@ -149,32 +151,20 @@ class Manifest(BaseModel):
 
 
 class ModelEntry(BaseModel):
-    """One servable model: its manifest and the path of its graph."""
+    """One servable model: its manifest, and its verified graph with the path it was read from.
+
+    The graph is kept in memory: a process that replaces another one, long after the start, runs the same as the
+    others, whatever has happened to the file since.
+    """
 
     model_config = ConfigDict(frozen=True)
     manifest: Manifest
     path: Path
+    content: bytes = Field(repr=False)
 
     @property
     def name(self) -> str:
         return self.manifest.name
-
-    def read(self) -> bytes:
-        """Return the content of the graph's file. Raises `RepositoryError` if it is not the manifest's."""
-        with _readable(self.path), self.path.open("rb") as file:
-            if (size := os.fstat(file.fileno()).st_size) > MAX_BYTES:
-                raise RepositoryError(
-                    f"{self.path} has {size:,} bytes, more than the {MAX_BYTES:,} of the largest graph; "
-                    "export the model again"
-                )
-            content = file.read(MAX_BYTES + 1)
-        found = hashlib.sha256(content).hexdigest()
-        if found != self.manifest.sha256:
-            raise RepositoryError(
-                f"{self.path} has SHA-256 {found}, its manifest says {self.manifest.sha256}: "
-                "the file was changed or is incomplete; export the model again"
-            )
-        return content
 
 
 def file_sha256(path: Path) -> str:
@@ -183,8 +173,10 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def load_repository(root: Path) -> dict[str, ModelEntry]:
+def load_repository(root: Path, keys: PublicKeys | None = None) -> dict[str, ModelEntry]:
     """Read and verify every model below `root`; the highest of several versions is served.
+
+    With `keys`, one of them must have signed each manifest. Raises `SignatureError` otherwise.
 
     What is not a model, such as `lost+found`, is skipped, and named in a warning. Raises `RepositoryError` when the
     folder is missing, unreadable or empty, a manifest is missing or has unknown or invalid fields, a graph differs
@@ -197,10 +189,10 @@ def load_repository(root: Path) -> dict[str, ModelEntry]:
             raise RepositoryError(
                 f"{root} is a model or a version of one: name the folder with models, NAME/VERSION/{MODEL_FILE}"
             )
-        paths = sorted(root.iterdir())
+        paths = sorted(path for path in root.iterdir() if path.name != LOCK_FILE)
         folders = [path for path in paths if _is_model(path)]
-        entries = {folder.name: _load_latest(folder) for folder in folders}
-    skipped = _listed([path.name for path in paths if path not in folders and path.name != LOCK_FILE])
+        entries = {folder.name: _load_latest(folder, keys) for folder in folders}
+    skipped = _listed([path.name for path in paths if path not in folders])
     if not entries:
         raise RepositoryError(
             f"the model repository {root} {f'contains no model, only {skipped}' if skipped else 'is empty'}; "
@@ -237,7 +229,7 @@ def _versions(folder: Path) -> list[Path]:
     return sorted(versions, key=lambda path: int(path.name))
 
 
-def _load_latest(folder: Path) -> ModelEntry:
+def _load_latest(folder: Path, keys: PublicKeys | None) -> ModelEntry:
     if not folder.is_dir():
         raise RepositoryError(
             f"{folder} is a link to {folder.readlink()}, which does not exist; mount that as well"
@@ -248,7 +240,7 @@ def _load_latest(folder: Path) -> ModelEntry:
             f"{folder} has no version folder such as {folder / '1'}; export the model again, "
             "or move the folder away if it is no model"
         )
-    return load_model(versions[-1])
+    return load_model(versions[-1], keys)
 
 
 @contextmanager
@@ -265,19 +257,25 @@ def _readable(root: Path) -> Iterator[None]:
         raise RepositoryError(f"cannot read {error.filename or root}: {error.strerror}") from None
 
 
-def load_model(folder: Path) -> ModelEntry:
-    """Read and verify `<name>/<version>/`. Raises `RepositoryError`."""
+def load_model(folder: Path, keys: PublicKeys | None = None) -> ModelEntry:
+    """Read and verify `<name>/<version>/`, and its signature if there are `keys`.
+
+    Raises `RepositoryError`, `SignatureError`.
+    """
     with _readable(folder):
-        return _load_model(folder)
+        return _load_model(folder, keys)
 
 
-def _load_model(folder: Path) -> ModelEntry:
+def _load_model(folder: Path, keys: PublicKeys | None) -> ModelEntry:
     manifest_path, model_path = folder / MANIFEST_FILE, folder / MODEL_FILE
     for path in (manifest_path, model_path):
         if not path.is_file():
             raise RepositoryError(f"{path} is missing; export the model again")
+    document = manifest_path.read_bytes()
+    if keys:
+        keys.verify(manifest_path, document)
     try:
-        manifest = Manifest.model_validate_json(manifest_path.read_bytes())
+        manifest = Manifest.model_validate_json(document)
     except ValidationError as error:
         errors = "; ".join(
             f"{'.'.join(map(str, e['loc'])) or 'document'}: {e['msg']} (found {e['input']!r:.80})"
@@ -294,14 +292,32 @@ def _load_model(folder: Path) -> ModelEntry:
         raise RepositoryError(
             f"{manifest_path}: inputs and outputs differ from those this service supports: {INPUTS}, {outputs}"
         )
-    entry = ModelEntry(manifest=manifest, path=model_path)
+    content = _read_graph(model_path, manifest.sha256)
     try:
-        check_graph(entry.read(), manifest.inputs, manifest.outputs)
+        check_graph(content, manifest.inputs, manifest.outputs)
     except GraphError as error:
         raise RepositoryError(
             f"{model_path} is not a graph that this service loads: {error}; export the model again"
         ) from None
-    return entry
+    return ModelEntry(manifest=manifest, path=model_path, content=content)
+
+
+def _read_graph(path: Path, sha256: str) -> bytes:
+    """Return the content of a graph's file. Raises `RepositoryError` if it has another hash."""
+    with path.open("rb") as file:
+        if (size := os.fstat(file.fileno()).st_size) > MAX_BYTES:
+            raise RepositoryError(
+                f"{path} has {size:,} bytes, more than the {MAX_BYTES:,} of the largest graph; "
+                "export the model again"
+            )
+        content = file.read(MAX_BYTES + 1)
+    found = hashlib.sha256(content).hexdigest()
+    if found != sha256:
+        raise RepositoryError(
+            f"{path} has SHA-256 {found}, its manifest says {sha256}: "
+            "the file was changed or is incomplete; export the model again"
+        )
+    return content
 
 
 def read_card(entry: ModelEntry) -> str | None:

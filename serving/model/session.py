@@ -1,24 +1,37 @@
 """An onnxruntime session for one model: explicit threads, warmed up, with a measured run time."""
 
 import logging
+import math
+import re
 import time
 import warnings
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 import numpy as np
 import onnxruntime
-from onnxruntime.capi.onnxruntime_pybind11_state import EPFail, Fail, RuntimeException
+from onnxruntime.capi import onnxruntime_pybind11_state as ort
 
 from distillery import DistilleryError
 from serving.model.acceptance import confidence_of, most_probable
+from serving.model.graph_check import GraphError
 from serving.model.repository import OUTLIER, OUTPUTS, POWER, THRESHOLD
 from serving.model.tensors import SIDE, Images, Scores
 
 Device = Literal["auto", "cpu", "cuda"]
 
 _CUDA = "CUDAExecutionProvider"
+_ERRORS = (
+    *(ort.EPFail, ort.Fail, ort.InvalidArgument, ort.InvalidGraph),
+    *(ort.InvalidProtobuf, ort.NotImplemented, ort.RuntimeException),
+)
+"""Of a graph: those that onnxruntime raises when it opens or runs one."""
+_FATAL = 4
+"""The level of onnxruntime's own messages, written by its C++ code, that an exception does not repeat."""
+_WARM_UP = (1, 64)
+"""Images per run."""
 _logger = logging.getLogger("distillery")
 
 
@@ -72,14 +85,20 @@ def _cuda_error(session: onnxruntime.InferenceSession) -> str | None:
         return f"onnxruntime could not start {_CUDA}, see its message above"
     try:  # a GPU too old for the build fails at the first run
         session.run(None, {"image": np.zeros((1, SIDE, SIDE), np.uint8)})
-    except (Fail, RuntimeException, EPFail) as error:
-        return f"a first run on CUDA failed ({str(error).splitlines()[0]})"
+    except _ERRORS as error:
+        return f"a first run on CUDA failed ({_first_line(error)})"
     return None
 
 
 @cache  # once for all models of a process
 def _warn_of_cpu(reason: str) -> None:
     _logger.warning("--device auto: %s; models run on the CPU", reason)
+
+
+def _first_line(error: Exception) -> str:
+    """Return the first line of an error of onnxruntime, without its number and the function that raised it."""
+    line = str(error).strip().partition("\n")[0]
+    return re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : |/onnxruntime_src/\S+ [^()]*\([^()]*\) ", "", line)
 
 
 class Outputs(NamedTuple):
@@ -100,11 +119,18 @@ class Session:
     """
 
     def __init__(self, model: Path | bytes, *, threads: int = 1, device: Device = "cpu") -> None:
-        self._session = open_session(model, threads=threads, device=device)
+        """Open and warm up a graph that passed `check_graph`. Raises `GraphError` if it cannot run, `DeviceError`."""
+        try:
+            self._session = open_session(model, threads=threads, device=device)
+        except _ERRORS as error:
+            raise GraphError(f"onnxruntime cannot load it: {_first_line(error)}") from None
         rule = self._session.get_modelmeta().custom_metadata_map
-        self._names = [spec.name for spec in ((*OUTPUTS, OUTLIER) if POWER in rule else OUTPUTS)]
-        self._power, self._threshold = float(rule.get(POWER, 1)), float(rule.get(THRESHOLD, 1))
-        one, many = self._measure(1), self._measure(64)
+        self._specs = [*OUTPUTS, OUTLIER][: len(self._session.get_outputs())]
+        self._names = [spec.name for spec in self._specs]
+        self._power, self._threshold = self._acceptance_rule(rule)
+        for images in _WARM_UP:
+            self._check_outputs(images)
+        one, many = map(self._measure, _WARM_UP)
         self.image_seconds = max(many - one, 0.0) / 63
         self.run_seconds = max(one - self.image_seconds, 0.0)
 
@@ -126,10 +152,44 @@ class Session:
         left = seconds - self.run_seconds
         return max(0, int(left / max(self.image_seconds, 1e-9)))
 
+    def _acceptance_rule(self, metadata: Mapping[str, str]) -> tuple[float, float]:
+        """Return power and threshold, which a file has if it has the output `outlier`. Raises `GraphError`."""
+        if OUTLIER not in self._specs and POWER not in metadata:
+            return 1.0, 1.0
+        found = [metadata.get(name, "missing") for name in (POWER, THRESHOLD)]
+        try:
+            power, threshold = map(float, found)
+        except ValueError:
+            power = threshold = math.nan
+        if OUTLIER not in self._specs or not (0 < power < math.inf and 0 <= threshold <= 1):
+            raise GraphError(
+                f"its metadata {POWER} and {THRESHOLD} are {found[0]} and {found[1]}, expected a number above 0 and "
+                f"one from 0 to 1, and the output {OUTLIER.name}"
+            )
+        return power, threshold
+
+    def _check_outputs(self, images: int) -> None:
+        """Run the graph once and check shapes and values of what it returns. Raises `GraphError`."""
+        ink = np.arange(images * SIDE * SIDE, dtype=np.uint32) // 3 % 256
+        options = onnxruntime.RunOptions()
+        options.log_severity_level = _FATAL
+        batch = ink.astype(np.uint8).reshape(images, SIDE, SIDE)
+        try:
+            outputs = self._session.run(self._names, {"image": batch}, options)
+        except _ERRORS as error:
+            raise GraphError(f"a run of {images} images failed: {_first_line(error)}") from None
+        for spec, output in zip(self._specs, outputs, strict=True):
+            expected = (images, *spec.shape[1:])
+            if output.shape != expected:
+                raise GraphError(
+                    f"its output {spec.name} has the shape {output.shape} for {images} images, expected {expected}"
+                )
+            if not np.isfinite(output).all():
+                raise GraphError(f"its output {spec.name} contains infinite values or NaN")
+
     def _measure(self, images: int) -> float:
         """Return the shortest of a few runs, in seconds, which other load on the machine affects least."""
         blank = np.zeros((images, SIDE, SIDE), np.uint8)
-        self.run(blank)
         shortest = float("inf")
         for _ in range(5):
             started = time.perf_counter()

@@ -1,4 +1,6 @@
-"""The line between the supervisor and one of its children: heartbeats one way, the start of the shutdown the other.
+"""The line between the supervisor and one of its children.
+
+Heartbeats one way, or why the child cannot start; the start of the shutdown the other.
 
 A socket pair that neither side ever waits on: a stopped process at one end cannot hold up the other.
 """
@@ -11,11 +13,14 @@ import time
 from contextlib import suppress
 from multiprocessing import parent_process
 from multiprocessing.connection import wait
+from typing import NoReturn
 
 BEAT_SECONDS = 0.5
 """Between two heartbeats."""
 
 _BEAT, _DRAIN = b".", b"d"
+_FAILED = b"!"
+"""Followed by the reason."""
 
 
 class Lifeline:
@@ -35,6 +40,12 @@ class Lifeline:
             ):  # full, because the supervisor is stopped, or closed, because it has ended
                 self._end.send(_BEAT, socket.MSG_DONTWAIT)
 
+    def fail(self, reason: str) -> NoReturn:
+        """End this process at once, with the reason for the supervisor's message."""
+        with suppress(OSError):
+            self._end.send(_FAILED + reason.encode(), socket.MSG_DONTWAIT)
+        os._exit(1)
+
     def drains(self) -> bool:
         """Return whether the supervisor has announced the shutdown since the last call."""
         with suppress(OSError):
@@ -50,16 +61,20 @@ class Monitor:
         self.lifeline = Lifeline(child)
         self.last_beat: float | None = None
         """Time of the last heartbeat (`time.monotonic`); None before the first."""
+        self.failure = ""
+        """Why the child has ended itself."""
 
     def fileno(self) -> int:
         """Return what `multiprocessing.connection.wait` waits on."""
         return self._end.fileno()
 
     def receive(self) -> None:
-        """Take the heartbeats that have arrived."""
+        """Take what has arrived."""
         with suppress(OSError):
-            if self._end.recv(64, socket.MSG_DONTWAIT):
+            beats, _, reason = self._end.recv(65536, socket.MSG_DONTWAIT).partition(_FAILED)
+            if beats:
                 self.last_beat = time.monotonic()
+            self.failure = reason.decode() or self.failure
 
     def drain(self) -> None:
         """Announce the shutdown."""

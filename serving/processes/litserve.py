@@ -19,6 +19,8 @@ import logging
 import math
 import os
 import signal
+import socket
+import ssl
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import ExitStack, asynccontextmanager, nullcontext
 from functools import partial
@@ -46,6 +48,33 @@ _CLOSE = (b"connection", b"close")
 
 WorkerPaths = dict[str, list[Path]]
 """The sockets of each model's workers."""
+
+
+class _Server(uvicorn.Server):
+    """uvicorn's server, with a limit for the TLS handshake: its own is asyncio's, a minute."""
+
+    def __init__(self, config: uvicorn.Config, handshake_timeout: float) -> None:
+        super().__init__(config)
+        self._handshake_timeout = handshake_timeout
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        if self.config.ssl is None:
+            await super().startup(sockets)
+            return
+        await super().startup([])  # the lifespan
+        self.servers = [await self._listen(listener) for listener in sockets or ()]
+
+    async def _listen(self, listener: socket.socket) -> asyncio.Server:
+        return await asyncio.get_running_loop().create_server(
+            lambda: self.config.http_protocol_class(  # type: ignore[call-arg] # uvicorn's
+                config=self.config, server_state=self.server_state, app_state=self.lifespan.state
+            ),
+            sock=listener,
+            ssl=self.config.ssl,
+            backlog=self.config.backlog,
+            ssl_handshake_timeout=self._handshake_timeout,
+            ssl_shutdown_timeout=self._handshake_timeout,
+        )
 
 
 class DigitServer(LitServer):  # type: ignore[misc]
@@ -124,6 +153,11 @@ class DigitServer(LitServer):  # type: ignore[misc]
                     connection.close_after_response()
 
     @property
+    def supervised(self) -> bool:
+        """Whether this is a child of the supervisor, which reports what concerns all processes."""
+        return self._lifeline is not None
+
+    @property
     def workers_ready(self) -> bool:
         """Whether every model has a worker, unless models run in the API processes."""
         return all(pool.ready for pool in self._pools.values())
@@ -140,11 +174,14 @@ class DigitServer(LitServer):  # type: ignore[misc]
         port: int,
         api_servers: int,
         delay: float,
+        scheme: str,
         on_ready: Callable[[str], None],
+        on_check: Callable[[], None],
     ) -> None:
         """Serve until SIGTERM or SIGINT; `on_ready` receives the URL. Raises `ServiceError`.
 
-        `start_api` starts an API process, which calls `run_api`. A shutdown begins after `delay` seconds.
+        `start_api` starts an API process, which calls `run_api`; `on_check` is called at least every
+        `CHECK_SECONDS`. A shutdown begins after `delay` seconds.
         """
         with ExitStack() as stack:
             sockets = bind(host, port, api_servers)
@@ -160,9 +197,10 @@ class DigitServer(LitServer):  # type: ignore[misc]
                 )
                 for index in range(api_servers)
             ]
-            url = f"http://{format_address(sockets[0])}"
+            url = f"{scheme}://{format_address(sockets[0])}"
             patience = math.ceil(self.timeout) + 2
-            Supervisor(workers, apis, delay=delay, patience=patience).run(lambda: on_ready(url))
+            supervisor = Supervisor(workers, apis, delay=delay, patience=patience, on_check=on_check)
+            supervisor.run(lambda: on_ready(url))
 
     def _workers(self, folder: Path, first_row: int) -> list[Child]:
         """Open the sockets of the workers, and return the workers, not started yet."""
@@ -181,6 +219,7 @@ class DigitServer(LitServer):  # type: ignore[misc]
         self, api: DigitAPI, number: int, listener: Any, row: int, lifeline: Lifeline
     ) -> BaseProcess:
         api.loop = WorkerLoop(listener, lifeline, self._metrics, row)
+        api.end_process = lifeline.fail
         process: BaseProcess = self.launch_single_inference_worker(api, number)
         return process
 
@@ -202,11 +241,13 @@ class DigitServer(LitServer):  # type: ignore[misc]
         *,
         http: Callable[..., asyncio.Protocol],
         keep_alive: float,
+        client_timeout: float,
         log_level: str,
+        tls: ssl.SSLContext | None,
     ) -> None:
         """Run API process number `index`; `http` creates the protocol of a connection, as uvicorn's own does.
 
-        `keep_alive`: seconds after which an idle connection is closed.
+        `keep_alive`: seconds after which an idle connection is closed; `client_timeout`: for a TLS handshake.
         """
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the group; the parent ends it
         signal.signal(signal.SIGTERM, self._end)  # called by uvicorn after its own handler
@@ -216,6 +257,8 @@ class DigitServer(LitServer):  # type: ignore[misc]
                 listener.close()
         self.index = index
         self._lifeline = lifeline
+        for api in self.apis:
+            api.end_process = lifeline.fail
         config = uvicorn.Config(
             app,
             http=http,  # type: ignore[arg-type] # a class or a factory
@@ -227,10 +270,11 @@ class DigitServer(LitServer):  # type: ignore[misc]
             proxy_headers=False,  # `serving.http.normalise` reads them
             timeout_keep_alive=keep_alive,  # type: ignore[arg-type] # its type is int, but any number works
             timeout_graceful_shutdown=math.ceil(self.timeout),
+            ssl_context_factory=(lambda *_: tls) if tls else None,
         )
         gc.collect()
         gc.freeze()  # exclude FastAPI and all else loaded so far from every later collection
-        self._uvicorn = uvicorn.Server(config)
+        self._uvicorn = _Server(config, client_timeout)
         self._uvicorn.run([listeners[index]])
 
     def _end(self, *_: object) -> None:

@@ -30,7 +30,8 @@ STABLE_SECONDS = 10.0
 """A child that lives longer has not crashed because of its start."""
 PAUSES = (0.0, 0.25, 0.5, 1.0, 2.0, 4.0)
 """Seconds before a child that died is started again, by the number of its previous crashes."""
-_CHECK_SECONDS = 0.25
+CHECK_SECONDS = 0.25
+"""Between two checks of the children."""
 
 
 def can_fork() -> bool:
@@ -101,6 +102,7 @@ class Child:
     def _schedule_restart(self, now: float, status: int) -> None:
         assert self._process  # noqa: S101 - it has ended
         self._on_death()
+        end = self.describe_end(status)
         self._process.close()
         self._process = None
         if now - self._started > STABLE_SECONDS:
@@ -108,13 +110,18 @@ class Child:
         if self._crashes == len(PAUSES):
             raise ServiceError(
                 f"{self.name} has ended {self._crashes + 1} times, each within {STABLE_SECONDS:g} s of its start, "
-                f"the last time with {_describe(status)}: the service ends too"
+                f"the last time with {end}: the service ends too"
             )
         pause = PAUSES[self._crashes]
         self._crashes += 1
         self._restart_at = now + pause
         when = f" in {pause:g} s" if pause else ""
-        _report(f"{self.name} ended with {_describe(status)}; restarting it{when}")
+        _report(f"{self.name} ended with {end}; restarting it{when}")
+
+    def describe_end(self, status: int) -> str:
+        """Return the exit status and, if the process has sent one, the reason."""
+        self.monitor.receive()  # what it sent last
+        return _describe(status) + (f" ({self.monitor.failure})" if self.monitor.failure else "")
 
     def terminate(self) -> None:
         """Ask the process to end; a stopped one ends as soon as it is continued, or is killed by `join`."""
@@ -134,14 +141,24 @@ class Supervisor:
     """Starts the workers and the API processes, and keeps them running until SIGTERM or SIGINT."""
 
     def __init__(
-        self, workers: Sequence[Child], apis: Sequence[Child], *, delay: float, patience: float
+        self,
+        workers: Sequence[Child],
+        apis: Sequence[Child],
+        *,
+        delay: float,
+        patience: float,
+        on_check: Callable[[], None] = lambda: None,
     ) -> None:
-        """`delay` is the pause before a shutdown begins, `patience` the time it may take, in seconds."""
+        """`delay` is the pause before a shutdown begins, `patience` the time it may take, in seconds.
+
+        `on_check` is called before children are replaced, and at least every `CHECK_SECONDS`.
+        """
         self._workers = workers
         self._apis = apis
         self._children = (*workers, *apis)
         self._delay = delay
         self._patience = patience
+        self._on_check = on_check
 
     def run(self, on_ready: Callable[[], None]) -> None:
         """Run until a signal, then end all children. Raises `ServiceError`."""
@@ -163,9 +180,11 @@ class Supervisor:
                 return False
             for child in self._children:
                 child.monitor.receive()
-                if child.ended() is not None:
+                if (status := child.ended()) is not None:
+                    end = child.describe_end(status)
                     raise ServiceError(
-                        f"{child.name} ended before the service was ready; see its message above"
+                        child.monitor.failure
+                        or f"{child.name} ended with {end} before the service was ready; see its message above"
                     )
         return True
 
@@ -173,11 +192,12 @@ class Supervisor:
         """Replace children that die or hang, until a signal to stop or until a time."""
         checked = time.monotonic()
         while until is None or time.monotonic() < until:
-            if self._wait(stop, _CHECK_SECONDS):
+            if self._wait(stop, CHECK_SECONDS):
                 return
             # After a pause of the whole service (a stopped container), the heartbeats are old as well.
-            delayed = time.monotonic() - checked > 4 * _CHECK_SECONDS
+            delayed = time.monotonic() - checked > 4 * CHECK_SECONDS
             checked = time.monotonic()
+            self._on_check()
             for child in self._children:
                 child.check(delayed=delayed)
 

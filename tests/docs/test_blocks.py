@@ -2,7 +2,7 @@
 
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import httpx
@@ -10,7 +10,7 @@ import pytest
 
 from benchmarks.__main__ import COMMANDS as BENCH
 from distillery import Command, main
-from export.commands.export import Export
+from export.__main__ import COMMANDS as EXPORT
 from serving.__main__ import COMMANDS as SERVE
 from tests.support.markdown import Block, blocks, matches, words
 from tests.support.samples import samples_as_mnist
@@ -20,9 +20,9 @@ from training.__main__ import COMMANDS as TRAIN
 EXECUTED = (ROOT / "README.md", ROOT / "docs" / "quickstart.md")
 ADDRESS = "http://127.0.0.1:8000"
 """Where the documents say that the service is; here it is on a free port."""
-PROGRAMS: dict[str, tuple[dict[str, type[Command]], str]] = {
+PROGRAMS: dict[str, tuple[Mapping[str, type[Command]], str]] = {
     "distillery-train": (TRAIN, "train"),
-    "distillery-export": ({"export": Export}, "export"),
+    "distillery-export": (EXPORT, "export"),
     "distillery-serve": (SERVE, "serve"),
     "distillery-bench": (BENCH, ""),
 }

@@ -15,6 +15,7 @@ from export.acceptance import (
     with_features,
     with_outlier_unit,
 )
+from export.fold import fold
 from export.graph import Graph, to_onnx
 from export.outliers import KINDS, draw_digits, draw_outliers, to_mnist
 from export.splits import Splits
@@ -28,7 +29,7 @@ from training.recipe.schema import Architecture
 @pytest.fixture(scope="module")
 def plain(trained: dict[str, Path]) -> Graph:
     """The teacher's graph before it has a rule."""
-    return to_onnx(load_checkpoint(trained["teacher"]).network, Architecture(hidden=[96, 96]))
+    return to_onnx(fold(load_checkpoint(trained["teacher"]).network))
 
 
 def test_the_lowest_threshold_within_the_risk_is_chosen() -> None:
@@ -99,7 +100,7 @@ def test_drawings_have_the_form_of_mnist() -> None:
 def test_confidence_is_the_share_of_the_digit_among_eleven_classes(
     architecture: Architecture, splits: Splits
 ) -> None:
-    graph = to_onnx(used(architecture), architecture)
+    graph = to_onnx(fold(used(architecture)))
     images = splits.test.images.numpy()
     features = with_features(graph)
     names = [output.name for output in features.model.graph.output]

@@ -6,6 +6,7 @@ from shutil import copyfile, copytree
 import pytest
 
 from distillery import main
+from export.__main__ import COMMANDS
 from export.commands.export import Export
 from export.pipeline import Source
 from export.splits import Splits
@@ -38,7 +39,7 @@ def test_a_run_without_links_is_found(run_dir: Path, tmp_path: Path) -> None:
 
 
 def export(*arguments: str) -> int:
-    return main("distillery-export", {"export": Export}, default="export", arguments=arguments)
+    return main("distillery-export", COMMANDS, default="export", arguments=arguments)
 
 
 def test_a_run_is_exported_once(

@@ -11,6 +11,7 @@ from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
 from export import ExportError, pipeline
+from export.fold import fold
 from export.graph import to_onnx
 from export.parity import measure_parity, network_logits
 from export.pipeline import Source, export_checkpoint, find_current
@@ -84,7 +85,7 @@ def test_a_failed_export_leaves_the_repository_as_it_was(
     copytree(model_repository / "student", tmp_path / "student")
     before = load_repository(tmp_path)
     # The graph of another network in the place of this one's.
-    other = to_onnx(load_checkpoint(trained["student-alone"]).network, STUDENT)
+    other = to_onnx(fold(load_checkpoint(trained["student-alone"]).network))
     monkeypatch.setattr(pipeline, "to_onnx", lambda *_: other)
     with pytest.raises(ExportError, match="does not compute what its network computes"):
         export_checkpoint(source, splits, models_dir=tmp_path)

@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from export.calibrate import choose_quantisation
+from export.fold import Layer, fold
 from export.graph import to_onnx
-from export.quantise import Layer, hidden_activations, largest_sum, pair_sums, quantise, read_layers
+from export.quantise import hidden_activations, largest_sum, pair_sums, quantise
 from export.splits import Splits
 from tests.support.networks import used
 from training.model.checkpoint import load_checkpoint
@@ -72,7 +73,7 @@ def test_no_sum_saturates_where_every_pair_of_weights_is_at_the_limit(batch: int
 def test_a_trained_network_predicts_as_exact_integer_arithmetic_does(
     trained: dict[str, Path], splits: Splits
 ) -> None:
-    layers = read_layers(to_onnx(load_checkpoint(trained["student"]).network, STUDENT).model)
+    (layers,) = fold(load_checkpoint(trained["student"]).network)
     images, ceilings = splits.test.images.numpy(), [40.0, 40.0]
     values, scale = images.reshape(len(images), 784).astype(np.int64), np.float32(1)
     for number, (weight, bias, _) in enumerate(layers):
@@ -124,12 +125,13 @@ def test_no_sum_of_a_convolution_saturates_whatever_the_order_of_its_weights() -
 def test_int8_runs_as_one_integer_kernel_per_layer(
     architecture: Architecture, kernels: list[str], splits: Splits, tmp_path: Path
 ) -> None:
-    fp32 = to_onnx(used(architecture), architecture)
+    members = fold(used(architecture))
+    fp32 = to_onnx(members)
     ceilings = [float(a.max()) for a in hidden_activations(fp32, splits.training.images[:50].numpy())]
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
     options.optimized_model_filepath = str(tmp_path / "optimised.onnx")
-    int8 = quantise(read_layers(fp32.model), ceilings).content
+    int8 = quantise(members[0], ceilings).content
     onnxruntime.InferenceSession(int8, options, providers=["CPUExecutionProvider"])
     optimised = onnx.load(tmp_path / "optimised.onnx")
     assert [node.op_type for node in optimised.graph.node] == kernels
@@ -139,17 +141,19 @@ def test_int8_runs_as_one_integer_kernel_per_layer(
 def test_a_small_convolutional_network_is_a_small_file(stages: list[list[int]], splits: Splits) -> None:
     architecture = Architecture(stages=stages)
     network = used(architecture)
-    fp32 = to_onnx(network, architecture)
+    members = fold(network)
+    fp32 = to_onnx(members)
     ceilings = [float(a.max()) for a in hidden_activations(fp32, splits.training.images[:50].numpy())]
     weights = sum(tensor.numel() for tensor in network.state_dict().values() if tensor.dim() > 1)
-    assert len(quantise(read_layers(fp32.model), ceilings).content) < 1.5 * weights < 16_000
+    assert len(quantise(members[0], ceilings).content) < 1.5 * weights < 16_000
 
 
 def test_the_quantisation_with_the_fewest_validation_errors_is_chosen(
     trained: dict[str, Path], splits: Splits
 ) -> None:
-    fp32 = to_onnx(load_checkpoint(trained["student"]).network, STUDENT)
-    chosen = choose_quantisation(fp32, splits)
+    members = fold(load_checkpoint(trained["student"]).network)
+    fp32 = to_onnx(members)
+    chosen = choose_quantisation(members[0], fp32, splits)
     digits = chosen.graph.logits(splits.validation.images.numpy()).argmax(1)
     assert chosen.validation_errors == (digits != splits.validation.labels.numpy()).sum()
     assert chosen.validation_agreement >= 0.9  # of 100 digits; 0.97 and more were seen

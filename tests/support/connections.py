@@ -4,6 +4,7 @@ import asyncio
 import http.client
 import json
 import socket
+import ssl
 from typing import Any, Self
 from urllib.parse import urlsplit
 
@@ -15,8 +16,8 @@ class Connection:
         self.reader, self.writer = reader, writer
 
     @classmethod
-    async def to(cls, host: str, port: int) -> Self:
-        return cls(*await asyncio.open_connection(host, port))
+    async def to(cls, host: str, port: int, tls: ssl.SSLContext | None = None) -> Self:
+        return cls(*await asyncio.open_connection(host, port, ssl=tls))
 
     async def answer(self) -> tuple[int, dict[str, str], bytes]:
         head = (await self.reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")

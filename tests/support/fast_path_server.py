@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import ssl
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine
@@ -41,6 +42,7 @@ class Running:
     """A running service; `parsed` counts the requests that passed through uvicorn's parser."""
 
     def __init__(self, service: Service) -> None:
+        certificate = service.certificate
         self.service = service
         self.parsed = 0
         self.clients: list[Connection] = []
@@ -53,6 +55,7 @@ class Running:
                 lifespan="on",
                 log_level="warning",
                 timeout_keep_alive=KEEP_ALIVE_S,
+                ssl_context_factory=(lambda *_: certificate.context) if certificate else None,
             )
         )
 
@@ -70,9 +73,9 @@ class Running:
         assert route
         return route.endpoint
 
-    async def connect(self) -> Connection:
+    async def connect(self, tls: ssl.SSLContext | None = None) -> Connection:
         port = self.server.servers[0].sockets[0].getsockname()[1]
-        self.clients.append(await Connection.to("127.0.0.1", port))
+        self.clients.append(await Connection.to("127.0.0.1", port, tls))
         return self.clients[-1]
 
 

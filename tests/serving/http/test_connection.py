@@ -140,6 +140,30 @@ def test_what_is_not_http_gets_an_error_after_the_responses_before_it(run: Run) 
     run(scenario)
 
 
+def test_an_error_in_a_body_ends_the_connection_after_the_responses_before_it(run: Run, caplog: Any) -> None:
+    async def scenario(service: Running) -> None:
+        head = get("/predict", "Transfer-Encoding: chunked", "Expect: 100-continue", method="POST")
+        malformed = head + b"7\r\n12345678\r\n0\r\n\r\n"
+        plain = request(one(0))
+        for before in (0, 1, 3):
+            client = await service.connect()
+            client.writer.write(plain * before + malformed + plain)
+            for _ in range(before):
+                assert (await client.answer())[0] == 200
+            if before:
+                assert await client.reader.read() == b""
+            else:
+                assert await error_and_end(client) == (400, "malformed_request")
+        client = await service.connect()
+        client.writer.write(get("/predict/nobody", "Transfer-Encoding: chunked", method="POST"))
+        assert (await client.answer())[0] == 404
+        client.writer.write(b"no chunk\r\n")
+        assert await client.reader.read() == b""  # rather than a second response
+
+    run(scenario)
+    assert not caplog.records
+
+
 def test_a_head_that_grows_without_end_is_rejected(run: Run) -> None:
     async def scenario(service: Running) -> None:
         client = await service.connect()

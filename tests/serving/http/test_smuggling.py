@@ -66,6 +66,7 @@ CLEAR = {
     "leading zeros": post(b"Content-Length: 000%d" % len(BODY)),
     "chunk extension": chunked(CHUNKS.replace(b"\r\n", b";a=b\r\n", 1)),
     "tab before the coding": post(b"Transfer-Encoding:\tchunked", body=CHUNKS),
+    "whitespace after the values": post(LENGTH + b" \t", b"Content-Encoding: identity \t"),
     "length with an offer": post(*OFFER, LENGTH),
     "chunks with an offer": post(*OFFER, CHUNKED, body=CHUNKS),
 }

@@ -216,13 +216,3 @@ def test_a_file_that_is_too_large_is_rejected_unread(one_model: Path, tmp_path: 
         file.truncate(1 << 40)  # sparse: takes no space
     with pytest.raises(RepositoryError, match=r"student/1/model.onnx has 1,099,511,627,776 bytes, more than"):
         load_repository(repository)
-
-
-def test_a_file_that_changes_after_the_start_is_not_loaded(one_model: Path, tmp_path: Path) -> None:
-    """As by the process that replaces one that died."""
-    entry = load_repository(Path(copytree(one_model, tmp_path / "models")))["student"]
-    entry.read()
-    with entry.path.open("ab") as file:
-        file.write(b"x")
-    with pytest.raises(RepositoryError, match=r"student/1/model.onnx has SHA-256 .*; export the model again"):
-        entry.read()

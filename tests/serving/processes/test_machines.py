@@ -122,8 +122,10 @@ def test_the_health_check_names_what_is_wrong(
     with not_ready() as port:
         assert health("--url", f"http://0.0.0.0:{port}") == 1  # as the ready line has it
         assert f"http://0.0.0.0:{port} is not ready: 503 loading" in capfd.readouterr().err
-        assert health("--url", f"https://127.0.0.1:{port}") == 1
+        assert health("--url", f"ftp://127.0.0.1:{port}") == 1
         assert "is not the address of a service" in capfd.readouterr().err
+        assert health("--url", f"https://127.0.0.1:{port}") == 1
+        assert f"https://127.0.0.1:{port} does not respond: [SSL" in capfd.readouterr().err
     assert health("--url", f"http://127.0.0.1:{port}") == 1
     assert f"http://127.0.0.1:{port} does not respond: [Errno" in capfd.readouterr().err
 
@@ -225,9 +227,10 @@ if __name__ == "__main__":
     with starting_service(one_model, *flags, program=("-c", code)) as service:
         output, errors = service.wait()
     assert (service.process.returncode, output) == (1, "")
-    first, second = errors.splitlines()
-    assert "--device cuda: onnxruntime could not start CUDAExecutionProvider" in first
-    assert second.endswith("ended before the service was ready; see its message above")
+    (line,) = errors.splitlines()
+    assert line.startswith(
+        "distillery-serve: --device cuda: onnxruntime could not start CUDAExecutionProvider"
+    )
 
 
 def test_too_few_open_files_are_one_line(one_model: Path) -> None:

@@ -2,11 +2,14 @@
 
 import os
 import signal
+import time
 from pathlib import Path
 
 import httpx
 import pytest
 
+from serving.engine.access import hash_of
+from tests.support.certificates import Authority
 from tests.support.samples import sample_test
 from tests.support.service import eventually, running_service
 
@@ -44,16 +47,28 @@ def test_predictions_come_from_all_processes(one_model: Path, facilities: tuple[
 
 
 @pytest.mark.slow
-def test_a_spawned_api_process_that_dies_is_replaced(one_model: Path) -> None:
-    flags = ("--api-servers", "2")
-    with running_service(one_model, *flags, program=without("SO_REUSEPORT", "fork")) as service:
+def test_a_spawned_api_process_that_dies_is_replaced(one_model: Path, tmp_path: Path) -> None:
+    """By one with the keys and the certificate that were valid last."""
+    authority, keys = Authority(tmp_path), tmp_path / "keys.toml"
+    authority.issue()
+    keys.write_text(f'[[keys]]\nname = "one"\nhash = "{hash_of("secret")}"\n')
+    flags = ("--api-servers", "2", *authority.flags, "--api-keys", str(keys))
+    lacking = without("SO_REUSEPORT", "memfd", "fork")
+    with (
+        running_service(one_model, *flags, program=lacking) as service,
+        httpx.Client(base_url=service.url, verify=authority.client(), timeout=10) as client,
+    ):
+        keys.write_text("[[keys]")
+        authority.key.write_text("")
+        time.sleep(1)
         first, second = service.children()
         os.kill(first, signal.SIGKILL)
         assert "restarting it" in service.read_line()
         eventually(lambda: len(service.children()) == 2 and first not in service.children())
         assert second in service.children()
         for number in range(20):
-            answer = httpx.post(f"{service.url}/predict", json={"image": DIGITS[number]}, timeout=10)
+            headers = {"X-API-Key": "secret", "Connection": "close"}
+            answer = client.post("/predict", json={"image": DIGITS[number]}, headers=headers)
             assert answer.status_code == 200
 
 

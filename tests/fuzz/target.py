@@ -1,0 +1,51 @@
+"""What a fuzz target is: seeds, a function that must accept any bytes, and how inputs are changed."""
+
+import random
+import resource
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+Mutation = Callable[[bytes, int], bytes]
+"""Changes bytes, up to a maximum size."""
+
+_WARM_UP = 5000
+_MAX_GROWTH_BYTES = 128 * 1024 * 1024
+
+
+@dataclass(frozen=True)
+class Target:
+    """A decoder under test."""
+
+    name: str
+    seeds: Callable[[], Sequence[bytes]]
+    """Valid inputs, and the regressions: inputs that once failed."""
+    run: Callable[[bytes], None]
+    """Decodes an input; any exception is a failure, as is a hang or growing memory."""
+    words: Sequence[bytes] = ()
+    """libFuzzer's dictionary."""
+    mutate: Callable[[bytes, int, random.Random, Mutation], bytes] | None = None
+    """Changes an input by a given mutation where it matters, such as before its compression."""
+    max_bytes: int = 8192
+
+
+class Watched:
+    """A target whose memory may not grow after the first inputs."""
+
+    def __init__(self, target: Target) -> None:
+        self._target = target
+        self._inputs = 0
+        self._allowed = 0
+
+    def __call__(self, data: bytes) -> None:
+        self._target.run(data)
+        self._inputs += 1
+        if self._inputs % _WARM_UP == 0:
+            used = resident_bytes()
+            self._allowed = self._allowed or used + _MAX_GROWTH_BYTES
+            assert used < self._allowed, f"{used:,} bytes after {self._inputs:,} inputs"
+
+
+def resident_bytes() -> int:
+    """Return the memory of this process."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
