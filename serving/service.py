@@ -35,6 +35,7 @@ from serving.codecs.read import MAX_CANDIDATES
 from serving.config import ServiceSettings
 from serving.engine.access import Access, Quotas
 from serving.engine.admission import Admission, AdmissionLimits
+from serving.engine.decoding import Decoders
 from serving.engine.executors import Executor, InProcess, Workers
 from serving.engine.lit_api import DigitAPI, ModelSettings
 from serving.engine.metrics import Exposition, Metrics, Values, metrics_table
@@ -52,6 +53,7 @@ from serving.http.guards import Guards
 from serving.http.normalise import NormalisedRequests
 from serving.http.openapi import describe_predictions
 from serving.http.routes import add_routes
+from serving.http.security_headers import SecurityHeaders
 from serving.http.v2_openapi import describe_inference
 from serving.http.v2_routes import add_v2_routes
 from serving.http.v2_statistics import add_statistics_routes
@@ -191,7 +193,8 @@ class Service:
         """Load the models in an API process, open their routes and publish metrics."""
         row = self.metrics.row(self.server.index)
         self.admission.access.quotas.process = self.server.index
-        with ThreadPoolExecutor(1, "runs") as runner, ThreadPoolExecutor(_DECODERS, "decodes") as decoders:
+        with ThreadPoolExecutor(1, "runs") as runner, ThreadPoolExecutor(_DECODERS, "decodes") as pool:
+            decoders = Decoders(pool, _DECODERS, fair=self.admission.access.several)
             endpoints = {
                 name: Endpoint(
                     api, name, self._executor(api, runner, row), decoders, RequestMetrics(row, name)
@@ -249,11 +252,12 @@ class Service:
             raise NotReady("a worker is being restarted; retry in a second")
 
     def _executor(self, api: DigitAPI, runner: ThreadPoolExecutor, row: Values) -> Executor:
+        fair = self.admission.access.several
         if self.settings.executor == "workers":
-            return Workers(api, self.server.run_in_worker, self.settings.workers_per_model)
+            return Workers(api, self.server.run_in_worker, self.settings.workers_per_model, fair=fair)
         api.setup("cpu")
         api.metrics = RunMetrics(row, api.entry.name)
-        return InProcess(api, runner)
+        return InProcess(api, runner, fair=fair)
 
     def _grpc(self, endpoints: Mapping[str, Endpoint]) -> AbstractAsyncContextManager[None]:
         if self.grpc_address is None:
@@ -358,7 +362,8 @@ def build(
         workers_per_model=settings.workers_per_model if settings.executor == "workers" else 0,
         timeout=settings.request_timeout,
     )
-    others = NormalisedRequests(server.app, settings.root_path, settings.trusted_proxies)
+    app = SecurityHeaders(server.app, tls=shared.certificate is not None)
+    others = NormalisedRequests(app, settings.root_path, settings.trusted_proxies)
     routes = PredictionRoutes(others, admission, settings.root_path)
     cross_origin = CrossOrigin(routes, settings.cors_origins) if settings.cors_origins else None
     service = Service(

@@ -373,6 +373,35 @@ def test_closed_standard_streams_are_no_error(closed: str, tmp_path: Path) -> No
     assert (tmp_path / "file").read_text() == "done"
 
 
+PRINTS = (
+    "import sys, distillery\n"
+    "class Prints(distillery.Command):\n"
+    "    def run(self):\n"
+    "        [print('a line', flush=True) for _ in range(100_000)]\n"
+    "sys.exit(distillery.main('tool', {'prints': Prints}, default='prints', arguments=[]))"
+)
+
+
+def test_output_that_cannot_be_written_is_one_line() -> None:
+    command = [sys.executable, "-c", PRINTS]
+    with open("/dev/full", "w") as full:  # noqa: PTH123
+        run = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False, cwd=ROOT)
+        silent = subprocess.run(command, stdout=full, stderr=full, check=False, cwd=ROOT)
+    error = "tool: the output cannot be written: No space left on device; redirect it elsewhere\n"
+    assert (run.returncode, run.stderr, silent.returncode) == (1, error, 1)
+
+
+def test_a_reader_that_has_gone_ends_a_command_quietly() -> None:
+    """`tool | head -1`."""
+    command = [sys.executable, "-c", PRINTS]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT) as process:
+        assert process.stdout
+        assert process.stderr
+        process.stdout.readline()
+        process.stdout.close()
+        assert (process.stderr.read(), process.wait()) == (b"", 141)
+
+
 # Help
 
 HELP = """\

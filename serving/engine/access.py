@@ -119,6 +119,8 @@ class Access:
         self.required = key is not None or file is not None
         self.quotas = quotas or Quotas(1)
         self._single = [Key("api_key", _digest(key.encode()), SCOPES)] if key is not None else []
+        self.several = file is not None
+        """Whether clients have keys of their own."""
         self._file = Watched(partial(_read, file), file) if file else None
         self._set(self._file.value if self._file else [])
 
@@ -139,6 +141,15 @@ class Access:
                 f"the key {found.name!r} has not the scope {scope}, but {', '.join(found.scopes)}"
             )
         return self.quotas.spend(found) if found.rate else ()
+
+    def client(self, key: bytes) -> str | None:
+        """Return the name of a valid key, if clients have keys of their own (`serving.engine.shares`)."""
+        if not self.several:
+            return None
+        try:
+            return (self._accepted.get(key) or self._find(key)).name
+        except Unauthorized:
+            return None
 
     def _find(self, key: bytes) -> Key:
         """Compare a key with all others, in a time that does not depend on them. Raises `Unauthorized`."""

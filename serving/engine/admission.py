@@ -10,6 +10,7 @@ from serving.engine.access import Access
 from serving.engine.backlog import Backlog
 from serving.engine.pacing import Rejections
 from serving.engine.recorder import StatusCounts
+from serving.engine.shares import Shares
 
 MIN_BYTES_PER_SECOND = 16 * 1024
 """Of a body that a client sends, and of a response that it reads, averaged over `client_timeout`."""
@@ -32,6 +33,7 @@ class AdmissionLimits:
 class Expiring(Protocol):
     """The part of `serving.engine.request.InFlightRequest` that admission control needs."""
 
+    client: str | None
     held_bytes: int
 
     def is_late(self, now: float) -> bool:
@@ -48,7 +50,8 @@ class Admission:
         """Without `access`, no key is required."""
         self.limits = limits
         self.access = access or Access()
-        self.backlog = Backlog()
+        self.shares = Shares()
+        self.backlog = Backlog(self.shares)
         self.rejections = Rejections()
         self._in_flight: dict[Expiring, None] = {}  # oldest first
         self._held_bytes = 0
@@ -64,15 +67,20 @@ class Admission:
         del self._in_flight[request]
         self._held_bytes -= request.held_bytes
 
-    def check(self, key: bytes, length: int) -> Sequence[Header]:
-        """Check API key, declared body length and the number of requests in flight.
+    def check(self, request: Expiring, key: bytes, length: int) -> Sequence[Header]:
+        """Check API key, declared body length and the number of requests in flight; set the client of the request.
 
         Returns header fields of the response. Raises `RequestError`.
         """
-        headers = self.access.check(key)
+        access, limit = self.access, self.limits.max_in_flight
+        headers = access.check(key) if access.required else ()
         self.check_length(length)
-        if len(self._in_flight) > self.limits.max_in_flight:
-            raise Overloaded(f"{self.limits.max_in_flight} requests are in flight; retry in a second")
+        client = access.client(key) if access.several else None
+        if len(self._in_flight) > limit and not self.shares.allows(client, "requests", 1, limit):
+            raise Overloaded(f"{limit} requests are in flight; retry in a second")
+        if client:
+            self.shares.enter(client)
+            request.client = client
         return headers
 
     def timeout(self, wanted: float) -> float:
@@ -89,9 +97,13 @@ class Admission:
     def hold(self, request: Expiring, length: int) -> None:
         """Record the bytes received of a body in several pieces. Raises `BodyTooLarge`, `Overloaded`."""
         self.check_length(length)
-        self._held_bytes += length - request.held_bytes
+        more, limit = length - request.held_bytes, self.limits.max_held_bytes
+        self._held_bytes += more
         request.held_bytes = length
-        if self._held_bytes > self.limits.max_held_bytes:
+        full = self._held_bytes > limit and not self.shares.allows(request.client, "bytes", more, limit)
+        if request.client:
+            self.shares[request.client].bytes += more
+        if full:
             raise Overloaded("the memory for request bodies is full; retry in a second")
 
     def expire_late(self) -> None:

@@ -7,6 +7,7 @@ everything the constants leave out: other processes on the cores, pictures, gRPC
 """
 
 from serving.codecs.errors import Overloaded
+from serving.engine.shares import Shares
 
 REQUEST_SECONDS = 1e-4
 """Of the processor, for a request with a small body: parsing, batching and encoding."""
@@ -19,9 +20,10 @@ _SLOWEST = 30.0  # a single request that waited for something else must not have
 
 
 class Backlog:
-    """The work in flight in this process, by model."""
+    """The work in flight in this process, by model and client."""
 
-    def __init__(self) -> None:
+    def __init__(self, shares: Shares | None = None) -> None:
+        self._shares = Shares() if shares is None else shares
         self.seconds = 0.0
         """Work in flight, of all models."""
         self.slowdown = 1.0
@@ -30,27 +32,35 @@ class Backlog:
         self._counts: dict[str, int] = {}
         self._waited = self._expected = 0.0  # since the last `measure`
 
-    def check(self, model: str, work: float, timeout: float) -> None:
+    def check(self, model: str, work: float, timeout: float, client: str | None = None) -> None:
         """Check that `work` can be added for a reply within `timeout` seconds. Raises `Overloaded`.
 
         A model's first request always can; more only if all work in flight fits into `SHARE` of the timeout, and the
-        model's own into an equal part of it.
+        model's own into an equal part of it, or if the client's own fits into an equal part.
         """
         own = self._by_model.get(model)
         if own is None:
             return
         budget = timeout * SHARE / self.slowdown
-        if self.seconds + work > budget or (own + work) * len(self._by_model) > budget:
+        full = self.seconds + work > budget or (own + work) * len(self._by_model) > budget
+        if full and not self._shares.allows(client, "work", work, budget):
             wait = self.seconds * self.slowdown
             raise Overloaded(f"the requests in flight take {wait:.2g} s; retry in a second")
 
-    def admit(self, model: str, work: float, timeout: float) -> float:
-        """Add `work`; return the work in flight, this included. Raises `Overloaded` as `check` does."""
-        self.check(model, work, timeout)
+    def admit(self, model: str, work: float, timeout: float, client: str | None = None) -> float:
+        """Add `work`; return the work until its end, itself included. Raises `Overloaded` as `check` does.
+
+        That is all work in flight; where clients take turns, at most as much of every client as of this one.
+        """
+        self.check(model, work, timeout, client)
         self._by_model[model] = self._by_model.get(model, 0.0) + work
         self._counts[model] = self._counts.get(model, 0) + 1
         self.seconds += work
-        return self.seconds
+        if client is None:
+            return self.seconds
+        holding = self._shares[client]
+        holding.work += work
+        return min(self.seconds, holding.work * len(self._shares))
 
     def change(self, model: str, by: float) -> None:
         """Correct the work of a request in flight."""

@@ -17,6 +17,7 @@ from functools import partial
 from typing import Protocol
 
 from serving.codecs.base import Prediction
+from serving.engine.shares import FairQueue
 from serving.model.tensors import Images
 
 MAX_INLINE_SECONDS = 0.001
@@ -40,11 +41,14 @@ _Waiting = tuple[Images, Waiter]
 
 
 class Batcher(ABC):
-    """The queue of one model; a run has at most `max_images` images, unless a single request has more."""
+    """The queue of one model; a run has at most `max_images` images, unless a single request has more.
 
-    def __init__(self, max_images: int) -> None:
+    With `fair`, clients take turns.
+    """
+
+    def __init__(self, max_images: int, *, fair: bool = False) -> None:
         self._max_images = max_images
-        self._queue: deque[_Waiting] = deque()
+        self._queue: deque[_Waiting] | FairQueue = FairQueue() if fair else deque()
         self._scheduled = False
         self._loop = asyncio.get_running_loop()
 
@@ -91,8 +95,10 @@ def _fail(batch: Sequence[_Waiting], error: BaseException) -> None:
 class InlineBatcher(Batcher):
     """Runs each batch on the event loop."""
 
-    def __init__(self, run: Callable[[list[Images]], list[Prediction]], max_images: int) -> None:
-        super().__init__(max_images)
+    def __init__(
+        self, run: Callable[[list[Images]], list[Prediction]], max_images: int, *, fair: bool = False
+    ) -> None:
+        super().__init__(max_images, fair=fair)
         self._run = run
 
     def _flush(self) -> None:
@@ -116,8 +122,10 @@ class OffloadBatcher(Batcher):
         run: Callable[[list[Images]], asyncio.Future[list[Prediction]]],
         max_images: int,
         concurrency: int = 1,
+        *,
+        fair: bool = False,
     ) -> None:
-        super().__init__(max_images)
+        super().__init__(max_images, fair=fair)
         self._run = run
         self._concurrency = concurrency
         self._running: dict[asyncio.Future[list[Prediction]], float] = {}  # since when

@@ -40,14 +40,14 @@ class Executor(Protocol):
 class InProcess:
     """Runs the model in the API process: short runs on the event loop, longer ones on a thread."""
 
-    def __init__(self, api: DigitAPI, thread: ThreadPoolExecutor) -> None:
+    def __init__(self, api: DigitAPI, thread: ThreadPoolExecutor, *, fair: bool) -> None:
         loop = asyncio.get_running_loop()
         max_batch = api.settings.max_batch
         self._run_seconds, self._image_seconds = api.session.run_seconds, api.session.image_seconds
         self._max_inline = min(max_batch, api.session.images_within(MAX_INLINE_SECONDS))
-        self._inline = InlineBatcher(partial(run_batch, api), self._max_inline)
+        self._inline = InlineBatcher(partial(run_batch, api), self._max_inline, fair=fair)
         self._offload = OffloadBatcher(
-            lambda inputs: loop.run_in_executor(thread, run_batch, api, inputs), max_batch
+            lambda inputs: loop.run_in_executor(thread, run_batch, api, inputs), max_batch, fair=fair
         )
 
     def seconds(self, count: int) -> float:
@@ -66,10 +66,13 @@ class InProcess:
 class Workers:
     """Runs the model in LitServe's workers, at most `concurrency` batches at a time."""
 
-    def __init__(self, api: DigitAPI, run_in_worker: WorkerCall, concurrency: int) -> None:
+    def __init__(self, api: DigitAPI, run_in_worker: WorkerCall, concurrency: int, *, fair: bool) -> None:
         loop = asyncio.get_running_loop()
         self._batcher = OffloadBatcher(
-            lambda inputs: loop.create_task(run_in_worker(api, inputs)), api.settings.max_batch, concurrency
+            lambda inputs: loop.create_task(run_in_worker(api, inputs)),
+            api.settings.max_batch,
+            concurrency,
+            fair=fair,
         )
         self.submit = self._batcher.submit
 

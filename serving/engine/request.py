@@ -14,8 +14,8 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from http import HTTPStatus
 from typing import Any
 
@@ -23,6 +23,7 @@ from serving.codecs.base import Codec, Head, Prediction, Query, Reply, Timing
 from serving.codecs.errors import Header, InternalError, RequestError, SlowBody, TimedOut
 from serving.engine.admission import MIN_BYTES_PER_SECOND, Admission
 from serving.engine.backlog import BYTE_SECONDS, REQUEST_SECONDS
+from serving.engine.decoding import Decoders
 from serving.engine.executors import Executor
 from serving.engine.lit_api import DigitAPI
 from serving.engine.metrics import CLIENT_GONE
@@ -45,7 +46,7 @@ class Endpoint:
     api: DigitAPI
     name: str
     executor: Executor
-    decoders: ThreadPoolExecutor
+    decoders: Decoders
     metrics: RequestMetrics
 
     def work_of(self, length: int) -> float:
@@ -54,9 +55,12 @@ class Endpoint:
         return REQUEST_SECONDS + length * BYTE_SECONDS + self.executor.seconds(images)
 
 
-def check_backlog(admission: Admission, endpoint: Endpoint, head: Head, length: int) -> None:
+def check_backlog(
+    admission: Admission, endpoint: Endpoint, head: Head, length: int, client: str | None
+) -> None:
     """Check, before a body of `length` bytes is read, that its work can be done in time. Raises `Overloaded`."""
-    admission.backlog.check(endpoint.name, endpoint.work_of(length), admission.timeout(head.timeout))
+    work, timeout = endpoint.work_of(length), admission.timeout(head.timeout)
+    admission.backlog.check(endpoint.name, work, timeout, client)
 
 
 class InFlightRequest:
@@ -75,6 +79,7 @@ class InFlightRequest:
         "_received",
         "_send",
         "_work",
+        "client",
         "held_bytes",
     )
     _endpoint: Endpoint
@@ -84,6 +89,7 @@ class InFlightRequest:
         self, admission: Admission, codec: Codec, endpoint: Endpoint | None, send: Callable[[Reply], object]
     ) -> None:
         """Enter the request; `send` receives its reply. Without an `endpoint`, no served model is known yet."""
+        self.client: str | None = None
         self.held_bytes = 0
         self._admission = admission
         self._codec = codec
@@ -103,7 +109,7 @@ class InFlightRequest:
 
     def check(self, key: bytes, length: int) -> None:
         """Check the API key and the declared length of the body. Raises `RequestError`."""
-        self._headers = self._admission.check(key, length)
+        self._headers = self._admission.check(self, key, length)
 
     def begin(self, head: Head, content: bytes) -> bool:
         """Admit a complete body to the work in flight, decode it and submit its images. Raises `RequestError`.
@@ -114,13 +120,11 @@ class InFlightRequest:
         endpoint, admission = self._endpoint, self._admission
         timeout, work = admission.timeout(head.timeout), endpoint.work_of(len(content))
         self._deadline = self._received + timeout
-        self._expected = admission.backlog.admit(endpoint.name, work, timeout)
+        self._expected = admission.backlog.admit(endpoint.name, work, timeout, self.client)
         self._work = work
         if self._codec.decodes_inline(head, content):
             return self._submit(self._decode(head, content))
-        decoders = self._endpoint.decoders
-        decoding = asyncio.get_running_loop().run_in_executor(decoders, self._decode, head, content)
-        decoding.add_done_callback(self._submit_decoded)
+        endpoint.decoders.submit(partial(self._decode, head, content), self)
         return False
 
     def _decode(self, head: Head, content: bytes) -> Query:
@@ -133,7 +137,8 @@ class InFlightRequest:
         executor.submit(query.images, self)
         return executor.runs_inline(len(query.images))
 
-    def _submit_decoded(self, decoding: asyncio.Future[Query]) -> None:
+    def submit_decoded(self, decoding: asyncio.Future[Query]) -> None:
+        """Submit the images of a body that a thread has decoded."""
         if self.done():
             return
         try:
@@ -213,6 +218,8 @@ class InFlightRequest:
 
     def _end(self, status: int) -> None:
         self._admission.leave(self)
+        if self.client:
+            self._admission.shares.leave(self.client, self._work, self.held_bytes)
         if self._metrics is None:
             self._admission.unknown_model[self._codec.name, status] += 1
             return

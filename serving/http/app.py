@@ -131,7 +131,7 @@ class PredictionRoutes:
         head = route.codec.check(headers, scope["query_string"])
         if isinstance(route, UnknownRoute):
             raise route.error(route_path(scope["path"], self._root_path))
-        check_backlog(self._admission, route.endpoint, head, length)
+        check_backlog(self._admission, route.endpoint, head, length, request.client)
         message = await receive()
         if message["type"] == "http.request" and not message.get("more_body"):
             body: bytes = message["body"]  # the usual case

@@ -16,6 +16,7 @@ from starlette.exceptions import HTTPException
 
 from serving.http.guards import Guards
 from serving.http.normalise import PUBLIC
+from serving.http.security_headers import page_policy
 
 _SCRIPT, _STYLE = "swagger-ui-bundle.js", "swagger-ui.css"
 _MEDIA_TYPES = {_SCRIPT: "text/javascript", _STYLE: "text/css"}
@@ -48,6 +49,7 @@ def add_documentation(app: FastAPI, guards: Guards) -> None:
         swagger_favicon_url="data:,",  # none
         swagger_ui_parameters={"validatorUrl": None},  # of another host
     )
+    page.headers["Content-Security-Policy"] = page_policy(bytes(page.body))
 
     @app.get("/docs", include_in_schema=False, **guards.docs)
     async def docs(request: Request) -> Response:

@@ -192,12 +192,19 @@ class FastPathProtocol(HttpConnection):
 
     def _reject_early(self, raw_head: RawHead, length: int) -> bool:
         """Reject a request whose body has not arrived yet, and which uvicorn would read first, if it is overloaded."""
-        route, endpoint = raw_head.route, raw_head.route.endpoint
+        admission, head, route = self._admission, raw_head.head, raw_head.route
+        client = admission.access.client(head.api_key)
         try:
-            check_backlog(self._admission, endpoint, raw_head.head, length)
+            check_backlog(admission, route.endpoint, head, length, client)
         except Overloaded as error:
-            self._request = request = InFlightRequest(self._admission, route.codec, endpoint, self._send)
-            request.set_exception(error)
+            self._request = request = InFlightRequest(admission, route.codec, route.endpoint, self._send)
+            try:
+                request.check(
+                    head.api_key, length
+                )  # an invalid key is the first error, as on the longer path
+                request.set_exception(error)
+            except RequestError as other:
+                request.set_exception(other)
             return True
         return False
 

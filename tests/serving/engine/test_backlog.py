@@ -4,6 +4,7 @@ import pytest
 
 from serving.codecs.errors import Overloaded
 from serving.engine.backlog import SHARE, Backlog
+from serving.engine.shares import Shares
 
 
 def filled(backlog: Backlog, model: str, work: float, timeout: float) -> int:
@@ -79,3 +80,22 @@ def test_a_request_that_waited_for_something_else_has_no_others_rejected() -> No
     backlog.observe(waited=5, expected=2e-4)
     backlog.measure()
     assert filled(backlog, "student", 2e-4, 5) > 1000
+
+
+def test_a_client_gets_its_share_of_a_full_backlog() -> None:
+    shares = Shares()
+    backlog = Backlog(shares)
+    for client in ("flood", "flood", "other"):
+        shares.enter(client)
+    assert backlog.admit("student", 2.0, 10, "flood") == 2
+    assert backlog.admit("student", 3.0, 10, "flood") == 5
+    for client in ("flood", None):
+        with pytest.raises(Overloaded):
+            backlog.admit("student", 0.1, 10, client)
+    assert backlog.admit("student", 1.0, 10, "other") == 2  # twice its own: it waits for as much of the flood
+    backlog.check("student", 1.5, 10, "other")
+    with pytest.raises(Overloaded):
+        backlog.check("student", 1.6, 10, "other")
+    with pytest.raises(Overloaded):
+        backlog.check("student", 1.7, 10, "third")  # a third of 5
+    backlog.check("student", 1.6, 10, "third")

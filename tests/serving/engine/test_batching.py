@@ -202,3 +202,27 @@ def test_a_backlog_of_one_model_does_not_delay_another(kind: str) -> None:
             assert order.count("busy") == 50
 
     run(test())
+
+
+def test_clients_take_turns_where_the_queue_is_fair() -> None:
+    class Receiver(asyncio.Future[Prediction]):
+        client: str
+
+    async def test() -> None:
+        recorder = Recorder()
+        recorder.gate.set()
+        order: list[str] = []
+        batcher = OffloadBatcher(recorder.run_offloaded, 2, fair=True)
+        waiting = []
+        for client, count in (("flood", 1),) * 5 + (("other", 2), ("third", 1), ("other", 1)):
+            receiver = Receiver()
+            receiver.client = client
+            receiver.add_done_callback(lambda one: order.append(one.client))  # type: ignore[attr-defined]
+            batcher.submit(images(*range(count)), receiver)
+            waiting.append(receiver)
+        waiting[1].cancel()
+        await asyncio.gather(*waiting, return_exceptions=True)
+        assert [sum(sizes) for sizes in recorder.batches] == [1, 2, 2, 2, 1]
+        assert order[1:] == ["flood", "other", "third", "other", "flood", "flood", "flood"]
+
+    run(test())

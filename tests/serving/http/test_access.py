@@ -1,9 +1,13 @@
 """API keys: hashed in a file that is read again, scopes, rates and open routes."""
 
+import hmac
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 
 import grpc
 import httpx
@@ -12,9 +16,18 @@ from grpc_health.v1.health_pb2 import HealthCheckRequest
 from grpc_health.v1.health_pb2_grpc import HealthStub
 
 from distillery import DistilleryError
-from serving.engine.access import Access
+from serving.codecs.errors import Unauthorized
+from serving.engine.access import Access, hash_of
 from tests.support.fast_path_server import Running, one, request, run_with_server, until
-from tests.support.service import API_KEY, ROOT, Service, eventually, failed_start, running_service
+from tests.support.service import (
+    API_KEY,
+    ROOT,
+    Service,
+    eventually,
+    failed_start,
+    running_service,
+    starting_service,
+)
 
 LIMIT = 5
 
@@ -77,6 +90,50 @@ def test_a_key_opens_the_routes_of_its_scopes(closed: Service, keys: dict[str, s
     rejected = predict(closed.url, keys["prometheus"])
     assert (rejected.status_code, rejected.json()["error"]["code"]) == (403, "forbidden")
     assert keys["prometheus"] not in rejected.text + get(closed.url, "/openapi.json", API_KEY).text
+
+
+def test_the_file_contains_hashes_and_no_key(file: Path, keys: dict[str, str]) -> None:
+    content = file.read_text()
+    for key in keys.values():
+        assert hash_of(key) in content
+        assert key.removeprefix("dk_") not in content
+
+
+def test_a_key_is_compared_with_all_others_in_constant_time(
+    file: Path, keys: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compared: list[bytes] = []
+
+    def compare(one: bytes, other: bytes) -> bool:
+        compared.append(one)
+        return hmac.compare_digest(one, other)
+
+    monkeypatch.setattr("serving.engine.access.hmac", SimpleNamespace(compare_digest=compare))
+    access = Access(file=file)
+    for key in (*keys.values(), "wrong", ""):
+        compared.clear()
+        with nullcontext() if key in keys.values() else pytest.raises(Unauthorized):
+            access.check(key.encode(), None)
+        assert len(compared) == len(keys)
+
+
+def test_no_secret_is_in_logs_documents_metrics_or_errors(one_model: Path, tmp_path: Path) -> None:
+    file, secret, wrong = tmp_path / "keys.toml", "dk_of-the-environment", "dk_wrong"
+    key = make_key(file, "alice", "--rate", "5/day")
+    flags = ("--api-servers", "1", "--api-keys", str(file), "--log-level", "debug", "--open-routes", "")
+    with starting_service(one_model, *flags, environment={"DISTILLERY_API_KEY": secret}) as service:
+        url = service.wait_until_ready()
+        answers = [predict(url, one_key) for one_key in [secret, wrong, *[key] * 6]]
+        paths = ("/docs", "/openapi.json", "/metrics", "/models", "/nowhere")
+        answers += [get(url, path, one_key) for path in paths for one_key in (secret, key, wrong)]
+        assert {answer.status_code for answer in answers} == {200, 401, 403, 404, 429}
+        file.write_text(f"[[keys]]\nname = {key}")
+        time.sleep(0.6)
+        texts = [*service.end(), *(f"{answer.headers} {answer.text}" for answer in answers)]
+        assert "is not valid TOML" in texts[1]
+        for text in texts:
+            for part in (secret, key, wrong, hash_of(key).removeprefix("sha256:")):
+                assert part not in text
 
 
 def test_grpc_methods_need_a_key_where_http_routes_do(closed: Service, keys: dict[str, str]) -> None:

@@ -83,11 +83,14 @@ def rendered(url: str, profile: Path) -> str:
         "--headless",
         "--disable-gpu",
         *isolation,
+        "--enable-logging=stderr",
         "--virtual-time-budget=20000",
         "--dump-dom",
         url,
     ]
-    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=100).stdout
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=100)
+    assert "Content Security Policy" not in done.stderr  # as the console names what it has blocked
+    return done.stdout
 
 
 @pytest.mark.parametrize("path", ["/", "/docs/", "/digits/"])

@@ -138,7 +138,7 @@ def test_a_client_that_leaves_makes_room(run: Run) -> None:
             clients = [await service.connect() for _ in range(3)]
             for client in clients:
                 client.writer.write(MANY)
-            await until(lambda: service.endpoint.metrics.in_flight == 3)
+            await until(lambda: backlog._counts.get("student") == 3)
             before = backlog.seconds
             clients[2].writer.transport.abort()
             await until(lambda: backlog.seconds < before)
@@ -178,3 +178,21 @@ def test_the_timeout_of_a_client_ends_its_request(run: Run) -> None:
         await asyncio.sleep(0)
 
     run(scenario, max_batch=1)
+
+
+def test_without_a_valid_key_an_overloaded_service_answers_401_and_does_no_work(run: Run) -> None:
+    async def scenario(service: Running) -> None:
+        data = {key: request(one(0), HURRY, f"X-API-Key: {key}") for key in ("valid", "wrong")}
+        clients = {key: await service.connect() for key in data}
+        for key, status in (("valid", 200), ("wrong", 401)):
+            assert (await clients[key].ask(data[key]))[0] == status
+        fill(service)
+        before = service.service.admission.backlog.seconds
+        for size in (None, 1000):  # also before the body has arrived
+            for key, status in (("wrong", 401), ("valid", 503)):
+                clients[key].writer.write(data[key][:size])
+                assert (await clients[key].answer())[0] == status
+            assert service.service.admission.backlog.seconds == before
+        empty(service)
+
+    run(scenario, api_key="valid")

@@ -180,7 +180,8 @@ def test_repeated_and_large_requests_pass_over_tls(
         status, large = await first.ask(request({"images": digits}))
         assert (status, len(large["predictions"])) == (200, 100)
         first.writer.write(b"GET /nowhere HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
-        assert (await first.answer())[0] == 404
+        status, headers, _ = await first.answer()
+        assert (status, headers["strict-transport-security"]) == (404, "max-age=86400")
         assert await first.reader.read() == b""
 
     settings = {"tls_cert": authority.certificate, "tls_key": authority.key}
