@@ -105,6 +105,48 @@ def test_options_override_environment_overrides_file(
     assert capsys.readouterr().out == "4 0.25 True\n"
 
 
+class Lists(Command):
+    """Print lists."""
+
+    names: list[str] = Field(["x"])
+    sizes: list[int] | None = None
+    shapes: list[list[int]] = Field([])
+
+    def run(self) -> None:
+        print(self.names, self.sizes, self.shapes)
+
+
+@pytest.mark.parametrize(
+    ("names", "sizes", "shapes", "printed"),
+    [
+        ("a,b", "1,16", "[[16],[32,32]]", "['a', 'b'] [1, 16] [[16], [32, 32]]"),
+        (' a , "b" ', "8", "[]", "['a', '\"b\"'] [8] []"),
+        ('["a,b", "c"]', " [2, 3]", "[[1]]", "['a,b', 'c'] [2, 3] [[1]]"),
+        ("", "", "", "[] [] []"),
+    ],
+)
+def test_lists_in_the_environment_are_separated_by_commas_or_are_json(
+    names: str,
+    sizes: str,
+    shapes: str,
+    printed: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name, value in {"NAMES": names, "SIZES": sizes, "SHAPES": shapes}.items():
+        monkeypatch.setenv(f"DISTILLERY_{name}", value)
+    assert main("tool", {"lists": Lists}, default="lists", arguments=[]) == 0
+    assert capsys.readouterr().out == f"{printed}\n"
+
+
+def test_an_invalid_item_of_a_list_in_the_environment_is_an_error(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DISTILLERY_SIZES", "1,many")
+    assert main("tool", {"lists": Lists}, default="lists", arguments=[]) == 2
+    assert "sizes.1: Input should be a valid integer" in capsys.readouterr().err
+
+
 def test_the_environment_can_name_the_file(
     file: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
