@@ -94,4 +94,4 @@ sbom: $(INSTALLED) ## write the list of the serving image's Python packages (Cyc
 	@.ci/sbom
 
 clean: ## remove runs, models and caches
-	rm -rf runs models .mypy_cache .pytest_cache .ruff_cache
+	rm -rf runs models .hypothesis .mypy_cache .pytest_cache .ruff_cache

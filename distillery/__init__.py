@@ -77,6 +77,10 @@ def main(
             _print_error(f"{program}: the output cannot be written: {error.strerror}; redirect it elsewhere")
             return 1
         raise  # of another file or pipe
+    except SystemExit as end:
+        if isinstance(end.__context__, BrokenPipeError):  # rich has closed the output
+            return 141
+        raise
     return status
 
 

@@ -2,15 +2,16 @@
 
 import ast
 import os
+import types
 from abc import abstractmethod
 from argparse import ArgumentParser, Namespace
 from collections.abc import Iterator, Mapping, Sequence
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple, NoReturn, Self
+from typing import Any, ClassVar, NamedTuple, NoReturn, Self, Union, get_args, get_origin
 
-from pydantic import Field, create_model
+from pydantic import Field, create_model, model_validator
 from pydantic.fields import FieldInfo
 from pydantic_settings import (
     BaseSettings,
@@ -86,19 +87,29 @@ class Command(BaseSettings):
         )
         return cls(_cli_settings_source=source(args=list(arguments)))
 
+    @model_validator(mode="before")
+    @classmethod
+    def _split_lists(cls, values: dict[str, Any]) -> dict[str, Any]:
+        lists = {name for name, field in cls.model_fields.items() if _is_list(field.annotation)}
+        return {name: _split(value) if name in lists else value for name, value in values.items()}
+
     @classmethod
     def settings_customise_sources(
         cls,
         settings_cls: type[BaseSettings],
         init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - `_Environment` replaces it
         dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - the signature is pydantic's
         file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        assert isinstance(env_settings, EnvSettingsSource)  # noqa: S101
-        env_settings.env_vars = without_service_links(env_settings.env_vars)
         preset = InitSettingsSource(settings_cls, dict(cls.preset))
-        return init_settings, env_settings, _ConfigFile(settings_cls), preset, _DefaultsFile(settings_cls)
+        return (
+            init_settings,
+            _Environment(settings_cls),
+            _ConfigFile(settings_cls),
+            preset,
+            _DefaultsFile(settings_cls),
+        )
 
 
 class CommandModules(Mapping[str, type[Command]]):
@@ -143,6 +154,37 @@ class _OneSetting(Command):
 
     def run(self) -> None:
         raise NotImplementedError
+
+
+class _Environment(EnvSettingsSource):
+    """Environment variables, with lists as options have them: `a,b`, besides JSON."""
+
+    def __init__(self, settings_cls: type[BaseSettings]) -> None:
+        super().__init__(settings_cls)
+        self.env_vars = without_service_links(self.env_vars)
+
+    def decode_complex_value(self, field_name: str, field: FieldInfo, value: Any) -> Any:
+        if _is_list(field.annotation) and not value.lstrip().startswith("["):
+            return _split(value)
+        return super().decode_complex_value(field_name, field, value)
+
+
+def _split(value: Any) -> Any:
+    """Return a list that an option, a variable or a file has as `a,b`, without empty items; other values unchanged."""
+    if isinstance(value, str):
+        value = value.split(",")
+    if not isinstance(value, list):
+        return value
+    items = [item.strip() if isinstance(item, str) else item for item in value]
+    return [item for item in items if item != ""]
+
+
+def _is_list(annotation: Any) -> bool:
+    """Return whether a type is a list or a tuple, or may be one."""
+    origin = get_origin(annotation)
+    return origin in (list, tuple) or (
+        origin in (Union, types.UnionType) and any(map(_is_list, get_args(annotation)))
+    )
 
 
 class _ConfigFile(PydanticBaseSettingsSource):

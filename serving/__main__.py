@@ -17,7 +17,7 @@ from pydantic_settings import CliPositionalArg, SettingsConfigDict
 
 import distillery
 from distillery import Metavar
-from serving.config import ApiKey, Names, ServiceSettings
+from serving.config import ApiKey, ServiceSettings
 from serving.health import check_ready, served_url
 
 
@@ -79,7 +79,9 @@ class Key(distillery.Command):
     name: CliPositionalArg[str] = Field(
         description="name of the client, which the service's messages contain"
     )
-    scopes: Annotated[Names, Metavar("SCOPE,...")] = Field(["infer"], description="of infer, metrics, admin")
+    scopes: Annotated[list[str], Metavar("SCOPE,...")] = Field(
+        ["infer"], description="of infer, metrics, admin"
+    )
     rate: str | None = Field(
         None, description="maximum requests in a second, minute, hour or day, such as 10/second"
     )

@@ -2,22 +2,13 @@
 
 import ipaddress
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 from urllib.parse import urlsplit
 
 from pydantic import BeforeValidator, Field, PositiveInt, SecretStr, field_validator, model_validator
-from pydantic_settings import NoDecode
 
 from distillery import Command, Metavar, unknown
 from distillery.machine import usable_cores
-
-
-def _split(value: Any) -> Any:
-    return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
-
-
-Names = Annotated[list[str], NoDecode, BeforeValidator(_split)]
-"""A list, separated by commas in an environment variable too."""
 
 
 def _valid_key(key: object) -> object:
@@ -115,10 +106,10 @@ class ConnectionSettings(Command):
     root_path: Annotated[str, Metavar("PATH")] = Field(
         "", description="path prefix under which a proxy publishes the service, such as /digits"
     )
-    trusted_proxies: Annotated[Names, Metavar("ADDRESS,...")] = Field(
+    trusted_proxies: Annotated[list[str], Metavar("ADDRESS,...")] = Field(
         [], description="addresses or networks of proxies whose X-Forwarded-* headers count; *: of anyone"
     )
-    cors_origins: Annotated[Names, Metavar("ORIGIN,...")] = Field(
+    cors_origins: Annotated[list[str], Metavar("ORIGIN,...")] = Field(
         [], description="origins whose pages may use the service, such as https://example.org; *: all of them"
     )
 
@@ -194,7 +185,7 @@ class AccessSettings(Command):
         description="TOML file with the hashes of several keys, their scopes and rates, which is read again when it "
         "changes; distillery-serve key makes its entries",
     )
-    open_routes: Annotated[Names, Metavar("ROUTES")] = Field(
+    open_routes: Annotated[list[str], Metavar("ROUTES")] = Field(
         ["health", "docs", "metrics"],
         description=f"routes that need no key, of {', '.join(ROUTES)}; predictions always need one",
     )

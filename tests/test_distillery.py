@@ -105,6 +105,48 @@ def test_options_override_environment_overrides_file(
     assert capsys.readouterr().out == "4 0.25 True\n"
 
 
+class Lists(Command):
+    """Print lists."""
+
+    names: list[str] = Field(["x"])
+    sizes: list[int] | None = None
+    shapes: list[list[int]] = Field([])
+
+    def run(self) -> None:
+        print(self.names, self.sizes, self.shapes)
+
+
+@pytest.mark.parametrize(
+    ("names", "sizes", "shapes", "printed"),
+    [
+        ("a,b", "1,16", "[[16],[32,32]]", "['a', 'b'] [1, 16] [[16], [32, 32]]"),
+        (' a , "b" ', "8", "[]", "['a', '\"b\"'] [8] []"),
+        ('["a,b", "c"]', " [2, 3]", "[[1]]", "['a,b', 'c'] [2, 3] [[1]]"),
+        ("", "", "", "[] [] []"),
+    ],
+)
+def test_lists_in_the_environment_are_separated_by_commas_or_are_json(
+    names: str,
+    sizes: str,
+    shapes: str,
+    printed: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name, value in {"NAMES": names, "SIZES": sizes, "SHAPES": shapes}.items():
+        monkeypatch.setenv(f"DISTILLERY_{name}", value)
+    assert main("tool", {"lists": Lists}, default="lists", arguments=[]) == 0
+    assert capsys.readouterr().out == f"{printed}\n"
+
+
+def test_an_invalid_item_of_a_list_in_the_environment_is_an_error(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DISTILLERY_SIZES", "1,many")
+    assert main("tool", {"lists": Lists}, default="lists", arguments=[]) == 2
+    assert "sizes.1: Input should be a valid integer" in capsys.readouterr().err
+
+
 def test_the_environment_can_name_the_file(
     file: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -329,6 +371,35 @@ def test_closed_standard_streams_are_no_error(closed: str, tmp_path: Path) -> No
     assert (run.returncode, run.stderr) == (0, "")
     assert run.stdout == ("" if "1>&-" in closed else "a line\nanother\n")
     assert (tmp_path / "file").read_text() == "done"
+
+
+PRINTS = (
+    "import sys, distillery\n"
+    "class Prints(distillery.Command):\n"
+    "    def run(self):\n"
+    "        [print('a line', flush=True) for _ in range(100_000)]\n"
+    "sys.exit(distillery.main('tool', {'prints': Prints}, default='prints', arguments=[]))"
+)
+
+
+def test_output_that_cannot_be_written_is_one_line() -> None:
+    command = [sys.executable, "-c", PRINTS]
+    with open("/dev/full", "w") as full:  # noqa: PTH123
+        run = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False, cwd=ROOT)
+        silent = subprocess.run(command, stdout=full, stderr=full, check=False, cwd=ROOT)
+    error = "tool: the output cannot be written: No space left on device; redirect it elsewhere\n"
+    assert (run.returncode, run.stderr, silent.returncode) == (1, error, 1)
+
+
+def test_a_reader_that_has_gone_ends_a_command_quietly() -> None:
+    """`tool | head -1`."""
+    command = [sys.executable, "-c", PRINTS]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT) as process:
+        assert process.stdout
+        assert process.stderr
+        process.stdout.readline()
+        process.stdout.close()
+        assert (process.stderr.read(), process.wait()) == (b"", 141)
 
 
 # Help

@@ -1,6 +1,7 @@
 """Start and stop the servers to measure, our service and the peers; memory and CPU time of their processes."""
 
 import contextlib
+import ctypes
 import os
 import signal
 import socket
@@ -24,6 +25,9 @@ ROOT = Path(__file__).resolve().parents[2]
 START_S = 60
 PEER_START_S = 180  # Ray starts twelve processes
 STOP_S = 15
+_LIBC = ctypes.CDLL(None)
+_PR_SET_PDEATHSIG = 1
+"""Of prctl(2)."""
 MIB = 2**20
 
 
@@ -180,6 +184,7 @@ def _running(
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
+                preexec_fn=_end_with_parent,  # noqa: PLW1509 - one call of the kernel
             )
         except FileNotFoundError:
             raise BenchmarkError(
@@ -192,6 +197,12 @@ def _running(
             yield server
         finally:
             server.stop()
+
+
+def _end_with_parent() -> None:
+    """Let Linux end this process when its parent dies: a service must not outlive a benchmark that was killed."""
+    if sys.platform == "linux":
+        _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def _wait_until_ready(url: str, process: subprocess.Popen[bytes], log: IO[bytes], timeout: float) -> None:

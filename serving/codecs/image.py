@@ -33,6 +33,7 @@ _EXPECTED = "expected PNG, JPEG, WebP, GIF or BMP"
 _COPIES = {"WEBP": 4}
 """Pixels held per pixel decoded: libwebp's decoder of animations has three buffers besides the picture."""
 _STRIP_ROWS = 32  # after reduction
+_MAX_PARTS = 100_000  # read from a file; a PNG of 16 MB in chunks of 8 KB has 8,000
 _ORIENTATION = 0x0112
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -101,6 +102,21 @@ def decode_pixels(files: Sequence[File], max_pixels: int, side: int) -> Iterator
         yield Pixels(name, levels, max(picture.width, picture.height) / max(levels.shape[:2]))
 
 
+class _File(io.BytesIO):
+    """The content of a file, which may be read in a limited number of parts.
+
+    Pillow parses chunks of PNG and blocks of GIF in Python: millions of empty ones would keep a core busy for seconds.
+    """
+
+    parts = 0
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        self.parts += 1
+        if self.parts > _MAX_PARTS:
+            raise ValueError(f"it has more than {_MAX_PARTS:,} parts")
+        return super().read(size)
+
+
 class _Picture(NamedTuple):
     """A picture of which only the header has been read."""
 
@@ -127,7 +143,8 @@ def _open(name: str, content: bytes, side: int) -> _Picture:
         streamed = False
         if kind.name == "JPEG":
             content, metadata, streamed = split_jpeg(content)
-        picture = Image.open(io.BytesIO(content), formats=(kind.name,))
+        file = _File(content) if len(content) > _MAX_PARTS else io.BytesIO(content)
+        picture = Image.open(file, formats=(kind.name,))
         picture.info.update(metadata)
         width, height = picture.size
         picture.draft(None, (side, side))  # JPEG only

@@ -5,9 +5,15 @@ picture is intact, and a multi-picture file, as phones write, is treated as anot
 Specification: ITU-T T.81, annex B.
 """
 
+import re
 from typing import NamedTuple
 
 _MAX_SEGMENTS = 1000  # of which a photo has dozens; each costs Pillow microseconds
+_MAX_SCANS = (
+    100  # of which a progressive photo has ten; each costs libjpeg the time of all pixels, in any few bytes
+)
+_MARKER = re.compile(rb"\xff[^\0\xd0-\xd7\xff]")  # after the data of a scan
+_END = 0xD9
 _SCAN = 0xDA
 _SEQUENTIAL = {0xC0, 0xC1}
 _FRAMES = set(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # SOF0 to SOF15
@@ -46,6 +52,8 @@ def split_jpeg(content: bytes) -> Jpeg:
         segment = content[at:end]
         if marker == _SCAN:
             streamed = sequential and segment[4:5] == bytes([components])
+            if not streamed:
+                _check_scans(content, end)
             return Jpeg(b"".join([*kept, content[at:]]), metadata, streamed)
         if marker in _FRAMES:
             sequential, components = marker in _SEQUENTIAL, int.from_bytes(segment[9:10])
@@ -56,3 +64,19 @@ def split_jpeg(content: bytes) -> Jpeg:
             kept.append(segment)
         at = end
     raise ValueError(f"its first {_MAX_SEGMENTS} segments have no scan")
+
+
+def _check_scans(content: bytes, at: int) -> None:
+    """Check the number of scans and other segments after the header of the first scan. Raises `ValueError`."""
+    scans = 1
+    for _ in range(_MAX_SEGMENTS):
+        found = _MARKER.search(content, at)
+        if found is None or (marker := found[0][1]) == _END:
+            return
+        scans += marker == _SCAN
+        if scans > _MAX_SCANS:
+            raise ValueError(f"it has more than {_MAX_SCANS} scans")
+        at = found.end()
+        if marker not in _WITHOUT_LENGTH:
+            at += int.from_bytes(content[at : at + 2])
+    raise ValueError(f"it has more than {_MAX_SEGMENTS} segments after its first scan")

@@ -23,7 +23,7 @@ def parse_json(content: bytes, max_images: int) -> Any:
 
     Parsed values take up to thirty times the memory of their text, but for pictures in base64, which have no commas.
     """
-    if len(content) > _SMALL and content.count(b",") > 4 * max_images * PIXELS:
+    if len(content) > _SMALL and content.count(b",") > 2 * max_images * PIXELS:
         raise TooManyImages(
             f"the JSON has {content.count(b','):,} values; one request may carry {max_images} images of {PIXELS}"
         )

@@ -22,7 +22,7 @@ OTHER_OPTIONS = {"--build", "--check", "--nproc-per-node"}
 """Of docker compose, ruff and torchrun."""
 VARIABLES = {"DISTILLERY_DEFAULTS", "DISTILLERY_NO_SKIPS", "DISTILLERY_TEST_THREADS", "DISTILLERY_DATA_DIR"}
 """Read outside of commands."""
-OUTPUTS = ("runs/", "models/", "docs/")
+OUTPUTS = ("runs/", "models/", "docs/", ".cache/")
 """Made by commands, or relative to docs/."""
 OWN = [path for path in DOCUMENTS if "peers" not in path.parts]
 """Documents whose options are not those of other systems."""

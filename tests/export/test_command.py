@@ -47,6 +47,7 @@ def test_a_run_is_exported_once(
     splits: Splits,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(Splits, "read", lambda _: splits)
@@ -56,6 +57,7 @@ def test_a_run_is_exported_once(
     assert "exported   student, student-int8\n" in output
     assert "exported   teacher\n" in output
     assert list(load_repository(tmp_path)) == ["student", "student-int8", "teacher"]
+    assert caplog.text == ""  # the lock is not named as something skipped
     assert export(*flags) == 0
     assert "unchanged  student, student-int8\nunchanged  teacher\n" in capsys.readouterr().out
     teacher = [f"--checkpoint={run_dir / 'teacher' / 'model.safetensors'}", "--name=teacher"]

@@ -206,11 +206,18 @@ def storage_errors(url: str) -> Iterator[None]:
     try:
         yield
     except (StorageInternalError, SQLAlchemyError) as error:
-        shown, reason = re.sub(r"(://[^:/@]*):[^@]*@", r"\1:***@", url), str(error).splitlines()[0]
-        raise DistilleryError(
-            f"--storage {shown}: {reason.rstrip('.')}; give the URL of a reachable database whose driver is "
-            "installed, such as sqlite:///runs/sweep.db or postgresql+psycopg://user:password@host/name"
-        ) from None
+        shown = re.sub(r"(://[^:/@]*):[^@]*@", r"\1:***@", url)
+        reason = str(error.__cause__ or error).splitlines()[0].rstrip(".")
+        if "disk is full" in reason or "disk I/O error" in reason:
+            fix = "make space there, then run the same command to continue"
+        elif "readonly" in reason:
+            fix = "make it writable for this user, or choose another one"
+        else:
+            fix = (
+                "give the URL of a reachable database whose driver is installed, such as sqlite:///runs/sweep.db or "
+                "postgresql+psycopg://user:password@host/name"
+            )
+        raise DistilleryError(f"--storage {shown}: {reason}; {fix}") from None
 
 
 def _age(trial: "FrozenTrial") -> timedelta:

@@ -6,6 +6,7 @@ As with `serving.codecs.schemas`, inference is decoded and encoded without these
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, Field
+from pydantic.json_schema import SkipJsonSchema
 
 from serving.codecs.schemas import Flat, Pixel, Rows
 from serving.model.repository import TensorSpec
@@ -22,7 +23,8 @@ class InferInput(BaseModel):
     ]
     datatype: Literal["UINT8"]
     data: Annotated[
-        list[Pixel] | list[Rows | Flat] | None, Field(description="N·784 ink values, flat or nested")
+        list[Pixel] | list[Rows | Flat] | SkipJsonSchema[None],
+        Field(description="N·784 ink values, flat or nested"),
     ] = None
     parameters: Annotated[dict[str, Scalar], Field(description="binary_data_size: bytes after the JSON")] = {}
 

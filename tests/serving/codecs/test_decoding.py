@@ -217,6 +217,41 @@ def test_a_small_file_that_declares_a_huge_picture_is_rejected_without_allocatin
     assert peak_bytes() - before < 300e6  # 4 bytes for each of 2³² pixels, if they were allocated
 
 
+def scans(count: int, between: bytes = b"") -> bytes:
+    """A progressive JPEG that repeats one of its scans with its Huffman table."""
+    content = encode(Image.new("L", (64, 64), 128), "JPEG", progressive=True)
+    start = content.index(b"\xff\xc4", content.index(b"\xff\xda"))
+    end = content.index(b"\xff\xc4", start + 2)
+    return content[:start] + (content[start:end] + between) * count + content[start:]
+
+
+EMPTY = {
+    "chunks of PNG": png(28, 28, chunks=chunk(b"teSt", b"") * 50_000),
+    "pixels of PNG": png(28, 28).replace(chunk(b"IDAT", b""), chunk(b"IDAT", b"") * 50_000),
+    "extensions of GIF": b"GIF89a\x1c\0\x1c\0\0\0\0" + b"!\xfe\1a\0" * 50_000,
+    "bytes in GIF": b"GIF89a\x1c\0\x1c\0\0\0\0" + b"\1" * 200_000,
+    "scans of JPEG": scans(200),
+    "scans of JPEG behind an end in a comment": scans(200, segment(0xFE, b"\xff\xd9")),
+    "scans of JPEG behind a marker without length": scans(200, b"\xff\x01"),
+    "comments behind a scan": scans(1, segment(0xFE, b"") * 2000),
+}
+
+
+@pytest.mark.parametrize("kind", EMPTY)
+def test_a_file_of_very_many_empty_parts_is_rejected_before_all_are_parsed(kind: str) -> None:
+    with pytest.raises(InvalidPicture, match=r"it has more than 100,000 parts|100 scans|1000 segments after"):
+        decode(EMPTY[kind])
+
+
+def test_a_picture_in_many_parts_is_decoded() -> None:
+    content = encode(LARGE, "PNG", compress_level=0)
+    head, data = content[:33], zlib.compress(np.pad(np.asarray(LARGE), ((0, 0), (1, 0))).tobytes(), 0)
+    parts = b"".join(chunk(b"IDAT", data[start : start + 1024]) for start in range(0, len(data), 1024))
+    assert similar(decode(head + parts + chunk(b"IEND", b"")), DIGITS[3])
+    video = segment(0xDA, b"") * 200  # what phones append to a photo may look like scans
+    assert similar(decode(ENCODED["progressive JPEG"] + video), DIGITS[3])
+
+
 def peak_bytes() -> int:
     resource = pytest.importorskip("resource")
     unit = 1 if sys.platform == "darwin" else 1024
