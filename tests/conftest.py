@@ -37,9 +37,11 @@ IN_ONE_PROCESS = (
 
 
 class Scheduling(LoadFileScheduling):
-    """Tests of one file run in one process, and so do those of `IN_ONE_PROCESS`."""
+    """Tests of one file run in one process, and so do those of `IN_ONE_PROCESS`, and those of `tests/faults`."""
 
     def _split_scope(self, nodeid: str) -> str:
+        if nodeid.startswith("tests/faults/"):  # they share the process that starts commands
+            return "faults"
         return "services" if nodeid.startswith(IN_ONE_PROCESS) else super()._split_scope(nodeid)
 
 
