@@ -21,6 +21,7 @@ import os
 import signal
 import socket
 import ssl
+import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import ExitStack, asynccontextmanager, nullcontext
 from functools import partial
@@ -45,13 +46,15 @@ from serving.processes.workers import WorkerLoop, WorkerPool, listen, socket_fol
 _logger = logging.getLogger("distillery")
 
 _CLOSE = (b"connection", b"close")
+_LINGER = 1.0
+"""Seconds in which a client may end TLS at a shutdown."""
 
 WorkerPaths = dict[str, list[Path]]
 """The sockets of each model's workers."""
 
 
 class _Server(uvicorn.Server):
-    """uvicorn's server, with a limit for the TLS handshake: its own is asyncio's, a minute."""
+    """uvicorn's server, which leaves TLS to asyncio: a minute for a handshake, and for the client's part of the end."""
 
     def __init__(self, config: uvicorn.Config, handshake_timeout: float) -> None:
         super().__init__(config)
@@ -63,6 +66,27 @@ class _Server(uvicorn.Server):
             return
         await super().startup([])  # the lifespan
         self.servers = [await self._listen(listener) for listener in sockets or ()]
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        if self.config.ssl is None:
+            await super().shutdown(sockets)
+            return
+        for server in self.servers:
+            server.close()
+        self.servers = []  # uvicorn would wait for handshakes
+        closing = asyncio.create_task(self._close_silent())
+        await super().shutdown(sockets)
+        closing.cancel()
+
+    async def _close_silent(self) -> None:
+        """Abort connections whose clients do not end TLS when the service does, as idle ones do not."""
+        since: dict[Any, float] = {}
+        while True:
+            now = time.monotonic()
+            for connection in list(self.server_state.connections):
+                if connection.transport.is_closing() and now > since.setdefault(connection, now) + _LINGER:
+                    connection.transport.abort()
+            await asyncio.sleep(0.1)
 
     async def _listen(self, listener: socket.socket) -> asyncio.Server:
         return await asyncio.get_running_loop().create_server(

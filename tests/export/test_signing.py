@@ -71,10 +71,10 @@ def test_an_export_signs_what_it_publishes(folder: Path, model_repository: Path)
 
 @pytest.mark.usefixtures("folder")
 def test_a_model_that_is_signed_is_left_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
-    before = Path("models", SIGNATURE).stat()
+    before = Path("models", SIGNATURE).stat().st_ino  # a file that is written again is another one
     assert export("sign", "--signing-key", "signing.pem") == 0
     assert "unchanged  student/1" in capsys.readouterr().out
-    assert Path("models", SIGNATURE).stat() == before
+    assert Path("models", SIGNATURE).stat().st_ino == before
 
 
 @pytest.mark.usefixtures("folder")

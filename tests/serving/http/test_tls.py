@@ -160,7 +160,11 @@ def test_a_new_certificate_serves_new_connections_and_an_invalid_one_none(
                 assert client.post("/predict", json=one(0), headers=headers).status_code == status
     last = {served.issue()}
     eventually(lambda: presented(place(secure)) == last)
-    errors = secure.end()[1].splitlines()
+    with served.client().wrap_socket(connect(secure.url), server_hostname="127.0.0.1"), connect(secure.url):
+        ending = time.monotonic()  # neither an idle connection nor a handshake delays the end
+        errors = secure.end()[1].splitlines()
+        assert time.monotonic() - ending < 4.5
+    assert not any("graceful" in line for line in errors), errors
     assert [line.partition(str(served.key.parent))[0] for line in errors if "tls" in line] == [
         "ERROR distillery: --tls-key "
     ], errors
