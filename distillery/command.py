@@ -2,6 +2,7 @@
 
 import ast
 import os
+import signal
 import types
 from abc import abstractmethod
 from argparse import ArgumentParser, Namespace
@@ -121,7 +122,12 @@ class CommandModules(Mapping[str, type[Command]]):
     def __getitem__(self, name: str) -> type[Command]:
         if name not in self._names:
             raise KeyError(name)
-        command: type[Command] = getattr(import_module(self._module(name)), self._class(name))
+        # Ctrl-C waits for the import: numpy and torch turn an interrupted one into errors of their own.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            command: type[Command] = getattr(import_module(self._module(name)), self._class(name))
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
         return command
 
     def __iter__(self) -> Iterator[str]:

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 import resource
 import signal
 import subprocess
@@ -131,6 +132,29 @@ def test_a_file_in_the_place_of_a_folder_is_named(work: Callable[[Path], None], 
 def test_a_folder_that_can_be_written_stays_empty(tmp_path: Path) -> None:
     require_writable(tmp_path / "a" / "b")
     assert list((tmp_path / "a" / "b").iterdir()) == []
+
+
+SCRATCH = {
+    "benchmarks/commands/overload.py",
+    "benchmarks/commands/pareto.py",
+    "benchmarks/load/run.py",
+    "benchmarks/systems/soak.py",
+    "benchmarks/training/notebook_loop.py",
+    "serving/health.py",
+    "training/runs/lock.py",
+}
+"""Modules that write into temporary folders, or the name of the process that holds a lock."""
+
+
+def test_files_that_outlive_a_command_are_written_atomically() -> None:
+    packages = ("benchmarks", "distillery", "export", "serving", "training")
+    modules = [path for package in packages for path in (ROOT / package).rglob("*.py")]
+    direct = {
+        str(path.relative_to(ROOT))
+        for path in modules
+        if re.search(r"\.write_(text|bytes)\(|\.savefig\(path", path.read_text(encoding="utf-8"))
+    }
+    assert direct == SCRATCH
 
 
 if __name__ == "__main__":

@@ -127,7 +127,8 @@ class HttpConnection(HttpToolsProtocol):
         super().on_message_begin()
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        super().on_header(name, value.rstrip(b" \t"))  # which is no part of it (RFC 9110, section 5.5)
+        if self._within_head:  # trailers are no headers, and may not replace any (RFC 9110, section 6.5.1)
+            super().on_header(name, value.rstrip(b" \t"))  # which is no part of it (section 5.5)
 
     def on_headers_complete(self) -> None:
         self._within_head = False

@@ -30,7 +30,9 @@ LIBRARIES = {
 """Whose coverage guides a target, besides that of `serving`: to instrument all of them takes long."""
 NAME = sys.argv[2]
 
-with atheris.instrument_imports(include=["serving", *LIBRARIES.get(NAME, "").split()]):
+_INSTRUMENTED = ["none"] if NAME == "all" else ["serving", *LIBRARIES.get(NAME, "").split()]
+
+with atheris.instrument_imports(include=_INSTRUMENTED):
     from tests.fuzz.table import TARGETS
     from tests.fuzz.target import Target, Watched
 
@@ -54,15 +56,12 @@ def fuzz(target: Target, folder: Path, options: list[str]) -> None:
     corpus.mkdir(parents=True, exist_ok=True)
     for index, seed in enumerate(target.seeds()):
         (corpus / f"seed{index:03}").write_bytes(seed)
-    words = folder / f"{target.name}.words"
-    lines = ('"' + "".join(f"\\x{byte:02x}" for byte in word) + '"' for word in target.words)
-    words.write_text("".join(f"{line}\n" for line in lines), encoding="ascii")
-    options = [
-        f"-max_len={target.max_bytes}",
-        f"-dict={words}",
-        f"-artifact_prefix={folder}/{target.name}-",
-        *options,
-    ]
+    options = [f"-max_len={target.max_bytes}", f"-artifact_prefix={folder}/{target.name}-", *options]
+    if target.words:
+        words = folder / f"{target.name}.words"
+        lines = ('"' + "".join(f"\\x{byte:02x}" for byte in word) + '"' for word in target.words)
+        words.write_text("".join(f"{line}\n" for line in lines), encoding="ascii")
+        options.insert(0, f"-dict={words}")
     warnings.simplefilter("ignore")
     logging.getLogger("python_multipart").setLevel(logging.ERROR)  # as the service does
     change = target.mutate

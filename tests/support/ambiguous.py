@@ -56,6 +56,7 @@ CLEAR = {
     "chunks": chunked(CHUNKS),
     "leading zeros": post(b"Content-Length: 000%d" % len(BODY)),
     "chunk extension": chunked(CHUNKS.replace(b"\r\n", b";a=b\r\n", 1)),
+    "trailers": chunked(CHUNKS[:-2] + b"Content-Encoding: br\r\nX-Request-Timeout-Seconds: no\r\n\r\n"),
     "tab before the coding": post(b"Transfer-Encoding:\tchunked", body=CHUNKS),
     "whitespace after the values": post(LENGTH + b" \t", b"Content-Encoding: identity \t"),
     "length with an offer": post(*OFFER, LENGTH),

@@ -115,7 +115,7 @@ def graphs(models_dir: Path) -> dict[str, bytes]:
 
 
 def first_trial(out: Path) -> dict[str, str]:
-    """Return the first trial of a finished sweep; an interruption may change the settings of those after it."""
+    """Return the first trial of a finished sweep, with the recipe's settings; interruptions may change the others."""
     folder = out / "small" / "sweep" / "student"
     rows = list(csv.DictReader((folder / "trials.csv").read_text().splitlines()))
     assert len(rows) == json.loads((folder / "sweep.json").read_bytes())["trials"] == TRIALS
@@ -123,7 +123,9 @@ def first_trial(out: Path) -> dict[str, str]:
     assert {int(row["validation_errors"]) for row in rows} <= {
         model["validation_errors"] for model in trained
     }
-    return rows[0]
+    return {
+        name: value for name, value in rows[0].items() if name != "trial"
+    }  # its number counts those given up
 
 
 def kinds_of_results(results_dir: Path) -> set[str]:

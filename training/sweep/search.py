@@ -158,7 +158,8 @@ class Search:
                 return trial
         if len(running) + len(self.results(study)) < wanted:
             own = self.space.settings(self.model, self.distillation)
-            if not known and own:
+            waiting = any(trial.state == TrialState.WAITING for trial in known)
+            if own and not waiting and own not in [trial.params for trial in known]:
                 study.enqueue_trial(own)  # the recipe's settings come first, for comparison
             # Seeded by the trials so far rather than a state of its own, so that no process repeats another's.
             seed = draw_seed(study.study_name, len(known)) % 2**32

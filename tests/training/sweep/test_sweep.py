@@ -110,6 +110,21 @@ def test_a_sweep_resumes_its_trials(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert "student: trained before, " in capsys.readouterr().out
 
 
+def test_the_settings_of_the_recipe_are_tried_though_their_first_trial_was_killed_at_its_start(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert sweep("--trials=1") == 0
+    name = json.loads(capsys.readouterr().out.splitlines()[-1])["study"]
+    study = open_study(f"sqlite:///{tmp_path / 'runs' / 'killed.db'}", name)
+    study.enqueue_trial(
+        {"temperature": 4, "alpha": 0.7, "loss": "kl", "hidden": "16-8", "learning_rate": 0.009}
+    )
+    study.ask()  # the process ends before it draws any setting
+    expected = rows(tmp_path / "runs")
+    assert sweep("--trials=1", f"--storage=sqlite:///{tmp_path / 'runs' / 'killed.db'}") == 0
+    assert rows(tmp_path / "runs") == [expected[0] | {"trial": "1"}]
+
+
 def test_teacher_and_trials_are_reused_by_the_recipe(tmp_path: Path) -> None:
     class Reused(Observer):
         names: ClassVar[list[str]] = []
