@@ -15,8 +15,8 @@ import pytest
 
 from distillery.files import FileError, make_folder, require_writable, write_atomically
 from tests.support.crash import kill_at
-from tests.support.service import ROOT
 
+ROOT = Path(__file__).parent.parent
 OLD, NEW = b"old" * 1000, b"new content" * 1000
 
 

@@ -20,7 +20,13 @@ MODULES = {
 }
 OTHER_OPTIONS = {"--build", "--check", "--nproc-per-node"}
 """Of docker compose, ruff and torchrun."""
-VARIABLES = {"DISTILLERY_DEFAULTS", "DISTILLERY_NO_SKIPS", "DISTILLERY_TEST_THREADS", "DISTILLERY_DATA_DIR"}
+VARIABLES = {
+    "DISTILLERY_DEFAULTS",
+    "DISTILLERY_NO_SKIPS",
+    "DISTILLERY_TEST_KILLS",
+    "DISTILLERY_TEST_THREADS",
+    "DISTILLERY_DATA_DIR",
+}
 """Read outside of commands."""
 OUTPUTS = ("runs/", "models/", "docs/", ".cache/")
 """Made by commands, or relative to docs/."""

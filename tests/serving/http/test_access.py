@@ -123,9 +123,13 @@ def test_no_secret_is_in_logs_documents_metrics_or_errors(one_model: Path, tmp_p
     flags = ("--api-servers", "1", "--api-keys", str(file), "--log-level", "debug", "--open-routes", "")
     with starting_service(one_model, *flags, environment={"DISTILLERY_API_KEY": secret}) as service:
         url = service.wait_until_ready()
-        answers = [predict(url, one_key) for one_key in [secret, wrong, *[key] * 6]]
-        paths = ("/docs", "/openapi.json", "/metrics", "/models", "/nowhere")
-        answers += [get(url, path, one_key) for path in paths for one_key in (secret, key, wrong)]
+        headers = {one_key: {"X-API-Key": one_key} for one_key in (secret, key, wrong)}
+        with httpx.Client(base_url=url) as client:
+            answers = [
+                client.post("/predict", json=one(0), headers=headers[k]) for k in [secret, wrong, *[key] * 6]
+            ]
+            for path in ("/docs", "/openapi.json", "/metrics", "/models", "/nowhere"):
+                answers += [client.get(path, headers=headers[k]) for k in headers]
         assert {answer.status_code for answer in answers} == {200, 401, 403, 404, 429}
         file.write_text(f"[[keys]]\nname = {key}")
         time.sleep(0.6)
