@@ -5,7 +5,8 @@
     python -m tests.fuzz FOLDER TARGET -runs=N -seed=N     # libFuzzer's options
 
 A target decodes an input as the service does. The input may be rejected by a documented error; any other exception, an
-input that takes 5 s, growing memory, and more than 1 GiB are failures, and libFuzzer writes the input to a file.
+input that takes 5 s, growing memory, and more than 2 GiB are failures, and the input is
+written to FOLDER/TARGET-failed.
 FOLDER/TARGET keeps the inputs that reach new code.
 """
 
@@ -36,7 +37,7 @@ with atheris.instrument_imports(include=_INSTRUMENTED):
     from tests.fuzz.table import TARGETS
     from tests.fuzz.target import Target, Watched
 
-OPTIONS = ("-rss_limit_mb=1024", "-timeout=5", "-print_final_stats=1")
+OPTIONS = ("-rss_limit_mb=2048", "-timeout=5", "-print_final_stats=1")
 
 
 def main() -> int:
@@ -70,8 +71,9 @@ def fuzz(target: Target, folder: Path, options: list[str]) -> None:
         assert change
         return change(data, max_size, random.Random(seed), atheris.Mutate)  # noqa: S311 - not a secret
 
+    watched = Watched(target, folder / f"{target.name}-failed")
     keywords = {"custom_mutator": mutate} if change else {}
-    atheris.Setup([sys.argv[0], str(corpus), *OPTIONS, *options], Watched(target), **keywords)
+    atheris.Setup([sys.argv[0], str(corpus), *OPTIONS, *options], watched, **keywords)
     atheris.Fuzz()
 
 

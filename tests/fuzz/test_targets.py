@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 
 from tests.fuzz.table import TARGETS
-from tests.fuzz.target import Target
+from tests.fuzz.target import Target, resident_bytes
 from tests.support.service import ROOT
 
 MUTATIONS = 500
+MAX_GROWTH_BYTES = 32_000_000
 RUNS = 1000
 EACH = pytest.mark.parametrize("target", TARGETS.values(), ids=TARGETS)
 
@@ -36,7 +37,10 @@ def test_no_mutated_input_causes_an_unhandled_exception(target: Target) -> None:
         new = choices.choice((b"", choices.randbytes(1), choices.choice(words), data[end : end + 32]))
         return (data[:start] + new + data[end:])[:max_size]
 
-    for _ in range(MUTATIONS):
+    used = 0
+    for number in range(MUTATIONS):
+        if number == MUTATIONS // 2:
+            used = resident_bytes()
         data = choices.choice(seeds)
         for _ in range(choices.randrange(1, 4)):
             data = (
@@ -45,6 +49,7 @@ def test_no_mutated_input_causes_an_unhandled_exception(target: Target) -> None:
                 else mutation(data, target.max_bytes)
             )
         target.run(data)
+    assert resident_bytes() - used < MAX_GROWTH_BYTES
 
 
 @pytest.mark.slow
