@@ -17,7 +17,7 @@ class Publish(Command):
     def run(self) -> None:
         entry = load_model(self.source)
         manifest = entry.manifest.model_copy(update={"test_errors": self.test_errors})
-        publish(self.models_dir, manifest, entry.read(), self.source / "no-checkpoint")
+        publish(self.models_dir, manifest, entry.path.read_bytes(), self.source / "no-checkpoint")
 
 
 COMMANDS = {"publish": Publish}
