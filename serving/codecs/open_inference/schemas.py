@@ -24,8 +24,9 @@ class InferInput(BaseModel):
     datatype: Literal["UINT8"]
     data: Annotated[
         list[Pixel] | list[Rows | Flat] | SkipJsonSchema[None],
-        Field(description="N·784 ink values, flat or nested"),
-    ] = None
+        # A factory is not in the document, which has no null.
+        Field(description="N·784 ink values, flat or nested", default_factory=lambda: None),
+    ]
     parameters: Annotated[dict[str, Scalar], Field(description="binary_data_size: bytes after the JSON")] = {}
 
 
