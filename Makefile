@@ -40,8 +40,8 @@ fuzz: $(INSTALLED) ## fuzz every decoder, guided by coverage: make fuzz TARGET=j
 check: $(INSTALLED) ## check format, lint, types, imports and generated docs
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
-	@$(BIN)/mypy
-	@$(BIN)/mypy --platform darwin --cache-dir .mypy_cache/darwin # nothing that macOS lacks is used unguarded
+	@$(BIN)/mypy & linux=$$!; \
+		$(BIN)/mypy --platform darwin --cache-dir .mypy_cache/darwin && wait $$linux # finds what macOS lacks
 	@$(BIN)/lint-imports --no-cache
 	@$(BIN)/python -m benchmarks render --check
 

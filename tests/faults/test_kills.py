@@ -20,7 +20,7 @@ from tests.support.command_cases import Case, check_files, leftovers, resume
 from tests.support.forkserver import ForkServer
 
 NAMES = ("train", "export", "sweep", "benchmark")
-KILLS = int(os.environ.get("DISTILLERY_TEST_KILLS", "12")) // len(NAMES)
+KILLS = int(os.environ.get("DISTILLERY_TEST_KILLS", "8")) // len(NAMES)
 """Of each command."""
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(120 + 60 * KILLS)]
 

@@ -157,17 +157,11 @@ def _import_everything(digits: Path) -> None:
     import tqdm  # noqa: PLC0415
 
     from distillery.files import sha256  # noqa: PLC0415
-    from export.fold import fold  # noqa: PLC0415
-    from export.graph import to_onnx  # noqa: PLC0415
     from export.splits import Splits  # noqa: PLC0415
     from training.data import mnist  # noqa: PLC0415
-    from training.model.network import build  # noqa: PLC0415
-    from training.recipe.schema import Architecture  # noqa: PLC0415
 
     torch.set_num_threads(1)
     tqdm.tqdm.monitor_interval = 0  # no thread: a fork has one thread only
-    shape = Architecture(hidden=[4])
-    to_onnx(fold(build(shape)))  # torch's exporter imports a thousand modules when it runs
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     optuna.create_study(storage="sqlite://").ask({"x": optuna.distributions.FloatDistribution(0, 1)})
     mnist.SHA256.update({name: sha256((digits / name).read_bytes()) for name in mnist.SHA256})
