@@ -88,19 +88,18 @@ def to_onnx(members: Sequence[Sequence[Layer]]) -> Graph:
 def _add_member(graph: "GraphBuilder", values: str, layers: Sequence[Layer], output: str = "") -> str:
     """Add one network, and return the name of its logits."""
     for index, (weight, bias, pool) in enumerate(layers):
+        last = index == len(layers) - 1
         if weight.ndim == 4:
-            sums = graph.node("Conv", values, weight, bias, pads=[1, 1, 1, 1])
+            values = graph.node("Conv", values, weight, bias, pads=[1, 1, 1, 1])
         else:
             if index and layers[index - 1].weight.ndim == 4:
                 values = graph.node("Reshape", values, np.array([-1, weight.shape[1]]))
-            last = index == len(layers) - 1
-            sums = graph.node("Gemm", values, weight, bias, output=output if last else "", transB=1)
-            if last:
-                return sums
-        values = graph.node("Relu", sums)
+            values = graph.node("Gemm", values, weight, bias, output=output if last else "", transB=1)
+        if not last:
+            values = graph.node("Relu", values)
         if pool:
             values = graph.node("MaxPool", values, kernel_shape=[2, 2], strides=[2, 2])
-    raise ValueError("the last layer must be fully connected")
+    return values
 
 
 class GraphBuilder:

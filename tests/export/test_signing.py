@@ -81,7 +81,7 @@ def test_a_model_that_is_signed_is_left_as_it_is(capsys: pytest.CaptureFixture[s
 def test_openssl_verifies_and_makes_signatures() -> None:
     openssl = shutil.which("openssl")
     if openssl is None:
-        pytest.skip("this machine has no openssl")
+        pytest.skip("needs openssl (make system)")
     models, other = Path("models"), Path("by-openssl")
     verify = f"-verify -pubin -inkey public.pem -rawin -in models/{MANIFEST} -sigfile models/{SIGNATURE}"
     sign = f"-sign -inkey signing.pem -rawin -in models/{MANIFEST} -out {other}"

@@ -2,7 +2,7 @@
 
     DISTILLERY_TEST_KILLS=100 pytest -m slow -s tests/faults/test_kills.py
 
-prints the rows of the table in docs/operations.md.
+prints the rows of the table in docs/training.md.
 """
 
 import os
