@@ -15,7 +15,7 @@ from rich.progress import track
 from benchmarks.commands.bench import Bench, RepositorySettings
 from benchmarks.errors import BenchmarkError
 from benchmarks.pictures.converted import Converted, Number, convert, convert_numbers
-from benchmarks.pictures.kinds import KINDS
+from benchmarks.pictures.kinds.table import KINDS
 from benchmarks.results.models import model_facts
 from distillery import Metavar, unknown
 from distillery.machine import usable_cores

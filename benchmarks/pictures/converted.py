@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from benchmarks.pictures.kinds import KINDS
+from benchmarks.pictures.kinds.table import KINDS
 from benchmarks.pictures.lines import draw_number
 from serving.codecs.errors import InvalidPicture
 from serving.codecs.pictures.decode import decode_pictures
