@@ -121,10 +121,14 @@ class ForkServer:
         kill: tuple[int, Path] | None = None,
         output: Path | None = None,
         errors: Path | None = None,
+        setup: str = "",
         environment: Mapping[str, str] | None = None,
         cwd: Path = ROOT,
     ) -> Forked:
-        """Start a program, in the environment of the server by default. `kill`: see `tests.support.crash.kill_at`."""
+        """Start a program, in the environment of the server by default.
+
+        `kill`: see `tests.support.crash.kill_at`. `setup` are Python statements that run before the program.
+        """
         folder = Path(tempfile.mkdtemp(dir=self.outputs))
         output, errors = output or folder / "output", errors or folder / "errors"
         request = {
@@ -133,6 +137,7 @@ class ForkServer:
             "kill": [kill[0], str(kill[1])] if kill else None,
             "output": str(output),
             "errors": str(errors),
+            "setup": setup,
             "environment": environment,
             "cwd": str(cwd),
         }
@@ -199,6 +204,7 @@ def _run(request: dict[str, Any], files: Sequence[int]) -> None:
     sys.argv = [request["program"], *request["arguments"]]
     status: Any = 1
     try:
+        exec(request["setup"], {})  # noqa: S102 - of a test
         status = main(request["program"], commands, default=default)
     except SystemExit as end:
         status = end.code

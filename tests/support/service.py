@@ -19,7 +19,6 @@ import httpx
 from tests.support.forkserver import Forked, ForkServer
 
 ROOT = Path(__file__).parents[2]
-MODULE = ("-m", "serving")
 IMPORTS = (
     "grpc_health.v1.health_pb2",
     "grpc_reflection.v1alpha.reflection_pb2",
@@ -48,10 +47,10 @@ def fork_server() -> ForkServer:
 class Service:
     """`distillery-serve` on a free port; its output and its errors are in `folder`.
 
-    It is forked from a process that has imported what it needs, unless it has a `program`, Python's arguments (`MODULE`
-    is the service), or a `prefix`, a command that runs the program.
-    `environment` is added to the current one, which loses its DISTILLERY_ variables; None removes a variable. Without
-    `models_dir` or `port` (None), the settings come from elsewhere.
+    It is forked from a process that has imported what it needs; it is `python -m serving` if `forked` is false, or with
+    a `prefix`, a command that runs it. `setup` are Python statements that run before it starts. `environment` is added
+    to the current one, which loses its DISTILLERY_ variables; None removes a variable. Without `models_dir` or `port`
+    (None), the settings come from elsewhere.
     """
 
     url: str
@@ -64,9 +63,10 @@ class Service:
         models_dir: Path | None,
         *flags: str,
         port: int | None = 0,
-        program: Sequence[str] = (),
+        setup: str = "",
         environment: Mapping[str, str | None] | None = None,
         cwd: Path = ROOT,
+        forked: bool = True,
         prefix: Sequence[str] = (),
     ) -> None:
         place = [] if models_dir is None else ["--models-dir", str(models_dir.resolve())]
@@ -77,12 +77,14 @@ class Service:
         output, errors = folder / "output", folder / "errors"
         self.output, self.errors = _open_pipe(output), _open_pipe(errors)
         self.process: Forked | subprocess.Popen[bytes]
-        if not (program or prefix):
+        if forked and not prefix:
+            streams = {"output": output, "errors": errors}
             self.process = fork_server().run(
-                "distillery-serve", *place, *flags, output=output, errors=errors, environment=env, cwd=cwd
+                "distillery-serve", *place, *flags, **streams, setup=setup, environment=env, cwd=cwd
             )
             return
-        command = [*prefix, sys.executable, *(program or MODULE), *place, *flags]
+        program = ("-c", f"{setup}\nfrom serving.__main__ import run; run()") if setup else ("-m", "serving")
+        command = [*prefix, sys.executable, *program, *place, *flags]
         with output.open("wb") as stdout, errors.open("wb") as stderr:
             self.process = subprocess.Popen(
                 command, cwd=cwd, env=env, stdout=stdout, stderr=stderr, start_new_session=True

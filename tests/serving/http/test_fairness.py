@@ -19,7 +19,6 @@ import time
 from serving.model.session import Session
 unslowed = Session.run
 Session.run = lambda self, images: (time.sleep(0.001 * len(images)), unslowed(self, images))[1]
-from serving.__main__ import run; run()
 """
 """A millisecond per image, on any machine."""
 IMAGES = {"images": DIGITS[:16].tolist()}
@@ -73,7 +72,7 @@ def test_a_key_that_floods_the_service_takes_nothing_from_another(
         "".join(f'[[keys]]\nname = "{name}"\nhash = "{hash_of(name)}"\n' for name in ("flood", "other"))
     )
     flags = ("--api-servers", "1", "--request-timeout", str(TIMEOUT_S), "--api-keys", str(keys), switch)
-    with running_service(one_model, *flags, program=("-c", SLOW_MODEL)) as service:
+    with running_service(one_model, *flags, setup=SLOW_MODEL) as service:
         flood, other = asyncio.run(flooded(service.url, "other"))
         rejected = sum(status == 503 for status, _ in flood)
         assert rejected > FLOOD / 4, "the backlog was not full"

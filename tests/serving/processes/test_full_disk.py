@@ -3,7 +3,6 @@
 import os
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -23,8 +22,7 @@ touch {" ".join(f"{FULL}/{name}" for name in FOREIGN)}
 head -c 1M /dev/zero > {FULL}/fill 2> /dev/null || test -s {FULL}/fill
 """
 NAMESPACE = ("unshare", "--map-root-user", "--mount", "sh", "-ec")
-SERVE = f'export TMPDIR={FULL} PROMETHEUS_MULTIPROC_DIR={FULL}; exec {sys.executable} -m serving "$@"'
-RUN = f"import os, sys; os.execvp('unshare', [*{NAMESPACE}, {SETUP + SERVE!r}, *sys.argv])"
+PREFIX = (*NAMESPACE, f'{SETUP}export TMPDIR={FULL} PROMETHEUS_MULTIPROC_DIR={FULL}; exec "$@"', "sh")
 
 
 def can_mount() -> bool:
@@ -41,7 +39,7 @@ def counts(url: str) -> dict[str, float]:
 
 @pytest.mark.skipif(not can_mount(), reason="this machine allows no mount namespaces")
 def test_a_service_on_full_and_read_only_disks_serves_counts_and_replaces_processes(one_model: Path) -> None:
-    with running_service(one_model, "--api-servers", "2", program=("-c", RUN)) as service:
+    with running_service(one_model, "--api-servers", "2", prefix=PREFIX) as service:
         inside = Path(f"/proc/{service.process.pid}/root{FULL}")
         assert {file.name for file in inside.iterdir()} == {"fill", *FOREIGN}
         before = counts(service.url)

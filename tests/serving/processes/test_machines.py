@@ -215,15 +215,9 @@ def test_a_read_only_root_needs_a_tmpfs_for_workers_only(one_model: Path, tmp_pa
 @pytest.mark.parametrize("executor", ["inprocess", "workers"])
 def test_cuda_that_does_not_start_is_one_line(one_model: Path, executor: str) -> None:
     """As where onnxruntime-gpu finds no driver: only the process that runs the model can tell."""
-    code = """
-import serving.service
-from serving.__main__ import run
-serving.service.resolve_device = lambda device: device
-if __name__ == "__main__":
-    run()
-"""
+    setup = "import serving.service; serving.service.resolve_device = lambda device: device"
     flags = ("--executor", executor, "--device", "cuda", "--api-servers", "1")
-    with starting_service(one_model, *flags, program=("-c", code)) as service:
+    with starting_service(one_model, *flags, setup=setup) as service:
         output, errors = service.wait()
     assert (service.process.returncode, output) == (1, "")
     (line,) = errors.splitlines()

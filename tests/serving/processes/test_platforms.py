@@ -23,10 +23,9 @@ REMOVALS = {
 }
 
 
-def without(*facilities: str) -> tuple[str, str]:
-    """The service without these facilities, as arguments of Python."""
-    removals = [REMOVALS[facility] for facility in facilities]
-    return "-c", "\n".join([*removals, "from serving.__main__ import run; run()"])
+def without(*facilities: str) -> str:
+    """The statements that remove these facilities."""
+    return "\n".join(REMOVALS[facility] for facility in facilities)
 
 
 @pytest.mark.parametrize(
@@ -36,7 +35,8 @@ def without(*facilities: str) -> tuple[str, str]:
 )
 def test_predictions_come_from_all_processes(one_model: Path, facilities: tuple[str, ...]) -> None:
     flags = () if "affinity" in facilities else ("--api-servers", "2")
-    with running_service(one_model, *flags, program=without(*facilities)) as service:
+    started = {"setup": without(*facilities), "forked": "fork" not in facilities}
+    with running_service(one_model, *flags, **started) as service:
         processes = service.children()
         assert len(processes) == (os.cpu_count() if "affinity" in facilities else 2)
         for number in range(20):  # each on a connection of its own
@@ -55,7 +55,7 @@ def test_a_spawned_api_process_that_dies_is_replaced(one_model: Path, tmp_path: 
     flags = ("--api-servers", "2", *authority.flags, "--api-keys", str(keys))
     lacking = without("SO_REUSEPORT", "memfd", "fork")
     with (
-        running_service(one_model, *flags, program=lacking) as service,
+        running_service(one_model, *flags, setup=lacking, forked=False) as service,
         httpx.Client(base_url=service.url, verify=authority.client(), timeout=10) as client,
     ):
         keys.write_text("[[keys]")
@@ -75,7 +75,7 @@ def test_a_spawned_api_process_that_dies_is_replaced(one_model: Path, tmp_path: 
 @pytest.mark.slow
 def test_workers_and_grpc_run_without_fork(two_models: Path) -> None:
     flags = ("--api-servers", "2", "--executor", "workers", "--grpc-port", "0", "--api-key", "secret")
-    with running_service(two_models, *flags, program=without("fork")) as service:
+    with running_service(two_models, *flags, setup=without("fork"), forked=False) as service:
         document, headers = {"image": DIGITS[0]}, {"X-API-Key": "secret"}
         for model in ("student", "teacher"):
             answer = httpx.post(f"{service.url}/predict/{model}", json=document, headers=headers, timeout=10)

@@ -40,8 +40,6 @@ def endless(self, images):
         time.sleep(3600)
     return run(self, images)
 Session.run = endless
-from serving.__main__ import run as main
-main()
 """
 """The service, with a model that never finishes a run whose first image is the second digit."""
 
@@ -134,7 +132,7 @@ def test_an_api_process_that_is_stopped_is_replaced_while_the_other_serves(one_m
     "document", [{"image": DIGITS[1]}, {"images": DIGITS[1:201]}], ids=["inline", "thread"]
 )
 def test_an_endless_run_ends_its_process(one_model: Path, document: object) -> None:
-    with starting_service(one_model, "--api-servers", "2", program=("-c", ENDLESS)) as service:
+    with starting_service(one_model, "--api-servers", "2", setup=ENDLESS) as service:
         url = service.wait_until_ready()
         before = service.children()
         statuses: list[int] = []
@@ -249,7 +247,7 @@ def test_a_request_in_flight_at_the_shutdown_is_answered_and_its_connection_clos
 
 @pytest.mark.parametrize("seconds", [0.1, 0.3, 0.6, 1.0])
 def test_sigterm_during_the_start_ends_the_service_with_status_0(one_model: Path, seconds: float) -> None:
-    with starting_service(one_model, "--api-servers", "1") as service:
+    with starting_service(one_model, "--api-servers", "1", forked=False) as service:
         time.sleep(seconds)
         _, errors = service.end()
         assert (service.process.returncode, errors) in ((0, ""), (-signal.SIGTERM, ""))
