@@ -21,7 +21,7 @@ class DistilleryError(Exception):
     ├── training.runs.folder.RunError               an unusable run folder
     ├── training.runs.lock.LockedError              a folder that another command is using
     ├── export.ExportError                          an exported graph that differs from its network
-    ├── serving.engine.access.AccessError           an invalid file of API keys
+    ├── serving.engine.admission.api_keys.AccessError  an invalid file of API keys
     ├── serving.engine.shared_memory.SharedMemoryError  no memory for the metrics
     ├── serving.health.HealthError                  a service that is not ready
     ├── serving.model.repository.RepositoryError    an invalid model repository

@@ -87,7 +87,7 @@ class Key(distillery.Command):
     )
 
     def run(self) -> None:
-        from serving.engine.access import Entry, hash_of, new_key  # noqa: PLC0415 - `--help` needs no numpy
+        from serving.engine.admission.api_keys import Entry, hash_of, new_key  # noqa: PLC0415 - `--help` needs no numpy
 
         key = new_key()
         entry = {"name": self.name, "hash": hash_of(key), "scopes": self.scopes}

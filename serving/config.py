@@ -116,7 +116,7 @@ class ConnectionSettings(Command):
     @field_validator("root_path")
     @classmethod
     def _prefix(cls, value: str) -> str:
-        from serving.http.normalise import PREFIX  # noqa: PLC0415 - --help does without starlette
+        from serving.http.middleware.normalise import PREFIX  # noqa: PLC0415 - --help does without starlette
 
         value = value.rstrip("/")
         if not PREFIX.fullmatch(value):

@@ -33,30 +33,30 @@ from serving.codecs.open_inference.rest import OpenInferenceCodec
 from serving.codecs.predict import PredictCodec
 from serving.codecs.read import MAX_CANDIDATES
 from serving.config import ServiceSettings
-from serving.engine.access import Access, Quotas
-from serving.engine.admission import Admission, AdmissionLimits
-from serving.engine.decoding import Decoders
+from serving.engine.admission.admission import Admission, AdmissionLimits
+from serving.engine.admission.api_keys import Access, Quotas
+from serving.engine.decoding_threads import Decoders
 from serving.engine.executors import Executor, InProcess, Workers
 from serving.engine.lit_api import DigitAPI, ModelSettings
-from serving.engine.metrics import Exposition, Metrics, Values, metrics_table
-from serving.engine.recorder import CpuMetrics, RequestMetrics, RunMetrics, UnknownModelMetrics
+from serving.engine.metrics.recorder import CpuMetrics, RequestMetrics, RunMetrics, UnknownModelMetrics
+from serving.engine.metrics.series import Exposition, Metrics, Values, metrics_table
 from serving.engine.request import Endpoint
-from serving.engine.watched import Watched
+from serving.engine.watched_files import WatchedFiles
 from serving.grpc.port import grpc_address
 from serving.health import announcement
-from serving.http.app import PredictionRoutes
 from serving.http.connection import HttpConnection
-from serving.http.cross_origin import CrossOrigin
 from serving.http.documentation import add_documentation
 from serving.http.fast_path import FastPathProtocol, RawHeads
 from serving.http.guards import Guards
-from serving.http.normalise import NormalisedRequests
+from serving.http.middleware.cross_origin import CrossOrigin
+from serving.http.middleware.normalise import NormalisedRequests
+from serving.http.middleware.security_headers import SecurityHeaders
 from serving.http.openapi import describe_predictions
+from serving.http.prediction_routes import PredictionRoutes
 from serving.http.routes import add_routes
-from serving.http.security_headers import SecurityHeaders
-from serving.http.v2_openapi import describe_inference
-from serving.http.v2_routes import add_v2_routes
-from serving.http.v2_statistics import add_statistics_routes
+from serving.http.v2.openapi import describe_inference
+from serving.http.v2.routes import add_v2_routes
+from serving.http.v2.statistics import add_statistics_routes
 from serving.model.repository import Manifest, ModelEntry, load_repository
 from serving.model.session import resolve_device
 from serving.model.signature import PublicKeys
@@ -92,7 +92,7 @@ class Shared(NamedTuple):
     models: Mapping[str, ModelEntry]
     metrics: Metrics
     access: Access
-    certificate: Watched[Pem] | None
+    certificate: WatchedFiles[Pem] | None
 
     @classmethod
     def of(cls, settings: ServiceSettings) -> Self:

@@ -15,11 +15,11 @@ from rich.progress import track
 from benchmarks.commands.bench import Bench, RepositorySettings
 from benchmarks.errors import BenchmarkError
 from benchmarks.pictures.converted import Converted, Number, convert, convert_numbers
-from benchmarks.pictures.kinds import KINDS
+from benchmarks.pictures.kinds.table import KINDS
 from benchmarks.results.models import model_facts
 from distillery import Metavar, unknown
 from distillery.machine import usable_cores
-from serving.codecs.line import read
+from serving.codecs.pictures.digit_line import read
 from serving.model.session import open_session
 from training.data.mnist import Digits, find_mnist, load_test, load_training
 

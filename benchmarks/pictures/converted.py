@@ -10,11 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from benchmarks.pictures.kinds import KINDS
+from benchmarks.pictures.kinds.table import KINDS
 from benchmarks.pictures.lines import draw_number
 from serving.codecs.errors import InvalidPicture
-from serving.codecs.image import decode_pictures
-from serving.codecs.line import Candidate
+from serving.codecs.pictures.decode import decode_pictures
+from serving.codecs.pictures.digit_line import Candidate
 from serving.codecs.read import candidates_in
 
 MAX_PIXELS = 50_000_000

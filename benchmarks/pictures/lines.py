@@ -6,7 +6,7 @@ import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 
-from benchmarks.pictures.kinds import Digit, File, light_and_shadow, pen, photo, ruled_or_plain
+from benchmarks.pictures.random_sheet import Digit, File, light_and_shadow, photo, random_pen, ruled_or_plain
 from benchmarks.pictures.strokes import Ink, Place, draw
 
 
@@ -34,7 +34,7 @@ def draw_number(digits: Sequence[Digit], rng: Generator, *, touching: bool) -> F
     sheet = ruled_or_plain(rng, size)
     coverage = np.zeros(size, np.float32)
     coverage[margins[0] : margins[0] + line.shape[0], margins[2] : margins[2] + line.shape[1]] = line
-    sheet.ink(coverage, pen(rng))
+    sheet.ink(coverage, random_pen(rng))
     light_and_shadow(sheet)
     return photo(sheet)
 

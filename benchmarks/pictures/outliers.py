@@ -1,6 +1,6 @@
 """Images without a digit, to measure acceptance rules on: other fonts, data sets and generators than `export.outliers`.
 
-Every image has MNIST's form, as `serving.codecs.ink` would convert a picture of it.
+Every image has MNIST's form, as `serving.codecs.pictures.ink` would convert a picture of it.
 """
 
 import string

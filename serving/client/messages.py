@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from serving.client.errors import InvalidImagesError, MalformedAnswerError
 from serving.client.tensors import LENGTH, pack, unpack
-from serving.codecs.signatures import PICTURES, recognise
+from serving.codecs.pictures.file_types import PICTURES, recognise
 from serving.model.tensors import CLASSES, SIDE, Accepted, Confidences, Images, Scores
 
 Part = TypeVar("Part", Images, Sequence[bytes])

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
 
 from serving.codecs.errors import Header, RequestError
-from serving.codecs.line import Candidate
+from serving.codecs.pictures.digit_line import Candidate
 from serving.model.repository import Manifest
 from serving.model.tensors import Images, Scores
 
@@ -123,7 +123,7 @@ class BodyLimits:
 
     max_images: int = 256
     max_pixels: int = 16_000_000
-    """Sum over all pictures of a request, as decoding holds them: `serving.codecs.image`."""
+    """Sum over all pictures of a request, as decoding holds them: `serving.codecs.pictures.decode`."""
     max_body_bytes: int = 16 * 1024 * 1024
     """Of a compressed body after decompression."""
 

@@ -6,9 +6,9 @@ from urllib.parse import parse_qsl
 
 import orjson
 
-from serving.codecs import bodies
 from serving.codecs.base import BodyLimits, Codec, Head, Prediction, Query, Reply, Timing
-from serving.codecs.decompress import content_encoding, decompress
+from serving.codecs.bodies import body
+from serving.codecs.bodies.decompress import content_encoding, decompress
 from serving.codecs.errors import InvalidInput, RequestError, error_body
 from serving.codecs.timeout import timeout_of
 from serving.model.repository import Manifest
@@ -24,7 +24,7 @@ class PredictCodec(Codec):
     name = "rest"
 
     def check(self, headers: Mapping[bytes, bytes], query: bytes = b"") -> Head:
-        media_type, boundary = bodies.media_type(headers.get(b"content-type", b""))
+        media_type, boundary = body.media_type(headers.get(b"content-type", b""))
         return Head(
             headers.get(b"x-api-key", b""),
             media_type,
@@ -35,11 +35,11 @@ class PredictCodec(Codec):
         )
 
     def decodes_inline(self, head: Head, content: bytes) -> bool:
-        return not head.encoding and bodies.decodes_inline(head, content)
+        return not head.encoding and body.decodes_inline(head, content)
 
     def decode(self, head: Head, content: bytes, limits: BodyLimits) -> Query:
         content = decompress(head.encoding, content, limits.max_body_bytes)
-        return Query(bodies.decode(head, content, limits), includes_input=head.includes_input)
+        return Query(body.decode(head, content, limits), includes_input=head.includes_input)
 
     def encode(self, model: Manifest, query: Query, prediction: Prediction, timing: Timing) -> Reply:
         return respond(model, {"predictions": digits_of(query, prediction)}, timing)

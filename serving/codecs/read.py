@@ -4,12 +4,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from serving.codecs import bodies
 from serving.codecs.base import BodyLimits, Head, Prediction, Query, Reply, Timing
-from serving.codecs.decompress import decompress
+from serving.codecs.bodies import body
+from serving.codecs.bodies.decompress import decompress
 from serving.codecs.errors import InvalidPicture, InvalidType, TooManyImages
-from serving.codecs.image import File, decode_pixels, no_digit
-from serving.codecs.line import Candidate, find_line, read
+from serving.codecs.pictures.decode import File, decode_pixels, no_digit
+from serving.codecs.pictures.digit_line import Candidate, find_line, read
 from serving.codecs.predict import PredictCodec, digits_of, respond
 from serving.model.repository import Manifest
 
@@ -28,7 +28,7 @@ class ReadCodec(PredictCodec):
 
     def decode(self, head: Head, content: bytes, limits: BodyLimits) -> Query:
         content = decompress(head.encoding, content, limits.max_body_bytes)
-        line = bodies.decode(head, content, limits, candidates_in)
+        line = body.decode(head, content, limits, candidates_in)
         if not isinstance(line, list):
             raise InvalidType("found the pixels of 28×28 images; expected a picture with a line of digits")
         images = np.stack([candidate.image for candidate in line])

@@ -17,7 +17,7 @@ from functools import partial
 from typing import Protocol
 
 from serving.codecs.base import Prediction
-from serving.engine.shares import FairQueue
+from serving.engine.admission.fairness import FairQueue
 from serving.model.tensors import Images
 
 MAX_INLINE_SECONDS = 0.001

@@ -15,7 +15,7 @@ from serving.engine.lit_api import DigitAPI, run_batch
 from serving.model.tensors import Images
 
 _WORKER_IMAGE_SECONDS = 1e-4
-"""Of a model in another process: a guess, which `serving.engine.backlog` corrects."""
+"""Of a model in another process: a guess, which `serving.engine.admission.backlog` corrects."""
 
 WorkerCall = Callable[[DigitAPI, list[Images]], Coroutine[Any, Any, list[Prediction]]]
 """Runs one batch in a worker process: `DigitServer.run_in_worker`."""

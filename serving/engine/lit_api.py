@@ -22,7 +22,7 @@ from litserve.loops import LitLoop
 from distillery import DistilleryError
 from serving.codecs.base import BodyLimits, Codec, Head, Prediction, Query, Reply, Timing
 from serving.codecs.errors import NotAccepted
-from serving.engine.recorder import RunMetrics
+from serving.engine.metrics.recorder import RunMetrics
 from serving.model.graph_check import GraphError
 from serving.model.repository import ModelEntry, RepositoryError
 from serving.model.session import Device, Session

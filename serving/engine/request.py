@@ -22,13 +22,13 @@ from typing import Any
 
 from serving.codecs.base import Codec, Head, Prediction, Query, Reply, Timing
 from serving.codecs.errors import Header, InternalError, RequestError, SlowBody, TimedOut
-from serving.engine.admission import MIN_BYTES_PER_SECOND, Admission
-from serving.engine.backlog import BYTE_SECONDS, REQUEST_SECONDS
-from serving.engine.decoding import Decoders
+from serving.engine.admission.admission import MIN_BYTES_PER_SECOND, Admission
+from serving.engine.admission.backlog import BYTE_SECONDS, REQUEST_SECONDS
+from serving.engine.decoding_threads import Decoders
 from serving.engine.executors import Executor
 from serving.engine.lit_api import DigitAPI
-from serving.engine.metrics import CLIENT_GONE
-from serving.engine.recorder import RequestMetrics
+from serving.engine.metrics.recorder import RequestMetrics
+from serving.engine.metrics.series import CLIENT_GONE
 
 _BYTES_PER_IMAGE = 1800
 """Of MNIST's digits as JSON: to guess the number of images before the body is decoded."""

@@ -21,11 +21,11 @@ from serving.codecs.open_inference import open_inference_pb2 as messages
 from serving.codecs.open_inference.config import model_config
 from serving.codecs.open_inference.grpc import GrpcCodec, describe, target
 from serving.codecs.open_inference.rest import find_model
-from serving.engine.access import Scope
-from serving.engine.admission import Admission
-from serving.engine.metrics import Metrics
+from serving.engine.admission.admission import Admission
+from serving.engine.admission.api_keys import Scope
+from serving.engine.metrics.series import Metrics
+from serving.engine.metrics.triton_statistics import model_statistics
 from serving.engine.request import AwaitedRequest, Endpoint
-from serving.engine.statistics import model_statistics
 from serving.grpc.health import Health
 from serving.grpc.reflection import reflection_servicer
 from serving.model.repository import Manifest

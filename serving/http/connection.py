@@ -21,9 +21,9 @@ import httptools
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from serving.codecs.errors import error_body
-from serving.engine.admission import MIN_BYTES_PER_SECOND, Admission
-from serving.engine.pacing import STATE as PACING
-from serving.engine.pacing import Pacing
+from serving.engine.admission.admission import MIN_BYTES_PER_SECOND, Admission
+from serving.engine.admission.pacing import STATE as PACING
+from serving.engine.admission.pacing import Pacing
 
 MAX_HEAD_BYTES = 64 * 1024
 """Of a head that arrives in several pieces; a piece has 256 KiB at most."""

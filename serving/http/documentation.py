@@ -15,8 +15,8 @@ from fastapi.responses import JSONResponse, RedirectResponse, Response
 from starlette.exceptions import HTTPException
 
 from serving.http.guards import Guards
-from serving.http.normalise import PUBLIC
-from serving.http.security_headers import page_policy
+from serving.http.middleware.normalise import PUBLIC
+from serving.http.middleware.security_headers import page_policy
 
 _SCRIPT, _STYLE = "swagger-ui-bundle.js", "swagger-ui.css"
 _MEDIA_TYPES = {_SCRIPT: "text/javascript", _STYLE: "text/css"}

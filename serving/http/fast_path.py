@@ -1,10 +1,10 @@
 """The fast path: a repeated request is served without uvicorn's parser, a task or a coroutine.
 
 The requests of a client have the same head, except for the length of the body. The first one passes through
-uvicorn's parser and the ASGI application (`serving.http.app`), and its head is remembered, for all connections of the
-process. A later request that arrives whole and has the same head is taken from the socket's data to the batch, and
-its reply from the batch to the socket; one that would be late is rejected before its body has arrived. Any other
-request, however small the difference, passes through uvicorn again.
+uvicorn's parser and the ASGI application (`serving.http.prediction_routes`), and its head is remembered, for all
+connections of the process. A later request that arrives whole and has the same head is taken from the socket's data to
+the batch, and its reply from the batch to the socket; one that would be late is rejected before its body has arrived.
+Any other request, however small the difference, passes through uvicorn again.
 
 `--no-fast-path` turns it off. It relies on these internals of uvicorn's `HttpToolsProtocol`, which is therefore
 pinned; `serving.http.connection` relies on them too, and `tests/serving/http/test_fast_path.py` checks them:
@@ -29,10 +29,10 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
 from serving.codecs.base import Head, Reply
 from serving.codecs.errors import Header, Overloaded, RequestError
-from serving.engine.admission import Admission
+from serving.engine.admission.admission import Admission
 from serving.engine.request import InFlightRequest, check_backlog
-from serving.http.app import Route
 from serving.http.connection import HttpConnection
+from serving.http.prediction_routes import Route
 
 _LENGTH = re.compile(rb"\r\ncontent-length: ?([0-9]{1,9})(?=\r\n)", re.IGNORECASE)
 _CLOSE = (b"connection", b"close")

@@ -1,4 +1,4 @@
-"""Which FastAPI routes need an API key, and with which scope. `serving.http.app` protects predictions itself."""
+"""The API key and scope that FastAPI's routes need; `serving.http.prediction_routes` protects predictions itself."""
 
 from collections.abc import Collection
 from typing import Annotated, Any
@@ -6,7 +6,7 @@ from typing import Annotated, Any
 from fastapi import Depends
 from fastapi.security import APIKeyHeader
 
-from serving.engine.access import Access, Scope
+from serving.engine.admission.api_keys import Access, Scope
 
 KEY_STATUSES = (401, 403, 429)
 """Of the errors of a route that needs a key."""

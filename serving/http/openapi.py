@@ -1,8 +1,8 @@
-"""The prediction routes in the OpenAPI document. Those below /v2 are in `serving.http.v2_openapi`.
+"""The prediction routes in the OpenAPI document. Those below /v2 are in `serving.http.v2.openapi`.
 
-`serving.http.app` serves these routes in front of FastAPI, so their operations are added to FastAPI's document here.
-Declaring them with `openapi_extra` would need handlers that are never called, and could not derive the error
-responses from the error classes.
+`serving.http.prediction_routes` serves these routes in front of FastAPI, so their operations are added to FastAPI's
+document here. Declaring them with `openapi_extra` would need handlers that are never called, and could not derive the
+error responses from the error classes.
 """
 
 from collections.abc import Callable, Mapping, Set

@@ -1,4 +1,4 @@
-"""The FastAPI routes: models, health and metrics. `serving.http.app` serves predictions."""
+"""The FastAPI routes: models, health and metrics. `serving.http.prediction_routes` serves predictions."""
 
 from collections.abc import Callable, Mapping
 from http import HTTPStatus
@@ -14,7 +14,7 @@ from serving.codecs.open_inference.rest import PREFIX as V2
 from serving.codecs.open_inference.rest import error_body as v2_error_body
 from serving.codecs.open_inference.rest import error_status as v2_error_status
 from serving.codecs.schemas import ErrorAnswer, Health, ModelList
-from serving.engine.metrics import Exposition
+from serving.engine.metrics.series import Exposition
 from serving.http.guards import KEY_STATUSES, Guard, Guards
 from serving.model.repository import Manifest, ModelEntry, read_card
 
@@ -137,7 +137,7 @@ async def _http_error(request: Request, error: Exception) -> Response:
     message = f"{request.method} {request.url.path[:80]}: {error.detail}; /docs lists all routes"
     headers = dict(error.headers or {})
     if headers.get("Allow") == "GET":
-        headers["Allow"] = "GET, HEAD"  # `serving.http.normalise` routes it like GET
+        headers["Allow"] = "GET, HEAD"  # `serving.http.middleware.normalise` routes it like GET
     return _error_response(request, error.status_code, code, message, headers)
 
 

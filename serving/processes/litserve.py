@@ -36,7 +36,7 @@ from starlette.types import ASGIApp
 
 from serving.codecs.base import Prediction
 from serving.engine.lit_api import DigitAPI
-from serving.engine.metrics import Metrics
+from serving.engine.metrics.series import Metrics
 from serving.model.tensors import Images
 from serving.processes.lifeline import Lifeline, end_with_parent
 from serving.processes.sockets import Listeners, bind, format_address
@@ -135,7 +135,7 @@ class DigitServer(LitServer):  # type: ignore[misc]
         self.litapi_request_queues = {api.api_path: None for api in apis}
 
     def register_endpoints(self) -> None:
-        """Add no routes; LitServe's are replaced by `serving.http.app` and `serving.http.routes`."""
+        """Add no routes; LitServe's are replaced by `serving.http.prediction_routes` and `serving.http.routes`."""
 
     @asynccontextmanager
     async def lifespan(self, app: FastAPI) -> AsyncIterator[None]:  # noqa: ARG002 - FastAPI's signature
@@ -291,7 +291,7 @@ class DigitServer(LitServer):  # type: ignore[misc]
             log_level=log_level,
             access_log=False,
             server_header=False,
-            proxy_headers=False,  # `serving.http.normalise` reads them
+            proxy_headers=False,  # `serving.http.middleware.normalise` reads them
             timeout_keep_alive=keep_alive,  # type: ignore[arg-type] # its type is int, but any number works
             timeout_graceful_shutdown=math.ceil(self.timeout),
             ssl_context_factory=(lambda *_: tls) if tls else None,

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import IO, NamedTuple, Self
 
 from distillery import DistilleryError
-from serving.engine.watched import Watched
+from serving.engine.watched_files import WatchedFiles
 
 _CERTIFICATE = re.compile("-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----", re.DOTALL)
 _KEY = re.compile("-----BEGIN ((?:[A-Z]+ )?PRIVATE KEY)-----.+?-----END \\1-----", re.DOTALL)
@@ -98,15 +98,15 @@ class Pem(NamedTuple):
             )
 
 
-def watch(certificate: Path, key: Path) -> Watched[Pem]:
+def watch(certificate: Path, key: Path) -> WatchedFiles[Pem]:
     """Read the files. Raises `CertificateError`."""
-    return Watched(partial(Pem.read, certificate, key), certificate, key)
+    return WatchedFiles(partial(Pem.read, certificate, key), certificate, key)
 
 
 class Certificate:
     """The certificate of a service in one process."""
 
-    def __init__(self, files: Watched[Pem]) -> None:
+    def __init__(self, files: WatchedFiles[Pem]) -> None:
         self.files = files
         """May be passed to another process."""
         self._current = files.value.context()

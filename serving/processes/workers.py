@@ -27,8 +27,8 @@ from litserve.loops import LitLoop
 from serving.codecs.base import Prediction
 from serving.codecs.errors import Overloaded, TimedOut
 from serving.engine.lit_api import DigitAPI, run_batch
-from serving.engine.metrics import Metrics
-from serving.engine.recorder import CpuMetrics, RunMetrics
+from serving.engine.metrics.recorder import CpuMetrics, RunMetrics
+from serving.engine.metrics.series import Metrics
 from serving.model.tensors import Images
 from serving.processes.lifeline import BEAT_SECONDS, Lifeline, end_with_parent
 from serving.processes.sockets import ServiceError

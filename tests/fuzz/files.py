@@ -10,7 +10,7 @@ import onnx
 from onnx import TensorProto, helper
 
 from distillery import DistilleryError
-from serving.engine.access import Access, hash_of
+from serving.engine.admission.api_keys import Access, hash_of
 from serving.model.graph_check import GraphError, check_graph
 from serving.model.repository import INPUTS, OUTPUTS, RepositoryError, load_model
 from tests.fuzz.target import Target

@@ -24,14 +24,14 @@ from uvicorn import Config
 from uvicorn.server import ServerState
 
 from serving.codecs.base import Query, Reply
-from serving.engine.admission import Admission, AdmissionLimits
-from serving.engine.decoding import Decoded
-from serving.engine.metrics import Metrics, metrics_table
-from serving.engine.recorder import RequestMetrics
+from serving.engine.admission.admission import Admission, AdmissionLimits
+from serving.engine.decoding_threads import Decoded
+from serving.engine.metrics.recorder import RequestMetrics
+from serving.engine.metrics.series import Metrics, metrics_table
 from serving.engine.request import Endpoint
-from serving.http.app import PredictionRoutes
 from serving.http.connection import HttpConnection
 from serving.http.fast_path import FastPathProtocol, RawHead, RawHeads
+from serving.http.prediction_routes import PredictionRoutes
 from tests.fuzz.bodies import LIMITS, MANIFEST, predict
 from tests.fuzz.target import Mutation, Target
 
@@ -78,7 +78,7 @@ class Transport(asyncio.Transport):
 
 
 class Immediately:
-    """Decodes at once what `serving.engine.decoding` gives to a thread."""
+    """Decodes at once what `serving.engine.decoding_threads` gives to a thread."""
 
     def submit(self, decode: Callable[[], Query], request: Decoded) -> None:
         decoding = asyncio.get_running_loop().create_future()

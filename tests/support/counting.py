@@ -1,7 +1,7 @@
 """A process that counts: apart from the tests, so that a spawned one imports neither them nor torch."""
 
-from serving.engine.metrics import Metrics
-from serving.engine.recorder import RunMetrics
+from serving.engine.metrics.recorder import RunMetrics
+from serving.engine.metrics.series import Metrics
 
 
 def count_a_run(shared: Metrics, process: int) -> None:

@@ -15,7 +15,7 @@ import uvloop
 from starlette.types import Receive, Scope, Send
 
 from serving.__main__ import Serve
-from serving.engine.pacing import Rejections
+from serving.engine.admission.pacing import Rejections
 from serving.engine.request import Endpoint
 from serving.service import Service, build
 from tests.support.connections import Connection, post

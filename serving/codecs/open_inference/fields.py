@@ -2,8 +2,8 @@
 
 from typing import Any
 
+from serving.codecs.bodies.pixels import describe
 from serving.codecs.errors import InvalidInput, InvalidType
-from serving.codecs.pixels import describe
 
 Object = dict[str, Any]
 

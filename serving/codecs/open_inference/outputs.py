@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from serving.codecs.base import Prediction, RequestedOutput
+from serving.codecs.bodies.pixels import describe
 from serving.codecs.errors import InvalidInput, InvalidType
 from serving.codecs.open_inference.fields import Object, as_object, flag, parameters_of
-from serving.codecs.pixels import describe
 from serving.model.repository import ACCEPTANCE_OUTPUTS, OUTPUTS
 
 SPECS = {spec.name: spec for spec in OUTPUTS + ACCEPTANCE_OUTPUTS}

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 
 from serving.codecs.base import BodyLimits, Query
+from serving.codecs.bodies.json_text import parse_json
+from serving.codecs.bodies.pixels import describe, explain_image, explain_pixels, image_bytes
 from serving.codecs.errors import InvalidInput, InvalidShape, InvalidType, MalformedBody, TooManyImages
-from serving.codecs.json_text import parse_json
 from serving.codecs.open_inference.fields import Object, as_object, parameters_of
 from serving.codecs.open_inference.outputs import ALL_OUTPUTS, request_id, requested_outputs
-from serving.codecs.pixels import describe, explain_image, explain_pixels, image_bytes
 from serving.model.repository import INPUTS
 from serving.model.tensors import Images
 

@@ -1,6 +1,6 @@
 """The Open Inference Protocol (KServe V2) over REST: `POST /v2/models/{model}[/versions/{version}]/infer`.
 
-The other routes of /v2 are in `serving.http.v2_routes`. Every Content-Type is accepted, because Triton's client
+The other routes of /v2 are in `serving.http.v2.routes`. Every Content-Type is accepted, because Triton's client
 sends none. Every error is `{"error": "…"}`, and every invalid input is a 400.
 """
 
@@ -9,8 +9,8 @@ from collections.abc import Mapping
 import orjson
 
 from serving.codecs.base import BodyLimits, Codec, Head, Prediction, Query, Reply, Timing
-from serving.codecs.bodies import MAX_INLINE_BYTES
-from serving.codecs.decompress import content_encoding, decompress
+from serving.codecs.bodies.body import MAX_INLINE_BYTES
+from serving.codecs.bodies.decompress import content_encoding, decompress
 from serving.codecs.errors import InvalidInput, MalformedBody, RequestError, UnknownModel, unknown_model
 from serving.codecs.open_inference.request import read_request
 from serving.codecs.open_inference.response import HEADER_LENGTH, JSON, write_response

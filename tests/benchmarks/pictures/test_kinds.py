@@ -5,7 +5,7 @@ import pytest
 from scipy import ndimage
 
 from benchmarks.pictures.converted import convert, picture_of
-from benchmarks.pictures.kinds import KINDS
+from benchmarks.pictures.kinds.table import KINDS
 from benchmarks.pictures.strokes import Place, centre_line, draw
 from tests.support.samples import sample_test
 

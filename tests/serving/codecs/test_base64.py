@@ -5,8 +5,8 @@ import textwrap
 
 import pytest
 
-from serving.codecs.base64_text import decode_base64
 from serving.codecs.errors import InvalidPicture
+from serving.codecs.pictures.base64_text import decode_base64
 
 CONTENT = bytes(range(256)) + b"\xfb\xef"  # has digits 62 and 63, and needs padding
 TEXT = base64.b64encode(CONTENT).decode()

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from serving.codecs.base import BodyLimits, Head
-from serving.codecs.bodies import JSON, MULTIPART, RAW, decode, decodes_inline, media_type
+from serving.codecs.bodies.body import JSON, MULTIPART, RAW, decode, decodes_inline, media_type
 from serving.codecs.errors import RequestError
 from tests.support.samples import sample_test
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from serving.codecs.errors import InvalidPicture, RequestError, TooManyPixels
-from serving.codecs.image import decode_pictures
+from serving.codecs.pictures.decode import decode_pictures
 from tests.support.samples import sample_test
 from tests.support.service import ROOT
 
@@ -300,7 +300,7 @@ STATUS = Path("/proc/self/status")
 PEAK = """
 import re, sys
 from pathlib import Path
-from serving.codecs.image import decode_pictures
+from serving.codecs.pictures.decode import decode_pictures
 
 def peak_kilobytes(path):
     decode_pictures([("photo", Path(path).read_bytes())], 16_000_000)

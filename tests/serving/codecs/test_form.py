@@ -6,9 +6,9 @@ from typing import NamedTuple
 import httpx
 import pytest
 
-from serving.codecs.bodies import media_type
+from serving.codecs.bodies.body import media_type
+from serving.codecs.bodies.form import form_files
 from serving.codecs.errors import RequestError
-from serving.codecs.form import form_files
 
 PNG = b"\x89PNG\r\n\x1a\n..".ljust(50, b"\n")
 JPEG = b"\xff\xd8\xff\xe0..\r\n--"

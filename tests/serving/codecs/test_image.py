@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from serving.codecs.errors import InvalidPicture
-from serving.codecs.image import decode_pictures
+from serving.codecs.pictures.decode import decode_pictures
 from serving.model.repository import load_repository
 from serving.model.session import Session
 from tests.support.samples import sample_test

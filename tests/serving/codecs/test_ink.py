@@ -6,8 +6,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 from scipy import ndimage
 
-from serving.codecs import ink
-from serving.codecs.ink import to_mnist
+from serving.codecs.pictures import ink
+from serving.codecs.pictures.ink import to_mnist
 from tests.support.samples import sample_test, sample_training
 
 Grey = NDArray[np.uint8]

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from serving.codecs.errors import BodyTooLarge, Overloaded
-from serving.engine.access import Access, hash_of
-from serving.engine.admission import Admission, AdmissionLimits
+from serving.engine.admission.admission import Admission, AdmissionLimits
+from serving.engine.admission.api_keys import Access, hash_of
 
 
 class Request:

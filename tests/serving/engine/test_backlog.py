@@ -3,8 +3,8 @@
 import pytest
 
 from serving.codecs.errors import Overloaded
-from serving.engine.backlog import SHARE, Backlog
-from serving.engine.shares import Shares
+from serving.engine.admission.backlog import SHARE, Backlog
+from serving.engine.admission.fairness import Shares
 
 
 def filled(backlog: Backlog, model: str, work: float, timeout: float) -> int:

@@ -17,7 +17,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from serving.codecs.base import Codec
 from serving.codecs.errors import RequestError
 from serving.codecs.open_inference.grpc import GrpcCodec
-from serving.engine.metrics import (
+from serving.engine.metrics.recorder import CpuMetrics, RequestMetrics, RunMetrics
+from serving.engine.metrics.series import (
     IN_FLIGHT,
     INFERENCE_SECONDS,
     MAX_RUN_IMAGES,
@@ -29,7 +30,6 @@ from serving.engine.metrics import (
     Metrics,
     metrics_table,
 )
-from serving.engine.recorder import CpuMetrics, RequestMetrics, RunMetrics
 from serving.engine.shared_memory import SharedMemoryError, SharedRows
 from serving.model.repository import load_repository
 from serving.model.session import Session

@@ -17,7 +17,7 @@ from grpc_health.v1.health_pb2_grpc import HealthStub
 
 from distillery import DistilleryError
 from serving.codecs.errors import Unauthorized
-from serving.engine.access import Access, hash_of
+from serving.engine.admission.api_keys import Access, hash_of
 from tests.support.fast_path_server import Running, one, request, run_with_server, until
 from tests.support.service import (
     API_KEY,
@@ -108,7 +108,7 @@ def test_a_key_is_compared_with_all_others_in_constant_time(
         compared.append(one)
         return hmac.compare_digest(one, other)
 
-    monkeypatch.setattr("serving.engine.access.hmac", SimpleNamespace(compare_digest=compare))
+    monkeypatch.setattr("serving.engine.admission.api_keys.hmac", SimpleNamespace(compare_digest=compare))
     access = Access(file=file)
     for key in (*keys.values(), "wrong", ""):
         compared.clear()

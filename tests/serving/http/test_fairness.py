@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from serving.engine.access import hash_of
+from serving.engine.admission.api_keys import hash_of
 from tests.support.connections import Connection
 from tests.support.fast_path_server import DIGITS, request
 from tests.support.service import running_service

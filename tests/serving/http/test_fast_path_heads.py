@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 
 from serving.codecs.predict import PredictCodec
-from serving.http.app import Route
 from serving.http.fast_path import RawHead
+from serving.http.prediction_routes import Route
 from tests.support.fast_path_server import request
 
 ENDPOINT: Any = object()  # a head only carries it

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from serving.engine.backlog import SHARE
+from serving.engine.admission.backlog import SHARE
 from tests.support.connections import Connection
 from tests.support.fast_path_server import (
     DIGITS,

@@ -15,7 +15,7 @@ import httpx
 import pytest
 from starlette.types import Scope
 
-from serving.http.normalise import NormalisedRequests
+from serving.http.middleware.normalise import NormalisedRequests
 from tests.support.connections import connect, post, read_answer
 from tests.support.fast_path_server import Running, request, run_with_server
 from tests.support.samples import sample_test

@@ -20,7 +20,7 @@ from grpc_health.v1.health_pb2_grpc import HealthStub
 import distillery
 from serving.__main__ import COMMANDS
 from serving.client import Client
-from serving.engine.access import hash_of
+from serving.engine.admission.api_keys import hash_of
 from tests.support.certificates import Authority
 from tests.support.connections import connect, post, read_answer
 from tests.support.fast_path_server import DIGITS, Running, one, request, run_with_server

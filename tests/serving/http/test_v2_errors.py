@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from serving.codecs import errors
-from serving.codecs.decompress import decompress
+from serving.codecs.bodies.decompress import decompress
 from serving.codecs.open_inference.rest import OpenInferenceCodec
 from serving.codecs.open_inference.schemas import InferError
 from tests.support.service import Service

@@ -11,7 +11,7 @@ from litserve.loops import LitLoop, loops
 
 from serving.codecs.base import BodyLimits
 from serving.engine.lit_api import DigitAPI, ModelSettings
-from serving.engine.metrics import Metrics, metrics_table
+from serving.engine.metrics.series import Metrics, metrics_table
 from serving.model.repository import load_repository
 from serving.processes.litserve import DigitServer
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from serving.engine.access import hash_of
+from serving.engine.admission.api_keys import hash_of
 from tests.support.certificates import Authority
 from tests.support.samples import sample_test
 from tests.support.service import eventually, running_service

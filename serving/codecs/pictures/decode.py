@@ -1,4 +1,4 @@
-"""Decode picture files to 8-bit pixels; `serving.codecs.ink` converts those to images as in MNIST.
+"""Decode picture files to 8-bit pixels; `serving.codecs.pictures.ink` converts those to images as in MNIST.
 
 Memory is limited by the pixels that decoding holds rather than by those that a file declares: most JPEG files are
 decoded at a fraction of their size, so a phone's photo takes less than a screenshot. A picture is reduced before it is
@@ -19,11 +19,11 @@ from PIL import (
     WebPImagePlugin,  # noqa: F401 - registers the format; `Image.open` would import all plugins instead
 )
 
-from serving.codecs.base64_text import decode_base64
 from serving.codecs.errors import InvalidPicture, TooManyPixels
-from serving.codecs.ink import WORKING_SIDE, to_mnist
-from serving.codecs.jpeg import split_jpeg
-from serving.codecs.signatures import BASE64, PICTURES, recognise
+from serving.codecs.pictures.base64_text import decode_base64
+from serving.codecs.pictures.file_types import BASE64, PICTURES, recognise
+from serving.codecs.pictures.ink import WORKING_SIDE, to_mnist
+from serving.codecs.pictures.jpeg import split_jpeg
 from serving.model.tensors import Images
 
 MAX_DECLARED_PIXELS = 64_000_000

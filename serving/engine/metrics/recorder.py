@@ -10,7 +10,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from typing import Literal
 
-from serving.engine.metrics import (
+from serving.engine.metrics.series import (
     BATCH_IMAGES,
     BATCH_SIZES,
     IMAGES,
@@ -212,7 +212,7 @@ class RequestMetrics:
 
 
 class UnknownModelMetrics:
-    """Recorder of requests that name no served model, which `serving.engine.admission` counts."""
+    """Recorder of requests that name no served model, which `serving.engine.admission.admission` counts."""
 
     def __init__(self, row: Values, statuses: StatusCounts) -> None:
         self._row = row

@@ -169,7 +169,7 @@ def metrics_table(models: Iterable[str], protocols: Sequence[str], max_run: int)
             model,
             "max gauge",
         ),
-        # Hundreds of series for `serving.engine.statistics`; /metrics has histograms instead.
+        # Hundreds of series for `serving.engine.metrics.triton_statistics`; /metrics has histograms instead.
         Metric(RUNS, "Runs of the model by exact batch size.", model | exact_size, exposed=False),
         Metric(
             RUN_SECONDS,

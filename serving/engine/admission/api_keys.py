@@ -29,7 +29,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from distillery import DistilleryError, errors, read_toml
 from serving.codecs.errors import Forbidden, Header, RateLimited, Unauthorized
 from serving.engine.shared_memory import SharedRows
-from serving.engine.watched import Watched
+from serving.engine.watched_files import WatchedFiles
 
 Scope = Literal["infer", "metrics", "admin"]
 """infer: predictions, models and documentation; metrics: `/metrics`; admin: reserved."""
@@ -121,7 +121,7 @@ class Access:
         self._single = [Key("api_key", _digest(key.encode()), SCOPES)] if key is not None else []
         self.several = file is not None
         """Whether clients have keys of their own."""
-        self._file = Watched(partial(_read, file), file) if file else None
+        self._file = WatchedFiles(partial(_read, file), file) if file else None
         self._set(self._file.value if self._file else [])
 
     def __len__(self) -> int:
@@ -143,7 +143,7 @@ class Access:
         return self.quotas.spend(found) if found.rate else ()
 
     def client(self, key: bytes) -> str | None:
-        """Return the name of a valid key, if clients have keys of their own (`serving.engine.shares`)."""
+        """Return the name of a valid key, if clients have keys of their own (`serving.engine.admission.fairness`)."""
         if not self.several:
             return None
         try:

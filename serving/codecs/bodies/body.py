@@ -5,11 +5,11 @@ from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from serving.codecs.base import BodyLimits, Head
+from serving.codecs.bodies.form import boundary_of, form_files
+from serving.codecs.bodies.pixels import decode_json, decode_raw
 from serving.codecs.errors import MalformedBody, UnsupportedMediaType
-from serving.codecs.form import boundary_of, form_files
-from serving.codecs.image import File, decode_pictures
-from serving.codecs.pixels import decode_json, decode_raw
-from serving.codecs.signatures import is_picture, recognise
+from serving.codecs.pictures.decode import File, decode_pictures
+from serving.codecs.pictures.file_types import is_picture, recognise
 from serving.model.tensors import PIXELS, Images
 
 Decoded = TypeVar("Decoded")

@@ -17,7 +17,7 @@ from collections.abc import Iterable
 
 from pydantic import BaseModel, Field
 
-from serving.engine.metrics import (
+from serving.engine.metrics.series import (
     IMAGES,
     LAST_PREDICTION,
     OUTCOME_SECONDS,

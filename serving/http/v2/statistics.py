@@ -1,4 +1,4 @@
-"""The routes of Triton's statistics extension: `serving.engine.statistics`.
+"""The routes of Triton's statistics extension: `serving.engine.metrics.triton_statistics`.
 
 GET /v2/models/stats
 GET /v2/models/{model}[/versions/{version}]/stats
@@ -9,10 +9,10 @@ from collections.abc import Mapping
 from fastapi import FastAPI
 
 from serving.codecs.open_inference.rest import find_model
-from serving.engine.metrics import Metrics
-from serving.engine.statistics import Statistics, model_statistics
+from serving.engine.metrics.series import Metrics
+from serving.engine.metrics.triton_statistics import Statistics, model_statistics
 from serving.http.guards import Guard
-from serving.http.v2_routes import v2_router
+from serving.http.v2.routes import v2_router
 from serving.model.repository import ModelEntry
 
 

@@ -15,7 +15,7 @@ SETTLE_SECONDS = 0.1
 """Without a change, before files are read: a certificate and its key are written one after the other."""
 
 
-class Watched(Generic[T]):
+class WatchedFiles(Generic[T]):
     """What `read` makes of some files."""
 
     def __init__(self, read: Callable[[], T], *files: Path) -> None:

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from serving.codecs.base64_text import decode_base64
+from serving.codecs.bodies.json_text import parse_json
 from serving.codecs.errors import (
     InvalidInput,
     InvalidRange,
@@ -17,8 +17,8 @@ from serving.codecs.errors import (
     InvalidType,
     TooManyImages,
 )
-from serving.codecs.image import File
-from serving.codecs.json_text import parse_json
+from serving.codecs.pictures.base64_text import decode_base64
+from serving.codecs.pictures.decode import File
 from serving.model.tensors import PIXELS, SIDE, Images
 
 Decoded = TypeVar("Decoded")

@@ -6,7 +6,7 @@ from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
 from serving.codecs.errors import InvalidInput, MalformedBody, TooManyImages
-from serving.codecs.signatures import BASE64, PICTURES, recognise
+from serving.codecs.pictures.file_types import BASE64, PICTURES, recognise
 
 _MAX_FIELDS = 100  # text fields next to the files
 _FIRST_LINE = re.compile(rb"--([^\r\n]{1,70})\r\n")

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from serving.codecs.errors import BodyTooLarge, Header, Overloaded
-from serving.engine.access import Access
-from serving.engine.backlog import Backlog
-from serving.engine.pacing import Rejections
-from serving.engine.recorder import StatusCounts
-from serving.engine.shares import Shares
+from serving.engine.admission.api_keys import Access
+from serving.engine.admission.backlog import Backlog
+from serving.engine.admission.fairness import Shares
+from serving.engine.admission.pacing import Rejections
+from serving.engine.metrics.recorder import StatusCounts
 
 MIN_BYTES_PER_SECOND = 16 * 1024
 """Of a body that a client sends, and of a response that it reads, averaged over `client_timeout`."""

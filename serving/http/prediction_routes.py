@@ -17,10 +17,10 @@ from serving.codecs.predict import PREFIX as PREDICT
 from serving.codecs.predict import PredictCodec
 from serving.codecs.read import PREFIX as READ
 from serving.codecs.read import ReadCodec
-from serving.engine.admission import Admission
-from serving.engine.pacing import STATE as PACING
+from serving.engine.admission.admission import Admission
+from serving.engine.admission.pacing import STATE as PACING
 from serving.engine.request import AwaitedRequest, ClientGoneError, Endpoint, check_backlog
-from serving.http.normalise import route_path
+from serving.http.middleware.normalise import route_path
 
 
 class Route(NamedTuple):
@@ -78,7 +78,7 @@ def open_inference_routes(endpoints: Mapping[str, Endpoint]) -> tuple[dict[str, 
 class PredictionRoutes:
     """Serves predictions; passes all other requests, and the lifespan, on to `app`.
 
-    `root_path` may precede a path: `serving.http.normalise`.
+    `root_path` may precede a path: `serving.http.middleware.normalise`.
     """
 
     def __init__(self, app: ASGIApp, admission: Admission, root_path: str = "") -> None:

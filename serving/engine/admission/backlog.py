@@ -7,7 +7,7 @@ everything the constants leave out: other processes on the cores, pictures, gRPC
 """
 
 from serving.codecs.errors import Overloaded
-from serving.engine.shares import Shares
+from serving.engine.admission.fairness import Shares
 
 REQUEST_SECONDS = 1e-4
 """Of the processor, for a request with a small body: parsing, batching and encoding."""

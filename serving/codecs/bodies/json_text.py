@@ -6,7 +6,7 @@ from typing import Any
 import orjson
 
 from serving.codecs.errors import MalformedBody, TooManyImages
-from serving.codecs.signatures import recognise
+from serving.codecs.pictures.file_types import recognise
 from serving.model.tensors import PIXELS
 
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"

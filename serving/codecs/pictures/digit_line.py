@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from serving.codecs.ink import (
+from serving.codecs.pictures.ink import (
     Box,
     Glyph,
     Ink,

@@ -8,7 +8,7 @@ from functools import partial
 from typing import Protocol
 
 from serving.codecs.base import Query
-from serving.engine.shares import FairQueue
+from serving.engine.admission.fairness import FairQueue
 
 
 class Decoded(Protocol):

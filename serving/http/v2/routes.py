@@ -1,6 +1,7 @@
-"""The FastAPI routes below /v2: health, metadata, configuration, repository index. `serving.http.app` serves inference.
+"""The FastAPI routes below /v2: health, metadata, configuration, repository index.
 
-Of several versions of a model only the highest is served, which is Triton's default; others are status 404.
+`serving.http.prediction_routes` serves inference. Of several versions of a model only the highest is served,
+which is Triton's default; others are status 404.
 """
 
 from collections.abc import Awaitable, Callable, Mapping

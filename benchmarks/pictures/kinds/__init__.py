@@ -1,0 +1,1 @@
+"""Kinds of pictures by what they vary: file, pen, paper, light, camera."""

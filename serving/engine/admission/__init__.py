@@ -1,0 +1,1 @@
+"""Admission control: API keys, limits, deadlines, fairness between clients, overload."""

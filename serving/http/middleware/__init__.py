@@ -1,0 +1,1 @@
+"""ASGI middleware: requests as the routes expect them, CORS, security headers."""
