@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.command_cases import Case, run_cases
+from tests.support.faults.command_cases import Case, run_cases
 from tests.support.forkserver import ForkServer
-from tests.support.samples import write_as_mnist
+from tests.support.training.samples import write_as_mnist
 
 
 @pytest.fixture(scope="session")

@@ -24,14 +24,14 @@ from pathlib import Path
 from typing import Any
 
 from distillery import main
-from tests.support.crash import kill_at
+from tests.support.faults.crash import kill_at
 
 ROOT = Path(__file__).parents[2]
 PROGRAMS: dict[str, tuple[str, str | None]] = {
     "distillery-train": ("training.__main__", "train"),
     "distillery-export": ("export.__main__", "export"),
     "distillery-bench": ("benchmarks.__main__", None),
-    "publish": ("tests.support.publish", "publish"),
+    "publish": ("tests.support.faults.publish", "publish"),
 }
 """Module of each program, and its default command."""
 PRELOADED = (
@@ -41,7 +41,7 @@ PRELOADED = (
     "optuna.importance",
     "scipy.optimize",
     "scipy.stats",
-    "tests.support.publish",
+    "tests.support.faults.publish",
     "training.commands.sweep",
     "training.commands.train",
 )
@@ -116,7 +116,7 @@ class ForkServer:
         kill: tuple[int, Path] | None = None,
         output: Path | None = None,
     ) -> Forked:
-        """Start a command. `kill`: see `tests.support.crash.kill_at`."""
+        """Start a command. `kill`: see `tests.support.faults.crash.kill_at`."""
         folder = Path(tempfile.mkdtemp(dir=self.outputs))
         (folder / "errors").touch()
         request = {

@@ -6,8 +6,8 @@ import torch
 
 from export.pipeline import Source, export_checkpoint
 from export.splits import Splits
-from tests.support.networks import metadata
-from tests.support.samples import sample_training
+from tests.support.training.networks import metadata
+from tests.support.training.samples import sample_training
 from training.loop.adamw import AdamW
 from training.model.checkpoint import save_checkpoint
 from training.model.network import build, normalise

@@ -11,7 +11,7 @@ from training.data import mnist
 from training.data.mnist import Digits, split
 from training.data.mnist_files import parse_images, parse_labels, read_file
 
-DIGITS = Path(__file__).parents[1] / "data" / "digits"
+DIGITS = Path(__file__).parents[2] / "data" / "digits"
 
 
 def sample_training() -> tuple[Digits, Digits]:

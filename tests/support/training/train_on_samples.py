@@ -1,7 +1,7 @@
 """`distillery-train` as a process of its own, on the sample digits.
 
-python tests/support/train_on_samples.py FOLDER sweep --trials 2
-torchrun --nproc-per-node 2 tests/support/train_on_samples.py FOLDER --recipe quick
+python tests/support/training/train_on_samples.py FOLDER sweep --trials 2
+torchrun --nproc-per-node 2 tests/support/training/train_on_samples.py FOLDER --recipe quick
 
 FOLDER: where `samples.write_as_mnist` has put the digits.
 """

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from tests.support.samples import sample_training
+from tests.support.training.samples import sample_training
 from training.data.mnist import Digits
 from training.loop.device import Device
 from training.loop.soft_targets import SoftTargets

@@ -12,7 +12,7 @@ from PIL import Image
 from serving.codecs.base import BodyLimits, Head
 from serving.codecs.bodies.body import JSON, MULTIPART, RAW, decode, decodes_inline, media_type
 from serving.codecs.errors import RequestError
-from tests.support.samples import sample_test
+from tests.support.training.samples import sample_test
 
 PNG, JPEG = b"image/png", b"image/jpeg"
 DIGITS = sample_test().images.numpy()[:5]

@@ -18,7 +18,7 @@ from serving.codecs.open_inference.grpc import GrpcCodec
 from serving.codecs.open_inference.open_inference_pb2 import ModelInferRequest
 from serving.codecs.open_inference.rest import OpenInferenceCodec
 from serving.codecs.predict import PredictCodec
-from tests.support.samples import sample_test
+from tests.support.training.samples import sample_test
 
 PREDICT, V2, GRPC = PredictCodec(), OpenInferenceCodec(), GrpcCodec()
 LIMITS = BodyLimits()

@@ -13,7 +13,7 @@ from serving.codecs.errors import InvalidPicture
 from serving.codecs.pictures.decode import decode_pictures
 from serving.model.repository import load_repository
 from serving.model.session import Session
-from tests.support.samples import sample_test
+from tests.support.training.samples import sample_test
 
 Grey = NDArray[np.uint8]
 DIGITS: list[Grey] = list(sample_test().images.numpy()[::5])

@@ -15,8 +15,8 @@ from PIL import Image
 
 from serving.codecs.errors import InvalidPicture, RequestError, TooManyPixels
 from serving.codecs.pictures.decode import decode_pictures
-from tests.support.samples import sample_test
 from tests.support.service import ROOT
+from tests.support.training.samples import sample_test
 
 Grey = NDArray[np.uint8]
 DIGITS: list[Grey] = list(sample_test().images.numpy()[:20])

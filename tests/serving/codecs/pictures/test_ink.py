@@ -8,7 +8,7 @@ from scipy import ndimage
 
 from serving.codecs.pictures import ink
 from serving.codecs.pictures.ink import to_mnist
-from tests.support.samples import sample_test, sample_training
+from tests.support.training.samples import sample_test, sample_training
 
 Grey = NDArray[np.uint8]
 DIGITS: Grey = sample_test().images.numpy()

@@ -35,8 +35,8 @@ from serving.model.repository import load_repository
 from serving.model.session import Session
 from serving.service import PROTOCOLS
 from tests.support.counting import count_a_run
-from tests.support.samples import sample_test
 from tests.support.service import Service, eventually
+from tests.support.training.samples import sample_test
 
 MODELS = ("teacher", "student")
 DIGITS = sample_test().images.tolist()

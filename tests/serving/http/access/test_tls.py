@@ -22,8 +22,8 @@ from serving.__main__ import COMMANDS
 from serving.client import Client
 from serving.engine.admission.api_keys import hash_of
 from tests.support.certificates import Authority
-from tests.support.connections import connect, post, read_answer
 from tests.support.fast_path_server import DIGITS, Running, one, request, run_with_server
+from tests.support.requests.connections import connect, post, read_answer
 from tests.support.service import Service, eventually, running_service
 
 CLIENT_TIMEOUT_S = 1

@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 import uvloop
 
-from tests.support.connections import Connection
 from tests.support.fast_path_server import (
     DIGITS,
     KEEP_ALIVE_S,
@@ -25,6 +24,7 @@ from tests.support.fast_path_server import (
     running,
     until,
 )
+from tests.support.requests.connections import Connection
 
 H2C = ("Connection: Upgrade, HTTP2-Settings", "Upgrade: h2c", "HTTP2-Settings: AAMAAABkAAQAoAAA")
 """The headers of Java's HttpClient and of `curl --http2`."""

@@ -11,9 +11,9 @@ import httpx
 import psutil
 import pytest
 
-from tests.support.connections import connect, post
-from tests.support.samples import sample_test
+from tests.support.requests.connections import connect, post
 from tests.support.service import eventually, running_service
+from tests.support.training.samples import sample_test
 
 CONNECTIONS = 1000
 MAX_BYTES_PER_CONNECTION = 64 * 1024

@@ -8,9 +8,9 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
-from tests.support.connections import Connection, post
-from tests.support.samples import sample_test
+from tests.support.requests.connections import Connection, post
 from tests.support.service import Service
+from tests.support.training.samples import sample_test
 
 ONE = {"image": sample_test().images[0].tolist()}
 HEADS = 200

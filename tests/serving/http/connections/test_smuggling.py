@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.ambiguous import AMBIGUOUS, CLEAR, SECOND
 from tests.support.fast_path_server import Run, Running, one, request, run_with_server
+from tests.support.requests.ambiguous import AMBIGUOUS, CLEAR, SECOND
 
 
 @pytest.fixture(params=[True, False], ids=["fast-path", "no-fast-path"])

@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.support.connections import connect, post
-from tests.support.samples import sample_test
+from tests.support.requests.connections import connect, post
 from tests.support.service import Service
+from tests.support.training.samples import sample_test
 
 DIGITS = sample_test().images.numpy()
 JSONS = [json.dumps({"image": digit.tolist()}).encode() for digit in DIGITS[:5]]

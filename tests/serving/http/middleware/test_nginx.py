@@ -14,10 +14,10 @@ import httpx
 import psutil
 import pytest
 
-from tests.support.ambiguous import AMBIGUOUS, CLEAR, SECOND
-from tests.support.markdown import blocks
-from tests.support.samples import sample_test
+from tests.support.documents.markdown import blocks
+from tests.support.requests.ambiguous import AMBIGUOUS, CLEAR, SECOND
 from tests.support.service import ROOT, eventually, free_port, running_service
+from tests.support.training.samples import sample_test
 
 pytestmark = pytest.mark.nginx
 

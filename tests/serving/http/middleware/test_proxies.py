@@ -16,10 +16,10 @@ import pytest
 from starlette.types import Scope
 
 from serving.http.middleware.normalise import NormalisedRequests
-from tests.support.connections import connect, post, read_answer
 from tests.support.fast_path_server import Running, request, run_with_server
-from tests.support.samples import sample_test
+from tests.support.requests.connections import connect, post, read_answer
 from tests.support.service import Service, running_service
+from tests.support.training.samples import sample_test
 
 ONE = {"image": sample_test().images[0].tolist()}
 PAGE = "https://page.example"

@@ -10,8 +10,8 @@ import httpx
 import psutil
 import pytest
 
-from tests.support.samples import sample_test
 from tests.support.service import Service
+from tests.support.training.samples import sample_test
 
 PIXELS = sample_test().images[0].flatten().tolist()
 IMAGE = json.dumps(PIXELS).encode()

@@ -10,8 +10,8 @@ from urllib.parse import urlsplit
 import pytest
 
 from serving.engine.admission.api_keys import hash_of
-from tests.support.connections import Connection
 from tests.support.fast_path_server import DIGITS, request
+from tests.support.requests.connections import Connection
 from tests.support.service import running_service
 
 SLOW_MODEL = """

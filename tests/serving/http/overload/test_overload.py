@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 
 from serving.engine.admission.backlog import SHARE
-from tests.support.connections import Connection
 from tests.support.fast_path_server import (
     DIGITS,
     Run,
@@ -20,6 +19,7 @@ from tests.support.fast_path_server import (
     run_with_server,
     until,
 )
+from tests.support.requests.connections import Connection
 
 MANY = request({"images": DIGITS[:64].tolist()})
 HURRY = "X-Request-Timeout-Seconds: 0.5"

@@ -19,11 +19,11 @@ from serving.client.errors import RefusedError
 from serving.codecs.schemas import PredictAnswer
 from serving.model.repository import Acceptance, file_sha256, load_repository
 from serving.model.session import Session
-from tests.support.clients import png
-from tests.support.grpc_service import image_input
-from tests.support.samples import sample_test
+from tests.support.requests.clients import png
+from tests.support.requests.grpc_calls import image_input
+from tests.support.requests.tensors import binary, outputs, split, tensor
 from tests.support.service import Service, eventually, running_service
-from tests.support.tensors import binary, outputs, split, tensor
+from tests.support.training.samples import sample_test
 
 DIGITS = sample_test().images.numpy()
 BLANK = np.zeros((28, 28), np.uint8)

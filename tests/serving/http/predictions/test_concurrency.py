@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 
 from serving.model.repository import load_repository
 from serving.model.session import Session
-from tests.support.connections import Connection, post
-from tests.support.samples import sample_test
+from tests.support.requests.connections import Connection, post
+from tests.support.requests.tensors import binary
 from tests.support.service import Service
-from tests.support.tensors import binary
+from tests.support.training.samples import sample_test
 
 MODELS = ("teacher", "student")
 CLIENTS, REQUESTS = 16, 60

@@ -20,9 +20,9 @@ from PIL import Image
 from serving.codecs.schemas import ManyImages, ModelList, OneImage, PredictAnswer
 from serving.model.repository import load_repository
 from serving.model.session import Session
-from tests.support.connections import connect, post
-from tests.support.samples import sample_test
+from tests.support.requests.connections import connect, post
 from tests.support.service import ROOT, Service
+from tests.support.training.samples import sample_test
 
 DIGITS = sample_test().images.numpy()
 ONE = {"image": DIGITS[0].tolist()}

@@ -10,9 +10,9 @@ import httpx
 import pytest
 
 from serving.codecs.schemas import ErrorAnswer
-from tests.support.connections import connect, post, read_answer
-from tests.support.samples import sample_test
+from tests.support.requests.connections import connect, post, read_answer
 from tests.support.service import API_KEY, Service, let_it_read
+from tests.support.training.samples import sample_test
 
 ONE = {"image": sample_test().images[0].tolist()}
 MODELS = ("student", "student-alone", "student-int8", "teacher")

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.support.samples import sample_test
 from tests.support.service import Service
+from tests.support.training.samples import sample_test
 
 TEST = sample_test()
 

@@ -13,9 +13,9 @@ from tritonclient.utils import InferenceServerException
 
 from serving.model.repository import load_repository
 from serving.model.session import Session
-from tests.support.samples import sample_test
+from tests.support.requests.tensors import outputs
 from tests.support.service import Service
-from tests.support.tensors import outputs
+from tests.support.training.samples import sample_test
 
 DIGITS = sample_test().images.numpy()
 OUTPUTS = ("logits", "probabilities", "confidence", "accepted")

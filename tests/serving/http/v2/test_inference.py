@@ -13,9 +13,9 @@ import pytest
 
 from serving.model.repository import load_repository
 from serving.model.session import Session
-from tests.support.samples import sample_test
+from tests.support.requests.tensors import INFER, LENGTH, NUMPY, binary, outputs, split, tensor
 from tests.support.service import Service
-from tests.support.tensors import INFER, LENGTH, NUMPY, binary, outputs, split, tensor
+from tests.support.training.samples import sample_test
 
 DIGITS = sample_test().images.numpy()
 ALL = ["logits", "probabilities", "confidence", "accepted"]

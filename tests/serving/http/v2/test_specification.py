@@ -11,12 +11,12 @@ from google.protobuf import json_format, text_format
 from tritonclient.grpc.model_config_pb2 import ModelConfig
 
 from serving.codecs.open_inference.schemas import InferError, InferRequest, InferResponse
-from tests.support.samples import sample_test
+from tests.support.requests.tensors import INFER, LENGTH, binary, split, tensor
 from tests.support.service import Service, eventually
-from tests.support.tensors import INFER, LENGTH, binary, split, tensor
+from tests.support.training.samples import sample_test
 
 DIGITS = sample_test().images.numpy()
-EXAMPLES = json.loads((Path(__file__).parents[2] / "data" / "v2_examples.json").read_text(encoding="utf-8"))
+EXAMPLES = json.loads((Path(__file__).parents[3] / "data" / "v2_examples.json").read_text(encoding="utf-8"))
 
 
 @pytest.fixture

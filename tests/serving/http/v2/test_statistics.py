@@ -17,8 +17,8 @@ from tritonclient import grpc as triton_grpc
 from tritonclient.http import InferenceServerClient, InferInput
 from tritonclient.utils import InferenceServerException
 
-from tests.support.samples import sample_test
 from tests.support.service import API_KEY, Service, eventually, starting_service
+from tests.support.training.samples import sample_test
 
 DIGITS = sample_test().images.numpy()
 THREADS, ROUNDS = 4, 3
