@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from export.splits import Splits
 
 os.environ["PYTHONPATH"] = str(Path(__file__).parents[1])  # scripts that tests start import tests.support too
+# Each client of httpx reads all authorities that it trusts: 35 ms for those of certifi.
+os.environ["SSL_CERT_FILE"] = str(Path(__file__).parent / "data/authority.pem")
 
 THREADS = int(os.environ.get("DISTILLERY_TEST_THREADS", "1"))
 """CPU threads of torch: networks this small gain nothing from a second one. `make test-portable` sets it."""

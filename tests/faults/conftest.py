@@ -28,7 +28,9 @@ def server(digits: Path) -> Iterator[ForkServer]:
     """
     prefix = ["unshare", *([] if os.geteuid() == 0 else ["--map-root-user"]), "--mount"]
     prefix += ["setpriv", "--bounding-set=-dac_override,-dac_read_search"]
-    with ForkServer.start(digits, prefix=prefix if _runs(prefix) else []) as server:
+    variables = {"DISTILLERY_DATA_DIR": str(digits), "COLUMNS": "200"}
+    prefix = prefix if _runs(prefix) else []
+    with ForkServer.start("tests.support.faults.commands", prefix=prefix, **variables) as server:
         yield server
 
 

@@ -1,11 +1,12 @@
-"""Commands as processes that start within milliseconds: forked from one that has imported everything.
+"""Programs as processes that start within milliseconds: forked from one that has imported everything.
 
-    with ForkServer.start(digits) as server:
+    with ForkServer.start("tests.support.faults.commands") as server:
         command = server.run("distillery-train", "--out", "runs")
         os.killpg(command.pid, signal.SIGKILL)
         assert command.wait() == -signal.SIGKILL
 
-Each command is the leader of a process group. The server is `python -m tests.support.forkserver DIGITS`.
+Each process is the leader of a session. The server is `python -m tests.support.forkserver MODULE...`. It ends when its
+standard input closes, also because pytest is killed, and kills what it has started.
 """
 
 import gc
@@ -15,10 +16,11 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
+import time
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -30,75 +32,77 @@ ROOT = Path(__file__).parents[2]
 PROGRAMS: dict[str, tuple[str, str | None]] = {
     "distillery-train": ("training.__main__", "train"),
     "distillery-export": ("export.__main__", "export"),
+    "distillery-serve": ("serving.__main__", "serve"),
     "distillery-bench": ("benchmarks.__main__", None),
     "publish": ("tests.support.faults.publish", "publish"),
 }
 """Module of each program, and its default command."""
-PRELOADED = (
-    "benchmarks.commands.http",
-    "export.commands.export",
-    "onnx.reference",
-    "optuna.importance",
-    "scipy.optimize",
-    "scipy.stats",
-    "tests.support.faults.publish",
-    "training.commands.sweep",
-    "training.commands.train",
-)
 
 
-@dataclass(frozen=True)
 class Forked:
-    """A command that was started; its output is in `folder`."""
+    """A process that was started, with the attributes of `subprocess.Popen` that tests need."""
 
-    server: "ForkServer"
-    pid: int
-    folder: Path
+    def __init__(self, server: "ForkServer", pid: int, output: Path, errors: Path) -> None:
+        self.pid = pid
+        self.returncode: int | None = None
+        self._server, self._output, self._errors = server, output, errors
 
-    def wait(self) -> int:
+    def poll(self) -> int | None:
         """Return its exit status when it has ended; minus the signal that ended it."""
-        status = int(self.server.request({"wait": self.pid}))
-        self.server.running.remove(self.pid)
+        if self.returncode is None:
+            self.returncode = self._server.request({"poll": self.pid})
+        return self.returncode
+
+    def wait(self, timeout: float = float("inf")) -> int:
+        """Wait until it has ended and return its exit status. Raises `subprocess.TimeoutExpired`."""
+        deadline = time.monotonic() + timeout
+        while (status := self.poll()) is None:
+            if time.monotonic() > deadline:
+                raise subprocess.TimeoutExpired(f"process {self.pid}", timeout)
+            time.sleep(0.005)
         return status
+
+    def send_signal(self, number: int) -> None:
+        """Send a signal, unless it has ended."""
+        if self.poll() is None:
+            os.kill(self.pid, number)
 
     @property
     def output(self) -> str:
-        return (self.folder / "output").read_text()
+        return self._output.read_text()
 
     @property
     def errors(self) -> str:
-        return (self.folder / "errors").read_text()
+        return self._errors.read_text()
 
 
 class ForkServer:
-    """The process that commands are forked from."""
+    """The process that programs are forked from."""
 
     def __init__(self, process: "subprocess.Popen[str]", outputs: Path, *, own_mounts: bool) -> None:
         self.process, self.outputs, self.own_mounts = process, outputs, own_mounts
-        self.running: set[int] = set()
+        self._lock = threading.Lock()
 
     @classmethod
     @contextmanager
-    def start(cls, digits: Path, *, prefix: Sequence[str] = ()) -> Iterator["ForkServer"]:
-        """Start a server whose commands take the sample digits in `digits` for MNIST; `prefix` runs its program."""
-        environment = os.environ | {
-            "PYTHONPATH": str(ROOT),
-            "OMP_NUM_THREADS": "1",
-            "OPENBLAS_NUM_THREADS": "1",
-        }
-        command = [*prefix, sys.executable, "-m", "tests.support.forkserver", str(digits)]
+    def start(cls, *modules: str, prefix: Sequence[str] = (), **variables: str) -> Iterator["ForkServer"]:
+        """Start a server that imports `modules`, with environment variables; `prefix` runs its program."""
+        threads = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}  # a fork has one thread only
+        command = [*prefix, sys.executable, "-m", "tests.support.forkserver", *modules]
         with (
             tempfile.TemporaryDirectory() as outputs,
             subprocess.Popen(
-                command, env=environment, cwd=ROOT, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+                command,
+                env=os.environ | {"PYTHONPATH": str(ROOT)} | threads | variables,
+                cwd=ROOT,
+                text=True,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
             ) as process,
         ):
-            server = cls(process, Path(outputs), own_mounts=bool(prefix))
             try:
-                yield server
+                yield cls(process, Path(outputs), own_mounts=bool(prefix))
             finally:
-                for pid in server.running:  # of a test that failed
-                    os.killpg(pid, signal.SIGKILL)
                 assert process.stdin
                 process.stdin.close()
 
@@ -106,8 +110,9 @@ class ForkServer:
         """Send a request to the server and return its response."""
         assert self.process.stdin
         assert self.process.stdout
-        print(json.dumps(request), file=self.process.stdin, flush=True)
-        return json.loads(self.process.stdout.readline())
+        with self._lock:
+            print(json.dumps(request), file=self.process.stdin, flush=True)
+            return json.loads(self.process.stdout.readline())
 
     def run(
         self,
@@ -115,82 +120,80 @@ class ForkServer:
         *arguments: str | Path,
         kill: tuple[int, Path] | None = None,
         output: Path | None = None,
+        errors: Path | None = None,
+        environment: Mapping[str, str] | None = None,
+        cwd: Path = ROOT,
     ) -> Forked:
-        """Start a command. `kill`: see `tests.support.faults.crash.kill_at`."""
+        """Start a program, in the environment of the server by default.
+
+        `kill`: see `tests.support.faults.crash.kill_at`.
+        """
         folder = Path(tempfile.mkdtemp(dir=self.outputs))
-        (folder / "errors").touch()
+        output, errors = output or folder / "output", errors or folder / "errors"
         request = {
             "program": program,
             "arguments": [str(argument) for argument in arguments],
             "kill": [kill[0], str(kill[1])] if kill else None,
-            "output": str(output or folder / "output"),
-            "errors": str(folder / "errors"),
+            "output": str(output),
+            "errors": str(errors),
+            "environment": environment,
+            "cwd": str(cwd),
         }
-        command = Forked(self, int(self.request(request)), folder)
-        self.running.add(command.pid)
-        return command
+        return Forked(self, self.request(request), output, errors)
 
     def shell(self, script: str, *arguments: str | Path) -> None:
-        """Run a shell script where the commands run; raises `AssertionError` where it fails."""
+        """Run a shell script where the programs run; raises `AssertionError` where it fails."""
         assert self.request({"shell": [script, "sh", *map(str, arguments)]}) == 0
 
 
-def _main(digits: Path) -> None:
-    _import_everything(digits)
-    for line in sys.stdin:
-        request = json.loads(line)
-        if "wait" in request:
-            response = os.waitstatus_to_exitcode(os.waitpid(request["wait"], 0)[1])
-        elif "shell" in request:
-            command = ["sh", "-ec", *request["shell"]]
-            response = subprocess.run(command, stdout=subprocess.DEVNULL, check=False).returncode
-        elif not (response := os.fork()):
-            _run(request)
-        print(response, flush=True)
-
-
-def _import_everything(digits: Path) -> None:
-    for name in PRELOADED:
+def _main(modules: Sequence[str]) -> None:
+    for name in modules:
         import_module(name)
-    import optuna  # noqa: PLC0415
-    import torch  # noqa: PLC0415
-    import tqdm  # noqa: PLC0415
-
-    from distillery.files import sha256  # noqa: PLC0415
-    from export.splits import Splits  # noqa: PLC0415
-    from training.data import mnist  # noqa: PLC0415
-
-    torch.set_num_threads(1)
-    tqdm.tqdm.monitor_interval = 0  # no thread: a fork has one thread only
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    optuna.create_study(storage="sqlite://").ask({"x": optuna.distributions.FloatDistribution(0, 1)})
-    mnist.SHA256.update({name: sha256((digits / name).read_bytes()) for name in mnist.SHA256})
-    mnist.VALIDATION_DIGITS = 100
-    read = Splits.read
-
-    def read_few(data_dir: Path | None) -> Splits:
-        splits = read(data_dir)
-        return Splits(splits.training, splits.validation, splits.test, drawn=30)
-
-    Splits.read = read_few  # type: ignore[assignment, method-assign]
     threads = [(task / "comm").read_text().strip() for task in Path("/proc/self/task").iterdir()]
     assert len(threads) == 1, threads
-    os.environ |= {"DISTILLERY_DATA_DIR": str(digits), "COLUMNS": "200"}
     gc.collect()
     gc.freeze()  # what is never collected is never copied by a fork
+    running = set[int]()
+    for line in sys.stdin:
+        print(json.dumps(_respond(json.loads(line), running)), flush=True)
+    for pid in running:
+        with suppress(ProcessLookupError):
+            os.killpg(pid, signal.SIGKILL)
 
 
-def _run(request: dict[str, Any]) -> None:
+def _respond(request: dict[str, Any], running: set[int]) -> int | None:
+    if "shell" in request:
+        command = ["sh", "-ec", *request["shell"]]
+        return subprocess.run(command, stdout=subprocess.DEVNULL, check=False).returncode
+    if "poll" in request:
+        pid, status = os.waitpid(request["poll"], os.WNOHANG)
+        running.discard(pid)
+        return os.waitstatus_to_exitcode(status) if pid else None
+    files = (
+        os.open(os.devnull, os.O_RDONLY),
+        os.open(request["output"], os.O_WRONLY | os.O_CREAT),
+        os.open(request["errors"], os.O_WRONLY | os.O_CREAT),
+    )
+    if not (pid := os.fork()):
+        _run(request, files)
+    for file in files:
+        os.close(file)
+    running.add(pid)
+    return pid
+
+
+def _run(request: dict[str, Any], files: Sequence[int]) -> None:
     os.setsid()
     signal.signal(
         signal.SIGINT, signal.default_int_handler
     )  # ignored in what a shell starts in the background
-    for number, name, flags in (
-        (0, os.devnull, os.O_RDONLY),
-        (1, request["output"], os.O_WRONLY | os.O_CREAT),
-        (2, request["errors"], os.O_WRONLY | os.O_CREAT),
-    ):
-        os.dup2(os.open(name, flags), number)
+    for number, file in enumerate(files):
+        os.dup2(file, number)
+        os.close(file)
+    if request["environment"] is not None:
+        os.environ.clear()
+        os.environ.update(request["environment"])
+    os.chdir(request["cwd"])
     if request["kill"]:
         change, folder = request["kill"]
         kill_at(change, Path(folder))
@@ -209,4 +212,4 @@ def _run(request: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    _main(Path(sys.argv[1]))
+    _main(sys.argv[1:])

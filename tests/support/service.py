@@ -1,5 +1,6 @@
 """Run the service as its operator does: a process, the line it prints when ready, its children."""
 
+import atexit
 import os
 import signal
 import socket
@@ -7,24 +8,50 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from functools import cache
 from pathlib import Path
-from typing import Any
+from tempfile import TemporaryDirectory
+from typing import Any, TextIO
 
 import httpx
 
+from tests.support.forkserver import Forked, ForkServer
+
 ROOT = Path(__file__).parents[2]
 MODULE = ("-m", "serving")
+IMPORTS = (
+    "grpc_health.v1.health_pb2",
+    "grpc_reflection.v1alpha.reflection_pb2",
+    "pydantic.v1",
+    "rich.progress",
+    "serving.__main__",
+    "serving.codecs.open_inference.open_inference_pb2",
+    "serving.service",
+    "uvicorn.lifespan.on",
+    "uvloop",
+)
+"""What a service imports, except gRPC, which is imported after the fork."""
 PATIENCE_S = 30
 API_KEY = "correct horse"
 """Of the service that the fixture `strict_service` runs."""
 
 
-class Service:
-    """`python -m serving` on a free port; `program` runs something else in place of `-m serving`.
+@cache
+def fork_server() -> ForkServer:
+    """Return the process that services are forked from; it ends with this one."""
+    stack = ExitStack()
+    atexit.register(stack.close)
+    return stack.enter_context(ForkServer.start(*IMPORTS))
 
+
+class Service:
+    """`distillery-serve` on a free port; its output and its errors are in `folder`.
+
+    It is forked from a process that has imported what it needs, unless it has a `program`, Python's arguments (`MODULE`
+    is the service), or a `prefix`, a command that runs the program.
     `environment` is added to the current one, which loses its DISTILLERY_ variables; None removes a variable. Without
-    `models_dir` or `port` (None), the settings come from elsewhere. `prefix` is a command that runs the program.
+    `models_dir` or `port` (None), the settings come from elsewhere.
     """
 
     url: str
@@ -33,10 +60,11 @@ class Service:
 
     def __init__(
         self,
+        folder: Path,
         models_dir: Path | None,
         *flags: str,
         port: int | None = 0,
-        program: Sequence[str] = MODULE,
+        program: Sequence[str] = (),
         environment: Mapping[str, str | None] | None = None,
         cwd: Path = ROOT,
         prefix: Sequence[str] = (),
@@ -45,15 +73,20 @@ class Service:
         place += [] if port is None else ["--port", str(port)]
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("DISTILLERY_")}
         variables = inherited | {"PYTHONPATH": str(ROOT)} | dict(environment or {})
-        self.process = subprocess.Popen(
-            [*prefix, sys.executable, *program, *place, *flags],
-            cwd=cwd,
-            env={name: value for name, value in variables.items() if value is not None},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-        )
+        env = {name: value for name, value in variables.items() if value is not None}
+        output, errors = folder / "output", folder / "errors"
+        self.output, self.errors = _open_pipe(output), _open_pipe(errors)
+        self.process: Forked | subprocess.Popen[bytes]
+        if not (program or prefix):
+            self.process = fork_server().run(
+                "distillery-serve", *place, *flags, output=output, errors=errors, environment=env, cwd=cwd
+            )
+            return
+        command = [*prefix, sys.executable, *(program or MODULE), *place, *flags]
+        with output.open("wb") as stdout, errors.open("wb") as stderr:
+            self.process = subprocess.Popen(
+                command, cwd=cwd, env=env, stdout=stdout, stderr=stderr, start_new_session=True
+            )
 
     def wait_until_ready(self) -> str:
         """Return the URL that the ready line names."""
@@ -66,8 +99,7 @@ class Service:
 
     def read_line(self) -> str:
         """Return the next line of its output."""
-        assert self.process.stdout
-        return self.process.stdout.readline()
+        return self.output.readline()
 
     def end(self, number: int = signal.SIGTERM) -> tuple[str, str]:
         """Send a signal and return the rest of its output and its errors."""
@@ -76,7 +108,8 @@ class Service:
 
     def wait(self) -> tuple[str, str]:
         """Wait until it ends and return the rest of its output and its errors."""
-        return self.process.communicate(timeout=PATIENCE_S)
+        self.process.wait(timeout=PATIENCE_S)
+        return self.output.read() if not self.output.closed else "", self.errors.read()
 
     def children(self) -> list[int]:
         """Return the ids of workers and API processes, oldest first; Python's own helpers are not among them."""
@@ -85,20 +118,22 @@ class Service:
         return [
             int(line.split()[0])
             for line in listing.splitlines()
-            if "resource_tracker" not in line and "forkserver" not in line
+            if "multiprocessing.resource_tracker" not in line and "multiprocessing.forkserver" not in line
         ]
 
 
 @contextmanager
 def starting_service(models_dir: Path | None, *flags: str, **options: Any) -> Iterator[Service]:
     """Start a service and yield it at once; whatever is left of it at the end is killed."""
-    service = Service(models_dir, *flags, **options)
-    try:
-        yield service
-    finally:
-        if service.process.poll() is None:
-            os.killpg(service.process.pid, signal.SIGKILL)  # a stopped worker too: it holds the pipes
-            service.wait()
+    with TemporaryDirectory() as folder:
+        service = Service(Path(folder), models_dir, *flags, **options)
+        with service.output, service.errors:
+            try:
+                yield service
+            finally:
+                if service.process.poll() is None:
+                    os.killpg(service.process.pid, signal.SIGKILL)
+                    service.process.wait()
 
 
 @contextmanager
@@ -118,6 +153,14 @@ def failed_start(models_dir: Path | None, *flags: str, status: int = 1, **option
         assert (service.process.returncode, output) == (status, "")
         assert errors.count("\n") == status, errors
         return errors
+
+
+def _open_pipe(path: Path) -> TextIO:
+    """Make a named pipe and open it for reading."""
+    os.mkfifo(path)
+    reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    os.set_blocking(reader, True)
+    return os.fdopen(reader)
 
 
 def free_port() -> int:

@@ -183,7 +183,7 @@ def test_the_ready_line_has_the_address_and_the_port_is_released_at_shutdown(one
     port = 0
     for _ in range(2):
         with starting_service(one_model, "--api-servers", "2", "--grpc-port", str(port)) as running:
-            line = running.process.stdout.readline()  # type: ignore[union-attr]
+            line = running.read_line()
             address = line.split(" · ")[1].removeprefix("gRPC at ")
             port = int(address.rsplit(":")[-1])
             clients = [triton.InferenceServerClient(address) for _ in range(4)]

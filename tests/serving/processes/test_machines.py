@@ -96,8 +96,7 @@ def test_file_below_environment_below_option_and_the_image_below_all(
         assert len(service.children()) == 2
         assert httpx.post(f"{url}/predict", json=ONE, timeout=10).status_code == 200
         assert health() == 0
-        assert service.process.stdout
-        service.process.stdout.close()  # as `distillery-serve | head -1`
+        service.output.close()  # as `distillery-serve | head -1`
         first = service.children()[0]
         os.kill(first, signal.SIGKILL)
         eventually(lambda: len(service.children()) == 2 and first not in service.children())
