@@ -149,6 +149,30 @@ def test_pipelined_requests_are_served_in_order(run_both: Run, digits: list[int]
     run_both(scenario)
 
 
+def test_a_connection_for_every_request_is_closed_after_its_response(
+    run_both: Run, digits: list[int]
+) -> None:
+    async def scenario(service: Running) -> None:
+        found = []
+        for index in range(3):
+            client = await service.connect()
+            data = request(one(index), "Connection: close")
+            client.writer.write(data + data)  # nothing follows the request that announces the end
+            _, headers, body = await client.answer()
+            assert headers["connection"] == "close"
+            assert await client.reader.read() == b""
+            found.append(json.loads(body)["predictions"][0]["digit"])
+        assert found == digits[:3]
+        for index in range(3):
+            client = await service.connect()
+            client.writer.write(request(one(index), "Connection: close"))
+            assert (await client.answer())[1]["connection"] == "close"
+            assert await client.reader.read() == b""
+        assert service.parsed == (4 if service.service.settings.fast_path else 6)
+
+    run_both(scenario)
+
+
 def test_every_request_is_checked_for_the_api_key(run_both: Run) -> None:
     async def scenario(service: Running) -> None:
         client = await service.connect()

@@ -107,6 +107,43 @@ def test_a_client_that_retries_at_once_waits_and_others_do_not(run: Run) -> None
     run(scenario)
 
 
+def test_a_body_that_is_not_awaited_does_not_delay_the_end_of_the_connection(run: Run) -> None:
+    async def scenario(service: Running) -> None:
+        data = request({"images": DIGITS[:64].tolist()}, HURRY, "Connection: close")
+        assert (await (await service.connect()).ask(data))[0] == 200
+        fill(service)
+        client = await service.connect()
+        client.writer.write(data[:1000])
+        status, headers, _ = await client.answer()
+        assert (status, headers["connection"]) == (503, "close")
+        assert await client.reader.read() == b""
+        client.writer.write(data[1000:])  # to a server that has closed its side only: no reset
+        await client.writer.drain()
+        empty(service)
+
+    run(scenario)
+
+
+def test_clients_that_connect_for_every_request_wait_and_the_first_do_not(run: Run) -> None:
+    async def scenario(service: Running) -> None:
+        data = request(one(0), HURRY, "Connection: close")
+        assert (await (await service.connect()).ask(data))[0] == 200
+        fill(service)
+        rejections, now = service.rejections, time.monotonic()
+        assert (await (await service.connect()).ask(data))[0] == 503
+        assert time.monotonic() - now < 0.5
+        assert rejections.allows(time.monotonic() + 60)  # as if all that are sent at once had been, for a minute
+        late = await service.connect()
+        started = time.monotonic()
+        late.writer.write(data)
+        await until(lambda: rejections.held == 1)
+        assert (await late.answer())[0] == 503
+        assert 0.7 < time.monotonic() - started < 3
+        empty(service)
+
+    run(scenario)
+
+
 def test_a_client_that_leaves_while_its_rejection_is_held_back_leaves_nothing(run: Run) -> None:
     async def scenario(service: Running) -> None:
         client = await held_back(service)
