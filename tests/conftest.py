@@ -82,7 +82,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Checkpoints of small networks trained on the 500 sample digits, by name."""
     import torch  # noqa: PLC0415
 
-    from tests.support.models import NETWORKS, checkpoint, train_networks  # noqa: PLC0415
+    from tests.support.training.models import NETWORKS, checkpoint, train_networks  # noqa: PLC0415
 
     torch.set_num_threads(THREADS)  # fixtures of the session come before `fixed_threads`
     folder = made_once(tmp_path_factory, "trained", train_networks)
@@ -93,7 +93,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 def splits() -> "Splits":
     """The sample digits as an export reads them."""
     from export.splits import Splits  # noqa: PLC0415
-    from tests.support.samples import sample_test, sample_training  # noqa: PLC0415
+    from tests.support.training.samples import sample_test, sample_training  # noqa: PLC0415
 
     return Splits(*sample_training(), sample_test(), drawn=60)
 
@@ -103,7 +103,7 @@ def model_repository(
     trained: dict[str, Path], splits: "Splits", tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
     """A model repository with teacher, student, student-int8 and student-alone; read-only for tests."""
-    from tests.support.models import export_networks  # noqa: PLC0415
+    from tests.support.training.models import export_networks  # noqa: PLC0415
 
     return made_once(tmp_path_factory, "models", partial(export_networks, trained, splits))
 

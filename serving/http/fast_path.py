@@ -7,7 +7,7 @@ the batch, and its reply from the batch to the socket; one that would be late is
 Any other request, however small the difference, passes through uvicorn again.
 
 `--no-fast-path` turns it off. It relies on these internals of uvicorn's `HttpToolsProtocol`, which is therefore
-pinned; `serving.http.connection` relies on them too, and `tests/serving/http/test_fast_path.py` checks them:
+pinned; `serving.http.connection` relies on them too, and `tests/serving/http/fast_path/test_fast_path.py` checks them:
 
     cycle, pipeline, scope          the state of the request being parsed
     parser, url, headers            the parser, and what it has found

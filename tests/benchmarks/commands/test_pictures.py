@@ -8,7 +8,7 @@ import distillery
 from benchmarks.commands.pictures import Pictures
 from benchmarks.report.markdown import Source, fill
 from benchmarks.results.files import read_result
-from tests.support.samples import samples_as_mnist
+from tests.support.training.samples import samples_as_mnist
 
 
 def bench(*flags: str) -> int:

@@ -19,13 +19,13 @@ import pytest
 import distillery
 from serving.__main__ import COMMANDS
 from tests.support.root import as_root, root_command
-from tests.support.samples import sample_test
 from tests.support.service import (
     ROOT,
     eventually,
     failed_start,
     starting_service,
 )
+from tests.support.training.samples import sample_test
 
 ONE = {"image": sample_test().images[0].tolist()}
 SERVICE_LINKS = {
