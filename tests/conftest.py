@@ -3,6 +3,7 @@
 What imports torch is imported by the fixtures: the first process of pytest-xdist, which runs no tests, does without it.
 """
 
+import gc
 import os
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -14,43 +15,58 @@ import pytest
 from filelock import FileLock
 from xdist.remote import Producer
 from xdist.scheduler import LoadFileScheduling
+from xdist.workermanage import WorkerController
 
-from tests.support.service import API_KEY, Service, running_service
+from tests.support.service import API_KEY, ROOT, Service, running_service
 
 if TYPE_CHECKING:
     from export.splits import Splits
 
-os.environ["PYTHONPATH"] = str(Path(__file__).parents[1])  # scripts that tests start import tests.support too
+os.environ["PYTHONPATH"] = str(ROOT)  # scripts that tests start import tests.support too
 # Each client of httpx reads all authorities that it trusts: 35 ms for those of certifi.
 os.environ["SSL_CERT_FILE"] = str(Path(__file__).parent / "data/authority.pem")
 
 THREADS = int(os.environ.get("DISTILLERY_TEST_THREADS", "1"))
 """CPU threads of torch: networks this small gain nothing from a second one. `make test-portable` sets it."""
 
-IN_ONE_PROCESS = (
-    "tests/benchmarks/commands/test_http.py",
-    "tests/client/",
-    "tests/docs/test_blocks.py",
-    "tests/serving/engine/",
-    "tests/serving/grpc/",
-    "tests/serving/http/",
+LONGEST = (
+    "tests/training/sweep/test_sweep.py",
+    "tests/training/paper/test_reproduce.py",
+    "tests/training/report/test_report.py",
+    "tests/serving/processes/test_supervision.py",
+    "tests/benchmarks/commands/test_pictures.py",
+    "tests/serving/http/test_fairness.py",
+    "tests/serving/processes/test_platforms.py",
+    "tests/serving/processes/test_processes.py",
 )
-"""Tests that share the services below: to start those in every process of pytest-xdist is slow."""
+"""Files that run first; pytest-xdist begins with those of most tests."""
 
 
 class Scheduling(LoadFileScheduling):
-    """Tests of one file run in one process, and so do those of `IN_ONE_PROCESS`, and those of `tests/faults`."""
+    """Tests of one file run in one process, and so do all that share what is slow to start, and `LONGEST` run first."""
 
     def _split_scope(self, nodeid: str) -> str:
-        if nodeid.startswith("tests/faults/"):  # they share the process that starts commands
+        file: str = super()._split_scope(nodeid)
+        if file.startswith("tests/faults/"):  # they share the process that starts commands
             return "faults"
-        return "services" if nodeid.startswith(IN_ONE_PROCESS) else super()._split_scope(nodeid)
+        return "workers" if "workers_service" in Path(ROOT, file).read_text() else file
+
+    def _assign_work_unit(self, node: WorkerController) -> None:
+        if first := next((scope for scope in LONGEST if scope in self.workqueue), None):
+            self.workqueue.move_to_end(first, last=False)
+        super()._assign_work_unit(node)
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> Scheduling | None:
     """Schedule by `Scheduling` where files are scheduled, as by `make test`."""
     return Scheduling(config, log) if config.getvalue("dist") == "loadfile" else None
+
+
+def pytest_collection_finish() -> None:
+    """Exclude what has been imported from every later garbage collection."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)
@@ -82,7 +98,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Checkpoints of small networks trained on the 500 sample digits, by name."""
     import torch  # noqa: PLC0415
 
-    from tests.support.models import NETWORKS, checkpoint, train_networks  # noqa: PLC0415
+    from tests.support.training.models import NETWORKS, checkpoint, train_networks  # noqa: PLC0415
 
     torch.set_num_threads(THREADS)  # fixtures of the session come before `fixed_threads`
     folder = made_once(tmp_path_factory, "trained", train_networks)
@@ -93,7 +109,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 def splits() -> "Splits":
     """The sample digits as an export reads them."""
     from export.splits import Splits  # noqa: PLC0415
-    from tests.support.samples import sample_test, sample_training  # noqa: PLC0415
+    from tests.support.training.samples import sample_test, sample_training  # noqa: PLC0415
 
     return Splits(*sample_training(), sample_test(), drawn=60)
 
@@ -103,7 +119,7 @@ def model_repository(
     trained: dict[str, Path], splits: "Splits", tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
     """A model repository with teacher, student, student-int8 and student-alone; read-only for tests."""
-    from tests.support.models import export_networks  # noqa: PLC0415
+    from tests.support.training.models import export_networks  # noqa: PLC0415
 
     return made_once(tmp_path_factory, "models", partial(export_networks, trained, splits))
 

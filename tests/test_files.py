@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from distillery.files import FileError, make_folder, require_writable, write_atomically
-from tests.support.crash import kill_at
+from tests.support.faults.crash import kill_at
 
 ROOT = Path(__file__).parent.parent
 OLD, NEW = b"old" * 1000, b"new content" * 1000

@@ -1,7 +1,8 @@
 """A prediction request in flight: one life cycle for the fast path, ASGI and gRPC.
 
     InFlightRequest(…)  enters `Admission` and is counted as in flight
-    begin               decodes the complete body, on the event loop or a decoding thread, and submits its images
+    admit               adds a complete body to the work in flight, or rejects it before it is looked at
+    begin               decodes the body, on the event loop or a decoding thread, and submits its images
     set_result          called by the batcher: encodes the prediction and sends the reply
     set_exception       turns an error of any stage into the reply
     expire, abandon     end the request early: deadline passed, client gone
@@ -111,20 +112,23 @@ class InFlightRequest:
         """Check the API key and the declared length of the body. Raises `RequestError`."""
         self._headers = self._admission.check(self, key, length)
 
-    def begin(self, head: Head, content: bytes) -> bool:
-        """Admit a complete body to the work in flight, decode it and submit its images. Raises `RequestError`.
-
-        Returns whether decoding and run both take place on the event loop, so that the reply is imminent.
-        """
+    def admit(self, head: Head, length: int) -> None:
+        """Add a complete body of `length` bytes to the work in flight. Raises `Overloaded`."""
         self._received = time.monotonic()
         endpoint, admission = self._endpoint, self._admission
-        timeout, work = admission.timeout(head.timeout), endpoint.work_of(len(content))
+        timeout, work = admission.timeout(head.timeout), endpoint.work_of(length)
         self._deadline = self._received + timeout
         self._expected = admission.backlog.admit(endpoint.name, work, timeout, self.client)
         self._work = work
+
+    def begin(self, head: Head, content: bytes) -> bool:
+        """Decode a body that is admitted, and submit its images. Raises `RequestError`.
+
+        Returns whether decoding and run both take place on the event loop, so that the reply is imminent.
+        """
         if self._codec.decodes_inline(head, content):
             return self._submit(self._decode(head, content))
-        endpoint.decoders.submit(partial(self._decode, head, content), self)
+        self._endpoint.decoders.submit(partial(self._decode, head, content), self)
         return False
 
     def _decode(self, head: Head, content: bytes) -> Query:
@@ -259,6 +263,7 @@ class AwaitedRequest(InFlightRequest):
         """
         try:
             head, content = await receive
+            self.admit(head, len(content))
             if not self.begin(head, content) and hang_up:
                 await self._reply_or(hang_up)
             return await self._reply

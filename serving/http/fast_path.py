@@ -7,7 +7,7 @@ the batch, and its reply from the batch to the socket; one that would be late is
 Any other request, however small the difference, passes through uvicorn again.
 
 `--no-fast-path` turns it off. It relies on these internals of uvicorn's `HttpToolsProtocol`, which is therefore
-pinned; `serving.http.connection` relies on them too, and `tests/serving/http/test_fast_path.py` checks them:
+pinned; `serving.http.connection` relies on them too, and `tests/serving/http/fast_path/test_fast_path.py` checks them:
 
     cycle, pipeline, scope          the state of the request being parsed
     parser, url, headers            the parser, and what it has found
@@ -50,6 +50,8 @@ class RawHead(NamedTuple):
     route: Route
     response_headers: Sequence[Header]
     """Of every response to such a request."""
+    closes: bool
+    """Whether the client will send no further request on the connection."""
 
     @classmethod
     def of(
@@ -59,6 +61,8 @@ class RawHead(NamedTuple):
         query: bytes,
         route: Route,
         response_headers: Sequence[Header] = (),
+        *,
+        closes: bool = False,
     ) -> Self | None:
         """Return the head of `data`, a request accepted by the parser; None if the fast path cannot serve it."""
         end = data.find(b"\r\n\r\n") + 4
@@ -72,10 +76,10 @@ class RawHead(NamedTuple):
             head = route.codec.check(headers, query)
         except RequestError:
             return None
-        return cls(data[:start], data[stop:end], head, route, response_headers)
+        return cls(data[:start], data[stop:end], head, route, response_headers, closes)
 
-    def split(self, data: bytes) -> tuple[bytes, int] | None:
-        """Return what has arrived of the body, and its length, if `data` has this head; None otherwise."""
+    def find_body(self, data: bytes) -> tuple[int, int] | None:
+        """Return where in `data` its body begins, and its length, if `data` has this head; None otherwise."""
         if not data.startswith(self.before):
             return None
         start = len(self.before)
@@ -83,12 +87,12 @@ class RawHead(NamedTuple):
         digits = data[start:stop]
         if not digits.isdigit() or not data.startswith(self.after, stop):
             return None
-        return data[stop + len(self.after) :], int(digits)
+        return stop + len(self.after), int(digits)
 
     def body_of(self, data: bytes) -> bytes | None:
         """Return the body of `data` if it is exactly one request with this head, None otherwise."""
-        body, length = self.split(data) or (b"", -1)
-        return body if len(body) == length else None
+        start, length = self.find_body(data) or (0, -1)
+        return data[start:] if len(data) - start == length else None
 
 
 class RawHeads:
@@ -144,6 +148,8 @@ class FastPathProtocol(HttpConnection):
         return self._request is not None or super().in_flight()
 
     def data_received(self, data: bytes) -> None:
+        if self._is_last:
+            return
         if self._unread:
             unread = self._unread
             self._unread = max(0, unread - len(data))
@@ -161,32 +167,34 @@ class FastPathProtocol(HttpConnection):
         if between_messages:
             self._remember(data)
 
-    def _serve(self, raw_head: RawHead, body: bytes) -> None:
-        head, route = raw_head.head, raw_head.route
+    def _serve(self, raw_head: RawHead, data: bytes, start: int) -> None:
+        head, route, length = raw_head.head, raw_head.route, len(data) - start
         self._request = request = InFlightRequest(self._admission, route.codec, route.endpoint, self._send)
         try:
-            request.check(head.api_key, len(body))
-            request.begin(head, body)
+            request.check(head.api_key, length)
+            request.admit(head, length)
+            request.begin(head, data[start:])  # not copied before: most of an overload is rejected
         except Exception as error:  # noqa: BLE001 - it becomes the reply
             request.set_exception(error)
 
     def _take(self, data: bytes) -> bool:
         """Serve `data` if its head is known, and its body complete or too much work; return whether it is served."""
         raw_head = self._raw_head
-        split = raw_head.split(data) if raw_head else None
-        if split is None:
+        body = raw_head.find_body(data) if raw_head else None
+        if body is None:
             raw_head = self._heads.find(data)
-            split = raw_head.split(data) if raw_head else None
-            if split is None:
+            body = raw_head.find_body(data) if raw_head else None
+            if body is None:
                 return False
             self._raw_head = raw_head
-        assert raw_head  # noqa: S101 - it was split
-        body, length = split
-        if len(body) == length:
-            self._serve(raw_head, body)
+        assert raw_head  # noqa: S101 - it has a body
+        start, length = body
+        missing = length - (len(data) - start)
+        if missing == 0:
+            self._serve(raw_head, data, start)
             return True
-        if len(body) < length and self._reject_early(raw_head, length):
-            self._unread = length - len(body)
+        if missing > 0 and self._reject_early(raw_head, length):
+            self._unread = missing
             return True
         return False
 
@@ -224,14 +232,16 @@ class FastPathProtocol(HttpConnection):
         assert self._raw_head  # noqa: S101 - it is replaced only between requests
         headers = (*self.server_state.default_headers, *reply.headers, *self._raw_head.response_headers)
         parts = [STATUS_LINE[reply.status], b"content-length: %d" % len(reply.content)]
-        if self._closing and _CLOSE not in headers:
+        if (self._closing or self._raw_head.closes) and _CLOSE not in headers:
             headers = (*headers, _CLOSE)
         parts += (b"\r\n%b: %b" % header for header in headers)
         parts += (b"\r\n\r\n", reply.content)
         self.transport.write(b"".join(parts))
         self._request = None
-        if self._closing or self._is_last:
-            self._close()
+        if self._is_last or _CLOSE in headers:
+            self._is_last = True
+            self._within_message = self._unread > 0
+            self._finish()
             return
         self.server_state.total_requests += 1
         self.flow.resume_reading()
@@ -275,10 +285,12 @@ class FastPathProtocol(HttpConnection):
         if self._within_message or self.cycle is None or self.pipeline or self.scope["method"] != "POST":
             return
         route = self._find(self.scope["path"])
-        if route is None or self.scope["http_version"] != "1.1" or not self.cycle.keep_alive:
+        if route is None or self.scope["http_version"] != "1.1" or self._closing:
             return
         headers = dict(self.scope["headers"])
         response_headers = self._response_headers(headers)
-        if raw_head := RawHead.of(data, headers, self.scope["query_string"], route, response_headers):
+        closes = not self.cycle.keep_alive
+        query = self.scope["query_string"]
+        if raw_head := RawHead.of(data, headers, query, route, response_headers, closes=closes):
             self._raw_head = raw_head
             self._heads.add(raw_head)

@@ -20,9 +20,9 @@ from serving.client import AsyncClient, Client, Predictions
 from serving.client.errors import InvalidImagesError, SlowServiceError, UnreachableError
 from serving.model.repository import load_repository
 from serving.model.session import Session
-from tests.support.clients import BOTH, Kind, png, predict
-from tests.support.samples import sample_test
+from tests.support.requests.clients import BOTH, Kind, png, predict
 from tests.support.service import Service, free_port, starting_service
+from tests.support.training.samples import sample_test
 
 DIGITS = sample_test().images.numpy()
 

@@ -12,9 +12,9 @@ from benchmarks.__main__ import COMMANDS as BENCH
 from distillery import Command, main
 from export.__main__ import COMMANDS as EXPORT
 from serving.__main__ import COMMANDS as SERVE
-from tests.support.markdown import Block, blocks, matches, words
-from tests.support.samples import samples_as_mnist
+from tests.support.documents.markdown import Block, blocks, matches, words
 from tests.support.service import ROOT, Service, running_service
+from tests.support.training.samples import samples_as_mnist
 from training.__main__ import COMMANDS as TRAIN
 
 EXECUTED = (ROOT / "README.md", ROOT / "docs" / "quickstart.md")

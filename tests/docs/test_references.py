@@ -9,7 +9,7 @@ import pytest
 from distillery import Command
 from distillery.help import command_help
 from tests.docs.test_blocks import PROGRAMS
-from tests.support.markdown import DOCUMENTS, blocks, inline_code, prose, words
+from tests.support.documents.markdown import DOCUMENTS, blocks, inline_code, prose, words
 from tests.support.service import ROOT
 
 MODULES = {

@@ -21,7 +21,7 @@ from export.outliers import KINDS, draw_digits, draw_outliers, to_mnist
 from export.splits import Splits
 from serving.model.repository import load_repository
 from serving.model.session import Session
-from tests.support.networks import used
+from tests.support.training.networks import used
 from training.model.checkpoint import load_checkpoint
 from training.recipe.schema import Architecture
 

@@ -16,7 +16,7 @@ from export.parity import measure_parity, network_logits, require_parity, requir
 from export.splits import Splits
 from serving.model.graph_check import check_graph
 from serving.model.repository import INPUTS, OUTPUTS
-from tests.support.networks import used
+from tests.support.training.networks import used
 from training.model.checkpoint import load_checkpoint
 from training.model.network import Classifier, Network, normalise
 from training.recipe.schema import Architecture

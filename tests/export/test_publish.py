@@ -19,7 +19,7 @@ from export.publish import publish
 from export.splits import Splits
 from serving.model.repository import load_model, load_repository, read_card
 from serving.model.session import open_session
-from tests.support.networks import metadata, used
+from tests.support.training.networks import metadata, used
 from training.evaluation.calibration import fit_temperature
 from training.model.checkpoint import load_checkpoint, save_checkpoint
 from training.recipe.schema import Architecture

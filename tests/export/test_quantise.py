@@ -13,7 +13,7 @@ from export.fold import Layer, fold
 from export.graph import to_onnx
 from export.quantise import hidden_activations, largest_sum, pair_sums, quantise
 from export.splits import Splits
-from tests.support.networks import used
+from tests.support.training.networks import used
 from training.model.checkpoint import load_checkpoint
 from training.recipe.schema import Architecture
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.command_cases import Case, run_cases
+from tests.support.faults.command_cases import Case, run_cases
 from tests.support.forkserver import ForkServer
-from tests.support.samples import write_as_mnist
+from tests.support.training.samples import write_as_mnist
 
 
 @pytest.fixture(scope="session")
@@ -30,7 +30,7 @@ def server(digits: Path) -> Iterator[ForkServer]:
     prefix += ["setpriv", "--bounding-set=-dac_override,-dac_read_search"]
     variables = {"DISTILLERY_DATA_DIR": str(digits), "COLUMNS": "200"}
     prefix = prefix if _runs(prefix) else []
-    with ForkServer.start("tests.support.commands", prefix=prefix, **variables) as server:
+    with ForkServer.start("tests.support.faults.commands", prefix=prefix, **variables) as server:
         yield server
 
 

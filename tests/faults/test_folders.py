@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.command_cases import Case, check_files, resume
+from tests.support.faults.command_cases import Case, check_files, resume
 from tests.support.forkserver import Forked, ForkServer
 from tests.support.service import eventually
 from training.runs.lock import locked

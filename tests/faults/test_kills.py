@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from serving.model.repository import load_model
-from tests.support.command_cases import Case, check_files, leftovers, resume
+from tests.support.faults.command_cases import Case, check_files, leftovers, resume
 from tests.support.forkserver import ForkServer
 
 NAMES = ("train", "export", "sweep", "benchmark")

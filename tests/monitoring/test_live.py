@@ -25,9 +25,9 @@ import httpx
 import pytest
 import yaml
 
-from tests.support.connections import connect, post
-from tests.support.samples import sample_test
+from tests.support.requests.connections import connect, post
 from tests.support.service import free_port, running_service
+from tests.support.training.samples import sample_test
 
 pytestmark = [
     pytest.mark.timeout(300),  # trains and exports small models first, and waits for a real clock

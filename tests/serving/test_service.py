@@ -8,7 +8,7 @@ import pytest
 
 from serving.__main__ import Serve
 from serving.service import UnknownDefaultError, build, choose_default
-from tests.support.samples import sample_test
+from tests.support.training.samples import sample_test
 
 DIGITS = sample_test().images.tolist()
 

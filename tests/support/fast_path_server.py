@@ -18,8 +18,8 @@ from serving.__main__ import Serve
 from serving.engine.admission.pacing import Rejections
 from serving.engine.request import Endpoint
 from serving.service import Service, build
-from tests.support.connections import Connection, post
-from tests.support.samples import sample_test
+from tests.support.requests.connections import Connection, post
+from tests.support.training.samples import sample_test
 
 DIGITS = sample_test().images.numpy()
 KEEP_ALIVE_S = 1

@@ -1,6 +1,6 @@
 """Programs as processes that start within milliseconds: forked from one that has imported everything.
 
-    with ForkServer.start("tests.support.commands") as server:
+    with ForkServer.start("tests.support.faults.commands") as server:
         command = server.run("distillery-train", "--out", "runs")
         os.killpg(command.pid, signal.SIGKILL)
         assert command.wait() == -signal.SIGKILL
@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from distillery import main
-from tests.support.crash import kill_at
+from tests.support.faults.crash import kill_at
 
 ROOT = Path(__file__).parents[2]
 PROGRAMS: dict[str, tuple[str, str | None]] = {
@@ -34,7 +34,7 @@ PROGRAMS: dict[str, tuple[str, str | None]] = {
     "distillery-export": ("export.__main__", "export"),
     "distillery-serve": ("serving.__main__", "serve"),
     "distillery-bench": ("benchmarks.__main__", None),
-    "publish": ("tests.support.publish", "publish"),
+    "publish": ("tests.support.faults.publish", "publish"),
 }
 """Module of each program, and its default command."""
 
@@ -127,7 +127,7 @@ class ForkServer:
     ) -> Forked:
         """Start a program, in the environment of the server by default.
 
-        `kill`: see `tests.support.crash.kill_at`. `setup` are Python statements that run before the program.
+        `kill`: see `tests.support.faults.crash.kill_at`. `setup` are Python statements that run before the program.
         """
         folder = Path(tempfile.mkdtemp(dir=self.outputs))
         output, errors = output or folder / "output", errors or folder / "errors"

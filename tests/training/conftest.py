@@ -13,7 +13,7 @@ import torch
 
 import distillery
 from tests.conftest import made_once
-from tests.support.samples import samples_as_mnist
+from tests.support.training.samples import samples_as_mnist
 from training.__main__ import COMMANDS
 
 RECIPE = """

@@ -1,8 +1,9 @@
 """Slow down clients that retry at once: a service that rejects ten thousand requests a second does nothing else.
 
-The first rejection on a connection is sent at once. If the client sends its next request before the time that
-`Retry-After` names, and that is rejected too, the response is held back until then. Clients that wait as they should
-are never held back; the others wait as long, whether they want to or not.
+The first rejection on a connection is sent at once, as long as a process sends no more than `_PER_SECOND` of them. If
+the client sends its next request before the time that `Retry-After` names, and that is rejected too, the response is
+held back until then, and so is any rejection above that rate: it may be of a client that connects for every request.
+Clients that wait as they should are hardly ever held back; the others wait as long, whether they want to or not.
 """
 
 import asyncio
@@ -12,7 +13,7 @@ import time
 STATE = "distillery.pacing"
 """Key of a connection's `Pacing` in the ASGI scope's `state`."""
 _PER_SECOND = 200
-"""Rejections that a process sends to clients that retry at once: more would take the time of others."""
+"""Rejections that a process sends at once, and others that it sends later: more would take the time of others."""
 _SHORTEST, _LONGEST = 1.0, 10.0
 _SPREAD = 0.25  # so that clients rejected together do not return together
 
@@ -22,6 +23,17 @@ class Rejections:
 
     def __init__(self) -> None:
         self.held = 0
+        self._paid_until = (
+            0.0  # a rejection at once costs 1 / _PER_SECOND; up to a second is spent in advance
+        )
+
+    def allows(self, now: float) -> bool:
+        """Return whether a rejection may be sent at once, and count it."""
+        paid_until = max(self._paid_until, now)
+        if paid_until - now >= 1:
+            return False
+        self._paid_until = paid_until + 1 / _PER_SECOND
+        return True
 
     @property
     def retry_seconds(self) -> float:
@@ -40,9 +52,12 @@ class Pacing:
     def hold(self) -> float:
         """Return the seconds to hold back a rejection; if not 0, call `release` afterwards."""
         now = time.monotonic()
-        at = max(now, self._next)
         spread = random.uniform(1 - _SPREAD, 1 + _SPREAD)  # noqa: S311 - no secret
-        self._next = at + self._rejections.retry_seconds * spread
+        pause = self._rejections.retry_seconds * spread
+        at = max(now, self._next)
+        if at == now and not self._rejections.allows(now):
+            at += pause
+        self._next = at + pause
         if at > now:
             self._rejections.held += 1
         return at - now

@@ -10,7 +10,7 @@ import distillery
 from benchmarks.commands.acceptance import Acceptance
 from benchmarks.results.files import read_result
 from serving.model.repository import load_repository
-from tests.support.samples import samples_as_mnist
+from tests.support.training.samples import samples_as_mnist
 
 
 def bench(*flags: str) -> int:

@@ -10,9 +10,9 @@ from benchmarks.commands.seeds import SeedRun
 from export.pipeline import Source, export_checkpoint
 from export.splits import Splits
 from serving.model.repository import load_repository
-from tests.support.documents import document, keep, render
-from tests.support.samples import sample_test, sample_training
-from tests.support.trainings import CPU
+from tests.support.documents.generated import document, keep, render
+from tests.support.training.samples import sample_test, sample_training
+from tests.support.training.trainings import CPU
 from training.evaluation.evaluate import Evaluator, evaluate_run
 from training.loop.trainer import Observer
 from training.recipe.files import read_recipe

@@ -8,7 +8,7 @@ import distillery
 from benchmarks.commands.pictures import Pictures
 from benchmarks.report.markdown import Source, fill
 from benchmarks.results.files import read_result
-from tests.support.samples import samples_as_mnist
+from tests.support.training.samples import samples_as_mnist
 
 
 def bench(*flags: str) -> int:
@@ -21,7 +21,7 @@ def test_every_model_predicts_every_picture(
     flags = (
         f"--models-dir={two_models}",
         f"--results-dir={tmp_path}",
-        "--digits=30",
+        "--digits=20",
         "--kinds=MNIST,MNIST inverted",
     )
     with samples_as_mnist(tmp_path / "mnist"):
@@ -32,9 +32,9 @@ def test_every_model_predicts_every_picture(
     assert plain["correct"] == inverted["correct"]  # converted to the same images
     assert plain["correct"].keys() == data["models"].keys() == {entry.name for entry in two_models.iterdir()}
     assert all(share > 0.5 for share in plain["correct"].values())
-    assert (data["digits"], data["split"], plain["rejected"]) == (30, "test", 0)
+    assert (data["digits"], data["split"], plain["rejected"]) == (20, "test", 0)
     apart, touching = data["numbers"]
-    assert (apart["numbers"], touching["numbers"], apart["rejected"]) == (30, 30, 0)
+    assert (apart["numbers"], touching["numbers"], apart["rejected"]) == (20, 20, 0)
     assert all(0 <= share <= 1 for row in data["numbers"] for share in row["correct"].values())
     assert max(apart["correct"].values()) > 0.1  # of networks that read a third of the digits wrongly
     assert "MNIST inverted" in capsys.readouterr().out

@@ -14,7 +14,7 @@ from benchmarks.report.markdown import Source, fill
 from benchmarks.report.rows import compare_models
 from benchmarks.results.files import read_result
 from benchmarks.results.ratio import LEGEND
-from tests.support.documents import MARKERS, document, keep, render
+from tests.support.documents.generated import MARKERS, document, keep, render
 
 BEGIN, END = MARKERS["results"]
 FACTS = {"version": "1", "precision": "fp32", "test_accuracy": 0.99}

@@ -5,8 +5,8 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from tests.support.documents import document, keep, render
-from tests.support.samples import sample_test, sample_training
+from tests.support.documents.generated import document, keep, render
+from tests.support.training.samples import sample_test, sample_training
 from training.commands.progress import TrainingProgress
 from training.loop.device import Device
 from training.paper.reproduce import reproduce

@@ -10,7 +10,7 @@ import distillery
 from benchmarks.commands.training import Training
 from benchmarks.training import time_to_accuracy
 from benchmarks.training.notebook_loop import NotebookLoop, notebook_digits, unpack_for_torchvision
-from tests.support.samples import sample_training, samples_as_mnist
+from tests.support.training.samples import sample_training, samples_as_mnist
 from training.data import mnist as data
 from training.loop.trainer import Job, validate
 from training.recipe.schema import Distillation, Model

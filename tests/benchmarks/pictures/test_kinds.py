@@ -7,7 +7,7 @@ from scipy import ndimage
 from benchmarks.pictures.converted import convert, picture_of
 from benchmarks.pictures.kinds.table import KINDS
 from benchmarks.pictures.strokes import Place, centre_line, draw
-from tests.support.samples import sample_test
+from tests.support.training.samples import sample_test
 
 DIGITS = sample_test().images.numpy()
 SIMILAR = 0.5

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from tests.support.documents import document, keep, render
+from tests.support.documents.generated import document, keep, render
 
 SERVERS = {
     "inprocess": ("Distillery", {}, [8000.0, 9000.0, 8500.0, 8400.0, 8600.0]),

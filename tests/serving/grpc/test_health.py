@@ -16,9 +16,9 @@ from grpc_health.v1.health_pb2_grpc import HealthStub
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 from tritonclient.utils import InferenceServerException
 
-from tests.support.grpc_service import image_input
-from tests.support.samples import sample_test
+from tests.support.requests.grpc_calls import image_input
 from tests.support.service import API_KEY, Service, eventually, running_service
+from tests.support.training.samples import sample_test
 
 SERVICE = "inference.GRPCInferenceService"
 SERVING, NOT_SERVING = HealthCheckResponse.SERVING, HealthCheckResponse.NOT_SERVING

@@ -18,10 +18,10 @@ from tritonclient.grpc import service_pb2 as theirs
 
 from serving.model.repository import load_repository
 from serving.model.session import Session
-from tests.support.grpc_service import INFER, counts, error_of, image_input, message, settled_counts
-from tests.support.samples import sample_test
+from tests.support.requests.grpc_calls import INFER, counts, error_of, image_input, message, settled_counts
+from tests.support.requests.tensors import outputs
 from tests.support.service import Service, eventually, failed_start, free_port, starting_service
-from tests.support.tensors import outputs
+from tests.support.training.samples import sample_test
 
 DIGITS = sample_test().images.numpy()
 

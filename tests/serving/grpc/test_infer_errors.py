@@ -10,9 +10,9 @@ import pytest
 import tritonclient.grpc as triton
 from tritonclient.utils import InferenceServerException
 
-from tests.support.grpc_service import INFER, error_of, image_input, message
-from tests.support.samples import sample_test
+from tests.support.requests.grpc_calls import INFER, error_of, image_input, message
 from tests.support.service import API_KEY, Service
+from tests.support.training.samples import sample_test
 
 DIGITS = sample_test().images.numpy()
 INVALID = grpc.StatusCode.INVALID_ARGUMENT

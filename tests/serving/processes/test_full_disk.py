@@ -9,8 +9,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.support.samples import sample_test
 from tests.support.service import eventually, running_service
+from tests.support.training.samples import sample_test
 
 DIGITS = sample_test().images.tolist()
 FULL = Path("/dev/shm")

@@ -19,13 +19,13 @@ import pytest
 import distillery
 from serving.__main__ import COMMANDS
 from tests.support.root import as_root, root_command
-from tests.support.samples import sample_test
 from tests.support.service import (
     ROOT,
     eventually,
     failed_start,
     starting_service,
 )
+from tests.support.training.samples import sample_test
 
 ONE = {"image": sample_test().images[0].tolist()}
 SERVICE_LINKS = {
@@ -163,7 +163,8 @@ def not_ready(status: int = 503) -> Iterator[int]:
 
 
 def test_without_memory_for_the_metrics_the_error_is_one_line(one_model: Path) -> None:
-    error = failed_start(one_model, prefix=shell("ulimit -f 0"))
+    limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))"
+    error = failed_start(one_model, setup=limit)
     assert error.endswith("bytes of memory for the metrics: File too large\n")
 
 
@@ -226,8 +227,13 @@ def test_cuda_that_does_not_start_is_one_line(one_model: Path, executor: str) ->
     )
 
 
+def open_files(limit: int) -> str:
+    """The statement that limits the files which a service may open."""
+    return f"import resource; resource.setrlimit(resource.RLIMIT_NOFILE, ({limit}, {limit}))"
+
+
 def test_too_few_open_files_are_one_line(one_model: Path) -> None:
-    error = failed_start(one_model, "--api-servers", "2", prefix=shell("ulimit -n 64"))
+    error = failed_start(one_model, "--api-servers", "2", setup=open_files(64))
     assert error.startswith(
         "distillery-serve: only 64 files may be open, and 2 API processes need 72, more with"
     )
@@ -235,7 +241,7 @@ def test_too_few_open_files_are_one_line(one_model: Path) -> None:
 
 @pytest.mark.slow
 def test_connections_beyond_the_limit_of_open_files_are_closed_and_the_others_served(one_model: Path) -> None:
-    with starting_service(one_model, "--api-servers", "1", prefix=shell("ulimit -n 80")) as service:
+    with starting_service(one_model, "--api-servers", "1", setup=open_files(80)) as service:
         url = service.wait_until_ready()
         address = ("127.0.0.1", int(url.rpartition(":")[2]))
         with httpx.Client(base_url=url) as client, ExitStack() as connections:

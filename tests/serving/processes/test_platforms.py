@@ -10,8 +10,8 @@ import pytest
 
 from serving.engine.admission.api_keys import hash_of
 from tests.support.certificates import Authority
-from tests.support.samples import sample_test
 from tests.support.service import eventually, running_service
+from tests.support.training.samples import sample_test
 
 DIGITS = sample_test().images.tolist()
 REMOVALS = {

@@ -13,8 +13,8 @@ from shutil import copytree
 import httpx
 import pytest
 
-from tests.support.samples import sample_test
 from tests.support.service import eventually, failed_start, free_port, is_alive, starting_service
+from tests.support.training.samples import sample_test
 
 DIGITS = sample_test().images.tolist()
 ONE = {"image": DIGITS[0]}

@@ -18,8 +18,8 @@ import httpx
 import pytest
 
 from serving.processes.supervisor import HANG_SECONDS, PAUSES
-from tests.support.samples import sample_test
 from tests.support.service import ROOT, Service, eventually, is_alive, running_service, starting_service
+from tests.support.training.samples import sample_test
 
 DIGITS = sample_test().images.tolist()
 ONE = {"image": DIGITS[0]}

@@ -7,7 +7,7 @@ import pytest
 from rich.cells import cell_len
 from rich.console import Console
 
-from tests.support.trainings import SMALL
+from tests.support.training.trainings import SMALL
 from training.commands.progress import SweepProgress, TrainingProgress
 from training.loop.trainer import Job, Record
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from tests.support.samples import sample_test
+from tests.support.training.samples import sample_test
 from tests.training.conftest import SmallRun, call
 from training.model.checkpoint import load_checkpoint
 

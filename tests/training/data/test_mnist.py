@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.support.samples import sample_test, sample_training, samples_as_mnist
+from tests.support.training.samples import sample_test, sample_training, samples_as_mnist
 from training.data import mnist as data
 from training.data.download import download_with_npm
 from training.data.mnist import find_mnist, load_test, load_training

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from tests.support.trainings import DIGITS, JITTERED, RECURRING, SMALL, new, taught, train
+from tests.support.training.trainings import DIGITS, JITTERED, RECURRING, SMALL, new, taught, train
 from training.data.views import PLAIN, Views
 from training.model.network import build
 from training.recipe.schema import Augmentation, Model

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from distillery import DistilleryError
-from tests.support.samples import sample_test
+from tests.support.training.samples import sample_test
 from training.evaluation.corruptions import CHUNK, CORRUPTIONS, SIDE, corrupt
 
 MIDDLE = (SIDE - 1) / 2

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from tests.support.samples import sample_test, sample_training
+from tests.support.training.samples import sample_test, sample_training
 from training.evaluation.calibration import fit_temperature, negative_log_likelihood
 from training.evaluation.corruptions import CORRUPTIONS, corrupt
 from training.evaluation.metrics import all_metrics, error_metrics, robustness

@@ -16,7 +16,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.support.samples import sample_training, write_as_mnist
+from tests.support.training.samples import sample_training, write_as_mnist
 from training.data.mnist import Digits
 from training.distributed import on_rank_0, process_group, rank, share
 from training.loop.device import Device
@@ -50,7 +50,7 @@ pytestmark = [
     pytest.mark.slow,
     pytest.mark.timeout(300),
 ]  # each process imports torch, which takes long on a busy machine
-SCRIPT = Path(__file__).parents[2] / "support" / "train_on_samples.py"
+SCRIPT = Path(__file__).parents[2] / "support" / "training" / "train_on_samples.py"
 
 
 def odd_digits() -> tuple[Digits, Digits]:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.support.samples import sample_test
+from tests.support.training.samples import sample_test
 from training.data.augmentation import augment, draw_affine
 from training.loop.schedule import WARM_UP, one_cycle, plateau
 from training.recipe.schema import Augmentation

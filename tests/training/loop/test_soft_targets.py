@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.support.trainings import CPU, DIGITS, ENSEMBLE, RECURRING, SMALL, new, same, taught, train
+from tests.support.training.trainings import CPU, DIGITS, ENSEMBLE, RECURRING, SMALL, new, same, taught, train
 from training.commands.progress import TrainingProgress
 from training.loop.soft_targets import SoftTargets
 from training.loop.trainer import Job, Training, predict

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.support.trainings import (
+from tests.support.training.trainings import (
     BOUNDED,
     CONVOLUTIONAL,
     DIGITS,

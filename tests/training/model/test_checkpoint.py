@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from tests.support.trainings import same
+from tests.support.training.trainings import same
 from training.model.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 from training.model.network import build
 from training.recipe.schema import Architecture

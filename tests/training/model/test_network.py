@@ -5,8 +5,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from tests.support.samples import sample_test
-from tests.support.trainings import SMALL
+from tests.support.training.samples import sample_test
+from tests.support.training.trainings import SMALL
 from training.loop.trainer import predict
 from training.model.network import BLACK, Classifier, Ensemble, build, normalise
 from training.recipe.schema import Architecture, Model

@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 import distillery
-from tests.support.samples import sample_test, sample_training
+from tests.support.training.samples import sample_test, sample_training
 from tests.training.conftest import call
 from training.commands.progress import TrainingProgress
 from training.data.mnist import Digits

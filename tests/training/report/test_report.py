@@ -15,9 +15,9 @@ from PIL import Image
 from torch import Tensor
 
 from benchmarks.commands.record import evidence_of
-from tests.support.documents import document, keep, render
-from tests.support.samples import sample_test, sample_training
-from tests.support.trainings import CPU
+from tests.support.documents.generated import document, keep, render
+from tests.support.training.samples import sample_test, sample_training
+from tests.support.training.trainings import CPU
 from tests.training.conftest import SmallRun, call, inside
 from training.data.mnist import SHA256
 from training.evaluation.corruptions import corrupt

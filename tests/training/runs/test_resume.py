@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from distillery.files import FileError
-from tests.support.trainings import CPU, FEW
+from tests.support.training.trainings import CPU, FEW
 from training.commands.progress import TrainingProgress
 from training.model import checkpoint
 from training.model.checkpoint import load_checkpoint

@@ -14,8 +14,8 @@ from typing import Any, ClassVar
 import pytest
 from PIL import Image
 
-from tests.support.samples import sample_training
-from tests.support.trainings import CPU
+from tests.support.training.samples import sample_training
+from tests.support.training.trainings import CPU
 from tests.training.conftest import call
 from training.data.mnist import SHA256
 from training.loop.trainer import Job, Observer
@@ -44,7 +44,7 @@ augmentation = { shift = 2 }
 [student.distillation]
 temperature = 4
 """
-SCRIPT = Path(__file__).parents[2] / "support" / "train_on_samples.py"
+SCRIPT = Path(__file__).parents[2] / "support" / "training" / "train_on_samples.py"
 
 
 @pytest.fixture(autouse=True)

@@ -1,0 +1,347 @@
+"""/metrics adds up what all processes count; no text of a client becomes a label."""
+
+import multiprocessing
+import resource
+import ssl
+import threading
+import time
+from collections.abc import Iterator
+from itertools import pairwise, product
+from pathlib import Path
+
+import httpx
+import pytest
+from prometheus_client import CollectorRegistry, Histogram
+from prometheus_client.parser import text_string_to_metric_families
+
+from serving.codecs.base import Codec
+from serving.codecs.errors import RequestError
+from serving.codecs.open_inference.grpc import GrpcCodec
+from serving.engine.metrics.recorder import CpuMetrics, RequestMetrics, RunMetrics
+from serving.engine.metrics.series import (
+    IN_FLIGHT,
+    INFERENCE_SECONDS,
+    MAX_RUN_IMAGES,
+    PROCESS_CPU_SECONDS,
+    REQUESTS,
+    RUNS,
+    SECONDS,
+    Exposition,
+    Metrics,
+    metrics_table,
+)
+from serving.engine.shared_memory import SharedMemoryError, SharedRows
+from serving.model.repository import load_repository
+from serving.model.session import Session
+from serving.service import PROTOCOLS
+from tests.support.counting import count_a_run
+from tests.support.service import Service, eventually
+from tests.support.training.samples import sample_test
+
+MODELS = ("teacher", "student")
+DIGITS = sample_test().images.tolist()
+TLS = (
+    ssl.create_default_context()
+)  # is not needed, but making one for each client takes longer than a request
+Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
+
+
+@pytest.fixture(params=["service", "workers_service"])
+def client(request: pytest.FixtureRequest) -> Iterator[httpx.Client]:
+    service: Service = request.getfixturevalue(request.param)
+    with httpx.Client(base_url=service.url, timeout=10) as client:
+        yield client
+
+
+def samples_of(text: str) -> Samples:
+    return {
+        (sample.name, tuple(sorted(sample.labels.items()))): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
+
+
+def scrape(client: httpx.Client) -> Samples:
+    return samples_of(client.get("/metrics").text)
+
+
+def metrics() -> Metrics:
+    """Metrics of two processes."""
+    return Metrics(metrics_table(MODELS, PROTOCOLS, 64), 2)
+
+
+def exposed(shared: Metrics) -> Samples:
+    return samples_of(Exposition(shared, ()).text())
+
+
+def settled(client: httpx.Client) -> Samples:
+    """The counts after every process has published those of earlier tests."""
+    found, before = scrape(client), {}
+    while without_cpu(found) != without_cpu(before):
+        time.sleep(0.25)
+        found, before = scrape(client), found
+    return found
+
+
+def without_cpu(samples: Samples) -> Samples:
+    return {key: value for key, value in samples.items() if "cpu_seconds" not in key[0]}
+
+
+def value(samples: Samples, name: str, **labels: str) -> float:
+    return samples.get((f"distillery_{name}", tuple(sorted(labels.items()))), 0.0)
+
+
+def test_counts_of_all_processes_add_up(client: httpx.Client) -> None:
+    requests, threads = 20, 4
+    before = settled(client)
+
+    def send() -> None:
+        for number in range(requests):
+            # A new connection each time, so that both API processes get some.
+            with httpx.Client(base_url=client.base_url, verify=TLS) as one:
+                one.post("/predict/teacher", json={"images": DIGITS[number : number + 3]})
+                one.post("/predict/teacher", json={"image": "nonsense"})
+                one.post(f"/predict/nobody-{number}", json={})
+
+    senders = [threading.Thread(target=send) for _ in range(threads)]
+    for sender in senders:
+        sender.start()
+    for sender in senders:
+        sender.join()
+    total = requests * threads
+    answers = (("teacher", "200"), ("teacher", "422"), ("", "404"))
+    found: Samples = {}
+
+    def growth(name: str, **labels: str) -> float:
+        return value(found, name, **labels) - value(before, name, **labels)
+
+    def all_are_counted() -> bool:
+        nonlocal found
+        found = scrape(client)
+        counts = {
+            growth("requests_total", model=model, protocol="rest", status=status) for model, status in answers
+        }
+        return counts == {total}
+
+    eventually(all_are_counted)
+    assert value(found, "requests_in_flight", model="teacher") == 0
+    assert growth("images_total", model="teacher") == 3 * total
+    digits = [growth("predictions_total", model="teacher", digit=str(n)) for n in range(10)]
+    assert sum(digits) == 3 * total
+    assert growth("request_duration_seconds_count", model="teacher") == 2 * total
+    assert growth("queue_wait_seconds_count", model="teacher") == total
+    assert growth("batch_size_images_sum", model="teacher") == 3 * total
+    runs = growth("batch_size_images_count", model="teacher")
+    assert runs == growth("inference_duration_seconds_count", model="teacher")
+    assert 0 < runs <= total
+    for name in ("request_duration", "queue_wait", "inference_duration"):
+        assert 0 < growth(f"{name}_seconds_sum", model="teacher") < 60
+
+
+def test_no_text_of_a_client_becomes_a_label(client: httpx.Client) -> None:
+    assert client.post("/predict/nobody", json={}).status_code == 404
+    models = {manifest["name"] for manifest in client.get("/models").json()["models"]}
+    labels = {label for _, pairs in settled(client) for key, label in pairs if key == "model"}
+    assert labels == {"", *models}
+
+
+def test_both_executors_give_the_digits_of_the_session(client: httpx.Client, two_models: Path) -> None:
+    images = sample_test().images.numpy()
+    for name, entry in load_repository(two_models).items():
+        answer = client.post(f"/predict/{name}", json={"images": images.tolist()}).json()
+        expected = Session(entry.path).run(images).probabilities.argmax(axis=1).tolist()
+        assert [one["digit"] for one in answer["predictions"]] == expected
+
+
+def test_models_are_described_by_their_manifests(client: httpx.Client, two_models: Path) -> None:
+    found = scrape(client)
+    for name, entry in load_repository(two_models).items():
+        manifest = entry.manifest
+        labels = {
+            "version": manifest.version,
+            "precision": manifest.precision,
+            "architecture": manifest.architecture,
+        }
+        assert value(found, "model_info", model=name, **labels) == 1
+        assert value(found, "model_test_accuracy_ratio", model=name) == manifest.test_accuracy
+        assert value(found, "model_size_bytes", model=name) == manifest.size_bytes
+        assert value(found, "model_parameters", model=name) == manifest.parameters
+
+
+def test_cpu_time_of_all_processes_grows_with_predictions(
+    client: httpx.Client, request: pytest.FixtureRequest
+) -> None:
+    executor = request.node.callspec.params["client"]
+    processes = ("api", "worker") if executor == "workers_service" else ("api",)
+
+    def cpu_seconds() -> list[float]:
+        found = scrape(client)
+        return [value(found, "process_cpu_seconds_total", process=process) for process in processes]
+
+    before = cpu_seconds()
+    assert all(before)
+    for _ in range(20):
+        client.post("/predict/teacher", json={"images": DIGITS})
+    eventually(lambda: all(now > then + 0.001 for now, then in zip(cpu_seconds(), before, strict=True)))
+
+
+def test_cpu_time_is_that_of_the_process() -> None:
+    row = metrics().row(0)
+    recorder, started = CpuMetrics(row, "worker"), time.process_time()
+    recorder.publish()
+    recorder.publish()
+    assert started <= row.of(PROCESS_CPU_SECONDS, process="worker") <= time.process_time()
+
+
+def test_a_request_whose_body_is_incomplete_is_in_flight(client: httpx.Client) -> None:
+    def in_flight() -> float:
+        return value(scrape(client), "requests_in_flight", model="student")
+
+    complete = threading.Event()
+
+    def slow_body() -> Iterator[bytes]:
+        yield b'{"image": '
+        complete.wait(10)
+        yield b"0}"
+
+    sender = threading.Thread(
+        target=httpx.post,
+        args=(f"{client.base_url}/predict/student",),
+        kwargs={"content": slow_body(), "headers": {"Content-Type": "application/json"}},
+    )
+    sender.start()
+    try:
+        eventually(lambda: in_flight() == 1)
+    finally:
+        complete.set()
+        sender.join()
+    eventually(lambda: in_flight() == 0)
+
+
+def test_buckets_resolve_from_20_microseconds_to_5_seconds() -> None:
+    assert (SECONDS[0], SECONDS[-1]) == (2e-5, 5.0)
+    assert all(1 < upper / lower <= 1.7 for lower, upper in pairwise(SECONDS))
+
+
+def test_recording_a_request_costs_a_fraction_of_publishing_it() -> None:
+    row = metrics().row(0)
+    requests, runs = RequestMetrics(row, "student"), RunMetrics(row, "student")
+
+    def cpu_seconds(*, publish: bool) -> float:
+        started = time.process_time()
+        for number in range(500):
+            runs.ran(1, 1e-5, number * 1e-6, 1e-5)
+            requests.predicted([number % 10], 1e-5, number * 1e-6, 1e-4, 1e-5, 1e-5)
+            requests.answered("rest", 200, seconds=number * 1e-6)
+            if publish:
+                requests.publish()
+                runs.publish()
+        return time.process_time() - started
+
+    recording = min(cpu_seconds(publish=False) for _ in range(5))
+    publishing = min(cpu_seconds(publish=True) for _ in range(3))
+    assert recording < publishing / 3  # about a tenth
+
+
+def test_a_histogram_is_the_one_that_prometheus_client_makes_of_the_same_observations() -> None:
+    shared, registry = metrics(), CollectorRegistry()
+    theirs = Histogram(INFERENCE_SECONDS, "help", ("model",), buckets=SECONDS, registry=registry)
+    ours = RunMetrics(shared.row(0), "student")
+    for amount in (1e-6, 2e-5, 1e-3, 1e-3, 2e-3, 9.0):
+        theirs.labels("student").observe(amount)
+        ours.ran(1, 0.0, amount, 0.0)
+    ours.publish()
+    found = exposed(shared)
+    for sample in next(iter(registry.collect())).samples:
+        if not sample.name.endswith("_created"):
+            key = sample.name, tuple(sorted(sample.labels.items()))
+            assert found[key] == pytest.approx(sample.value, rel=1e-12), key
+
+
+def test_every_codec_has_its_series() -> None:
+    codecs: list[type[Codec]] = [Codec, GrpcCodec]
+    for codec in codecs:
+        codecs += codec.__subclasses__()
+    assert {codec.name for codec in codecs[1:]} == set(PROTOCOLS)
+
+
+def test_every_series_exists_from_the_start() -> None:
+    """Prometheus sees no increase in a series that appears with its first count."""
+    found = exposed(metrics())
+    statuses = {int(dict(labels)["status"]) for name, labels in found if name == REQUESTS}
+    errors = [RequestError]
+    for error in errors:
+        errors += error.__subclasses__()
+    assert statuses == {200, 499} | {error.status for error in errors}
+    for model, protocol, status in product((*MODELS, ""), PROTOCOLS, statuses):
+        key = REQUESTS, (("model", model), ("protocol", protocol), ("status", str(status)))
+        assert found[key] == 0
+    assert len(found) < 1000
+
+
+def test_an_idle_process_publishes_no_requests() -> None:
+    row = metrics().row(0)
+    requests, in_flight = RequestMetrics(row, "student"), row.of(IN_FLIGHT, model="student")
+    requests.in_flight = 1
+    requests.publish()
+    in_flight[...] = 7
+    requests.publish()
+    assert in_flight == 7
+    requests.in_flight = 0
+    requests.publish()
+    assert in_flight == 0
+
+
+def test_a_process_that_replaces_a_dead_one_continues_its_counts() -> None:
+    shared = metrics()
+    first = RequestMetrics(shared.row(0), "student")
+    first.in_flight = 3
+    first.predicted([7], 1e-5, 1e-5, 1e-5, 1e-5, 1e-5)
+    first.answered("rest", 200, seconds=1e-3)
+    first.publish()
+    shared.process_died("api", 0)
+    before = exposed(shared)
+    assert value(before, "requests_in_flight", model="student") == 0
+    assert value(before, "last_prediction_timestamp_seconds", model="student") > 0
+    assert value(before, "process_restarts_total", process="api") == 1
+    second = RequestMetrics(shared.row(0), "student")
+    second.answered("rest", 200, seconds=1e-3)
+    second.answered("v2", 503, seconds=None)
+    second.publish()
+    after = exposed(shared)
+    assert value(after, "requests_total", model="student", protocol="rest", status="200") == 2
+    assert value(after, "requests_total", model="student", protocol="v2", status="503") == 1
+    assert all(after[key] >= before[key] for key in before)
+    assert set(after) == set(before)
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_children_count_in_the_memory_of_their_parent(method: str) -> None:
+    shared, context = metrics(), multiprocessing.get_context(method)
+    child = context.Process(target=count_a_run, args=(shared, 1))
+    child.start()
+    child.join()
+    assert child.exitcode == 0
+    assert value(exposed(shared), "batch_size_images_sum", model="student") == 8
+
+
+def test_a_run_larger_than_any_exact_size_is_counted() -> None:
+    shared = Metrics(metrics_table(MODELS, PROTOCOLS, 100_000), 1)
+    runs = RunMetrics(shared.row(0), "student")
+    for images in (MAX_RUN_IMAGES, MAX_RUN_IMAGES + 1):
+        runs.ran(images, 1e-5, 1e-4, 1e-5)
+    runs.publish()
+    assert shared.totals().of(RUNS, model="student", images=str(MAX_RUN_IMAGES)) == 2
+    assert value(exposed(shared), "batch_size_images_sum", model="student") == 2 * MAX_RUN_IMAGES + 1
+
+
+def test_memory_that_cannot_be_allocated_is_a_one_line_error() -> None:
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))  # applies to anonymous memory too
+    try:
+        with pytest.raises(
+            SharedMemoryError, match="no 8,000 bytes of memory for the metrics: File too large"
+        ):
+            SharedRows(1, 1000)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
