@@ -35,7 +35,7 @@ LONGEST = (
     "tests/training/report/test_report.py",
     "tests/serving/processes/test_supervision.py",
     "tests/benchmarks/commands/test_pictures.py",
-    "tests/serving/http/test_fairness.py",
+    "tests/serving/http/overload/test_fairness.py",
     "tests/serving/processes/test_platforms.py",
     "tests/serving/processes/test_processes.py",
 )
