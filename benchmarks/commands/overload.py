@@ -42,7 +42,8 @@ class Overload(Bench, RepositorySettings):
     """Measure goodput and latency under more load than the service can serve.
 
     Goodput is the number of responses with status 200 within the deadline, as a share of the capacity: the goodput of
-    16 connections, measured before each case. The deadline is the service's --request-timeout.
+    16 connections, measured before each case; also per second of the service's CPU time, which the generator does not
+    share. The deadline is the service's --request-timeout.
     """
 
     limitations = (
@@ -85,15 +86,18 @@ class Overload(Bench, RepositorySettings):
         }
 
     def _round(self, server: ServerProcess, workload: Workload, case: Case) -> dict[str, Any]:
+        cpu = server.cpu_seconds()
         capacity = self._load(workload, Case(CAPACITY_CONNECTIONS), 1.0, 0)
+        capacity_cpu = server.cpu_seconds() - cpu
         per_s = capacity["good"] / capacity["seconds"]
-        before = server.memory_mib()
+        before, cpu = server.memory_mib(), server.cpu_seconds()
         report = self._load(workload, case, self.seconds, case.times * per_s)
-        after = server.memory_mib()
+        after, overload_cpu = server.memory_mib(), server.cpu_seconds() - cpu
         time.sleep(SETTLE_S)
         recovered = self._load(workload, Case(CAPACITY_CONNECTIONS), 0.5, 0)
         return report | {
             "capacity": per_s,
+            "efficiency": report["good"] / overload_cpu / (capacity["good"] / capacity_cpu),
             "memory_mib": after - before,
             "recovered": recovered["good"] / recovered["seconds"] / per_s,
         }
@@ -145,6 +149,8 @@ def _row(body: str, case: Case, rounds: list[dict[str, Any]], deadline: float) -
         "goodput_per_s": round(median(goodput), 1),
         "goodput_share": round(median(shares), 3),
         "goodput_shares": [round(share, 3) for share in shares],
+        "goodput_per_cpu_second": round(median(one["efficiency"] for one in rounds), 3),
+        "generator_cores": round(median(one["cpu"] / one["seconds"] for one in rounds), 2),
         "late_per_s": round(
             median((one["statuses"].get("200", 0) - one["good"]) / one["seconds"] for one in rounds), 1
         ),

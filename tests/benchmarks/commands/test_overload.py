@@ -24,6 +24,7 @@ def test_every_request_is_accounted_for(service: Service, rate: float) -> None:
     assert report["statuses"].keys() == {200, 415}
     assert report["good"] == report["statuses"][200] == sum(count for _, count in report["latency_us"])
     assert report["seconds"] >= 0.6
+    assert 0 < report["cpu"] < report["seconds"]
     if rate:
         sent = sum(report["statuses"].values()) + report["unsent"]
         assert 5 < sent < 100  # 30 are expected
@@ -41,4 +42,6 @@ def test_goodput_is_measured_against_the_capacity(model_repository: Path, tmp_pa
     for row in rows:
         assert row["goodput_share"] == pytest.approx(row["goodput_per_s"] / row["capacity_per_s"], abs=0.002)
         assert 0 < row["goodput_share"] < 5
+        assert 0 < row["goodput_per_cpu_second"] < 5
+        assert 0 < row["generator_cores"] < 1.1
         assert row["others"] == 0

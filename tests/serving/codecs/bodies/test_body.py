@@ -228,13 +228,22 @@ def test_an_unsupported_body_is_rejected_with_the_fix(
     assert len(str(caught.value)) < 300
 
 
-def test_json_of_far_more_values_than_images_can_have_is_rejected_before_it_is_parsed() -> None:
-    limits = BodyLimits(max_images=8)
-    with pytest.raises(
-        RequestError, match="the JSON has 100,001 values; one request may carry 8 images"
-    ) as caught:
-        from_json(b'{"image": [' + b"{}," * 100_001 + b"{}]}", limits)
-    assert caught.value.code == "too_many_images"
+@pytest.mark.parametrize(
+    ("value", "found"),
+    [
+        (b"[" + b"{}," * 100_000 + b"{}]", "100,000 values"),
+        (b"[" * 100_000, "not JSON"),
+        (b"[" + b"[]" * 2000 + b" " * 20_000, "2,000 lists and objects"),
+        (b"{" + b'"":{}' * 4000 + b"}", "4,001 lists and objects"),
+        (b"{" + b'"0123456789":0' * 2000 + b"}", "2,001 keys"),
+    ],
+)
+def test_json_of_far_more_than_images_can_have_is_rejected_before_it_is_parsed(
+    value: bytes, found: str
+) -> None:
+    with pytest.raises(RequestError, match=found) as caught:
+        from_json(b'{"image":' + value, BodyLimits(max_images=8))
+    assert caught.value.code == ("malformed_body" if "not" in found else "too_many_images")
 
 
 def test_media_types_ignore_case_and_parameters_but_the_boundary() -> None:
