@@ -132,9 +132,8 @@ def test_clients_that_connect_for_every_request_wait_and_the_first_do_not(run: R
         rejections, now = service.rejections, time.monotonic()
         assert (await (await service.connect()).ask(data))[0] == 503
         assert time.monotonic() - now < 0.5
-        assert rejections.allows(
-            time.monotonic() + 60
-        )  # as if all that are sent at once had been, for a minute
+        # As if all that are sent at once had been, for a minute:
+        assert rejections.allows(time.monotonic() + 60)
         late = await service.connect()
         started = time.monotonic()
         late.writer.write(data)
