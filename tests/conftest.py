@@ -17,6 +17,7 @@ from xdist.remote import Producer
 from xdist.scheduler import LoadFileScheduling
 from xdist.workermanage import WorkerController
 
+from distillery.machine import usable_cores
 from tests.support.service import API_KEY, ROOT, Service, running_service
 
 if TYPE_CHECKING:
@@ -58,14 +59,23 @@ class Scheduling(LoadFileScheduling):
 
 
 @pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """Run one process more than there are cores: one of them usually waits for a service."""
+    return min(usable_cores() + 1, config.getoption("maxprocesses") or 4)
+
+
+@pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> Scheduling | None:
     """Schedule by `Scheduling` where files are scheduled, as by `make test`."""
     return Scheduling(config, log) if config.getvalue("dist") == "loadfile" else None
 
 
+gc.disable()  # while the tests are imported, a quarter of the time is spent on collections that find nothing
+
+
 def pytest_collection_finish() -> None:
     """Exclude what has been imported from every later garbage collection."""
-    gc.collect()
+    gc.enable()
     gc.freeze()
 
 

@@ -37,6 +37,7 @@ def counts(url: str) -> dict[str, float]:
     return {line.rsplit(" ", 1)[0]: float(line.rsplit(" ", 1)[1]) for line in lines if line[0] != "#"}
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not can_mount(), reason="this machine allows no mount namespaces")
 def test_a_service_on_full_and_read_only_disks_serves_counts_and_replaces_processes(one_model: Path) -> None:
     with running_service(one_model, "--api-servers", "2", prefix=PREFIX) as service:

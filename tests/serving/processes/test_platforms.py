@@ -30,8 +30,14 @@ def without(*facilities: str) -> str:
 
 @pytest.mark.parametrize(
     "facilities",
-    [("SO_REUSEPORT",), ("affinity", "SO_REUSEPORT", "memfd", "fork")],
-    ids=["no SO_REUSEPORT", "no affinity, SO_REUSEPORT, memfd, fork"],
+    [
+        pytest.param(("SO_REUSEPORT",), id="no SO_REUSEPORT"),
+        pytest.param(
+            ("affinity", "SO_REUSEPORT", "memfd", "fork"),
+            id="no affinity, SO_REUSEPORT, memfd, fork",
+            marks=pytest.mark.slow,
+        ),
+    ],
 )
 def test_predictions_come_from_all_processes(one_model: Path, facilities: tuple[str, ...]) -> None:
     flags = () if "affinity" in facilities else ("--api-servers", "2")

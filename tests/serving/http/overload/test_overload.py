@@ -189,13 +189,13 @@ def test_a_client_that_leaves_makes_room(run: Run) -> None:
     run(scenario, max_batch=1)
 
 
-@pytest.mark.parametrize("value", ["soon", "0", "-1", "nan", ""])
-def test_an_invalid_timeout_is_an_error(run: Run, value: str) -> None:
+def test_an_invalid_timeout_is_an_error(run: Run) -> None:
     async def scenario(service: Running) -> None:
         client = await service.connect()
-        status, body = await client.ask(request(one(0), f"X-Request-Timeout-Seconds: {value}"))
-        assert status == 422
-        assert "X-Request-Timeout-Seconds is" in body["error"]["message"]
+        for value in ("soon", "0", "-1", "nan", ""):
+            status, body = await client.ask(request(one(0), f"X-Request-Timeout-Seconds: {value}"))
+            assert status == 422, value
+            assert "X-Request-Timeout-Seconds is" in body["error"]["message"]
 
     run(scenario)
 
