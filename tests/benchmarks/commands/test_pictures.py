@@ -16,12 +16,13 @@ def bench(*flags: str) -> int:
 
 
 def test_every_model_predicts_every_picture(
-    two_models: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    two_models: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("benchmarks.commands.pictures.CHUNK", 5)
     flags = (
         f"--models-dir={two_models}",
         f"--results-dir={tmp_path}",
-        "--digits=20",
+        "--digits=10",
         "--kinds=MNIST,MNIST inverted",
     )
     with samples_as_mnist(tmp_path / "mnist"):
@@ -32,9 +33,9 @@ def test_every_model_predicts_every_picture(
     assert plain["correct"] == inverted["correct"]  # converted to the same images
     assert plain["correct"].keys() == data["models"].keys() == {entry.name for entry in two_models.iterdir()}
     assert all(share > 0.5 for share in plain["correct"].values())
-    assert (data["digits"], data["split"], plain["rejected"]) == (20, "test", 0)
+    assert (data["digits"], data["split"], plain["rejected"]) == (10, "test", 0)
     apart, touching = data["numbers"]
-    assert (apart["numbers"], touching["numbers"], apart["rejected"]) == (20, 20, 0)
+    assert (apart["numbers"], touching["numbers"], apart["rejected"]) == (10, 10, 0)
     assert all(0 <= share <= 1 for row in data["numbers"] for share in row["correct"].values())
     assert max(apart["correct"].values()) > 0.1  # of networks that read a third of the digits wrongly
     assert "MNIST inverted" in capsys.readouterr().out

@@ -23,6 +23,7 @@ for name in (
     "scipy.optimize",
     "scipy.stats",
     "tests.support.faults.publish",
+    "torch._dynamo",
     "training.commands.sweep",
     "training.commands.train",
 ):

@@ -1,11 +1,10 @@
 """API keys: hashed in a file that is read again, scopes, rates and open routes."""
 
 import hmac
-import subprocess
-import sys
+import io
 import time
 from collections.abc import Iterator
-from contextlib import nullcontext
+from contextlib import nullcontext, redirect_stderr, redirect_stdout
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,13 +14,14 @@ import pytest
 from grpc_health.v1.health_pb2 import HealthCheckRequest
 from grpc_health.v1.health_pb2_grpc import HealthStub
 
+import distillery
 from distillery import DistilleryError
+from serving.__main__ import COMMANDS
 from serving.codecs.errors import Unauthorized
 from serving.engine.admission.api_keys import Access, hash_of
 from tests.support.fast_path_server import Running, one, request, run_with_server, until
 from tests.support.service import (
     API_KEY,
-    ROOT,
     Service,
     eventually,
     failed_start,
@@ -34,11 +34,12 @@ LIMIT = 5
 
 def make_key(file: Path, name: str, *flags: str) -> str:
     """Add a key to a file as an operator does, and return it."""
-    command = [sys.executable, "-m", "serving", "key", name, *flags]
-    made = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    printed, told = io.StringIO(), io.StringIO()
+    with redirect_stdout(printed), redirect_stderr(told):
+        assert distillery.main("distillery-serve", COMMANDS, arguments=["key", name, *flags]) == 0
     with file.open("a") as entries:
-        entries.write(made.stdout)
-    return made.stderr.strip()
+        entries.write(printed.getvalue())
+    return told.getvalue().strip()
 
 
 @pytest.fixture(scope="module")
@@ -194,11 +195,10 @@ def test_keys_change_with_the_file_without_a_restart(
 
 
 def test_the_health_check_sends_the_key(closed: Service) -> None:
-    command = [sys.executable, "-m", "serving", "health", "--url", closed.url]
     for key, status in ((None, 1), (API_KEY, 0)):
         flags = ["--api-key", key] if key else []
-        done = subprocess.run([*command, *flags], cwd=ROOT, capture_output=True, text=True, check=False)
-        assert done.returncode == status, done.stderr
+        health = ["health", "--url", closed.url, *flags]
+        assert distillery.main("distillery-serve", COMMANDS, arguments=health) == status
 
 
 def test_a_revoked_key_is_rejected_on_the_fast_path(one_model: Path, tmp_path: Path) -> None:
