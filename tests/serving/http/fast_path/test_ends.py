@@ -1,6 +1,7 @@
 """Requests that end early: clients that hang up, deadlines, shutdown, idle connections."""
 
 import asyncio
+import gc
 import json
 import time
 from functools import partial
@@ -119,3 +120,38 @@ def test_an_idle_connection_is_closed_and_an_active_one_is_not(run: Run) -> None
         assert service.parsed == 1
 
     run(scenario)
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/predict", b'{"images": [' + bytes(3_000_000)),
+        ("/predict", b'{"images": ["' + b"A" * 3_000_000 + b'"]}'),
+        ("/predict", b"\xff\xd8\xff" + bytes(3_000_000)),
+        (
+            "/v2/models/student/infer",
+            b'{"inputs": [{"data": [' + b"0," * 100_000 + b"0]}]}" + b" " * 3_000_000,
+        ),
+    ],
+    ids=["JSON", "base64", "JPEG", "V2"],
+)
+def test_the_body_of_a_rejected_request_is_not_kept_until_a_garbage_collection(
+    run_both: Run, path: str, body: bytes
+) -> None:
+    async def scenario(service: Running) -> None:
+        client = await service.connect()
+        data = request(None, path=path, body=body)
+        await client.ask(data)
+        gc.collect()
+        gc.set_debug(gc.DEBUG_SAVEALL)
+        try:
+            for _ in range(3):
+                assert (await client.ask(data))[0] in {400, 422}
+            gc.collect()
+            unreachable = [one for garbage in gc.garbage for one in gc.get_referents(garbage)]
+            assert not [one for one in unreachable if isinstance(one, bytes | str) and len(one) > 1_000_000]
+        finally:
+            gc.set_debug(0)
+            gc.garbage.clear()
+
+    run_both(scenario)
