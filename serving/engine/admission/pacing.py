@@ -1,44 +1,41 @@
 """Slow down clients that retry at once: a service that rejects ten thousand requests a second does nothing else.
 
-The first rejection on a connection is sent at once, as long as a process sends no more than `_PER_SECOND` of them. If
-the client sends its next request before the time that `Retry-After` names, and that is rejected too, the response is
-held back until then, and so is any rejection above that rate: it may be of a client that connects for every request.
-Clients that wait as they should are hardly ever held back; the others wait as long, whether they want to or not.
+The first rejection on a connection is sent at once, and so is any later one if the client has waited as long as
+`Retry-After` says. If it has not, the response is held back until then. A process sends a limited number of either per
+second; the others are held back longer. So clients that wait as they should are hardly ever held back; the others wait
+as long, whether they want to or not, also those that open a connection for every request.
 """
 
 import asyncio
-import random
 import time
 
 STATE = "distillery.pacing"
 """Key of a connection's `Pacing` in the ASGI scope's `state`."""
-_PER_SECOND = 200
-"""Rejections that a process sends at once, and others that it sends later: more would take the time of others."""
-_SHORTEST, _LONGEST = 1.0, 10.0
-_SPREAD = 0.25  # so that clients rejected together do not return together
+RETRY_SECONDS = 1.0
+"""Before a client may retry."""
+_PER_SECOND = 100
+"""Rejections that a process sends at once, and as many that it has held back: more would take the time of others."""
+_LONGEST = 10.0
+"""Seconds that a rejection is held back; with more than a thousand clients, those of a process are sent faster."""
 
 
 class Rejections:
-    """The rejections that this process holds back."""
+    """When this process sends its rejections."""
 
     def __init__(self) -> None:
         self.held = 0
-        self._paid_until = (
-            0.0  # a rejection at once costs 1 / _PER_SECOND; up to a second is spent in advance
-        )
+        """Number of rejections held back now."""
+        self._next_at_once = self._last_held = 0.0
 
-    def allows(self, now: float) -> bool:
-        """Return whether a rejection may be sent at once, and count it."""
-        paid_until = max(self._paid_until, now)
-        if paid_until - now >= 1:
-            return False
-        self._paid_until = paid_until + 1 / _PER_SECOND
-        return True
-
-    @property
-    def retry_seconds(self) -> float:
-        """The time after which a rejected client may retry."""
-        return min(max(_SHORTEST, self.held / _PER_SECOND), _LONGEST)
+    def due(self, now: float, earliest: float) -> float:
+        """Return when to send a rejection that is due at `earliest`, or before `now`; reserve this time for it."""
+        if earliest <= now:
+            if self._next_at_once < now + 1:  # those of a second may be sent together
+                self._next_at_once = max(self._next_at_once, now) + 1 / _PER_SECOND
+                return now
+            earliest = now + RETRY_SECONDS
+        self._last_held = min(max(earliest, self._last_held + 1 / _PER_SECOND), now + _LONGEST)
+        return self._last_held
 
 
 class Pacing:
@@ -46,18 +43,14 @@ class Pacing:
 
     def __init__(self, rejections: Rejections) -> None:
         self._rejections = rejections
-        self._next = 0.0
+        self._earliest = 0.0
         self._waiting: asyncio.Future[None] | None = None
 
     def hold(self) -> float:
         """Return the seconds to hold back a rejection; if not 0, call `release` afterwards."""
         now = time.monotonic()
-        spread = random.uniform(1 - _SPREAD, 1 + _SPREAD)  # noqa: S311 - no secret
-        pause = self._rejections.retry_seconds * spread
-        at = max(now, self._next)
-        if at == now and not self._rejections.allows(now):
-            at += pause
-        self._next = at + pause
+        at = self._rejections.due(now, self._earliest)
+        self._earliest = at + RETRY_SECONDS
         if at > now:
             self._rejections.held += 1
         return at - now

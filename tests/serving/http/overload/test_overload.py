@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from serving.engine.admission.backlog import SHARE
+from serving.engine.admission.pacing import Rejections
 from tests.support.fast_path_server import (
     DIGITS,
     Run,
@@ -33,6 +34,16 @@ def run(request: pytest.FixtureRequest, one_model: Path) -> Run:
 def fill(service: Running) -> None:
     """Put as much work in flight as a request with a timeout of 0.5 s accepts before it."""
     service.service.admission.backlog.admit("student", SHARE * 0.5, 60)
+
+
+def test_a_process_sends_a_limited_number_of_rejections_per_second() -> None:
+    rejections = Rejections()
+    first = [rejections.due(0.0, 0.0) for _ in range(300)]
+    assert first[:100] == [0] * 100
+    assert first[100:] == pytest.approx([1 + index / 100 for index in range(200)], abs=0.02)
+    patient = [rejections.due(now, now) for now in (2.0, 2.1, 2.2)]
+    assert patient == [2.0, 2.1, 2.2]
+    assert max(rejections.due(3.0, 4.0) for _ in range(2000)) == 13.0
 
 
 async def held_back(service: Running) -> Connection:
@@ -132,8 +143,7 @@ def test_clients_that_connect_for_every_request_wait_and_the_first_do_not(run: R
         rejections, now = service.rejections, time.monotonic()
         assert (await (await service.connect()).ask(data))[0] == 503
         assert time.monotonic() - now < 0.5
-        # As if all that are sent at once had been, for a minute:
-        assert rejections.allows(time.monotonic() + 60)
+        rejections.due(time.monotonic() + 60, 0)  # as if all that are sent at once had been, for a minute
         late = await service.connect()
         started = time.monotonic()
         late.writer.write(data)
