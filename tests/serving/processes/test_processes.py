@@ -27,7 +27,8 @@ ONE = {"image": DIGITS[0]}
 def test_a_signal_ends_the_service_after_the_requests_in_flight(
     one_model: Path, executor: str, number: int
 ) -> None:
-    with starting_service(one_model, "--executor", executor, "--api-servers", "2") as running:
+    flags = ("--executor", executor, "--api-servers", "2")
+    with starting_service(one_model, *flags, forked=number != signal.SIGTERM) as running:
         url = running.wait_until_ready()
         children = running.children()
         assert len(children) == (2 if executor == "inprocess" else 3)
@@ -59,7 +60,7 @@ def test_a_signal_ends_the_service_after_the_requests_in_flight(
 @pytest.mark.parametrize("executor", ["inprocess", "workers"])
 @pytest.mark.slow
 def test_children_do_not_outlive_a_killed_parent(one_model: Path, executor: str) -> None:
-    with starting_service(one_model, "--executor", executor, "--api-servers", "2") as running:
+    with starting_service(one_model, "--executor", executor, "--api-servers", "2", forked=False) as running:
         running.wait_until_ready()
         children = running.children()
         running.end(signal.SIGKILL)
