@@ -32,7 +32,7 @@ BLOCKS = [block for document in EXECUTED for block in blocks(document) if block.
 @pytest.fixture(scope="module")
 def service(demo_repository: Path) -> Iterator[Service]:
     """A service of the models that `make demo` publishes."""
-    with running_service(demo_repository, "--api-servers", "1") as service:
+    with running_service(demo_repository, "--api-servers", "1", forked=False) as service:
         yield service
 
 
@@ -103,7 +103,7 @@ def test_the_recipe_of_the_quick_start_is_trained_exported_and_served(
             table, default = PROGRAMS[program]
             assert main(program, table, default=default, arguments=arguments) == 0
     assert serve == ".venv/bin/distillery-serve --models-dir models-recipe"
-    with running_service(tmp_path / "models-recipe") as service:
+    with running_service(tmp_path / "models-recipe", forked=False) as service:
         models = httpx.get(f"{service.url}/models").json()["models"]
     assert [(model["name"], model["architecture"]) for model in models] == [
         ("student", "784-256-128-10"),

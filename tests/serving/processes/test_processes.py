@@ -4,6 +4,8 @@ import json
 import os
 import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -13,7 +15,7 @@ from shutil import copytree
 import httpx
 import pytest
 
-from tests.support.service import eventually, failed_start, free_port, is_alive, starting_service
+from tests.support.service import ROOT, eventually, failed_start, free_port, is_alive, starting_service
 from tests.support.training.samples import sample_test
 
 DIGITS = sample_test().images.tolist()
@@ -27,7 +29,8 @@ ONE = {"image": DIGITS[0]}
 def test_a_signal_ends_the_service_after_the_requests_in_flight(
     one_model: Path, executor: str, number: int
 ) -> None:
-    with starting_service(one_model, "--executor", executor, "--api-servers", "2") as running:
+    flags = ("--executor", executor, "--api-servers", "2")
+    with starting_service(one_model, *flags, forked=number != signal.SIGTERM) as running:
         url = running.wait_until_ready()
         children = running.children()
         assert len(children) == (2 if executor == "inprocess" else 3)
@@ -59,7 +62,7 @@ def test_a_signal_ends_the_service_after_the_requests_in_flight(
 @pytest.mark.parametrize("executor", ["inprocess", "workers"])
 @pytest.mark.slow
 def test_children_do_not_outlive_a_killed_parent(one_model: Path, executor: str) -> None:
-    with starting_service(one_model, "--executor", executor, "--api-servers", "2") as running:
+    with starting_service(one_model, "--executor", executor, "--api-servers", "2", forked=False) as running:
         running.wait_until_ready()
         children = running.children()
         running.end(signal.SIGKILL)
@@ -110,3 +113,25 @@ def test_invalid_repositories_and_settings_are_one_line_errors(one_model: Path, 
     broken = copytree(one_model, tmp_path / "models")
     (broken / "student/1/model.onnx").write_bytes(b"no graph")
     assert "export the model again" in failed_start(broken)
+
+
+@pytest.mark.slow
+def test_a_forked_service_does_not_outlive_killed_tests(one_model: Path) -> None:
+    code = """
+import sys
+from pathlib import Path
+from tests.support.service import running_service
+with running_service(Path(sys.argv[1]), "--api-servers", "1") as service:
+    print(service.process.pid, *service.children(), flush=True)
+    sys.stdin.read()
+"""
+    command = [sys.executable, "-c", code, str(one_model)]
+    with subprocess.Popen(
+        command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as tests:
+        assert tests.stdout
+        started = [int(pid) for pid in tests.stdout.readline().split()]
+        assert len(started) == 2
+        assert all(map(is_alive, started))
+        tests.kill()
+    eventually(lambda: not any(map(is_alive, started)))

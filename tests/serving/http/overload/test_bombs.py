@@ -47,7 +47,7 @@ SMALL = (b"IDAT", zlib.compress(ROW * 14 + b"\0" + b"\xff" * 14 + bytes(14) + RO
 FRAME = b",\0\0\0\0\x1c\0\x1c\0\0\x08\x01\0\0"
 BOMBS = {
     "nesting": (b'{"image": ' + b"[" * 1_000_000, {}, 400, "malformed_body"),
-    "nesting of objects": (b'{"image": ' * 100_000, {}, 400, "malformed_body"),
+    "nesting of objects": (b'{"image": ' * 100_000, {}, 422, "too_many_images"),
     "a number beyond double": (pixel(b"1e999"), {}, 400, "malformed_body"),
     "a million digits": (pixel(b"9" * 1_000_000), {}, 400, "malformed_body"),
     "65 bits": (pixel(b"18446744073709551616"), {}, 422, "invalid_type"),
