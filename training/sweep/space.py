@@ -1,13 +1,12 @@
 """Search space of a sweep: temperature, alpha and loss of the distillation, learning rate, hidden layers."""
 
 from collections.abc import Mapping
+from itertools import pairwise
 from typing import TYPE_CHECKING, Annotated, Any
 
-import torch
 from pydantic import AfterValidator, Field
-from torch.utils.flop_counter import FlopCounterMode
 
-from training.model.network import PIXELS, build
+from training.model.network import CLASSES, SIDE
 from training.recipe.schema import Architecture, Distillation, LossName, Model, Section
 
 if TYPE_CHECKING:  # an extra: at run time it is imported where it is used
@@ -102,9 +101,14 @@ def multiply_adds(architecture: Architecture) -> int:
     because the machines that share a study differ. Below about 100,000 a served model gets no faster: the overhead of
     a call dominates.
     """
-    with torch.device("meta"), FlopCounterMode(display=False) as counter:
-        build(architecture).eval()(torch.empty(1, PIXELS))
-    return int(counter.get_total_flops()) // 2  # each with an addition
+    side, inputs, count = SIDE, 1, 0
+    for stage in architecture.stages:
+        for channels in stage:
+            count += side**2 * 9 * inputs * channels
+            inputs = channels
+        side //= 2
+    widths = (side**2 * inputs, *architecture.hidden, CLASSES)
+    return architecture.members * (count + sum(before * after for before, after in pairwise(widths)))
 
 
 def _joined(hidden: list[int]) -> str:

@@ -23,7 +23,6 @@ for name in (
     "scipy.optimize",
     "scipy.stats",
     "tests.support.faults.publish",
-    "torch._dynamo",
     "training.commands.sweep",
     "training.commands.train",
 ):

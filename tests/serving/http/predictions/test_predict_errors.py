@@ -148,5 +148,6 @@ def test_clients_that_disconnect_free_their_place(strict_service: Service) -> No
     for _ in range(10):
         with connect(strict_service.url) as connection:
             connection.sendall(post("/predict", b"{", AUTHORISED, length=1000))
+    let_it_read(strict_service.url)
     with httpx.Client(base_url=strict_service.url) as client:
         assert client.post("/predict", json=ONE, headers={"X-API-Key": API_KEY}).status_code == 200
