@@ -59,7 +59,7 @@ class Overload(Bench, RepositorySettings):
     connections: list[PositiveInt] = Field(
         [256, 1000], description="closed loops; open ones use as many as the largest"
     )
-    seconds: PositiveFloat = Field(3.0, description="seconds per case and round")
+    seconds: PositiveFloat = Field(5.0, description="seconds per case and round")
     rounds: PositiveInt = Field(3, description="rounds; each measures every case once")
 
     def measure(self) -> dict[str, Any]:
