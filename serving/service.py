@@ -407,11 +407,14 @@ def _add_fastapi_routes(service: Service) -> None:
     app.version = version("distillery")
     app.description = "Classification of handwritten digits by a teacher and the students distilled from it."
     guards = Guards(service.admission.access, service.settings.open_routes)
-    add_documentation(app, guards)
+    guarded = service.admission.access.required
+
+    def describe() -> None:
+        describe_inference(app, models, guarded=guarded)
+        describe_predictions(app, models, default, guarded=guarded)
+
+    add_documentation(app, guards, describe)
     add_statistics_routes(app, models, service.metrics, guards.models)
     exposition = Exposition(service.metrics, models.values())
     add_routes(app, models, default, exposition, guards, service.check_ready)
     add_v2_routes(app, models, guards, service.check_ready, max_images=service.settings.max_images)
-    guarded = service.admission.access.required
-    describe_inference(app, models, guarded=guarded)
-    describe_predictions(app, models, default, guarded=guarded)
