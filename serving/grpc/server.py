@@ -16,13 +16,14 @@ from grpc_health.v1.health_pb2_grpc import add_HealthServicer_to_server
 from grpc_reflection.v1alpha.reflection_pb2_grpc import add_ServerReflectionServicer_to_server
 
 from serving.codecs.base import Head
-from serving.codecs.errors import MalformedBody, NotReady, RequestError
+from serving.codecs.errors import MalformedBody, NotReady, Overloaded, RequestError
 from serving.codecs.open_inference import open_inference_pb2 as messages
 from serving.codecs.open_inference.config import model_config
 from serving.codecs.open_inference.grpc import GrpcCodec, describe, target
 from serving.codecs.open_inference.rest import find_model
 from serving.engine.admission.admission import Admission
 from serving.engine.admission.api_keys import Scope
+from serving.engine.admission.pacing import Pacing
 from serving.engine.metrics.series import Metrics
 from serving.engine.metrics.triton_statistics import model_statistics
 from serving.engine.request import AwaitedRequest, Endpoint
@@ -167,6 +168,8 @@ class _Service(grpc.GenericRpcHandler):
         request = AwaitedRequest(self._admission, _CODEC)
         reply = await request.reply(self._receive(request, context))  # gRPC cancels the task at a hang-up
         assert reply  # noqa: S101
+        if reply.status == Overloaded.status:
+            await Pacing(self._admission.rejections).wait()
         if reply.status != 200:
             await _abort(context, reply.status, reply.content.decode())
         context.set_trailing_metadata([(name.decode(), value.decode()) for name, value in reply.headers])

@@ -1,4 +1,4 @@
-"""A service mounted in this process, which counts the requests that do not take the fast path."""
+"""A service mounted in this process, which counts the requests that do not take the fast path; `grpc` is an address."""
 
 import asyncio
 import json
@@ -80,8 +80,8 @@ class Running:
 
 
 @asynccontextmanager
-async def running(models: Path, **settings: Any) -> AsyncIterator[Running]:
-    running = Running(build(Serve(models_dir=models, **settings)))
+async def running(models: Path, grpc: str | None = None, **settings: Any) -> AsyncIterator[Running]:
+    running = Running(build(Serve(models_dir=models, **settings), grpc_address=grpc))
     serving = asyncio.create_task(running.server.serve())
     await until(lambda: running.server.started)
     try:

@@ -6,10 +6,12 @@ import time
 from functools import partial
 from pathlib import Path
 
+import grpc
 import pytest
 
 from serving.engine.admission.backlog import SHARE
 from serving.engine.admission.pacing import Rejections
+from serving.grpc.port import grpc_address
 from tests.support.fast_path_server import (
     DIGITS,
     Run,
@@ -21,6 +23,7 @@ from tests.support.fast_path_server import (
     until,
 )
 from tests.support.requests.connections import Connection
+from tests.support.requests.grpc_calls import INFER, message
 
 MANY = request({"images": DIGITS[:64].tolist()})
 HURRY = "X-Request-Timeout-Seconds: 0.5"
@@ -153,6 +156,31 @@ def test_clients_that_connect_for_every_request_wait_and_the_first_do_not(run: R
         empty(service)
 
     run(scenario)
+
+
+def test_rejections_over_grpc_are_held_back_too(one_model: Path) -> None:
+    async def scenario(service: Running) -> None:
+        fill(service)
+        async with grpc.aio.insecure_channel(address) as channel:
+            infer = channel.unary_unary(INFER)
+
+            async def rejected(limit: float) -> tuple[grpc.StatusCode, float]:
+                started = time.monotonic()
+                with pytest.raises(grpc.RpcError) as caught:
+                    await infer(message().SerializeToString(), timeout=limit)
+                return caught.value.code(), time.monotonic() - started
+
+            code, seconds = await rejected(10)
+            assert (code, seconds < 0.9) == (grpc.StatusCode.UNAVAILABLE, True)
+            service.rejections.due(time.monotonic() + 60, 0)  # as if all that are sent at once had been
+            code, seconds = await rejected(10)
+            assert (code, 0.9 < seconds < 5) == (grpc.StatusCode.UNAVAILABLE, True)
+            assert (await rejected(0.3))[0] == grpc.StatusCode.DEADLINE_EXCEEDED
+        await until(lambda: service.rejections.held == 0)
+        empty(service)
+
+    with grpc_address("127.0.0.1", 0) as address:
+        run_with_server(one_model, scenario, grpc=address, request_timeout=0.5)
 
 
 def test_a_client_that_leaves_while_its_rejection_is_held_back_leaves_nothing(run: Run) -> None:
