@@ -8,7 +8,6 @@ from statistics import median
 from typing import Annotated, Any
 
 import numpy as np
-from onnxruntime import InferenceSession
 from pydantic import Field, PositiveInt
 from rich.progress import track
 
@@ -20,7 +19,7 @@ from benchmarks.results.models import model_facts
 from distillery import Metavar, unknown
 from distillery.machine import usable_cores
 from serving.codecs.pictures.digit_line import read
-from serving.model.session import open_session
+from serving.model.session import Session
 from training.data.mnist import Digits, find_mnist, load_test, load_training
 
 CHUNK = 20
@@ -58,7 +57,7 @@ class Pictures(Bench, RepositorySettings):
                 raise BenchmarkError(f"--kinds: {unknown('kind of pictures', kind, KINDS)}")
         kinds = self.kinds or list(KINDS)
         entries = self.entries()
-        sessions = {name: open_session(entry.path) for name, entry in entries.items()}
+        sessions = {name: Session(entry.path) for name, entry in entries.items()}
         digits = self._digits()
         with ProcessPoolExecutor(usable_cores(), get_context("spawn")) as pool:
             rows = self._rows(pool, kinds, digits, sessions)
@@ -77,16 +76,13 @@ class Pictures(Bench, RepositorySettings):
         pool: ProcessPoolExecutor,
         kinds: list[str],
         digits: Digits,
-        sessions: dict[str, InferenceSession],
+        sessions: dict[str, Session],
     ) -> list[dict[str, Any]]:
         """Return the share of digits that each model predicts correctly, by kind of picture."""
         rows = []
         for kind, converted in self._convert(pool, kinds, digits):
             images = np.stack([one.image for one in converted])
-            predicted = {
-                name: session.run(["probabilities"], {"image": images})[0].argmax(1)
-                for name, session in sessions.items()
-            }
+            predicted = {name: np.array(session.run(images).digits) for name, session in sessions.items()}
             labels = digits.labels.numpy()
             rows.append(
                 {
@@ -106,7 +102,7 @@ class Pictures(Bench, RepositorySettings):
         self,
         pool: ProcessPoolExecutor,
         digits: Digits,
-        sessions: dict[str, InferenceSession],
+        sessions: dict[str, Session],
         *,
         touching: bool,
     ) -> dict[str, Any]:
@@ -164,10 +160,11 @@ class Pictures(Bench, RepositorySettings):
             yield kind, [one for chunk in running[kind] for one in chunk.result()]
 
 
-def _number(session: InferenceSession, number: Number) -> str:
+def _number(session: Session, number: Number) -> str:
     """Return what a model reads; nothing in a picture that was rejected."""
     if not number.candidates:
         return ""
     images = np.stack([candidate.image for candidate in number.candidates])
-    (logits,) = session.run(["logits"], {"image": images})
-    return "".join(str(logits[index].argmax()) for index in read(number.candidates, logits))
+    outputs = session.run(images)
+    chosen = read(number.candidates, outputs.logits, outputs.confidence)
+    return "".join(str(outputs.digits[index]) for index in chosen)

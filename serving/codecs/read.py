@@ -35,7 +35,7 @@ class ReadCodec(PredictCodec):
         return Query(images, includes_input=head.includes_input, line=line)
 
     def select(self, query: Query, prediction: Prediction) -> tuple[Query, Prediction]:
-        chosen = read(query.line, prediction.logits)
+        chosen = read(query.line, prediction.logits, prediction.confidence)
         selected = query._replace(images=query.images[chosen], line=[query.line[index] for index in chosen])
         return selected, prediction.selection(chosen)
 
