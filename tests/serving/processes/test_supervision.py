@@ -161,7 +161,7 @@ def test_a_worker_that_ends_or_hangs_is_replaced(two_models: Path, number: signa
             assert httpx.get(f"{service.url}/health/live").status_code == 200
         assert httpx.post(f"{service.url}/predict/teacher", json=ONE, timeout=5).status_code == 200
         replaced(service, student, HUNG_S if number == signal.SIGSTOP else DIED_S)
-        eventually(lambda: httpx.get(f"{service.url}/health/ready").status_code == 200, 5)
+        eventually(lambda: httpx.get(f"{service.url}/health/ready").status_code == 200, 20)
         clients.end()
         assert not clients.failed  # a worker has no connection to a client
         assert set(clients.statuses) <= {200, 503, 504}
