@@ -28,7 +28,7 @@ from serving.engine.decoding_threads import Decoders
 from serving.engine.executors import Executor
 from serving.engine.lit_api import DigitAPI
 from serving.engine.metrics.recorder import RequestMetrics
-from serving.engine.metrics.series import CLIENT_GONE
+from serving.engine.metrics.series import CLIENT_GONE, CLIENT_GONE_CODE
 
 _BYTES_PER_IMAGE = 1800
 """Of MNIST's digits as JSON: to guess the number of images before the body is decoded."""
@@ -197,6 +197,8 @@ class InFlightRequest:
             _release_frames(error)
             error = InternalError()
         _release_frames(error)
+        if self._send:
+            self._admission.rejected[error.code] += 1
         self._finish(self._codec.reject(error))
 
     def is_late(self, now: float) -> bool:
@@ -212,6 +214,7 @@ class InFlightRequest:
         """End the request because its client hung up; no effect on one that has ended."""
         if self._send:
             self._send = None
+            self._admission.rejected[CLIENT_GONE_CODE] += 1
             self._end(CLIENT_GONE)
 
     def _finish(self, reply: Reply) -> None:
