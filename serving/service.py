@@ -14,9 +14,11 @@ Two parts of LitServe are replaced:
 import asyncio
 import logging
 import multiprocessing
-from collections.abc import AsyncIterator, Collection, Iterable, Mapping
+import os
+import sys
+from collections.abc import AsyncIterator, Collection, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
@@ -41,6 +43,8 @@ from serving.engine.lit_api import DigitAPI, ModelSettings
 from serving.engine.metrics.recorder import CpuMetrics, RequestMetrics, RunMetrics, UnknownModelMetrics
 from serving.engine.metrics.series import Exposition, Metrics, Values, metrics_table
 from serving.engine.request import Endpoint
+from serving.engine.telemetry.access_log import AccessLog
+from serving.engine.telemetry.traces import Traces, TracingSettings, open_traces
 from serving.engine.watched_files import WatchedFiles
 from serving.grpc.port import grpc_address
 from serving.health import announcement
@@ -50,6 +54,7 @@ from serving.http.fast_path import FastPathProtocol, RawHeads
 from serving.http.guards import Guards
 from serving.http.middleware.cross_origin import CrossOrigin
 from serving.http.middleware.normalise import NormalisedRequests
+from serving.http.middleware.request_ids import RequestIds
 from serving.http.middleware.security_headers import SecurityHeaders
 from serving.http.openapi import describe_predictions
 from serving.http.prediction_routes import PredictionRoutes
@@ -119,6 +124,7 @@ class Service:
     routes: PredictionRoutes
     cross_origin: CrossOrigin | None
     grpc_address: str | None
+    tracing: TracingSettings | None
 
     @property
     def app(self) -> ASGIApp:
@@ -193,7 +199,11 @@ class Service:
         """Load the models in an API process, open their routes and publish metrics."""
         row = self.metrics.row(self.server.index)
         self.admission.access.quotas.process = self.server.index
-        with ThreadPoolExecutor(1, "runs") as runner, ThreadPoolExecutor(_DECODERS, "decodes") as pool:
+        with (
+            self._observed(),
+            ThreadPoolExecutor(1, "runs") as runner,
+            ThreadPoolExecutor(_DECODERS, "decodes") as pool,
+        ):
             decoders = Decoders(pool, _DECODERS, fair=self.admission.access.several)
             endpoints = {
                 name: Endpoint(
@@ -209,12 +219,32 @@ class Service:
             recorders += [endpoint.metrics for endpoint in endpoints.values()]
             if self.settings.executor == "inprocess":
                 recorders += [api.metrics for api in self.server.apis]
+            if self.admission.access_log:
+                recorders.append(self.admission.access_log)
             async with self._grpc(endpoints):
                 publishing = asyncio.create_task(self._tick(endpoints.values(), recorders))
                 yield
             publishing.cancel()
             for one in recorders:
                 one.publish()
+
+    @contextmanager
+    def _observed(self) -> Iterator[None]:
+        """Open the access log and the exporter of spans, after the fork: both have a thread."""
+        settings, admission = self.settings, self.admission
+        # The span of a request is made first: its line of the log names the trace.
+        observers: list[Traces | AccessLog] = []
+        if self.tracing:
+            observers.append(open_traces(self.tracing, version("distillery")))
+        if settings.access_log:
+            admission.access_log = AccessLog(
+                sys.stdout.fileno(), sample=settings.access_log_sample, rate=settings.access_log_rate
+            )
+            observers.append(admission.access_log)
+        admission.observers = tuple(observers)
+        yield
+        for one in observers:
+            one.close()
 
     async def _tick(self, endpoints: Collection[Endpoint], recorders: Collection[_Recorder]) -> None:
         """Periodically do what would cost too much per request: heartbeats, deadlines, metrics."""
@@ -363,7 +393,8 @@ def build(
         timeout=settings.request_timeout,
     )
     app = SecurityHeaders(server.app, tls=shared.certificate is not None)
-    others = NormalisedRequests(app, settings.root_path, settings.trusted_proxies)
+    normalised = NormalisedRequests(app, settings.root_path, settings.trusted_proxies)
+    others = RequestIds(normalised, admission)
     routes = PredictionRoutes(others, admission, settings.root_path)
     cross_origin = CrossOrigin(routes, settings.cors_origins) if settings.cors_origins else None
     service = Service(
@@ -377,6 +408,7 @@ def build(
         routes,
         cross_origin,
         grpc_address,
+        TracingSettings.of(os.environ) if settings.tracing else None,
     )
     server.app.include_router(APIRouter(lifespan=service.lifespan))  # FastAPI runs it inside LitServe's
     _add_fastapi_routes(service)
