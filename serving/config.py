@@ -164,6 +164,13 @@ class InferenceSettings(Command):
     )
     threads: PositiveInt = Field(1, description="CPU threads per inference run")
     max_batch: PositiveInt = Field(64, description="maximum images per batch")
+    agreement_samples: Annotated[float, Metavar("N")] = Field(
+        1.0,
+        ge=0,
+        le=10,
+        description="images per second, model and API process that the teacher classifies as well, to count how often "
+        "they agree; needs a model named teacher and --executor inprocess; 0: none",
+    )
     reject_unaccepted: bool = Field(
         False,
         description="respond with status 422 if the confidence in a prediction is below the model's threshold",

@@ -16,6 +16,7 @@ import logging
 import multiprocessing
 import os
 import sys
+import time
 from collections.abc import AsyncIterator, Collection, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, nullcontext
@@ -37,11 +38,21 @@ from serving.codecs.read import MAX_CANDIDATES
 from serving.config import ServiceSettings
 from serving.engine.admission.admission import Admission, AdmissionLimits
 from serving.engine.admission.api_keys import Access, Quotas
+from serving.engine.agreement import Agreement
 from serving.engine.decoding_threads import Decoders
 from serving.engine.executors import Executor, InProcess, Workers
 from serving.engine.lit_api import DigitAPI, ModelSettings
-from serving.engine.metrics.recorder import CpuMetrics, RequestMetrics, RunMetrics, UnknownModelMetrics
-from serving.engine.metrics.series import Exposition, Metrics, Values, metrics_table
+from serving.engine.metrics.facts import model_facts, service_facts
+from serving.engine.metrics.recorder import (
+    LoopMetrics,
+    ProcessMetrics,
+    QueueMetrics,
+    RejectionMetrics,
+    RequestMetrics,
+    RunMetrics,
+    UnknownModelMetrics,
+)
+from serving.engine.metrics.series import TEACHER, Exposition, Metrics, Values, metrics_table
 from serving.engine.request import Endpoint
 from serving.engine.telemetry.access_log import AccessLog
 from serving.engine.telemetry.traces import Traces, TracingSettings, open_traces
@@ -213,16 +224,23 @@ class Service:
             }
             self.routes.open(endpoints, self.default)
             recorders: list[_Recorder] = [
-                CpuMetrics(row, "api"),
+                ProcessMetrics(row, "api"),
                 UnknownModelMetrics(row, self.admission.unknown_model),
+                RejectionMetrics(row, self.admission.rejected),
             ]
             recorders += [endpoint.metrics for endpoint in endpoints.values()]
+            recorders += [
+                QueueMetrics(row, name, endpoint.executor.queued) for name, endpoint in endpoints.items()
+            ]
             if self.settings.executor == "inprocess":
                 recorders += [api.metrics for api in self.server.apis]
             if self.admission.access_log:
                 recorders.append(self.admission.access_log)
+                recorders += self._agreements(row, runner)
+            loop_metrics = LoopMetrics(row)
+            recorders.append(loop_metrics)
             async with self._grpc(endpoints):
-                publishing = asyncio.create_task(self._tick(endpoints.values(), recorders))
+                publishing = asyncio.create_task(self._tick(endpoints.values(), recorders, loop_metrics))
                 yield
             publishing.cancel()
             for one in recorders:
@@ -246,12 +264,27 @@ class Service:
         for one in observers:
             one.close()
 
-    async def _tick(self, endpoints: Collection[Endpoint], recorders: Collection[_Recorder]) -> None:
+    def _agreements(self, row: Values, runner: ThreadPoolExecutor) -> list[Agreement]:
+        """Return the comparisons of each model with the teacher, if it is served and compared with."""
+        apis = dict(zip(self.models, self.server.apis, strict=True))
+        samples = self.settings.agreement_samples
+        if (teacher := apis.pop(TEACHER, None)) is None or not samples:
+            return []
+        return [Agreement(teacher, api, row, runner, samples) for api in apis.values()]
+
+    async def _tick(
+        self,
+        endpoints: Collection[Endpoint],
+        recorders: Collection[_Recorder],
+        loop_metrics: LoopMetrics,
+    ) -> None:
         """Periodically do what would cost too much per request: heartbeats, deadlines, metrics."""
         longest_run = max(self.settings.request_timeout, HANG_SECONDS)
         while True:
             self.server.beat()
+            sleeping = time.monotonic()
             await asyncio.sleep(_TICK_SECONDS)
+            loop_metrics.late(time.monotonic() - sleeping - _TICK_SECONDS)
             self.admission.expire_late()
             self.admission.backlog.measure()
             self.reload()
@@ -447,6 +480,7 @@ def _add_fastapi_routes(service: Service) -> None:
 
     add_documentation(app, guards, describe)
     add_statistics_routes(app, models, service.metrics, guards.models)
-    exposition = Exposition(service.metrics, models.values())
+    max_in_flight = service.settings.max_in_flight * service.settings.api_servers
+    exposition = Exposition(service.metrics, (*service_facts(max_in_flight), *model_facts(models.values())))
     add_routes(app, models, default, exposition, guards, service.check_ready)
     add_v2_routes(app, models, guards, service.check_ready, max_images=service.settings.max_images)

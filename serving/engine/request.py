@@ -28,7 +28,7 @@ from serving.engine.decoding_threads import Decoders
 from serving.engine.executors import Executor
 from serving.engine.lit_api import DigitAPI
 from serving.engine.metrics.recorder import RequestMetrics
-from serving.engine.metrics.series import CLIENT_GONE
+from serving.engine.metrics.series import CLIENT_GONE, CLIENT_GONE_CODE
 from serving.engine.telemetry.correlation import NO_CORRELATION, Correlation, new_request_id
 from serving.engine.telemetry.record import Record
 
@@ -220,6 +220,8 @@ class InFlightRequest:
             _release_frames(error)
             error = InternalError()
         _release_frames(error)
+        if self._send:
+            self._admission.rejected[error.code] += 1
         if self._admission.observers:
             self._code = error.code
         self._finish(self._codec.reject(error))
@@ -237,6 +239,9 @@ class InFlightRequest:
         """End the request because its client hung up; no effect on one that has ended."""
         if self._send:
             self._send = None
+            self._admission.rejected[CLIENT_GONE_CODE] += 1
+            if self._admission.observers:
+                self._code = CLIENT_GONE_CODE
             self._end(CLIENT_GONE)
 
     def _finish(self, reply: Reply) -> None:

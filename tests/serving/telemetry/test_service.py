@@ -157,7 +157,8 @@ def test_a_client_that_hangs_up_has_a_line(observed: Observed) -> None:
         head = post("/predict", b"", "X-Request-ID: leaver", f"X-API-Key: {API_KEY}", length=1000)
         connection.sendall(head)
         time.sleep(0.1)
-    assert observed.line("leaver")["status"] == 499
+    line = observed.line("leaver")
+    assert (line["status"], line["error"]) == (499, "client_gone")
 
 
 def test_a_span_has_the_stages_of_its_request_as_events(observed: Observed, client: httpx.Client) -> None:
