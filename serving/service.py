@@ -235,9 +235,9 @@ class Service:
             ]
             if self.settings.executor == "inprocess":
                 recorders += [api.metrics for api in self.server.apis]
+                recorders += self._agreements(row, runner)
             if self.admission.access_log:
                 recorders.append(self.admission.access_log)
-                recorders += self._agreements(row, runner)
             loop_metrics = LoopMetrics(row)
             recorders.append(loop_metrics)
             async with self._grpc(endpoints):
