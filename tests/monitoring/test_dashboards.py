@@ -38,8 +38,9 @@ TYPESCRIPT = "typescript@5.9.3"
 
 def selectors(expression: str) -> Iterator[tuple[str, str, str]]:
     """Every selector of an expression: name, matchers, range."""
-    text = re.sub(r'"[^"]*"', lambda string: string[0] if "$" in string[0] else '""', expression)
-    for found in re.finditer(r"\b((?:[a-z_]+:)?distillery_[\w:]+|ALERTS)(\{[^}]*\})?(\[[^\]]+\])?", text):
+    for found in re.finditer(
+        r"\b((?:[a-z_]+:)?distillery_[\w:]+|ALERTS)(\{[^}]*\})?(\[[^\]]+\])?", expression
+    ):
         yield found[1], found[2] or "", found[3] or ""
 
 
