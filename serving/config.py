@@ -54,6 +54,7 @@ class ListenSettings(Command):
     fast_path: bool = Field(
         True, description="serve the repeated requests of a connection without uvicorn's parser"
     )
+    page: bool = Field(True, description="serve the web page at /; without it, / redirects to /docs")
     tls_cert: Annotated[Path | None, Metavar("FILE")] = Field(
         None,
         description="serve HTTPS, and gRPC with TLS, with this certificate and its chain (PEM); read again when it "

@@ -63,6 +63,7 @@ from serving.http.middleware.cross_origin import CrossOrigin
 from serving.http.middleware.normalise import NormalisedRequests
 from serving.http.middleware.security_headers import SecurityHeaders
 from serving.http.openapi import describe_predictions
+from serving.http.page.routes import add_documentation_redirect, add_page
 from serving.http.prediction_routes import PredictionRoutes
 from serving.http.routes import add_routes
 from serving.http.v2.openapi import describe_inference
@@ -446,6 +447,17 @@ def _add_fastapi_routes(service: Service) -> None:
         describe_inference(app, models, guarded=guarded)
         describe_predictions(app, models, default, guarded=guarded)
 
+    def facts() -> dict[str, Any]:
+        return {
+            "version": app.version,
+            "max_images": service.settings.max_images,
+            "feedback": any(getattr(route, "path", None) == "/feedback" for route in app.routes),
+        }
+
+    if service.settings.page:
+        add_page(app, guards, facts)
+    else:
+        add_documentation_redirect(app)
     add_documentation(app, guards, describe)
     add_statistics_routes(app, models, service.metrics, guards.models)
     max_in_flight = service.settings.max_in_flight * service.settings.api_servers
