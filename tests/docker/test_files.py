@@ -107,13 +107,13 @@ def test_the_image_sets_no_variable_that_overrides_a_file() -> None:
 
 def test_images_are_pinned(compose: dict[str, Any]) -> None:
     pulled = {name: s["image"] for name, s in compose["services"].items() if "build" not in s}
-    assert set(pulled) == {"prometheus", "grafana"}
+    assert set(pulled) == {"prometheus", "alertmanager", "grafana"}
     assert all(PINNED.fullmatch(image) for image in pulled.values()), pulled
 
 
 def test_ports_are_bound_to_the_loopback_interface(compose: dict[str, Any]) -> None:
     ports = [port for service in compose["services"].values() for port in service["ports"]]
-    assert len(ports) == 3
+    assert len(ports) == 4
     assert all(port.startswith("127.0.0.1:") for port in ports)
 
 
@@ -138,19 +138,21 @@ def test_every_file_that_is_mounted_exists(compose: dict[str, Any]) -> None:
         for volume in service["volumes"]
         if isinstance(volume, str) and volume.startswith(".")
     ]
-    assert len(mounts) == 4
+    assert len(mounts) == 5
     assert all((DOCKER / mount).exists() for mount in mounts), mounts
 
 
 def test_the_services_refer_to_each_other_by_the_right_names(compose: dict[str, Any]) -> None:
     prometheus = yaml.safe_load((DOCKER / "prometheus/prometheus.yml").read_text())
     assert prometheus["scrape_configs"][0]["static_configs"][0]["targets"] == ["serving:8000"]
+    (alertmanager,) = prometheus["alerting"]["alertmanagers"]
+    assert alertmanager["static_configs"][0]["targets"] == ["alertmanager:9093"]
     source = yaml.safe_load((DOCKER / "grafana/provisioning/datasources/prometheus.yml").read_text())
     assert source["datasources"][0]["url"] == "http://prometheus:9090"
     provider = yaml.safe_load((DOCKER / "grafana/provisioning/dashboards/distillery.yml").read_text())
     folder = provider["providers"][0]["options"]["path"]
     assert f"./grafana/dashboards:{folder}:ro" in compose["services"]["grafana"]["volumes"]
-    assert {"serving", "prometheus"} <= set(compose["services"])
+    assert {"serving", "prometheus", "alertmanager"} <= set(compose["services"])
 
 
 def test_the_health_check_is_a_command_of_the_service() -> None:
