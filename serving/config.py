@@ -225,7 +225,30 @@ class LimitSettings(Command):
     )
 
 
-class ServiceSettings(ListenSettings, ConnectionSettings, InferenceSettings, AccessSettings, LimitSettings):
+class TelemetrySettings(Command):
+    """What is written about single requests."""
+
+    group = "telemetry"
+
+    access_log: Literal["json"] | None = Field(
+        None, description="write one line of JSON per request to standard output"
+    )
+    access_log_sample: float = Field(
+        1.0, gt=0, le=1, description="share of the successful requests that are logged; all others are"
+    )
+    access_log_rate: PositiveInt = Field(
+        100, description="maximum lines of the access log per second and API process"
+    )
+    tracing: bool = Field(
+        False,
+        description="send a span per request to an OpenTelemetry collector, as the variables OTEL_* describe (extra "
+        "tracing)",
+    )
+
+
+class ServiceSettings(
+    ListenSettings, ConnectionSettings, InferenceSettings, AccessSettings, LimitSettings, TelemetrySettings
+):
     """All settings of the service."""
 
     models_dir: Path = Field(Path("models"), description="model repository, as distillery-export writes it")

@@ -14,10 +14,12 @@ Two parts of LitServe are replaced:
 import asyncio
 import logging
 import multiprocessing
+import os
+import sys
 import time
-from collections.abc import AsyncIterator, Collection, Iterable, Mapping
+from collections.abc import AsyncIterator, Collection, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
@@ -52,6 +54,8 @@ from serving.engine.metrics.recorder import (
 )
 from serving.engine.metrics.series import TEACHER, Exposition, Metrics, Values, metrics_table
 from serving.engine.request import Endpoint
+from serving.engine.telemetry.access_log import AccessLog
+from serving.engine.telemetry.traces import Traces, TracingSettings, open_traces
 from serving.engine.watched_files import WatchedFiles
 from serving.grpc.port import grpc_address
 from serving.health import announcement
@@ -61,6 +65,7 @@ from serving.http.fast_path import FastPathProtocol, RawHeads
 from serving.http.guards import Guards
 from serving.http.middleware.cross_origin import CrossOrigin
 from serving.http.middleware.normalise import NormalisedRequests
+from serving.http.middleware.request_ids import RequestIds
 from serving.http.middleware.security_headers import SecurityHeaders
 from serving.http.openapi import describe_predictions
 from serving.http.page.routes import add_documentation_redirect, add_page
@@ -131,6 +136,7 @@ class Service:
     routes: PredictionRoutes
     cross_origin: CrossOrigin | None
     grpc_address: str | None
+    tracing: TracingSettings | None
 
     @property
     def app(self) -> ASGIApp:
@@ -205,7 +211,11 @@ class Service:
         """Load the models in an API process, open their routes and publish metrics."""
         row = self.metrics.row(self.server.index)
         self.admission.access.quotas.process = self.server.index
-        with ThreadPoolExecutor(1, "runs") as runner, ThreadPoolExecutor(_DECODERS, "decodes") as pool:
+        with (
+            self._observed(),
+            ThreadPoolExecutor(1, "runs") as runner,
+            ThreadPoolExecutor(_DECODERS, "decodes") as pool,
+        ):
             decoders = Decoders(pool, _DECODERS, fair=self.admission.access.several)
             endpoints = {
                 name: Endpoint(
@@ -226,6 +236,8 @@ class Service:
             if self.settings.executor == "inprocess":
                 recorders += [api.metrics for api in self.server.apis]
                 recorders += self._agreements(row, runner)
+            if self.admission.access_log:
+                recorders.append(self.admission.access_log)
             loop_metrics = LoopMetrics(row)
             recorders.append(loop_metrics)
             async with self._grpc(endpoints):
@@ -234,6 +246,24 @@ class Service:
             publishing.cancel()
             for one in recorders:
                 one.publish()
+
+    @contextmanager
+    def _observed(self) -> Iterator[None]:
+        """Open the access log and the exporter of spans, after the fork: both have a thread."""
+        settings, admission = self.settings, self.admission
+        # The span of a request is made first: its line of the log names the trace.
+        observers: list[Traces | AccessLog] = []
+        if self.tracing:
+            observers.append(open_traces(self.tracing, version("distillery")))
+        if settings.access_log:
+            admission.access_log = AccessLog(
+                sys.stdout.fileno(), sample=settings.access_log_sample, rate=settings.access_log_rate
+            )
+            observers.append(admission.access_log)
+        admission.observers = tuple(observers)
+        yield
+        for one in observers:
+            one.close()
 
     def _agreements(self, row: Values, runner: ThreadPoolExecutor) -> list[Agreement]:
         """Return the comparisons of each model with the teacher, if it is served and compared with."""
@@ -397,7 +427,8 @@ def build(
         timeout=settings.request_timeout,
     )
     app = SecurityHeaders(server.app, tls=shared.certificate is not None)
-    others = NormalisedRequests(app, settings.root_path, settings.trusted_proxies)
+    normalised = NormalisedRequests(app, settings.root_path, settings.trusted_proxies)
+    others = RequestIds(normalised, admission)
     routes = PredictionRoutes(others, admission, settings.root_path)
     cross_origin = CrossOrigin(routes, settings.cors_origins) if settings.cors_origins else None
     service = Service(
@@ -411,6 +442,7 @@ def build(
         routes,
         cross_origin,
         grpc_address,
+        TracingSettings.of(os.environ) if settings.tracing else None,
     )
     server.app.include_router(APIRouter(lifespan=service.lifespan))  # FastAPI runs it inside LitServe's
     _add_fastapi_routes(service)
