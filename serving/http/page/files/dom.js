@@ -24,6 +24,8 @@ export const ms = (value) => `${value < 10 ? Number(value.toPrecision(2)) : Math
 export const percent = (share) => (share > 0.9995 ? ">99.9 %" : share < 0.0005 ? "<0.1 %" : `${(100 * share).toFixed(1)} %`);
 export const count = (n, noun) => `${n.toLocaleString("en")} ${noun}${n === 1 ? "" : "s"}`;
 
+export const median = (values) => values.toSorted((a, b) => a - b)[values.length >> 1] ?? 0;
+
 /** Paint 784 ink values, white on black, into a canvas of 28×28 pixels. */
 export function paint28(canvas, pixels) {
   const image = new ImageData(28, 28);

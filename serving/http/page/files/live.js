@@ -16,6 +16,7 @@ export class Live extends EventTarget {
     this.generation = 0;
     this.pixels = undefined;
     this.submit = newest((input) => this.round(input));
+    for (const row of rows) row.compare(this.teacher);
     pad.addEventListener("change", () => this.drawn(false));
     pad.addEventListener("end", () => this.drawn(true));
   }
@@ -51,7 +52,8 @@ export class Live extends EventTarget {
     for (const row of this.rows) row.clear();
     $("seen").getContext("2d").clearRect(0, 0, 28, 28);
     $("seen").setAttribute("aria-label", "The 28 by 28 input of the models: empty");
-    $("summary").textContent = "Every model responds here.";
+    $("summary").textContent = "Every model responds here";
+    $("timing").textContent = "";
     this.dispatchEvent(new Event("clear"));
   }
 
@@ -83,24 +85,18 @@ export class Live extends EventTarget {
     }
   }
 
-  /** Request every model at once and show each response as it comes; the teacher's decides on agreement. */
+  /** Request every model at once and show each response as it comes. */
   async predictAll(pixels, isCurrent) {
-    let ofTeacher;
     const shown = new Map();
-    const show = (row) => {
-      const digit = shown.get(row).predictions[0].digit;
-      const compares = row !== this.teacher && ofTeacher !== undefined;
-      row.show(shown.get(row), compares ? digit === ofTeacher : undefined);
-    };
     const one = async (row) => {
       const answer = await predict(row.model.name, pixels);
       if (!isCurrent()) return;
       shown.set(row, answer);
-      if (row === this.teacher) {
-        ofTeacher = answer.predictions[0].digit;
-        for (const other of shown.keys()) show(other);
-      } else {
-        show(row);
+      row.show(answer);
+      const reference = shown.get(this.teacher)?.predictions[0].digit;
+      if (reference === undefined) return;
+      for (const other of row === this.teacher ? shown.keys() : [row]) {
+        if (other !== this.teacher) other.showAgreement(shown.get(other).predictions[0].digit === reference);
       }
     };
     const results = await Promise.allSettled(this.rows.map(one));
@@ -110,6 +106,7 @@ export class Live extends EventTarget {
     results.forEach((result, index) => {
       if (result.status === "rejected") this.rows[index].fail(sentence(result.reason.message)); // --reject-unaccepted
     });
+    for (const row of this.rows) row.compare(this.teacher);
     return shown;
   }
 
@@ -121,11 +118,12 @@ export class Live extends EventTarget {
     }
     const most = [...digits].sort(([, a], [, b]) => b - a);
     const n = answers.size;
-    const truth = this.label === undefined ? "" : ` The label says ${this.label}.`;
-    let text = most.map(([digit, models]) => `${digit} from ${count(models, "model")}`).join(", ");
+    let text = most.map(([digit, models]) => `${digit} from ${count(models, "model")}`).join(", ") || "No model accepts it";
     if (most.length === 1) text = n === 1 ? `It is a ${most[0][0]}` : `${n === 2 ? "Both" : `All ${n}`} models say ${most[0][0]}`;
-    $("summary").textContent = `${text || "No model accepts it"}.${truth} ${ms(milliseconds)} from the stroke to the last response.`;
-    if (ended) announce(`${text || "no model accepts it"}.${truth}`);
+    if (this.label !== undefined) text += `, the label says ${this.label}`;
+    $("summary").textContent = text;
+    $("timing").textContent = `${ms(milliseconds)} from the stroke to the last response`;
+    if (ended) announce(text);
     $("seen").setAttribute("aria-label", `The 28 by 28 input of the models, ${text}`);
   }
 }

@@ -30,8 +30,7 @@ async function start() {
 
 function open(service) {
   const models = withRoles(service.models);
-  const teacher = models.find((model) => model.isTeacher);
-  const rows = models.map((model) => new Row(model, teacher));
+  const rows = models.map((model) => new Row(model));
   showRows(rows);
   $("version").textContent = `Distillery ${service.version}, ${count(models.length, "model")}.`;
   const live = new Live(pad, rows);

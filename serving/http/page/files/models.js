@@ -1,7 +1,7 @@
 // The models of the service: their rows, and what each of them predicts.
 
 import { showCard } from "./card.js";
-import { $, count, el, ms, percent } from "./dom.js";
+import { $, el, median, ms, percent } from "./dom.js";
 
 /** Return the models with their role and colour, the teacher first, then by size. */
 export function withRoles(manifests) {
@@ -17,36 +17,46 @@ export function withRoles(manifests) {
   });
 }
 
+const MIN_RESPONSES = 20; // for a median
+const MAX_RESPONSES = 99;
+
 export class Row {
-  constructor(model, teacher) {
+  constructor(model) {
     this.model = model;
-    const { manifest } = model;
-    const smaller = teacher && teacher !== model ? teacher.manifest.size_bytes / manifest.size_bytes : 1;
-    const size = `${(manifest.size_bytes / 1e6).toFixed(1)} MB${smaller > 1.05 ? `, ${smaller.toFixed(1)}× smaller` : ""}`;
+    this.times = []; // of inference, the newest
+    const { name, manifest, role } = model;
     this.digit = el("div", { class: "digit" }, "·");
     this.bars = Array.from({ length: 10 }, (_, digit) => el("i", {}, String(digit)));
     this.figure = el("div", { class: "bars", role: "img", "aria-label": "no prediction" }, ...this.bars);
     this.verdict = el("p", { class: "verdict" });
-    const card = el("button", { click: () => showCard(model) }, "Model card");
-    card.append(el("span", { class: "hidden" }, ` of ${model.name}`));
+    this.gains = el("p", { class: "gains" });
+    const card = el("button", { class: "link", click: () => showCard(model) }, "Model card", el("span", { class: "hidden" }, ` of ${name}`));
+    const facts = `${role} · ${(manifest.size_bytes / 1e6).toFixed(1)} MB · ${(100 - 100 * manifest.test_accuracy).toFixed(2)} % errors · `;
     this.element = el(
       "li",
-      { class: `panel model ${model.colour}`, "data-model": model.name },
-      el(
-        "div",
-        { class: "who" },
-        el("h2", {}, model.name, card),
-        el("p", { class: "facts" }, `${model.role} · ${size} · ${count(manifest.test_errors, "error")} in 10,000`),
-      ),
+      { class: `panel model ${model.colour}`, "data-model": name },
+      el("div", { class: "who" }, el("div", { class: "row" }, el("h2", {}, name), this.gains), el("p", { class: "facts" }, facts, card)),
       this.figure,
       this.digit,
       this.verdict,
     );
   }
 
-  /** Show a prediction; `agrees` is undefined where there is no teacher to compare with. */
-  show({ predictions: [prediction], timing, trip }, agrees) {
+  /** Show what this model gains over the teacher: size, and the median inference time so far. */
+  compare(teacher) {
+    if (!teacher || teacher === this) return;
+    const smaller = teacher.model.manifest.size_bytes / this.model.manifest.size_bytes;
+    const chips = [[smaller, "smaller", "Size of the file"]];
+    if (this.times.length >= MIN_RESPONSES) {
+      chips.push([median(teacher.times) / median(this.times), "faster", `Median inference time of ${this.times.length} responses`]);
+    }
+    const shown = chips.filter(([gain]) => gain >= 1.05).map(([gain, what, title]) => el("span", { title }, `${gain.toFixed(1)}× ${what}`));
+    this.gains.replaceChildren(...shown);
+  }
+
+  show({ predictions: [prediction], timing, trip }) {
     const { digit, probabilities, accepted, confidence } = prediction;
+    this.times = [timing.inference_ms, ...this.times].slice(0, MAX_RESPONSES);
     this.digit.textContent = digit;
     this.bars.forEach((bar, index) => {
       bar.style.setProperty("--p", `${100 * probabilities[index]}%`);
@@ -55,12 +65,15 @@ export class Row {
     this.figure.setAttribute("aria-label", likeliest(probabilities));
     const parts = [el("span", {}, "inference ", el("b", {}, ms(timing.inference_ms))), el("span", {}, "round trip ", el("b", {}, ms(trip)))];
     if (accepted !== null) {
-      const text = `${accepted ? "✓ accepted" : "✗ not accepted"}, confidence ${percent(confidence)}`;
-      parts.push(el("span", { class: accepted ? "good" : "bad" }, text));
+      const text = `${accepted ? "✓ accepted" : "✗ not accepted"}: ${percent(confidence)}`;
+      parts.push(el("span", { class: accepted ? "good" : "bad", title: "Confidence, and whether it reaches the model's threshold" }, text));
     }
-    if (agrees !== undefined) parts.push(el("span", { class: agrees ? "good" : "bad" }, agrees ? "✓ agrees with the teacher" : "✗ differs from the teacher"));
     this.verdict.replaceChildren(...parts);
     this.element.classList.remove("stale");
+  }
+
+  showAgreement(agrees) {
+    this.verdict.append(el("span", { class: agrees ? "good" : "bad" }, agrees ? "✓ agrees with teacher" : "✗ differs from teacher"));
   }
 
   fail(message) {

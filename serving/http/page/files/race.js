@@ -1,7 +1,7 @@
 // The race: the same digits through every model, interleaved; latencies fill live, errors are counted.
 
 import { predict, ServiceError } from "./api.js";
-import { $, count, el, ms, paint28 } from "./dom.js";
+import { $, count, el, median, ms, paint28 } from "./dom.js";
 import { linkTo, resultIn } from "./permalink.js";
 import { copy } from "./snippets.js";
 import { sentence } from "./status.js";
@@ -24,7 +24,7 @@ class Latencies {
   }
 
   get median() {
-    return this.values.toSorted((a, b) => a - b)[this.values.length >> 1] ?? 0;
+    return median(this.values);
   }
 
   toJSON() {
@@ -45,19 +45,20 @@ class Lane {
     this.line = shape("line");
     this.score = el("p", { class: "score" });
     this.slips = el("div", { class: "mistakes" });
-    this.element = el("div", { class: `lane ${colour}`, "data-model": name }, el("h3", {}, name), svg, this.score, this.slips);
+    this.element = el("div", { class: `lane ${colour}`, "data-model": name }, el("h3", {}, name), svg, this.slips, this.score);
   }
 
   draw(measure, reference) {
-    const { median, bins } = this.result[measure];
+    const { median: middle, bins } = this.result[measure];
+    this.element.classList.toggle("empty", !middle);
+    if (!middle) return;
     const top = Math.max(1, ...bins);
     this.path.setAttribute("d", `M0 1${bins.map((n, at) => `V${1 - n / top}H${at + 1}`).join("")}V1Z`);
-    const x = place(median) * BINS;
+    const x = place(middle) * BINS;
     for (const [name, value] of Object.entries({ x1: x, x2: x, y1: 0, y2: 1 })) this.line.setAttribute(name, value);
-    if (!median) return;
-    const faster = reference && reference !== this ? reference.result[measure].median / median : 1;
+    const faster = reference && reference !== this ? reference.result[measure].median / middle : 1;
     const gain = faster === 1 ? "" : faster > 1 ? ` · ${faster.toFixed(1)}× faster` : ` · ${(1 / faster).toFixed(1)}× slower`;
-    this.score.replaceChildren(el("b", {}, count(this.result.errors, "error")), el("br"), `${ms(median)}${gain}`);
+    this.score.replaceChildren(el("b", {}, count(this.result.errors, "error")), el("br"), `${ms(middle)}${gain}`);
   }
 
   /** Show a digit that the model misread. */
@@ -76,7 +77,7 @@ export class Race {
     $("race-measure").addEventListener("change", () => this.draw());
     $("race-link").addEventListener("click", () => copy(this.link));
     addEventListener("hashchange", () => this.open());
-    this.prepare(models.map(({ name }) => ({ name, errors: 0, inference: new Latencies(), trip: new Latencies() })));
+    this.prepare(this.noResults());
     this.open();
   }
 
@@ -91,13 +92,17 @@ export class Race {
     $("race").scrollIntoView();
   }
 
+  noResults() {
+    return this.models.map(({ name }) => ({ name, errors: 0, inference: new Latencies(), trip: new Latencies() }));
+  }
+
   prepare(results) {
     const colour = (name, index) => this.models.find((model) => model.name === name)?.colour ?? `m${index % 7}`;
     this.lanes = results.map((result, index) => new Lane(result.name, colour(result.name, index), result));
     const teacher = this.models.find((model) => model.isTeacher)?.name ?? "teacher";
     this.reference = this.lanes.find((lane) => lane.name === teacher);
     const ticks = [FROM, 0.1, 1, 10, TO].map((value) => {
-      const tick = el("span", {}, `${value} ms`);
+      const tick = el("span", {}, value === TO ? ms(value) : String(value));
       tick.style.left = `${100 * place(value)}%`;
       return tick;
     });
@@ -118,7 +123,7 @@ export class Race {
       const chosen = Number($("race-count").value);
       const all = await testDigits();
       const digits = all.filter((_, index) => index % (all.length / chosen) === 0);
-      this.prepare(this.models.map(({ name }) => ({ name, errors: 0, inference: new Latencies(), trip: new Latencies() })));
+      this.prepare(this.noResults());
       $("race-progress").max = digits.length;
       for (const digit of digits.slice(0, WARM_UP)) await this.all(digit, 0, false);
       await this.through(digits);
@@ -156,25 +161,38 @@ export class Race {
       const lane = this.lanes[(index + step) % this.lanes.length];
       const answer = await this.patiently(lane.name, digit.pixels);
       if (!counts) continue;
-      lane.result.inference.add(answer.timing.inference_ms);
-      lane.result.trip.add(answer.trip);
-      const found = answer.predictions[0].digit;
+      if (answer) {
+        lane.result.inference.add(answer.timing.inference_ms);
+        lane.result.trip.add(answer.trip);
+      }
+      const found = answer ? answer.predictions[0].digit : "not accepted";
       if (found === digit.label) continue;
       lane.result.errors += 1;
       lane.addMistake(digit, found, () => this.useDigit(digit));
     }
   }
 
-  /** Predict; wait as the service requests where it is overloaded. */
+  /** Predict; wait as an overloaded service requests; nothing for a digit that `--reject-unaccepted` rejects. */
   async patiently(name, pixels) {
     for (let attempt = 0; ; attempt += 1) {
       try {
         return await predict(name, pixels);
       } catch (error) {
+        if (error.code === "not_accepted") return undefined;
         if (![429, 503].includes(error.status) || attempt === RETRIES || !this.running) throw error;
         await pause(Math.max(1, error.wait));
       }
     }
+  }
+
+  /** The fastest model against the teacher, in words. */
+  gain() {
+    const of = (lane) => lane.result[$("race-measure").value].median;
+    const fastest = this.lanes.toSorted((a, b) => of(a) - of(b))[0];
+    if (!this.reference || fastest === this.reference) return "";
+    const factor = (of(this.reference) / of(fastest)).toFixed(1);
+    const errors = `${count(fastest.result.errors, "error")} instead of ${this.reference.result.errors}`;
+    return ` ${fastest.name} is ${factor}× faster than ${this.reference.name} in the median, with ${errors}.`;
   }
 
   finish(digits) {
@@ -182,8 +200,6 @@ export class Race {
     this.link = linkTo({ digits, date: new Date().toISOString().slice(0, 10), lanes });
     history.replaceState(null, "", this.link);
     $("race-link").hidden = false;
-    const measure = $("race-measure").value;
-    const of = (lane) => `${lane.name} ${count(lane.errors, "error")}, ${ms(lane[measure].median)}`;
-    $("race-note").textContent = `${digits} digits through ${count(lanes.length, "model")}. Medians: ${lanes.map(of).join("; ")}.`;
+    $("race-note").textContent = `${count(digits, "digit")} through ${count(lanes.length, "model")}.${this.gain()}`;
   }
 }

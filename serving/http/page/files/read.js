@@ -49,7 +49,7 @@ export class Line {
     try {
       const { number, digits } = await readNumber(await input.picture());
       succeed();
-      $("number").replaceChildren(number, el("br"), el("small", {}, digits.map(({ digit, confidence, probability }) => `${digit}: ${percent(confidence ?? probability)}`).join(" · ")));
+      $("number").replaceChildren(number, el("small", {}, digits.map(({ digit, confidence, probability }) => `${digit}: ${percent(confidence ?? probability)}`).join(" · ")));
       this.boxes.replaceChildren(...(input.place ? digits.map((digit) => this.box(digit, input.place)) : []));
     } catch (error) {
       if (error instanceof ServiceError && [400, 413, 415, 422].includes(error.status)) {

@@ -11,7 +11,9 @@ import numpy as np
 import pytest
 
 from serving.http.page.draw_digits import EVERY, draw
-from tests.support.service import Service, running_service
+from tests.support.service import ROOT, Service, running_service
+from training.data.mnist import find_mnist
+from training.data.mnist_files import read_verified
 
 FILES = Path(str(files("serving.http.page"))) / "files"
 MAX_WEIGHT = 60_000
@@ -83,6 +85,10 @@ def test_the_page_weighs_little_and_loads_every_module_at_once(client: httpx.Cli
     )
 
 
+def test_the_animation_of_the_readme_is_small() -> None:
+    assert (ROOT / "docs" / "page" / "demo.gif").stat().st_size <= 400_000
+
+
 def test_nothing_is_inline_or_from_another_host(client: httpx.Client) -> None:
     policy = client.get("/", headers=BROWSER).headers["Content-Security-Policy"]
     assert "unsafe" not in policy
@@ -131,3 +137,11 @@ def test_the_digits_are_every_25th_of_the_test_set(tmp_path: Path) -> None:
     shipped = np.frombuffer(gzip.decompress((FILES / "digits.bin").read_bytes()), np.uint8)
     assert len(shipped) == 400 * 785
     assert np.bincount(shipped[:400]).tolist() == [27, 44, 43, 46, 47, 28, 35, 47, 47, 36]
+
+
+@pytest.mark.slow
+def test_the_shipped_digits_are_those_of_mnist(tmp_path: Path) -> None:
+    folder = find_mnist(None)
+    for name in ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"):
+        (tmp_path / f"{name}.gz").write_bytes(gzip.compress(read_verified(folder, name), 1))
+    assert gzip.decompress(draw(tmp_path)) == gzip.decompress((FILES / "digits.bin").read_bytes())
