@@ -4,6 +4,7 @@ Needs Debian's chromium (make system). Colours are reduced to a palette, so that
 """
 
 import io
+import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -21,12 +22,27 @@ from tests.support.page import SEVEN, Visit, chromium
 HERE = Path(__file__).parent
 NUMBER = HERE.parents[1] / "examples" / "number.png"
 FRAME_MS = 250
-RACE_FRAME_MS = 900
 NINE = (
     *((0.5 + 0.15 * cos(angle / 4), 0.34 - 0.15 * sin(angle / 4)) for angle in range(2, 26)),
     *((0.64 - 0.1 * step / 8, 0.3 + 0.55 * step / 8) for step in range(1, 9)),
 )
 """Points of a 9."""
+
+
+def light_palette() -> Image.Image:
+    """Return the colours of the page's light theme, and their mixtures with white at the edges of letters."""
+    style = (HERE.parents[1] / "serving/http/page/files/style.css").read_text().split("@media")[0]
+    names = [
+        name if len(name) == 6 else "".join(2 * digit for digit in name)
+        for name in re.findall("#([0-9a-f]+);", style)
+    ]
+    found = [bytes.fromhex(name) for name in dict.fromkeys([*names, "000000"])]
+    mixed = [
+        bytes(round(255 - part * (255 - value)) for value in one) for one in found for part in (1, 0.66, 0.33)
+    ]
+    palette = Image.new("P", (1, 1))
+    palette.putpalette(b"".join(mixed))
+    return palette
 
 
 def save(name: str, png: bytes, colours: int = 96) -> None:
@@ -143,14 +159,13 @@ def animation(browser: Browser, url: str) -> None:
         visit.page.locator("#race").evaluate("node => node.scrollIntoView()")
         visit.page.select_option("#race-count", "200")
         visit.page.click("#race-start")
-        while visit.page.locator("#race-link").is_hidden():
+        for done in range(0, 200, 25):
+            while visit.page.locator("#race-progress").evaluate("node => node.value") < done:
+                visit.page.wait_for_timeout(20)
             shoot(visit)
-            visit.page.wait_for_timeout(RACE_FRAME_MS)
+        expect(visit.page.locator("#race-link")).to_be_visible(timeout=200_000)
         shoot(visit, 2500)
-    colours = Image.new("RGB", (960, 720 * 2))
-    for index, frame in enumerate((frames[4], frames[-1])):
-        colours.paste(frame, (0, 720 * index))
-    palette = colours.quantize(32, dither=Image.Dither.NONE)
+    palette = light_palette()
     reduced = [frame.quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames]
     reduced[0].save(
         HERE / "demo.gif", save_all=True, append_images=reduced[1:], duration=times, loop=0, optimize=False

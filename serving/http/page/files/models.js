@@ -1,7 +1,7 @@
 // The models of the service: their rows, and what each of them predicts.
 
 import { showCard } from "./card.js";
-import { $, count, el, median, ms, percent } from "./dom.js";
+import { $, el, median, ms, percent } from "./dom.js";
 
 /** Return the models with their role and colour, the teacher first, then by size. */
 export function withRoles(manifests) {
@@ -31,7 +31,7 @@ export class Row {
     this.verdict = el("p", { class: "verdict" });
     this.gains = el("p", { class: "gains" });
     const card = el("button", { class: "link", click: () => showCard(model) }, "Model card", el("span", { class: "hidden" }, ` of ${name}`));
-    const facts = `${role} · ${(manifest.size_bytes / 1e6).toFixed(1)} MB · ${count(manifest.test_errors, "error")} in 10,000 · `;
+    const facts = `${role} · ${(manifest.size_bytes / 1e6).toFixed(1)} MB · ${(100 - 100 * manifest.test_accuracy).toFixed(2)} % errors · `;
     this.element = el(
       "li",
       { class: `panel model ${model.colour}`, "data-model": name },
@@ -65,15 +65,15 @@ export class Row {
     this.figure.setAttribute("aria-label", likeliest(probabilities));
     const parts = [el("span", {}, "inference ", el("b", {}, ms(timing.inference_ms))), el("span", {}, "round trip ", el("b", {}, ms(trip)))];
     if (accepted !== null) {
-      const text = `${accepted ? "✓ accepted" : "✗ not accepted"}, confidence ${percent(confidence)}`;
-      parts.push(el("span", { class: accepted ? "good" : "bad" }, text));
+      const text = `${accepted ? "✓ accepted" : "✗ not accepted"}: ${percent(confidence)}`;
+      parts.push(el("span", { class: accepted ? "good" : "bad", title: "Confidence, and whether it reaches the model's threshold" }, text));
     }
     this.verdict.replaceChildren(...parts);
     this.element.classList.remove("stale");
   }
 
   showAgreement(agrees) {
-    this.verdict.append(el("span", { class: agrees ? "good" : "bad" }, agrees ? "✓ agrees with the teacher" : "✗ differs from the teacher"));
+    this.verdict.append(el("span", { class: agrees ? "good" : "bad" }, agrees ? "✓ agrees with teacher" : "✗ differs from teacher"));
   }
 
   fail(message) {

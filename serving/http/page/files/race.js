@@ -102,7 +102,7 @@ export class Race {
     const teacher = this.models.find((model) => model.isTeacher)?.name ?? "teacher";
     this.reference = this.lanes.find((lane) => lane.name === teacher);
     const ticks = [FROM, 0.1, 1, 10, TO].map((value) => {
-      const tick = el("span", {}, `${value} ms`);
+      const tick = el("span", {}, value === TO ? ms(value) : String(value));
       tick.style.left = `${100 * place(value)}%`;
       return tick;
     });

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from serving.http.page.draw_digits import EVERY, draw
-from tests.support.service import Service, running_service
+from tests.support.service import ROOT, Service, running_service
 from training.data.mnist import find_mnist
 from training.data.mnist_files import read_verified
 
@@ -83,6 +83,10 @@ def test_the_page_weighs_little_and_loads_every_module_at_once(client: httpx.Cli
     assert (
         set(re.findall(r'(?:modulepreload" href|script type="module" src)="page/([\w.]+)"', page)) == modules
     )
+
+
+def test_the_animation_of_the_readme_is_small() -> None:
+    assert (ROOT / "docs" / "page" / "demo.gif").stat().st_size <= 400_000
 
 
 def test_nothing_is_inline_or_from_another_host(client: httpx.Client) -> None:
