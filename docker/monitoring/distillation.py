@@ -94,7 +94,7 @@ def gain() -> list[Json]:
             "Cost per million predictions",
             cost_per_million(S.models),
             unit="currencyUSD",
-            decimals=4,
+            decimals=3,
             about="CPU time of a million images, at the price of a core-hour that is set at the top.",
         ),
     ]

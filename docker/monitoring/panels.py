@@ -68,15 +68,21 @@ def graph(
     unit: str,
     width: int = 12,
     log: bool = False,
+    lowest: float | None = None,
     runbook: str = "",
 ) -> Json:
-    """Return lines over time, with the last value next to each name; `log` for models a factor of ten apart."""
+    """Return lines over time, with the last value next to each name; `log` for models a factor of ten apart.
+
+    `lowest` is the lower end of the axis, by default that of the data.
+    """
     made = panel("timeseries", title, queries, about=about, unit=unit, width=width, runbook=runbook)
     made["fieldConfig"]["defaults"]["custom"] = {
         "lineWidth": 2,
         "fillOpacity": 0 if log else 8,
         "scaleDistribution": {"type": "log", "log": 10} if log else {"type": "linear"},
     }
+    if lowest is not None:
+        made["fieldConfig"]["defaults"]["min"] = lowest
     made["options"] = {
         "legend": {
             "displayMode": "table",

@@ -68,6 +68,7 @@ def objectives() -> list[Json]:
             "Error budget left",
             [query(f"slo:distillery_error_budget_left:ratio30d{{{RECORDED}}}", "{{model}} · {{slo}}")],
             unit="percentunit",
+            lowest=-1,
             runbook="DistilleryAvailability",
             about="Of the last 30 days; negative: the objective is missed. Evaluated every two minutes.",
         ),
@@ -90,7 +91,7 @@ def requests() -> list[Json]:
             [
                 query(
                     S.rate("distillery_requests_total", S.models, by=("protocol", "model")),
-                    "{{protocol}} · {{model}}",
+                    "{{model}} · {{protocol}}",
                 )
             ],
             unit="reqps",
@@ -117,7 +118,7 @@ def requests() -> list[Json]:
                 query(
                     f"{S.rate('distillery_requests_total', S.models, status, by=('protocol', 'model'))}"
                     f" / ({S.rate('distillery_requests_total', S.models, by=('protocol', 'model'))} > 0)",
-                    f"{{{{protocol}}}} · {{{{model}}}} · {name}",
+                    f"{{{{model}}}} · {{{{protocol}}}} · {name}",
                 )
                 for name, status in (("server (5xx)", 'status=~"5.."'), ("client (4xx)", 'status=~"4.."'))
             ],
