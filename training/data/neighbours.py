@@ -1,7 +1,7 @@
 """Remains of a neighbouring digit, as a cut through two touching digits leaves them.
 
-In a line of digits, one that touches the next is cut off along a path that crosses little ink (`POST /read`). The path is
-not where one digit ends and the other begins: it leaves parts of the neighbour's strokes, and takes away some of the own.
+In a line of digits, one that touches the next is cut off along a path that crosses little ink (`POST /read`). The path
+is not where one digit ends and the other begins: it leaves parts of the neighbour's strokes, and takes some of the own.
 """
 
 from typing import NamedTuple
