@@ -75,7 +75,7 @@ soak: $(INSTALLED) ## run the service under mixed traffic, bad input, kills and 
 
 system: ## install the Debian packages that some tests and benchmarks need
 	@$(SUDO) apt-get update -qq
-	@$(SUDO) apt-get install -qq --yes --no-install-recommends chromium libb64-0d nginx-light openssl prometheus wrk
+	@$(SUDO) apt-get install -qq --yes --no-install-recommends chromium libb64-0d nginx-light openssl prometheus prometheus-alertmanager wrk
 
 serving-alone: $(INSTALLED) ## build the serving image's environment without a container, serve signed models, predict
 	@.ci/serving-alone

@@ -16,6 +16,7 @@ COMMANDS = CommandModules(
         "profile",
         "footprint",
         "overload",
+        "top",
         "soak",
         "pictures",
         "acceptance",

@@ -23,6 +23,7 @@ class DistilleryError(Exception):
     ├── export.ExportError                          an exported graph that differs from its network
     ├── serving.engine.admission.api_keys.AccessError  an invalid file of API keys
     ├── serving.engine.shared_memory.SharedMemoryError  no memory for the metrics
+    ├── serving.engine.telemetry.sampling.TracingError  tracing is on, and cannot work
     ├── serving.health.HealthError                  a service that is not ready
     ├── serving.model.repository.RepositoryError    an invalid model repository
     ├── serving.model.signature.SignatureError      a model without a valid signature, or an unusable key

@@ -5,7 +5,9 @@ import os
 import re
 from collections.abc import Iterator
 from contextlib import suppress
+from functools import cache
 from pathlib import Path, PurePosixPath
+from typing import NamedTuple
 
 
 def usable_cores(root: Path = Path("/")) -> int:
@@ -15,6 +17,33 @@ def usable_cores(root: Path = Path("/")) -> int:
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, min([cores, *map(math.ceil, _quotas(root))]))
+
+
+class Throttling(NamedTuple):
+    """How often the CPU quota of the process's control group has stopped its processes."""
+
+    periods: int = 0
+    """Of the quota, in which a process of the group ran."""
+    throttled_periods: int = 0
+    seconds: float = 0.0
+    """In which processes were stopped, summed over the cores."""
+
+
+def cpu_throttling(root: Path = Path("/")) -> Throttling:
+    """Return the counts of the process's control group, of version 2 or 1; zeros without a quota, or not on Linux."""
+    for file in _cpu_statistics(root):
+        with suppress(OSError, ValueError):
+            lines = file.read_text().splitlines()
+            found = {name: int(count) for name, count in map(str.split, lines)}
+            if "nr_periods" in found:
+                seconds = found.get("throttled_usec", 0) / 1e6 + found.get("throttled_time", 0) / 1e9
+                return Throttling(found["nr_periods"], found.get("nr_throttled", 0), seconds)
+    return Throttling()
+
+
+@cache  # parsing the mounts takes ten times as long as the rest
+def _cpu_statistics(root: Path) -> tuple[Path, ...]:
+    return tuple(top / path / "cpu.stat" for top, path in _control_groups(root))
 
 
 def _quotas(root: Path) -> Iterator[float]:

@@ -54,6 +54,7 @@ class ListenSettings(Command):
     fast_path: bool = Field(
         True, description="serve the repeated requests of a connection without uvicorn's parser"
     )
+    page: bool = Field(True, description="serve the web page at /; without it, / redirects to /docs")
     tls_cert: Annotated[Path | None, Metavar("FILE")] = Field(
         None,
         description="serve HTTPS, and gRPC with TLS, with this certificate and its chain (PEM); read again when it "
@@ -164,6 +165,13 @@ class InferenceSettings(Command):
     )
     threads: PositiveInt = Field(1, description="CPU threads per inference run")
     max_batch: PositiveInt = Field(64, description="maximum images per batch")
+    agreement_samples: Annotated[float, Metavar("N")] = Field(
+        1.0,
+        ge=0,
+        le=10,
+        description="images per second, model and API process that the teacher classifies as well, to count how often "
+        "they agree; needs a model named teacher and --executor inprocess; 0: none",
+    )
     reject_unaccepted: bool = Field(
         False,
         description="respond with status 422 if the confidence in a prediction is below the model's threshold",
@@ -217,7 +225,30 @@ class LimitSettings(Command):
     )
 
 
-class ServiceSettings(ListenSettings, ConnectionSettings, InferenceSettings, AccessSettings, LimitSettings):
+class TelemetrySettings(Command):
+    """What is written about single requests."""
+
+    group = "telemetry"
+
+    access_log: Literal["json"] | None = Field(
+        None, description="write one line of JSON per request to standard output"
+    )
+    access_log_sample: float = Field(
+        1.0, gt=0, le=1, description="share of the successful requests that are logged; all others are"
+    )
+    access_log_rate: PositiveInt = Field(
+        100, description="maximum lines of the access log per second and API process"
+    )
+    tracing: bool = Field(
+        False,
+        description="send a span per request to an OpenTelemetry collector, as the variables OTEL_* describe (extra "
+        "tracing)",
+    )
+
+
+class ServiceSettings(
+    ListenSettings, ConnectionSettings, InferenceSettings, AccessSettings, LimitSettings, TelemetrySettings
+):
     """All settings of the service."""
 
     models_dir: Path = Field(Path("models"), description="model repository, as distillery-export writes it")

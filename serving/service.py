@@ -14,9 +14,12 @@ Two parts of LitServe are replaced:
 import asyncio
 import logging
 import multiprocessing
-from collections.abc import AsyncIterator, Collection, Iterable, Mapping
+import os
+import sys
+import time
+from collections.abc import AsyncIterator, Collection, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
@@ -35,12 +38,24 @@ from serving.codecs.read import MAX_CANDIDATES
 from serving.config import ServiceSettings
 from serving.engine.admission.admission import Admission, AdmissionLimits
 from serving.engine.admission.api_keys import Access, Quotas
+from serving.engine.agreement import Agreement
 from serving.engine.decoding_threads import Decoders
 from serving.engine.executors import Executor, InProcess, Workers
 from serving.engine.lit_api import DigitAPI, ModelSettings
-from serving.engine.metrics.recorder import CpuMetrics, RequestMetrics, RunMetrics, UnknownModelMetrics
-from serving.engine.metrics.series import Exposition, Metrics, Values, metrics_table
+from serving.engine.metrics.facts import model_facts, service_facts
+from serving.engine.metrics.recorder import (
+    LoopMetrics,
+    ProcessMetrics,
+    QueueMetrics,
+    RejectionMetrics,
+    RequestMetrics,
+    RunMetrics,
+    UnknownModelMetrics,
+)
+from serving.engine.metrics.series import TEACHER, Exposition, Metrics, Values, metrics_table
 from serving.engine.request import Endpoint
+from serving.engine.telemetry.access_log import AccessLog
+from serving.engine.telemetry.traces import Traces, TracingSettings, open_traces
 from serving.engine.watched_files import WatchedFiles
 from serving.grpc.port import grpc_address
 from serving.health import announcement
@@ -50,8 +65,10 @@ from serving.http.fast_path import FastPathProtocol, RawHeads
 from serving.http.guards import Guards
 from serving.http.middleware.cross_origin import CrossOrigin
 from serving.http.middleware.normalise import NormalisedRequests
+from serving.http.middleware.request_ids import RequestIds
 from serving.http.middleware.security_headers import SecurityHeaders
 from serving.http.openapi import describe_predictions
+from serving.http.page.routes import add_documentation_redirect, add_page
 from serving.http.prediction_routes import PredictionRoutes
 from serving.http.routes import add_routes
 from serving.http.v2.openapi import describe_inference
@@ -119,6 +136,7 @@ class Service:
     routes: PredictionRoutes
     cross_origin: CrossOrigin | None
     grpc_address: str | None
+    tracing: TracingSettings | None
 
     @property
     def app(self) -> ASGIApp:
@@ -193,7 +211,11 @@ class Service:
         """Load the models in an API process, open their routes and publish metrics."""
         row = self.metrics.row(self.server.index)
         self.admission.access.quotas.process = self.server.index
-        with ThreadPoolExecutor(1, "runs") as runner, ThreadPoolExecutor(_DECODERS, "decodes") as pool:
+        with (
+            self._observed(),
+            ThreadPoolExecutor(1, "runs") as runner,
+            ThreadPoolExecutor(_DECODERS, "decodes") as pool,
+        ):
             decoders = Decoders(pool, _DECODERS, fair=self.admission.access.several)
             endpoints = {
                 name: Endpoint(
@@ -203,25 +225,67 @@ class Service:
             }
             self.routes.open(endpoints, self.default)
             recorders: list[_Recorder] = [
-                CpuMetrics(row, "api"),
+                ProcessMetrics(row, "api"),
                 UnknownModelMetrics(row, self.admission.unknown_model),
+                RejectionMetrics(row, self.admission.rejected),
             ]
             recorders += [endpoint.metrics for endpoint in endpoints.values()]
+            recorders += [
+                QueueMetrics(row, name, endpoint.executor.queued) for name, endpoint in endpoints.items()
+            ]
             if self.settings.executor == "inprocess":
                 recorders += [api.metrics for api in self.server.apis]
+                recorders += self._agreements(row, runner)
+            if self.admission.access_log:
+                recorders.append(self.admission.access_log)
+            loop_metrics = LoopMetrics(row)
+            recorders.append(loop_metrics)
             async with self._grpc(endpoints):
-                publishing = asyncio.create_task(self._tick(endpoints.values(), recorders))
+                publishing = asyncio.create_task(self._tick(endpoints.values(), recorders, loop_metrics))
                 yield
             publishing.cancel()
             for one in recorders:
                 one.publish()
 
-    async def _tick(self, endpoints: Collection[Endpoint], recorders: Collection[_Recorder]) -> None:
+    @contextmanager
+    def _observed(self) -> Iterator[None]:
+        """Open the access log and the exporter of spans, after the fork: both have a thread."""
+        settings, admission = self.settings, self.admission
+        # The span of a request is made first: its line of the log names the trace.
+        observers: list[Traces | AccessLog] = []
+        if self.tracing:
+            observers.append(open_traces(self.tracing, version("distillery")))
+        if settings.access_log:
+            admission.access_log = AccessLog(
+                sys.stdout.fileno(), sample=settings.access_log_sample, rate=settings.access_log_rate
+            )
+            observers.append(admission.access_log)
+        admission.observers = tuple(observers)
+        yield
+        for one in observers:
+            one.close()
+
+    def _agreements(self, row: Values, runner: ThreadPoolExecutor) -> list[Agreement]:
+        """Return the comparisons of each model with the teacher, if it is served and compared with."""
+        apis = dict(zip(self.models, self.server.apis, strict=True))
+        samples = self.settings.agreement_samples
+        if (teacher := apis.pop(TEACHER, None)) is None or not samples:
+            return []
+        return [Agreement(teacher, api, row, runner, samples) for api in apis.values()]
+
+    async def _tick(
+        self,
+        endpoints: Collection[Endpoint],
+        recorders: Collection[_Recorder],
+        loop_metrics: LoopMetrics,
+    ) -> None:
         """Periodically do what would cost too much per request: heartbeats, deadlines, metrics."""
         longest_run = max(self.settings.request_timeout, HANG_SECONDS)
         while True:
             self.server.beat()
+            sleeping = time.monotonic()
             await asyncio.sleep(_TICK_SECONDS)
+            loop_metrics.late(time.monotonic() - sleeping - _TICK_SECONDS)
             self.admission.expire_late()
             self.admission.backlog.measure()
             self.reload()
@@ -363,7 +427,8 @@ def build(
         timeout=settings.request_timeout,
     )
     app = SecurityHeaders(server.app, tls=shared.certificate is not None)
-    others = NormalisedRequests(app, settings.root_path, settings.trusted_proxies)
+    normalised = NormalisedRequests(app, settings.root_path, settings.trusted_proxies)
+    others = RequestIds(normalised, admission)
     routes = PredictionRoutes(others, admission, settings.root_path)
     cross_origin = CrossOrigin(routes, settings.cors_origins) if settings.cors_origins else None
     service = Service(
@@ -377,6 +442,7 @@ def build(
         routes,
         cross_origin,
         grpc_address,
+        TracingSettings.of(os.environ) if settings.tracing else None,
     )
     server.app.include_router(APIRouter(lifespan=service.lifespan))  # FastAPI runs it inside LitServe's
     _add_fastapi_routes(service)
@@ -413,8 +479,20 @@ def _add_fastapi_routes(service: Service) -> None:
         describe_inference(app, models, guarded=guarded)
         describe_predictions(app, models, default, guarded=guarded)
 
+    def facts() -> dict[str, Any]:
+        return {
+            "version": app.version,
+            "max_images": service.settings.max_images,
+            "feedback": any(getattr(route, "path", None) == "/feedback" for route in app.routes),
+        }
+
+    if service.settings.page:
+        add_page(app, guards, facts)
+    else:
+        add_documentation_redirect(app)
     add_documentation(app, guards, describe)
     add_statistics_routes(app, models, service.metrics, guards.models)
-    exposition = Exposition(service.metrics, models.values())
+    max_in_flight = service.settings.max_in_flight * service.settings.api_servers
+    exposition = Exposition(service.metrics, (*service_facts(max_in_flight), *model_facts(models.values())))
     add_routes(app, models, default, exposition, guards, service.check_ready)
     add_v2_routes(app, models, guards, service.check_ready, max_images=service.settings.max_images)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from distillery.machine import usable_cores
+from distillery.machine import Throttling, cpu_throttling, usable_cores
 from tests.support.root import as_root
 
 HOST_CORES = 16
@@ -143,3 +143,35 @@ print(usable_cores(), Serve.parse([]).api_servers, torch.get_num_threads(), os.e
     enter = 'echo $$ > "$1/cgroup.procs"; unset OPENBLAS_NUM_THREADS; exec "$2" -c "$3"'
     run = as_root(enter, own_group, sys.executable, code)
     assert run.stdout == "1 1 1 1\n"
+
+
+@pytest.mark.parametrize(
+    ("groups", "mounts", "file", "content"),
+    [
+        (
+            "0::/\n",
+            UNIFIED,
+            "cpu.stat",
+            "usage_usec 9\nnr_periods 7\nnr_throttled 3\nthrottled_usec 1500000\n",
+        ),
+        (
+            "4:cpu,cpuacct:/\n",
+            CPU,
+            "cpu,cpuacct/cpu.stat",
+            "nr_periods 7\nnr_throttled 3\nthrottled_time 1500000000\n",
+        ),
+    ],
+    ids=["version 2", "version 1"],
+)
+def test_throttling_is_that_of_the_control_group(
+    groups: str, mounts: str, file: str, content: str, tmp_path: Path
+) -> None:
+    root = machine(tmp_path, groups, mounts.format(root="/"), {file: content})
+    assert cpu_throttling(root) == Throttling(7, 3, 1.5)
+
+
+@pytest.mark.parametrize("content", ["usage_usec 9\n", "strange\n", ""])
+def test_without_a_quota_nothing_is_throttled(content: str, tmp_path: Path) -> None:
+    root = machine(tmp_path, "0::/\n", UNIFIED.format(root="/"), {"cpu.stat": content})
+    assert cpu_throttling(root) == Throttling()
+    assert cpu_throttling(tmp_path / "nowhere") == Throttling()

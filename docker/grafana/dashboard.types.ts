@@ -1,8 +1,13 @@
-// What a dashboard of ours must be, in Grafana's own types; tests/monitoring/test_dashboard.py appends the dashboard
+// What a dashboard of ours must be, in Grafana's own types; tests/monitoring/test_dashboards.py appends the dashboard
 // itself as a literal of type `OurDashboard` and lets the TypeScript compiler judge: a misspelt key, a wrong value of
 // an option or a missing one is an error.
-import type { Dashboard, FieldConfig, Panel } from "@grafana/schema";
+import type { Dashboard, FieldConfig, Panel, RowPanel } from "@grafana/schema";
+import type {
+  FieldConfig as HeatmapFields,
+  Options as HeatmapOptions,
+} from "@grafana/schema/dist/esm/raw/composable/heatmap/panelcfg/x/HeatmapPanelCfg_types.gen";
 import type { Options as StatOptions } from "@grafana/schema/dist/esm/raw/composable/stat/panelcfg/x/StatPanelCfg_types.gen";
+import type { Options as TextOptions } from "@grafana/schema/dist/esm/raw/composable/text/panelcfg/x/TextPanelCfg_types.gen";
 import type { Options as TableOptions } from "@grafana/schema/dist/esm/raw/composable/table/panelcfg/x/TablePanelCfg_types.gen";
 import type {
   FieldConfig as TimeSeriesFields,
@@ -27,7 +32,7 @@ interface PrometheusQuery {
   legendFormat: string;
   instant: boolean;
   range: boolean;
-  format: "time_series" | "table";
+  format: "time_series" | "table" | "heatmap";
 }
 
 // What an option does not say has a default. Grafana's own `Panel` takes any option of any name; here each kind of
@@ -52,7 +57,10 @@ type OurPanel<Kind extends string, Options, Custom = never> = Omit<
 
 export type OurDashboard = Omit<Written<Dashboard>, "panels"> & {
   panels: (
+    | Written<RowPanel>
+    | OurPanel<"heatmap", HeatmapOptions, HeatmapFields>
     | OurPanel<"stat", StatOptions>
+    | OurPanel<"text", TextOptions>
     | OurPanel<"table", TableOptions>
     | OurPanel<"timeseries", TimeSeriesOptions, TimeSeriesFields>
   )[];

@@ -133,6 +133,8 @@ class Codec(ABC):
 
     name: ClassVar[str]
     """The label `protocol` in the metrics."""
+    route: ClassVar[str]
+    """In the access log and in spans."""
 
     @abstractmethod
     def check(self, headers: Mapping[bytes, bytes], query: bytes = b"") -> Head:

@@ -22,6 +22,7 @@ class PredictCodec(Codec):
     """Implements the documents of `serving.codecs.schemas`, by hand because pydantic is slower than the model."""
 
     name = "rest"
+    route = PREFIX
 
     def check(self, headers: Mapping[bytes, bytes], query: bytes = b"") -> Head:
         media_type, boundary = body.media_type(headers.get(b"content-type", b""))

@@ -23,6 +23,8 @@ MAX_CANDIDATES = 512
 class ReadCodec(PredictCodec):
     """The images of a query are all candidates of the line; `select` keeps those that form the number."""
 
+    route = PREFIX
+
     def decodes_inline(self, head: Head, content: bytes) -> bool:  # noqa: ARG002
         return False
 

@@ -58,6 +58,10 @@ class Batcher(ABC):
         if not self._scheduled:
             self._schedule()
 
+    def queued(self) -> int:
+        """Return the number of requests that wait for a run."""
+        return len(self._queue)
+
     @abstractmethod
     def _flush(self) -> None:
         """Start the next run."""

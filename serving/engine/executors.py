@@ -33,6 +33,9 @@ class Executor(Protocol):
     def longest_run(self) -> float:
         """Return the seconds since the oldest run outside the event loop began; 0 without one."""
 
+    def queued(self) -> int:
+        """Return the number of requests that wait for a run."""
+
     def runs_inline(self, count: int) -> bool:
         """Return whether a request of `count` images runs on the event loop, too briefly for a hang-up."""
 
@@ -55,6 +58,9 @@ class InProcess:
 
     def longest_run(self) -> float:
         return self._offload.longest_run()
+
+    def queued(self) -> int:
+        return self._inline.queued() + self._offload.queued()
 
     def submit(self, images: Images, waiter: Waiter) -> None:
         (self._inline if len(images) <= self._max_inline else self._offload).submit(images, waiter)
@@ -81,6 +87,9 @@ class Workers:
 
     def longest_run(self) -> float:
         return 0.0  # the supervisor watches the workers, and a run is awaited until its deadline only
+
+    def queued(self) -> int:
+        return self._batcher.queued()
 
     def runs_inline(self, count: int) -> bool:  # noqa: ARG002
         return False

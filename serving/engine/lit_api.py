@@ -47,6 +47,8 @@ class DigitAPI(LitAPI):  # type: ignore[misc]
     session: Session
     metrics: RunMetrics
     """Set by the process that runs the model, which has a row of the shared metrics."""
+    latest_run: tuple[Images, Prediction] | None = None
+    """The images of the first request in the latest run, and the prediction for the whole run."""
     end_process: Callable[[str], object] | None = None
     """Set in a process of the service, to report why it cannot start; LitServe and uvicorn would log a traceback."""
 
@@ -130,6 +132,7 @@ def run_batch(api: DigitAPI, inputs: list[Images]) -> list[Prediction]:
     predictions = api.unbatch(output)
     ended = time.monotonic()
     whole = output[0]
+    api.latest_run = inputs[0], whole
     api.metrics.ran(
         len(whole.digits), whole.started - begun, whole.finished - whole.started, ended - whole.finished
     )

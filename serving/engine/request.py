@@ -28,7 +28,9 @@ from serving.engine.decoding_threads import Decoders
 from serving.engine.executors import Executor
 from serving.engine.lit_api import DigitAPI
 from serving.engine.metrics.recorder import RequestMetrics
-from serving.engine.metrics.series import CLIENT_GONE
+from serving.engine.metrics.series import CLIENT_GONE, CLIENT_GONE_CODE
+from serving.engine.telemetry.correlation import NO_CORRELATION, Correlation, new_request_id
+from serving.engine.telemetry.record import Record
 
 _BYTES_PER_IMAGE = 1800
 """Of MNIST's digits as JSON: to guess the number of images before the body is decoded."""
@@ -69,34 +71,52 @@ class InFlightRequest:
 
     __slots__ = (
         "_admission",
+        "_code",
         "_codec",
         "_deadline",
         "_decoded",
         "_endpoint",
+        "_entered",
         "_expected",
         "_headers",
         "_metrics",
         "_query",
         "_received",
+        "_run",
         "_send",
         "_work",
         "client",
+        "correlation",
         "held_bytes",
+        "id",
+        "trace_id",
     )
     _endpoint: Endpoint
     _query: Query
 
     def __init__(
-        self, admission: Admission, codec: Codec, endpoint: Endpoint | None, send: Callable[[Reply], object]
+        self,
+        admission: Admission,
+        codec: Codec,
+        endpoint: Endpoint | None,
+        send: Callable[[Reply], object],
+        correlation: Correlation = NO_CORRELATION,
     ) -> None:
         """Enter the request; `send` receives its reply. Without an `endpoint`, no served model is known yet."""
         self.client: str | None = None
+        self.correlation = correlation
+        self.id = correlation.request_id or new_request_id()
+        """Of the response's header X-Request-ID."""
         self.held_bytes = 0
         self._admission = admission
         self._codec = codec
         self._metrics: RequestMetrics | None = None
         self._send: Callable[[Reply], object] | None = send
-        self._received = self._decoded = self._work = 0.0
+        self._entered = self._received = self._decoded = self._work = 0.0
+        if admission.observers:
+            self.trace_id = ""
+            self._code: str | None = None
+            self._run: tuple[Prediction, float] | None = None
         self._headers: Sequence[Header] = ()
         admission.enter(self)
         if endpoint:
@@ -177,6 +197,8 @@ class InFlightRequest:
         )
         endpoint = self._endpoint
         query, prediction = self._codec.select(self._query, prediction)
+        if self._admission.observers:
+            self._run = prediction, encoding
         if prediction.accepted is not None and (rejected := prediction.accepted.count(False)):
             endpoint.metrics.rejected(rejected)
         reply = endpoint.api.encode_response(prediction, codec=self._codec, query=query, timing=timing)
@@ -197,6 +219,10 @@ class InFlightRequest:
             _release_frames(error)
             error = InternalError()
         _release_frames(error)
+        if self._send:
+            self._admission.rejected[error.code] += 1
+        if self._admission.observers:
+            self._code = error.code
         self._finish(self._codec.reject(error))
 
     def is_late(self, now: float) -> bool:
@@ -212,6 +238,9 @@ class InFlightRequest:
         """End the request because its client hung up; no effect on one that has ended."""
         if self._send:
             self._send = None
+            self._admission.rejected[CLIENT_GONE_CODE] += 1
+            if self._admission.observers:
+                self._code = CLIENT_GONE_CODE
             self._end(CLIENT_GONE)
 
     def _finish(self, reply: Reply) -> None:
@@ -226,6 +255,8 @@ class InFlightRequest:
         self._admission.leave(self)
         if self.client:
             self._admission.shares.leave(self.client, self._work, self.held_bytes)
+        for observer in self._admission.observers:
+            observer.observe(self, status)
         if self._metrics is None:
             self._admission.unknown_model[self._codec.name, status] += 1
             return
@@ -238,21 +269,51 @@ class InFlightRequest:
                 backlog.observe(seconds, self._expected)
         self._metrics.answered(self._codec.name, status, seconds=seconds)
 
+    def record(self, status: int) -> Record:
+        """Return the record of the request, which has just ended; for `Admission.observers`."""
+        ended = time.monotonic()
+        prediction, encoding = self._run or (None, 0.0)
+        return Record(
+            id=self.id.decode(),
+            trace_id=self.trace_id,
+            protocol=self._codec.name,
+            route=self._codec.route,
+            model=self._endpoint.name if self._metrics else None,
+            client=self.client,
+            status=status,
+            code=self._code,
+            images=len(prediction.digits) if prediction else None,
+            entered=self._entered or self._received or ended,
+            received=self._received,
+            decoded=self._decoded,
+            started=prediction.started if prediction else 0.0,
+            finished=prediction.finished if prediction else 0.0,
+            encoding=encoding,
+            ended=ended,
+        )
+
 
 class AwaitedRequest(InFlightRequest):
     """A request of a transport that runs a task per request."""
 
     __slots__ = ("_expired", "_progress", "_progress_due", "_reply", "_task")
 
-    def __init__(self, admission: Admission, codec: Codec, endpoint: Endpoint | None = None) -> None:
+    def __init__(
+        self,
+        admission: Admission,
+        codec: Codec,
+        endpoint: Endpoint | None = None,
+        correlation: Correlation = NO_CORRELATION,
+    ) -> None:
         task = asyncio.current_task()
         assert task  # noqa: S101 - ASGI and gRPC run a task per request
         self._task = task
         self._reply: asyncio.Future[Reply] = task.get_loop().create_future()
         self._expired = False
         self._progress = 0
-        self._progress_due = time.monotonic() + admission.limits.client_timeout
-        super().__init__(admission, codec, endpoint, self._reply.set_result)
+        super().__init__(admission, codec, endpoint, self._reply.set_result, correlation)
+        self._entered = time.monotonic()
+        self._progress_due = self._entered + admission.limits.client_timeout
 
     async def reply(
         self,

@@ -27,6 +27,7 @@ from serving.engine.admission.pacing import Pacing
 from serving.engine.metrics.series import Metrics
 from serving.engine.metrics.triton_statistics import model_statistics
 from serving.engine.request import AwaitedRequest, Endpoint
+from serving.engine.telemetry.correlation import REQUEST_ID, Correlation
 from serving.grpc.health import Health
 from serving.grpc.reflection import reflection_servicer
 from serving.model.repository import Manifest
@@ -165,19 +166,24 @@ class _Service(grpc.GenericRpcHandler):
         return self._handlers.get(handler_call_details.method)
 
     async def _infer(self, _: Any, context: Context) -> bytes:
-        request = AwaitedRequest(self._admission, _CODEC)
-        reply = await request.reply(self._receive(request, context))  # gRPC cancels the task at a hang-up
+        headers = _metadata(context)
+        request = AwaitedRequest(self._admission, _CODEC, correlation=Correlation.of(headers))
+        # gRPC cancels the task at a hang-up.
+        reply = await request.reply(self._receive(request, context, headers))
         assert reply  # noqa: S101
+        fields = (*reply.headers, (REQUEST_ID, request.id))
+        context.set_trailing_metadata([(name.decode(), value.decode()) for name, value in fields])
         if reply.status == Overloaded.status:
             await Pacing(self._admission.rejections).wait()
         if reply.status != 200:
             await _abort(context, reply.status, reply.content.decode())
-        context.set_trailing_metadata([(name.decode(), value.decode()) for name, value in reply.headers])
         return reply.content
 
-    async def _receive(self, request: AwaitedRequest, context: Context) -> tuple[Head, bytes]:
+    async def _receive(
+        self, request: AwaitedRequest, context: Context, headers: Mapping[bytes, bytes]
+    ) -> tuple[Head, bytes]:
         timeout = context.time_remaining()
-        head = _CODEC.check(_metadata(context))._replace(timeout=math.inf if timeout is None else timeout)
+        head = _CODEC.check(headers)._replace(timeout=math.inf if timeout is None else timeout)
         request.check(head.api_key, 0)
         content = await context.read()
         if content is grpc.aio.EOF:  # also after gRPC itself has rejected a message over the limit

@@ -24,6 +24,7 @@ from serving.codecs.errors import error_body
 from serving.engine.admission.admission import MIN_BYTES_PER_SECOND, Admission
 from serving.engine.admission.pacing import STATE as PACING
 from serving.engine.admission.pacing import Pacing
+from serving.engine.telemetry.correlation import REQUEST_ID, new_request_id
 
 MAX_HEAD_BYTES = 64 * 1024
 """Of a head that arrives in several pieces; a piece has 256 KiB at most."""
@@ -45,6 +46,7 @@ class HttpConnection(HttpToolsProtocol):
     def __init__(self, admission: Admission, **uvicorn: Any) -> None:
         """`uvicorn` are the arguments of its own protocol."""
         super().__init__(**uvicorn)
+        self._admission = admission
         self.pacing = Pacing(admission.rejections)
         self.app_state = {**self.app_state, PACING: self.pacing}
         self._client_timeout = admission.limits.client_timeout
@@ -161,10 +163,13 @@ class HttpConnection(HttpToolsProtocol):
         elif self.in_flight():
             self._is_last = True
             return
-        content = error_body(code, message)
+        content, request_id = error_body(code, message), new_request_id()
+        if log := self._admission.access_log:
+            log.add(request_id, status, self.loop.time() - self._message_began, error=code)
         parts = [STATUS_LINE[status]]
         defaults = self.server_state.default_headers
         parts += (b"%b: %b\r\n" % header for header in defaults if header[0] != b"connection")
+        parts.append(b"%b: %b\r\n" % (REQUEST_ID, request_id))
         parts.append(b"content-type: application/json\r\ncontent-length: %d\r\n" % len(content))
         parts += (b"connection: close\r\n\r\n", content)
         self.transport.write(b"".join(parts))

@@ -1,6 +1,7 @@
 """The fast path: a repeated request is served without uvicorn's parser, a task or a coroutine.
 
-The requests of a client have the same head, except for the length of the body. The first one passes through
+The requests of a client have the same head, except for the length of the body, the request id and the trace context
+(`VARIABLE`). The first one passes through
 uvicorn's parser and the ASGI application (`serving.http.prediction_routes`), and its head is remembered, for all
 connections of the process. A later request that arrives whole and has the same head is taken from the socket's data to
 the batch, and its reply from the batch to the socket; one that would be late is rejected before its body has arrived.
@@ -31,21 +32,61 @@ from serving.codecs.base import Head, Reply
 from serving.codecs.errors import Header, Overloaded, RequestError
 from serving.engine.admission.admission import Admission
 from serving.engine.request import InFlightRequest, check_backlog
+from serving.engine.telemetry import correlation
+from serving.engine.telemetry.correlation import NO_CORRELATION, REQUEST_ID, Correlation
 from serving.http.connection import HttpConnection
 from serving.http.prediction_routes import Route
 
-_LENGTH = re.compile(rb"\r\ncontent-length: ?([0-9]{1,9})(?=\r\n)", re.IGNORECASE)
+LENGTH = b"content-length"
+VARIABLE = {LENGTH: rb"[0-9]{1,9}", **correlation.PATTERNS}
+"""The headers whose values may differ between requests with the same head, and the values that may."""
+_FIELD = re.compile(
+    rb"\r\n(?:%b)(?=\r\n)" % b"|".join(b"(?:%b: ?)(%b)" % header for header in VARIABLE.items()),
+    re.IGNORECASE,
+)
+_VALID = [re.compile(pattern).fullmatch for pattern in VARIABLE.values()]
+_MAX_VALUE = 513
 _CLOSE = (b"connection", b"close")
 _MAX_HEADS = 256
 _MAX_SHARED_BYTES = 4096
 _UNSUPPORTED = (b"expect", b"transfer-encoding")
 
 
-class RawHead(NamedTuple):
-    """The head of a request, as bytes cut at the digits of its Content-Length, and in parsed form."""
+class Template(NamedTuple):
+    """The head of a request as bytes, cut at its variable values."""
 
-    before: bytes
+    fields: tuple[tuple[bytes, int], ...]
+    """What precedes each value, and the index of its header in `VARIABLE`."""
     after: bytes
+    """What follows the last one."""
+
+    @classmethod
+    def of(cls, data: bytes, end: int) -> tuple[Self, dict[int, bytes]] | None:
+        """Return the template of the head that ends at `end`, and its values; None with a header twice."""
+        fields = []
+        values: dict[int, bytes] = {}
+        cut = 0
+        for found in _FIELD.finditer(data, 0, end):
+            header = (found.lastindex or 0) - 1
+            start, stop = found.span(header + 1)
+            fields.append((data[cut:start], header))
+            values[header] = data[start:stop]
+            cut = stop
+        if len(values) != len(fields):
+            return None
+        return cls(tuple(fields), data[cut:end]), values
+
+    def size(self) -> int:
+        """Return the number of bytes that all requests with this head have in common."""
+        return sum(len(before) for before, _ in self.fields) + len(self.after)
+
+
+class RawHead(NamedTuple):
+    """The head of a request, as a template and in parsed form."""
+
+    template: Template
+    places: tuple[int, int, int, int]
+    """Of each variable header among the values found, in the order of `VARIABLE`; -1 for one that is missing."""
     head: Head
     route: Route
     response_headers: Sequence[Header]
@@ -66,32 +107,62 @@ class RawHead(NamedTuple):
     ) -> Self | None:
         """Return the head of `data`, a request accepted by the parser; None if the fast path cannot serve it."""
         end = data.find(b"\r\n\r\n") + 4
-        lengths = list(_LENGTH.finditer(data, 0, end))
-        if len(lengths) != 1 or any(name in headers for name in _UNSUPPORTED):
+        template, values = Template.of(data, end) or (None, {})
+        if template is None or 0 not in values or any(name in headers for name in _UNSUPPORTED):
             return None
-        start, stop = lengths[0].span(1)
-        if len(data) - end != int(data[start:stop]):
+        if len(data) - end != int(values[0]):
             return None
+        names = tuple(VARIABLE)
+        if any(headers.get(names[header]) != value for header, value in values.items() if header):
+            return None  # another header of this name has an invalid value
         try:
             head = route.codec.check(headers, query)
         except RequestError:
             return None
-        return cls(data[:start], data[stop:end], head, route, response_headers, closes)
+        order = [header for _, header in template.fields]
+        length, request_id, parent, state = (
+            order.index(header) if header in order else -1 for header in range(len(VARIABLE))
+        )
+        return cls(template, (length, request_id, parent, state), head, route, response_headers, closes)
 
-    def find_body(self, data: bytes) -> tuple[int, int] | None:
-        """Return where in `data` its body begins, and its length, if `data` has this head; None otherwise."""
-        if not data.startswith(self.before):
+    def find_body(self, data: bytes) -> tuple[int, int, Correlation] | None:
+        """Return where in `data` its body begins, its length, and what its head varies in; None for another head."""
+        fields, after = self.template
+        if len(fields) > 1:
+            return self._find_body_of_varied(data)
+        before = fields[0][0]
+        if not data.startswith(before):
             return None
-        start = len(self.before)
+        start = len(before)
         stop = data.find(b"\r", start, start + 10)
         digits = data[start:stop]
-        if not digits.isdigit() or not data.startswith(self.after, stop):
+        if not digits.isdigit() or not data.startswith(after, stop):
             return None
-        return stop + len(self.after), int(digits)
+        return stop + len(after), int(digits), NO_CORRELATION
+
+    def _find_body_of_varied(self, data: bytes) -> tuple[int, int, Correlation] | None:
+        stop = 0
+        values = []
+        for before, header in self.template.fields:
+            if not data.startswith(before, stop):
+                return None
+            start = stop + len(before)
+            stop = data.find(b"\r", start, start + _MAX_VALUE)
+            value = data[start : max(start, stop)]
+            if not _VALID[header](value):
+                return None
+            values.append(value)
+        after = self.template.after
+        if not data.startswith(after, stop):
+            return None
+        values.append(b"")  # of a missing header
+        length, request_id, parent, state = self.places
+        found = Correlation(values[request_id], values[parent], values[state])
+        return stop + len(after), int(values[length]), found
 
     def body_of(self, data: bytes) -> bytes | None:
         """Return the body of `data` if it is exactly one request with this head, None otherwise."""
-        start, length = self.find_body(data) or (0, -1)
+        start, length, _ = self.find_body(data) or (0, -1, None)
         return data[start:] if len(data) - start == length else None
 
 
@@ -99,22 +170,21 @@ class RawHeads:
     """The heads that the connections of a process have in common, the newest `_MAX_HEADS`."""
 
     def __init__(self) -> None:
-        self._heads: dict[tuple[bytes, bytes], RawHead] = {}
+        self._heads: dict[Template, RawHead] = {}
 
     def add(self, raw_head: RawHead) -> None:
         """Remember a head for other connections."""
-        if len(raw_head.before) + len(raw_head.after) > _MAX_SHARED_BYTES:
+        if raw_head.template.size() > _MAX_SHARED_BYTES:
             return
         if len(self._heads) >= _MAX_HEADS:
             del self._heads[next(iter(self._heads))]
-        self._heads[raw_head.before, raw_head.after] = raw_head
+        self._heads[raw_head.template] = raw_head
 
     def find(self, data: bytes) -> RawHead | None:
         """Return the head of `data`, if it is known."""
-        if length := _LENGTH.search(data, 0, _MAX_SHARED_BYTES):
-            start, stop = length.span(1)
-            return self._heads.get((data[:start], data[stop : data.find(b"\r\n\r\n", stop) + 4]))
-        return None
+        end = data.find(b"\r\n\r\n", 0, 2 * _MAX_SHARED_BYTES) + 4
+        found = Template.of(data, end) if end > 3 else None
+        return self._heads.get(found[0]) if found else None
 
 
 class FastPathProtocol(HttpConnection):
@@ -137,7 +207,6 @@ class FastPathProtocol(HttpConnection):
         self._find = find
         self._heads = heads
         self._held: tuple[TimerHandle, Reply] | None = None
-        self._admission = admission
         self._response_headers = response_headers
         self._raw_head: RawHead | None = None
         self._request: InFlightRequest | None = None
@@ -167,15 +236,19 @@ class FastPathProtocol(HttpConnection):
         if between_messages:
             self._remember(data)
 
-    def _serve(self, raw_head: RawHead, data: bytes, start: int) -> None:
-        head, route, length = raw_head.head, raw_head.route, len(data) - start
-        self._request = request = InFlightRequest(self._admission, route.codec, route.endpoint, self._send)
+    def _serve(self, raw_head: RawHead, data: bytes, start: int, correlation: Correlation) -> None:
+        head, length = raw_head.head, len(data) - start
+        self._request = request = self._enter(raw_head, correlation)
         try:
             request.check(head.api_key, length)
             request.admit(head, length)
             request.begin(head, data[start:])  # not copied before: most of an overload is rejected
         except Exception as error:  # noqa: BLE001 - it becomes the reply
             request.set_exception(error)
+
+    def _enter(self, raw_head: RawHead, correlation: Correlation) -> InFlightRequest:
+        route = raw_head.route
+        return InFlightRequest(self._admission, route.codec, route.endpoint, self._send, correlation)
 
     def _take(self, data: bytes) -> bool:
         """Serve `data` if its head is known, and its body complete or too much work; return whether it is served."""
@@ -188,28 +261,27 @@ class FastPathProtocol(HttpConnection):
                 return False
             self._raw_head = raw_head
         assert raw_head  # noqa: S101 - it has a body
-        start, length = body
+        start, length, correlation = body
         missing = length - (len(data) - start)
         if missing == 0:
-            self._serve(raw_head, data, start)
+            self._serve(raw_head, data, start, correlation)
             return True
-        if missing > 0 and self._reject_early(raw_head, length):
+        if missing > 0 and self._reject_early(raw_head, length, correlation):
             self._unread = missing
             return True
         return False
 
-    def _reject_early(self, raw_head: RawHead, length: int) -> bool:
+    def _reject_early(self, raw_head: RawHead, length: int, correlation: Correlation) -> bool:
         """Reject a request whose body has not arrived yet, and which uvicorn would read first, if it is overloaded."""
         admission, head, route = self._admission, raw_head.head, raw_head.route
         client = admission.access.client(head.api_key)
         try:
             check_backlog(admission, route.endpoint, head, length, client)
         except Overloaded as error:
-            self._request = request = InFlightRequest(admission, route.codec, route.endpoint, self._send)
+            self._request = request = self._enter(raw_head, correlation)
             try:
-                request.check(
-                    head.api_key, length
-                )  # an invalid key is the first error, as on the longer path
+                # An invalid key is the first error, as on the longer path.
+                request.check(head.api_key, length)
                 request.set_exception(error)
             except RequestError as other:
                 request.set_exception(other)
@@ -229,9 +301,10 @@ class FastPathProtocol(HttpConnection):
         self._write_reply(reply)
 
     def _write_reply(self, reply: Reply) -> None:
-        assert self._raw_head  # noqa: S101 - it is replaced only between requests
+        assert self._raw_head and self._request  # noqa: PT018, S101 - replaced only between requests
         headers = (*self.server_state.default_headers, *reply.headers, *self._raw_head.response_headers)
-        parts = [STATUS_LINE[reply.status], b"content-length: %d" % len(reply.content)]
+        length_and_id = b"content-length: %d\r\n%b: %b" % (len(reply.content), REQUEST_ID, self._request.id)
+        parts = [STATUS_LINE[reply.status], length_and_id]
         if (self._closing or self._raw_head.closes) and _CLOSE not in headers:
             headers = (*headers, _CLOSE)
         parts += (b"\r\n%b: %b" % header for header in headers)

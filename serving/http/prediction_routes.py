@@ -20,6 +20,7 @@ from serving.codecs.read import ReadCodec
 from serving.engine.admission.admission import Admission
 from serving.engine.admission.pacing import STATE as PACING
 from serving.engine.request import AwaitedRequest, ClientGoneError, Endpoint, check_backlog
+from serving.engine.telemetry.correlation import REQUEST_ID, Correlation
 from serving.http.middleware.normalise import route_path
 
 
@@ -110,20 +111,25 @@ class PredictionRoutes:
             await self._app(scope, receive, send)
             return
         endpoint = route.endpoint if isinstance(route, Route) else None
-        request = AwaitedRequest(self._admission, route.codec, endpoint)
-        reply = await request.reply(self._receive(request, route, scope, receive), hang_up=receive)
+        headers: dict[bytes, bytes] = dict(scope["headers"])
+        request = AwaitedRequest(self._admission, route.codec, endpoint, Correlation.of(headers))
+        reply = await request.reply(self._receive(request, route, scope, headers, receive), hang_up=receive)
         if reply:
             if reply.status == Overloaded.status and (pacing := scope.get("state", {}).get(PACING)):
                 await pacing.wait()
-            headers = [(b"content-length", b"%d" % len(reply.content)), *reply.headers]
-            await send({"type": "http.response.start", "status": reply.status, "headers": headers})
+            fields = (b"content-length", b"%d" % len(reply.content)), *reply.headers, (REQUEST_ID, request.id)
+            await send({"type": "http.response.start", "status": reply.status, "headers": fields})
             await send({"type": "http.response.body", "body": reply.content})
 
     async def _receive(
-        self, request: AwaitedRequest, route: Route | UnknownRoute, scope: Scope, receive: Receive
+        self,
+        request: AwaitedRequest,
+        route: Route | UnknownRoute,
+        scope: Scope,
+        headers: Mapping[bytes, bytes],
+        receive: Receive,
     ) -> tuple[Head, bytes]:
         """Check the headers, then read the body, in one piece or several."""
-        headers: dict[bytes, bytes] = dict(scope["headers"])
         length = int(headers.get(b"content-length", 0))
         request.check(headers.get(b"x-api-key", b""), length)
         if scope["method"] != "POST":

@@ -5,7 +5,6 @@ from http import HTTPStatus
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
-from fastapi.responses import RedirectResponse
 from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4
 from starlette.exceptions import HTTPException
 
@@ -31,14 +30,6 @@ def add_routes(
 
     `check_ready` raises `NotReady`.
     """
-
-    @app.get("/", include_in_schema=False)
-    async def home(request: Request) -> RedirectResponse:
-        prefix = request.scope["root_path"]
-        return RedirectResponse(
-            f"{prefix}/docs" if prefix else "docs"
-        )  # the prefix may be removed unbeknown to us
-
     _add_model_routes(app, models, default, guards.models)
     health, metrics_errors = _key_errors(guards.health), _key_errors(guards.metrics)
 

@@ -27,7 +27,7 @@ from litserve.loops import LitLoop
 from serving.codecs.base import Prediction
 from serving.codecs.errors import Overloaded, TimedOut
 from serving.engine.lit_api import DigitAPI, run_batch
-from serving.engine.metrics.recorder import CpuMetrics, RunMetrics
+from serving.engine.metrics.recorder import ProcessMetrics, RunMetrics
 from serving.engine.metrics.series import Metrics
 from serving.model.tensors import Images
 from serving.processes.lifeline import BEAT_SECONDS, Lifeline, end_with_parent
@@ -80,17 +80,17 @@ class WorkerLoop(LitLoop):  # type: ignore[misc]
         self._metrics = metrics
         self._row = row
         self._connections: list[socket.socket] = []
-        self._cpu: CpuMetrics | None = None
+        self._process: ProcessMetrics | None = None
 
     def run(self, lit_api: DigitAPI, *litserve: Any) -> None:  # noqa: ARG002 - its queues and transport
         """Process one batch; LitServe calls this repeatedly, after `DigitAPI.setup`."""
-        if self._cpu is None:
+        if self._process is None:
             signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the group; the parent ends it
             end_with_parent()
             row = self._metrics.row(self._row)
             lit_api.metrics = RunMetrics(row, lit_api.entry.name)
-            self._cpu = CpuMetrics(row, "worker")
-            self._cpu.publish()
+            self._process = ProcessMetrics(row, "worker")
+            self._process.publish()
         self._lifeline.beat()
         batches = self._receive(lit_api.max_batch_size, lit_api.request_timeout)
         if not batches:
@@ -103,7 +103,7 @@ class WorkerLoop(LitLoop):  # type: ignore[misc]
                 self._send(batch.connection, repr(error))
             return
         lit_api.metrics.publish()
-        self._cpu.publish()
+        self._process.publish()
         start = 0
         for connection, inputs in batches:
             self._send(connection, predictions[start : start + len(inputs)])

@@ -30,13 +30,15 @@ from serving.engine.metrics.recorder import RequestMetrics
 from serving.engine.metrics.series import Metrics, metrics_table
 from serving.engine.request import Endpoint
 from serving.http.connection import HttpConnection
-from serving.http.fast_path import FastPathProtocol, RawHead, RawHeads
+from serving.http.fast_path import FastPathProtocol, RawHead, RawHeads, Template
 from serving.http.prediction_routes import PredictionRoutes
 from tests.fuzz.bodies import LIMITS, MANIFEST, predict
 from tests.fuzz.target import Mutation, Target
 
 _RESPONSE = re.compile(rb"HTTP/1\.1 (?=[1-5][0-9][0-9] [A-Z])")
-_TIMING = re.compile(rb'\r\nserver-timing: [^\r]*|\r\ncontent-length: [0-9]+|,"timing":\{[^}]*\}')
+_TIMING = re.compile(
+    rb'\r\nserver-timing: [^\r]*|\r\nx-request-id: [0-9a-f]{32}(?=\r)|\r\ncontent-length: [0-9]+|,"timing":\{[^}]*\}'
+)
 _MALFORMED = b'"code":"malformed_request"'
 _INTERIM = b"100 Continue"
 
@@ -180,7 +182,7 @@ class Site:
             "_loop": self.loop,
         }
         self.uvicorn["config"].load()  # type: ignore[attr-defined]
-        self.known: dict[tuple[bytes, bytes], RawHead] = {}
+        self.known: dict[Template, RawHead] = {}
         self._alone: dict[bytes, list[bytes]] = {}
 
     def connection(self, *, fast_path: bool) -> HttpConnection:
@@ -268,6 +270,13 @@ REQUESTS = (
     post(RAW, body=b"1234567"),
     post(b"content-type: application/json", b"Accept: */*", body=b'{"image":[0]}', path=b"/predict/student"),
     post(b"Inference-Header-Content-Length: 0", body=PIXELS, path=b"/v2/models/student/infer"),
+    post(
+        RAW,
+        b"X-Request-ID: 1",
+        b"traceparent: 00-%032x-%016x-01" % (1, 1),
+        b"tracestate: a=b, c",
+        body=b"1234567",
+    ),
 )
 
 
@@ -280,6 +289,11 @@ def seeds() -> list[bytes]:
     get = b"GET /models HTTP/1.1\r\nHost: x\r\n\r\n"
     streams = [
         *(request * 2 + get for request in REQUESTS),
+        REQUESTS[4]
+        + REQUESTS[4].replace(b"ID: 1", b"ID: abc")
+        + REQUESTS[4].replace(b"ID: 1", b"ID: a b")
+        + get,
+        REQUESTS[4] + REQUESTS[4].replace(b"ID: 1", b"ID: 1\r\nX-Request-ID: 2") + get,
         b"".join(REQUESTS),
         REQUESTS[1] + chunked + REQUESTS[1] + get,
         chunked * 2 + get,
@@ -387,6 +401,8 @@ WORDS = (
         b"Transfer-Encoding: chunked",
         b"Connection: close",
         b"Connection: keep-alive, Upgrade",
+        b"X-Request-ID: 2",
+        b"traceparent: 00-",
     ),
     *(
         b"Upgrade: h2c",

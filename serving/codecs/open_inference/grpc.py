@@ -52,6 +52,7 @@ class GrpcCodec(Codec):
     """`ModelInferRequest` and `ModelInferResponse` as serialised messages."""
 
     name = "grpc"
+    route = "inference.GRPCInferenceService/ModelInfer"
 
     def check(self, headers: Mapping[bytes, bytes], query: bytes = b"") -> Head:  # noqa: ARG002
         return Head(headers.get(b"x-api-key", b""))

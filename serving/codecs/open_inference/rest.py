@@ -24,6 +24,7 @@ class OpenInferenceCodec(Codec):
     """The REST format: `request` decodes, `response` encodes, `schemas` documents both."""
 
     name = "v2"
+    route = f"{PREFIX}/models/{{model}}/infer"
 
     def check(self, headers: Mapping[bytes, bytes], query: bytes = b"") -> Head:  # noqa: ARG002
         encoding = content_encoding(headers)

@@ -10,7 +10,9 @@ from serving.engine.admission.api_keys import Access
 from serving.engine.admission.backlog import Backlog
 from serving.engine.admission.fairness import Shares
 from serving.engine.admission.pacing import Rejections
-from serving.engine.metrics.recorder import StatusCounts
+from serving.engine.metrics.recorder import RejectionCounts, StatusCounts
+from serving.engine.telemetry.access_log import AccessLog
+from serving.engine.telemetry.record import Observer
 
 MIN_BYTES_PER_SECOND = 16 * 1024
 """Of a body that a client sends, and of a response that it reads, averaged over `client_timeout`."""
@@ -57,6 +59,12 @@ class Admission:
         self._held_bytes = 0
         self.unknown_model = StatusCounts(int)
         """Of completed requests that named no served model, until they are published."""
+        self.observers: Sequence[Observer] = ()
+        """Of every prediction request that has ended; set before the first one."""
+        self.access_log: AccessLog | None = None
+        """Also one of the observers; here for requests that are no predictions."""
+        self.rejected = RejectionCounts(int)
+        """Of requests that ended without a prediction, until they are published."""
 
     def enter(self, request: Expiring) -> None:
         """Add a request in flight."""

@@ -66,9 +66,13 @@ class FairQueue:
     def __init__(self) -> None:
         self._queues: dict[str | None, deque[tuple[Any, Any]]] = {}
 
+    def __bool__(self) -> bool:
+        """Return whether the queue has any pair."""
+        return bool(self._queues)
+
     def __len__(self) -> int:
-        """Return the number of clients with pairs in the queue."""
-        return len(self._queues)
+        """Return the number of pairs in the queue."""
+        return sum(map(len, self._queues.values()))
 
     def __getitem__(self, index: Literal[0]) -> tuple[Any, Any]:
         """Return what `popleft` removes."""

@@ -7,22 +7,40 @@ numbers costs a fraction of that; `publish` writes what has accumulated.
 import time
 from bisect import bisect_left
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from resource import RLIMIT_NOFILE, getpagesize, getrlimit
 from typing import Literal
 
+from numpy import float64
+from numpy.typing import NDArray
+
+from distillery.machine import cpu_throttling
 from serving.engine.metrics.series import (
     BATCH_IMAGES,
     BATCH_SIZES,
+    CPU_PERIODS,
+    CPU_THROTTLED_PERIODS,
+    CPU_THROTTLED_SECONDS,
     IMAGES,
     IN_FLIGHT,
     INFERENCE_SECONDS,
+    LAG_SECONDS,
     LAST_PREDICTION,
+    LOOP_LAG,
     MAX_RUN_IMAGES,
     OUTCOME_SECONDS,
     PREDICTIONS,
     PROCESS_CPU_SECONDS,
+    PROCESS_DESCRIPTORS,
+    PROCESS_MAX_DESCRIPTORS,
+    PROCESS_MEMORY,
+    PROCESSES_RUNNING,
     QUEUE_SECONDS,
+    QUEUED,
     REJECTED,
+    REJECTED_REQUESTS,
     REQUEST_SECONDS,
     REQUESTS,
     RUN_SECONDS,
@@ -35,6 +53,12 @@ from serving.engine.metrics.series import (
 
 StatusCounts = defaultdict[tuple[str, int], int]
 """Completed requests by protocol and status; a `Counter` takes twice as long."""
+RejectionCounts = defaultdict[str, int]
+"""Requests that ended without a prediction, by reason."""
+
+_SYSTEM_SECONDS = 1.0
+"""Between two looks at what the operating system counts."""
+_PAGE_BYTES = getpagesize()
 
 # A thread may record while the event loop publishes. So numbers are never reset: they only grow, `publish` writes the
 # growth since its last call, and nothing recorded meanwhile is lost. A count grows last, because `publish` looks at it
@@ -44,8 +68,8 @@ StatusCounts = defaultdict[tuple[str, int], int]
 class _HistogramRecorder:
     """Observations for one histogram."""
 
-    def __init__(self, row: Values, metric: str, model: str, bounds: Sequence[float]) -> None:
-        self._numbers = row.of(metric, model=model)
+    def __init__(self, numbers: NDArray[float64], bounds: Sequence[float]) -> None:
+        self._numbers = numbers
         self._bounds = bounds
         self._counts = [0] * (len(bounds) + 1)
         self._total = 0.0
@@ -102,7 +126,7 @@ class RunMetrics:
     def __init__(self, row: Values, model: str) -> None:
         self._row = row
         self._model = model
-        self._seconds = _HistogramRecorder(row, INFERENCE_SECONDS, model, SECONDS)
+        self._seconds = _HistogramRecorder(row.of(INFERENCE_SECONDS, model=model), SECONDS)
         self._batch_images = row.of(BATCH_IMAGES, model=model)
         self._runs: dict[int, _RunsRecorder] = {}  # by batch size, which the limits of the service bound
 
@@ -139,9 +163,9 @@ class RequestMetrics:
         self._model = model
         self._statuses = StatusCounts(int)
         self._digits = [0] * 10
-        self._seconds = _HistogramRecorder(row, REQUEST_SECONDS, model, SECONDS)
+        self._seconds = _HistogramRecorder(row.of(REQUEST_SECONDS, model=model), SECONDS)
         self._failed = 0.0
-        self._queue = _HistogramRecorder(row, QUEUE_SECONDS, model, SECONDS)
+        self._queue = _HistogramRecorder(row.of(QUEUE_SECONDS, model=model), SECONDS)
         self._decode = self._inference = self._delivery = self._encode = 0.0
         self._rejected = self._published_rejected = 0
         # Finding a series by its labels takes as long as writing to it.
@@ -223,22 +247,87 @@ class UnknownModelMetrics:
         _publish_statuses(self._row, UNKNOWN_MODEL, self._statuses)
 
 
-class CpuMetrics:
-    """CPU time (user and system, all threads) of this process since it started; a fork starts at zero.
+class RejectionMetrics:
+    """Recorder of requests that end without a prediction, which `serving.engine.request` counts."""
 
-    CPU time per prediction is the growth of the sum over all processes between two scrapes, divided by the
-    growth of `distillery_images_total`, while one model alone is under load.
+    def __init__(self, row: Values, counts: RejectionCounts) -> None:
+        self._row = row
+        self._counts = counts
+
+    def publish(self) -> None:
+        """Write what was counted since the last call to the shared metrics."""
+        for reason, count in self._counts.items():
+            numbers = self._row.of(REJECTED_REQUESTS, reason=reason)
+            numbers += count
+        self._counts.clear()
+
+
+class QueueMetrics:
+    """Recorder of the requests that wait for a run of one model."""
+
+    def __init__(self, row: Values, model: str, queued: Callable[[], int]) -> None:
+        self._numbers = row.of(QUEUED, model=model)
+        self._queued = queued
+
+    def publish(self) -> None:
+        """Write the present number to the shared metrics."""
+        self._numbers[...] = self._queued()
+
+
+class LoopMetrics:
+    """Recorder of the delays of the event loop."""
+
+    def __init__(self, row: Values) -> None:
+        self._lags = _HistogramRecorder(row.of(LOOP_LAG), LAG_SECONDS)
+
+    def late(self, seconds: float) -> None:
+        """Record by how much a timer was late."""
+        self._lags.observe(max(0.0, seconds))
+
+    def publish(self) -> None:
+        """Write what was recorded since the last call to the shared metrics."""
+        self._lags.publish()
+
+
+class ProcessMetrics:
+    """CPU time (user and system, all threads) of this process since it started, its memory and its descriptors.
+
+    A fork starts at zero. CPU time per prediction is the growth of the sum over all processes between two scrapes,
+    divided by the growth of `distillery_images_total`, while one model alone is under load.
     """
 
     def __init__(self, row: Values, process: Literal["api", "worker"]) -> None:
         self._seconds = row.of(PROCESS_CPU_SECONDS, process=process)
         self._published = 0.0
+        self._running = row.of(PROCESSES_RUNNING, process=process)
+        self._memory = row.of(PROCESS_MEMORY, process=process)
+        self._descriptors = row.of(PROCESS_DESCRIPTORS, process=process)
+        self._max_descriptors = row.of(PROCESS_MAX_DESCRIPTORS, process=process)
+        self._throttling = [
+            row.of(name) for name in (CPU_PERIODS, CPU_THROTTLED_PERIODS, CPU_THROTTLED_SECONDS)
+        ]
+        self._due = 0.0
 
     def publish(self) -> None:
-        """Add the CPU time used since the last call to the shared counter."""
+        """Add the CPU time used since the last call to the shared counter; once a second, write the rest as well."""
         seconds = time.process_time()
         self._seconds += seconds - self._published
         self._published = seconds
+        now = time.monotonic()
+        if now >= self._due:
+            self._due = now + _SYSTEM_SECONDS
+            self._running[...] = 1
+            self._publish_system()
+
+    def _publish_system(self) -> None:
+        """Write what the operating system counts; without /proc, as on macOS, nothing."""
+        with suppress(OSError):
+            pages = int(Path("/proc/self/statm").read_text().split()[1])
+            self._memory[...] = pages * _PAGE_BYTES
+            self._descriptors[...] = len(list(Path("/proc/self/fd").iterdir())) - 1  # that of the folder
+            self._max_descriptors[...] = getrlimit(RLIMIT_NOFILE)[0]
+        for numbers, value in zip(self._throttling, cpu_throttling(), strict=True):
+            numbers[...] = value
 
 
 def _publish_statuses(row: Values, model: str, statuses: StatusCounts) -> None:

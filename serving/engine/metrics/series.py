@@ -10,7 +10,7 @@ That fails with the folder: a full disk kills the process (SIGBUS), a cleaner re
 processes accumulate. `PROMETHEUS_MULTIPROC_DIR` has no effect on this service.
 """
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from math import prod
@@ -26,7 +26,6 @@ from prometheus_client.utils import floatToGoString
 
 from serving.codecs.errors import RequestError
 from serving.engine.shared_memory import SharedRows
-from serving.model.repository import ModelEntry
 
 SECONDS = tuple(
     round(step * decade, 9)
@@ -42,6 +41,7 @@ MAX_RUN_IMAGES = 4096
 
 CLIENT_GONE = 499
 """The status of a request whose client hung up: never sent, but counted."""
+CLIENT_GONE_CODE = "client_gone"
 
 UNKNOWN_MODEL = ""
 """The label of requests that name no served model; the name itself must not become a label."""
@@ -51,6 +51,12 @@ STAGES = ("decode", "queue", "inference", "delivery", "encode")
 
 RUN_STAGES = ("batch", "predict", "unbatch")
 OUTCOMES = ("success", "failure")
+COMPARISONS = ("true", "false")
+"""Whether the digit of a model is that of the teacher."""
+LAG_SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
+
+TEACHER = "teacher"
+"""The model that others are compared with, where it is served: by the agreement, the rules and the dashboards."""
 PROCESSES = ("api", "worker")
 DIGITS = tuple(map(str, range(10)))
 
@@ -64,6 +70,17 @@ OUTCOME_SECONDS = "distillery_request_outcome_seconds_total"
 IMAGES = "distillery_images_total"
 PREDICTIONS = "distillery_predictions_total"
 REJECTED = "distillery_rejected_predictions_total"
+REJECTED_REQUESTS = "distillery_rejected_requests_total"
+TEACHER_COMPARISONS = "distillery_teacher_comparisons_total"
+QUEUED = "distillery_requests_queued"
+LOOP_LAG = "distillery_event_loop_lag_seconds"
+PROCESSES_RUNNING = "distillery_processes"
+PROCESS_MEMORY = "distillery_process_resident_memory_bytes"
+PROCESS_DESCRIPTORS = "distillery_process_open_fds"
+PROCESS_MAX_DESCRIPTORS = "distillery_process_max_fds"
+CPU_PERIODS = "distillery_cpu_periods_total"
+CPU_THROTTLED_PERIODS = "distillery_cpu_throttled_periods_total"
+CPU_THROTTLED_SECONDS = "distillery_cpu_throttled_seconds_total"
 PROCESS_CPU_SECONDS = "distillery_process_cpu_seconds_total"
 PROCESS_RESTARTS = "distillery_process_restarts_total"
 IN_FLIGHT = "distillery_requests_in_flight"
@@ -79,7 +96,9 @@ class Metric:
     name: str
     help: str
     labels: Mapping[str, Sequence[str]]
-    kind: Literal["counter", "sum gauge", "max gauge", "histogram"] = "counter"
+    kind: Literal["counter", "gauge", "histogram"] = "counter"
+    total: Literal["sum", "max"] = "sum"
+    """Of all processes: `max` of what each of them measures of the whole service."""
     bounds: Sequence[float] = ()
     """Of a histogram's buckets."""
     exposed: bool = True
@@ -94,18 +113,29 @@ class Metric:
 
 def statuses() -> Sequence[str]:
     """Return every status that a prediction request can end with."""
-    errors, found = [RequestError], {200, CLIENT_GONE}
+    found = {200, CLIENT_GONE, *(error.status for error in _request_errors())}
+    return [str(status) for status in sorted(found)]
+
+
+def rejections() -> Sequence[str]:
+    """Return every reason for which a prediction request ends without a prediction: the codes of errors."""
+    return sorted({error.code for error in _request_errors()} | {CLIENT_GONE_CODE})
+
+
+def _request_errors() -> Iterator[type[RequestError]]:
+    errors = [RequestError]
     while errors:
         error = errors.pop()
-        found.add(error.status)
+        yield error
         errors += error.__subclasses__()
-    return [str(status) for status in sorted(found)]
 
 
 def metrics_table(models: Iterable[str], protocols: Sequence[str], max_run: int) -> Sequence[Metric]:
     """Return all metrics; `max_run` is the largest number of images in a run."""
     model = {"model": tuple(models)}
     model_or_unknown = {"model": (*model["model"], UNKNOWN_MODEL)}
+    student = {"model": tuple(name for name in model["model"] if name != TEACHER)}
+    process = {"process": PROCESSES}
     exact_size = {"images": tuple(map(str, range(1, min(max_run, MAX_RUN_IMAGES) + 1)))}
     return (
         Metric(
@@ -118,23 +148,23 @@ def metrics_table(models: Iterable[str], protocols: Sequence[str], max_run: int)
             "Time from the body received to the response handed over.",
             model,
             "histogram",
-            SECONDS,
+            bounds=SECONDS,
         ),
         Metric(
             QUEUE_SECONDS,
             "Time from the input decoded to the start of the run that includes it.",
             model,
             "histogram",
-            SECONDS,
+            bounds=SECONDS,
         ),
         Metric(
             INFERENCE_SECONDS,
             "Duration of one run of the model over one batch.",
             model,
             "histogram",
-            SECONDS,
+            bounds=SECONDS,
         ),
-        Metric(BATCH_IMAGES, "Images in one run of the model.", model, "histogram", BATCH_SIZES),
+        Metric(BATCH_IMAGES, "Images in one run of the model.", model, "histogram", bounds=BATCH_SIZES),
         Metric(
             STAGE_SECONDS,
             "Time of successful requests by stage; a run counts in full for each request in it.",
@@ -155,19 +185,67 @@ def metrics_table(models: Iterable[str], protocols: Sequence[str], max_run: int)
         Metric(
             PROCESS_CPU_SECONDS,
             "CPU time, user and system, of the processes that answer requests (api) or run models for them (worker).",
-            {"process": PROCESSES},
+            process,
         ),
         Metric(
             PROCESS_RESTARTS,
             "Processes that died, or were killed because they did not respond, and were replaced.",
-            {"process": PROCESSES},
+            process,
         ),
-        Metric(IN_FLIGHT, "Prediction requests in flight.", model, "sum gauge"),
+        Metric(PROCESSES_RUNNING, "Processes that run.", process, "gauge"),
+        Metric(
+            PROCESS_MEMORY,
+            "Resident memory of the processes; pages that they share count for each of them.",
+            process,
+            "gauge",
+        ),
+        Metric(PROCESS_DESCRIPTORS, "Open file descriptors of the processes.", process, "gauge"),
+        Metric(
+            PROCESS_MAX_DESCRIPTORS, "File descriptors that one process may open.", process, "gauge", "max"
+        ),
+        Metric(
+            LOOP_LAG,
+            "Time by which the event loop of an API process is late for a timer, ten times a second.",
+            {},
+            "histogram",
+            bounds=LAG_SECONDS,
+        ),
+        Metric(
+            CPU_PERIODS,
+            "Periods of the CPU quota in which the service ran; 0 without quota.",
+            {},
+            total="max",
+        ),
+        Metric(
+            CPU_THROTTLED_PERIODS,
+            "Periods of the CPU quota in which processes were stopped until its end.",
+            {},
+            total="max",
+        ),
+        Metric(
+            CPU_THROTTLED_SECONDS,
+            "Time in which processes were stopped by the CPU quota, summed over the cores.",
+            {},
+            total="max",
+        ),
+        Metric(
+            REJECTED_REQUESTS,
+            "Prediction requests that ended without a prediction, by the code of the error.",
+            {"reason": rejections()},
+        ),
+        Metric(
+            TEACHER_COMPARISONS,
+            "Images of live requests that the teacher classified as well, by whether the digits agree: one per second.",
+            student | {"agrees": COMPARISONS},
+        ),
+        Metric(IN_FLIGHT, "Prediction requests in flight.", model, "gauge"),
+        Metric(QUEUED, "Requests that wait for a run of the model.", model, "gauge"),
         Metric(
             LAST_PREDICTION,
             "Time of the last response with predictions; 0 before the first.",
             model,
-            "max gauge",
+            "gauge",
+            "max",
         ),
         # Hundreds of series for `serving.engine.metrics.triton_statistics`; /metrics has histograms instead.
         Metric(RUNS, "Runs of the model by exact batch size.", model | exact_size, exposed=False),
@@ -222,8 +300,8 @@ class Metrics:
         restarts = row.of(PROCESS_RESTARTS, process=kind)
         restarts += 1
         for metric, numbers in row:
-            if metric.kind == "sum gauge":
-                numbers[:] = 0
+            if metric.kind == "gauge" and metric.total == "sum":
+                numbers[...] = 0
 
     def totals(self) -> Values:
         """Return the sums over all processes, including those that died."""
@@ -232,8 +310,8 @@ class Metrics:
         for (metric, numbers), (_, largest) in zip(
             totals, Values(self._table, rows.max(axis=0)), strict=True
         ):
-            if metric.kind == "max gauge":
-                numbers[:] = largest
+            if metric.total == "max":
+                numbers[...] = largest
         return totals
 
 
@@ -243,11 +321,12 @@ class Exposition:
     prometheus_client renders it once, with zeros; a scrape fills in the numbers, which takes a tenth of the time.
     """
 
-    def __init__(self, metrics: Metrics, models: Collection[ModelEntry]) -> None:
+    def __init__(self, metrics: Metrics, facts: Iterable[Family] = ()) -> None:
+        """`facts` do not change while the service runs."""
         self._metrics = metrics
         families = [_family_of_zeros(metric) for metric, _ in metrics.totals() if metric.exposed]
         self._pieces = _render(families).split(" 0.0\n")
-        self._facts = _render(_manifest_families(models))
+        self._facts = _render(facts)
 
     def text(self) -> str:
         """Return the text with the present numbers."""
@@ -290,26 +369,3 @@ def _render(families: Iterable[Family]) -> str:
     registry = CollectorRegistry(auto_describe=False)
     registry.register(Families())
     return generate_latest(registry).decode()
-
-
-def _manifest_families(models: Iterable[ModelEntry]) -> Iterable[Family]:
-    info = GaugeMetricFamily(
-        "distillery_model_info",
-        "Always 1; the labels describe the model.",
-        labels=("model", "version", "precision", "architecture"),
-    )
-    accuracy = GaugeMetricFamily(
-        "distillery_model_test_accuracy_ratio",
-        "Share of the 10,000 test digits classified correctly.",
-        labels=("model",),
-    )
-    size = GaugeMetricFamily("distillery_model_size_bytes", "Size of the ONNX file.", labels=("model",))
-    parameters = GaugeMetricFamily(
-        "distillery_model_parameters", "Parameters of the network.", labels=("model",)
-    )
-    for manifest in (model.manifest for model in models):
-        info.add_metric((manifest.name, manifest.version, manifest.precision, manifest.architecture), 1)
-        accuracy.add_metric((manifest.name,), manifest.test_accuracy)
-        size.add_metric((manifest.name,), manifest.size_bytes)
-        parameters.add_metric((manifest.name,), manifest.parameters)
-    return info, accuracy, size, parameters

@@ -10,6 +10,7 @@ from serving.codecs.errors import Header
 
 _EXPOSED = (
     "Server-Timing",
+    "X-Request-ID",
     "Inference-Header-Content-Length",
     "Retry-After",
     "RateLimit",

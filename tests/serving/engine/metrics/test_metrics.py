@@ -6,6 +6,7 @@ import ssl
 import threading
 import time
 from collections.abc import Iterator
+from importlib.metadata import version
 from itertools import pairwise, product
 from pathlib import Path
 
@@ -14,15 +15,17 @@ import pytest
 from prometheus_client import CollectorRegistry, Histogram
 from prometheus_client.parser import text_string_to_metric_families
 
+from distillery.machine import usable_cores
 from serving.codecs.base import Codec
 from serving.codecs.errors import RequestError
 from serving.codecs.open_inference.grpc import GrpcCodec
-from serving.engine.metrics.recorder import CpuMetrics, RequestMetrics, RunMetrics
+from serving.engine.metrics.recorder import ProcessMetrics, RequestMetrics, RunMetrics
 from serving.engine.metrics.series import (
     IN_FLIGHT,
     INFERENCE_SECONDS,
     MAX_RUN_IMAGES,
     PROCESS_CPU_SECONDS,
+    REJECTED_REQUESTS,
     REQUESTS,
     RUNS,
     SECONDS,
@@ -71,20 +74,22 @@ def metrics() -> Metrics:
 
 
 def exposed(shared: Metrics) -> Samples:
-    return samples_of(Exposition(shared, ()).text())
+    return samples_of(Exposition(shared).text())
 
 
 def settled(client: httpx.Client) -> Samples:
     """The counts after every process has published those of earlier tests."""
     found, before = scrape(client), {}
-    while without_cpu(found) != without_cpu(before):
+    while of_requests(found) != of_requests(before):
         time.sleep(0.25)
         found, before = scrape(client), found
     return found
 
 
-def without_cpu(samples: Samples) -> Samples:
-    return {key: value for key, value in samples.items() if "cpu_seconds" not in key[0]}
+def of_requests(samples: Samples) -> Samples:
+    """Without what changes while the service is idle."""
+    idle = ("distillery_process_", "distillery_event_loop_")
+    return {key: value for key, value in samples.items() if not key[0].startswith(idle)}
 
 
 def value(samples: Samples, name: str, **labels: str) -> float:
@@ -164,6 +169,9 @@ def test_models_are_described_by_their_manifests(client: httpx.Client, two_model
         }
         assert value(found, "model_info", model=name, **labels) == 1
         assert value(found, "model_test_accuracy_ratio", model=name) == manifest.test_accuracy
+        assert manifest.acceptance
+        accepted = manifest.acceptance.accepted / manifest.acceptance.digits
+        assert value(found, "model_validation_accepted_ratio", model=name) == pytest.approx(accepted)
         assert value(found, "model_size_bytes", model=name) == manifest.size_bytes
         assert value(found, "model_parameters", model=name) == manifest.parameters
 
@@ -185,9 +193,84 @@ def test_cpu_time_of_all_processes_grows_with_predictions(
     eventually(lambda: all(now > then + 0.001 for now, then in zip(cpu_seconds(), before, strict=True)))
 
 
+def test_a_service_reports_its_processes(client: httpx.Client, request: pytest.FixtureRequest) -> None:
+    kinds = {"service": {"api": 2, "worker": 0}, "workers_service": {"api": 2, "worker": 2}}
+    expected = kinds[request.node.callspec.params["client"]]
+    found = scrape(client)
+    for kind, processes in expected.items():
+        assert value(found, "processes", process=kind) == processes
+        memory = value(found, "process_resident_memory_bytes", process=kind)
+        descriptors = value(found, "process_open_fds", process=kind)
+        if processes:
+            assert 20e6 < memory / processes < 2e9
+            assert 5 < descriptors / processes < value(found, "process_max_fds", process=kind)
+        else:
+            assert (memory, descriptors) == (0, 0)
+    assert value(found, "event_loop_lag_seconds_count") > 0
+    assert 0 <= value(found, "cpu_throttled_periods_total") <= value(found, "cpu_periods_total")
+
+
+def test_a_service_reports_its_build_and_limits(client: httpx.Client) -> None:
+    found = scrape(client)
+    ((build, one),) = [
+        (labels, value) for (name, labels), value in found.items() if name.endswith("build_info")
+    ]
+    assert one == 1
+    assert dict(build)["onnxruntime"] == version("onnxruntime")
+    assert value(found, "requests_in_flight_limit") == 2 * 1024
+    assert value(found, "usable_cores") == usable_cores()
+    assert time.time() - 3600 < value(found, "start_time_seconds") < time.time()
+
+
+def test_rejected_requests_are_counted_by_reason(client: httpx.Client) -> None:
+    before = settled(client)
+    reasons = {"invalid_shape": b'{"image": [1]}', "malformed_body": b"[", "unknown_model": b"{}"}
+    for reason, body in reasons.items():
+        path = "/predict/nobody" if reason == "unknown_model" else "/predict/student"
+        answer = client.post(path, content=body, headers={"Content-Type": "application/json"})
+        assert answer.json()["error"]["code"] == reason
+
+    def growth() -> dict[str, float]:
+        found = scrape(client)
+        return {
+            dict(labels)["reason"]: found[name, labels] - before[name, labels]
+            for name, labels in found
+            if name == REJECTED_REQUESTS and found[name, labels] != before[name, labels]
+        }
+
+    eventually(lambda: growth() == dict.fromkeys(reasons, 1))
+
+
+def test_a_sample_of_live_images_is_compared_with_the_teacher(
+    service: Service, model_repository: Path
+) -> None:
+    """And the comparison is no request, run or image of the teacher."""
+    models = load_repository(model_repository)
+    digits = {
+        name: Session(models[name].path).run(sample_test().images.numpy()[:1]).digits
+        for name in ("teacher", "student")
+    }
+    agrees = str(digits["student"] == digits["teacher"]).lower()
+    with httpx.Client(base_url=service.url, timeout=10) as client:
+        before = settled(client)
+
+        def growth(name: str, **labels: str) -> float:
+            return value(scrape(client), name, **labels) - value(before, name, **labels)
+
+        def compared() -> float:
+            assert client.post("/predict/student", json={"image": DIGITS[0]}).status_code == 200
+            return growth("teacher_comparisons_total", model="student", agrees=agrees)
+
+        eventually(lambda: compared() >= 2)
+        other = {"true": "false", "false": "true"}[agrees]
+        assert growth("teacher_comparisons_total", model="student", agrees=other) == 0
+        assert growth("inference_duration_seconds_count", model="teacher") == 0
+        assert growth("images_total", model="teacher") == 0
+
+
 def test_cpu_time_is_that_of_the_process() -> None:
     row = metrics().row(0)
-    recorder, started = CpuMetrics(row, "worker"), time.process_time()
+    recorder, started = ProcessMetrics(row, "worker"), time.process_time()
     recorder.publish()
     recorder.publish()
     assert started <= row.of(PROCESS_CPU_SECONDS, process="worker") <= time.process_time()

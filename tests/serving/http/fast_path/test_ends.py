@@ -21,6 +21,8 @@ from tests.support.fast_path_server import (
     run_with_server,
     until,
 )
+from tests.support.otlp_receiver import attributes, receiving
+from tests.support.service import eventually
 
 
 @pytest.fixture
@@ -105,6 +107,31 @@ def test_a_body_that_does_not_arrive_in_time_is_a_408_and_closes_the_connection(
         assert await client.reader.read() == b""
 
     run_both(scenario, client_timeout=0.2)
+
+
+def test_a_request_that_times_out_has_a_span_with_the_status_error(
+    run_both: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scenario(service: Running) -> None:
+        released = hold_runs(service.endpoint.api.session)
+        client = await service.connect()
+        await client.ask(request(one(0)))
+        released.clear()
+        try:
+            client.writer.write(TWO.replace(b"\r\n\r\n", b"\r\nX-Request-ID: late\r\n\r\n"))
+            assert (await client.answer())[0] == 504
+        finally:
+            released.set()
+        await asyncio.to_thread(eventually, lambda: collector.of("late"))
+
+    with receiving() as collector:
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", collector.endpoint)
+        monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "50")
+        run_both(scenario, max_batch=1, request_timeout=0.3, tracing=True)
+        span = collector.of("late")
+    assert span.status.code == span.status.STATUS_CODE_ERROR
+    assert [event.name for event in span.events] == ["body received", "body decoded"]
+    assert attributes(span)["error.type"] == "timed_out"
 
 
 def test_an_idle_connection_is_closed_and_an_active_one_is_not(run: Run) -> None:

@@ -63,6 +63,7 @@ def test_responses_are_those_of_the_asgi_application(run: Run) -> None:
             status, headers, body = await client.answer()
             headers.pop("server-timing", None)
             headers.pop("date", None)
+            headers.pop("x-request-id")
             content = json.loads(body)
             timing = content.pop("timing", None)
             if timing:
@@ -98,6 +99,46 @@ def test_a_different_head_is_parsed_once(run: Run) -> None:
         assert parsed == [1, 0, 1, 0, 0]
 
     run(scenario)
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        ("X-Request-ID: {}",),
+        ("traceparent: 00-{:032x}-{:016x}-01",),
+        ("X-Request-ID: {}", "traceparent: 00-{:032x}-{:016x}-01", "Accept: */*", "tracestate: a={}, b=c"),
+        ("tracestate: {}", "x-request-id:{}"),
+    ],
+)
+def test_heads_that_differ_in_request_id_and_trace_context_take_the_fast_path(
+    run: Run, digits: list[int], headers: tuple[str, ...]
+) -> None:
+    async def scenario(service: Running) -> None:
+        for _ in range(2):
+            client = await service.connect()
+            for index in range(1, 8):
+                fields = [header.format(index, index) for header in headers]
+                client.writer.write(request(one(index), *fields))
+                status, found, body = await client.answer()
+                assert (status, json.loads(body)["predictions"][0]["digit"]) == (200, digits[index])
+                if "x-request-id" in str(headers).lower():
+                    assert found["x-request-id"] == str(index)
+        assert service.parsed == 1
+
+    run(scenario)
+
+
+def test_every_response_has_an_id_of_its_own(run_both: Run) -> None:
+    async def scenario(service: Running) -> None:
+        client = await service.connect()
+        ids = set()
+        for index in range(100):
+            client.writer.write(request(one(0) if index % 2 else {"image": 0}))
+            ids.add((await client.answer())[1]["x-request-id"])
+        assert len(ids) == 100
+        assert all(re.fullmatch("[0-9a-f]{32}", one) for one in ids)
+
+    run_both(scenario)
 
 
 def test_a_request_in_several_pieces_is_served(run_both: Run, digits: list[int]) -> None:

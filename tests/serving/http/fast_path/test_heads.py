@@ -60,6 +60,53 @@ def test_a_head_that_the_fast_path_cannot_serve_is_not_remembered(headers: dict[
     assert RawHead.of(request(None, body=b"x"), HEADERS, b"", ROUTE)
 
 
+VARYING = "X-Request-ID: {}", "traceparent: 00-{:032x}-{:016x}-00"
+
+
+def varying(number: int, body: bytes = b"x") -> bytes:
+    return request(None, *(header.format(number, number) for header in VARYING), body=body)
+
+
+def with_headers(data: bytes) -> RawHead | None:
+    fields = dict(line.split(b": ", 1) for line in data.partition(b"\r\n\r\n")[0].split(b"\r\n")[1:])
+    headers = {name.lower(): value for name, value in fields.items()}
+    return RawHead.of(data, headers, b"", ROUTE)
+
+
+def test_a_head_matches_whatever_the_request_id_and_the_trace_context() -> None:
+    head = with_headers(varying(1))
+    assert head
+    for number in (1, 2, 10**19):
+        start, length, correlation = head.find_body(varying(number, b"y" * 1000)) or (0, 0, None)
+        assert varying(number, b"y" * 1000)[start:] == b"y" * length
+        assert correlation == (b"%d" % number, b"00-%032x-%016x-00" % (number, number), b"")
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        varying(2).replace(b"X-Request-ID: 2", b"X-Request-ID: "),
+        varying(2).replace(b"X-Request-ID: 2", b"X-Request-ID: a b"),
+        varying(2).replace(b"X-Request-ID: 2", b"X-Request-ID: 2\nX-API-Key: k"),
+        varying(2).replace(b"X-Request-ID: 2", b"X-Request-ID: 2\r\nX-API-Key: k"),
+        varying(2).replace(b"X-Request-ID: 2", b"X-Request-ID: " + b"x" * 129),
+        varying(2).replace(b"X-Request-ID: 2", b"X-Request-ID: " + b"x" * 100_000),
+        varying(2).replace(b"X-Request-ID: 2\r\n", b""),
+        varying(2).replace(b"-00\r\n", b"-0\r\n"),
+        varying(2).replace(b"-00\r\n", b"-0G\r\n"),
+    ],
+)
+def test_an_invalid_value_does_not_match(other: bytes) -> None:
+    head = with_headers(varying(1))
+    assert head
+    assert head.body_of(other) is None
+
+
+def test_two_headers_of_one_name_are_not_remembered() -> None:
+    for second in ("X-Request-ID: 3", "X-Request-ID: a b"):
+        assert with_headers(request(None, "X-Request-ID: 2", second, body=b"x")) is None
+
+
 def test_a_second_length_or_a_body_of_another_length_is_not_remembered() -> None:
     assert raw_head(request(None, "Content-Length: 1", body=b"x")) is None
     assert raw_head(request(None, body=b"x") + b"y") is None

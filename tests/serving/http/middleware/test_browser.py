@@ -93,7 +93,7 @@ def rendered(url: str, profile: Path) -> str:
     return done.stdout
 
 
-@pytest.mark.parametrize("path", ["/", "/docs/", "/digits/"])
+@pytest.mark.parametrize("path", ["/docs", "/docs/", "/digits/docs"])
 def test_the_documentation_shows_all_routes(prefixed: Service, tmp_path: Path, path: str) -> None:
     page = rendered(f"{prefixed.url}{path}", tmp_path)
     for route in ("/predict", "/models", "/v2/models/"):

@@ -1,0 +1,66 @@
+"""Metrics that do not change while the service runs: its build and limits, and its models by their manifests."""
+
+import platform
+import time
+from collections.abc import Iterable, Iterator
+from importlib.metadata import version
+
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.core import Metric as Family
+
+from distillery.machine import usable_cores
+from serving.model.repository import ModelEntry
+
+
+def service_facts(max_in_flight: int) -> Iterator[Family]:
+    """Return the facts of a service that admits `max_in_flight` requests in all its processes."""
+    build = GaugeMetricFamily(
+        "distillery_build_info",
+        "Always 1; the labels are the versions of the software.",
+        labels=("version", "python", "onnxruntime", "litserve"),
+    )
+    build.add_metric(
+        (version("distillery"), platform.python_version(), version("onnxruntime"), version("litserve")), 1
+    )
+    yield build
+    for name, text, value in (
+        ("distillery_start_time_seconds", "Time of the service's start.", time.time()),
+        ("distillery_requests_in_flight_limit", "Prediction requests that may be in flight.", max_in_flight),
+        (
+            "distillery_usable_cores",
+            "CPU cores that the service may keep busy, by affinity and quota.",
+            usable_cores(),
+        ),
+    ):
+        yield GaugeMetricFamily(name, text, value=value)
+
+
+def model_facts(models: Iterable[ModelEntry]) -> Iterator[Family]:
+    """Return what the manifests of the models state."""
+    info = GaugeMetricFamily(
+        "distillery_model_info",
+        "Always 1; the labels describe the model.",
+        labels=("model", "version", "precision", "architecture"),
+    )
+    accuracy = GaugeMetricFamily(
+        "distillery_model_test_accuracy_ratio",
+        "Share of the 10,000 test digits classified correctly.",
+        labels=("model",),
+    )
+    accepted = GaugeMetricFamily(
+        "distillery_model_validation_accepted_ratio",
+        "Share of the validation digits whose prediction is accepted.",
+        labels=("model",),
+    )
+    size = GaugeMetricFamily("distillery_model_size_bytes", "Size of the ONNX file.", labels=("model",))
+    parameters = GaugeMetricFamily(
+        "distillery_model_parameters", "Parameters of the network.", labels=("model",)
+    )
+    for manifest in (model.manifest for model in models):
+        info.add_metric((manifest.name, manifest.version, manifest.precision, manifest.architecture), 1)
+        accuracy.add_metric((manifest.name,), manifest.test_accuracy)
+        if rule := manifest.acceptance:
+            accepted.add_metric((manifest.name,), rule.accepted / rule.digits)
+        size.add_metric((manifest.name,), manifest.size_bytes)
+        parameters.add_metric((manifest.name,), manifest.parameters)
+    yield from (info, accuracy, accepted, size, parameters)

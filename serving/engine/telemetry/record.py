@@ -1,0 +1,50 @@
+"""The record of one request that has ended, from which its line of the access log and its span are made."""
+
+from typing import NamedTuple, Protocol
+
+from serving.engine.telemetry.correlation import Correlation
+
+
+class Record(NamedTuple):
+    """One request; times are those of `time.monotonic`, and 0 for a stage that it has not reached."""
+
+    id: str
+    trace_id: str
+    """Empty unless the request has a span."""
+    protocol: str
+    route: str
+    model: str | None
+    """None for a request that named no served model."""
+    client: str | None
+    """The name of its key, if clients have keys of their own."""
+    status: int
+    code: str | None
+    """Of its error."""
+    images: int | None
+    """Whose predictions the response has."""
+    entered: float
+    received: float
+    """When its body was complete."""
+    decoded: float
+    started: float
+    """Start of the run of the model."""
+    finished: float
+    encoding: float
+    ended: float
+
+
+class Observable(Protocol):
+    """The part of `serving.engine.request.InFlightRequest` that observers need."""
+
+    correlation: Correlation
+    trace_id: str
+
+    def record(self, status: int) -> Record:
+        """Return the record of the request, which has just ended."""
+
+
+class Observer(Protocol):
+    """Notified of every prediction request that has ended; must not raise, and decides before it makes a record."""
+
+    def observe(self, request: Observable, status: int) -> None:
+        """Observe a request that has ended with `status`."""
