@@ -112,12 +112,11 @@ class InFlightRequest:
         self._codec = codec
         self._metrics: RequestMetrics | None = None
         self._send: Callable[[Reply], object] | None = send
-        self._received = self._decoded = self._work = 0.0
+        self._entered = self._received = self._decoded = self._work = 0.0
         if admission.observers:
             self.trace_id = ""
-            self._entered = time.monotonic()
             self._code: str | None = None
-            self._run: tuple[int, float, float, float] | None = None
+            self._run: tuple[Prediction, float] | None = None
         self._headers: Sequence[Header] = ()
         admission.enter(self)
         if endpoint:
@@ -199,7 +198,7 @@ class InFlightRequest:
         endpoint = self._endpoint
         query, prediction = self._codec.select(self._query, prediction)
         if self._admission.observers:
-            self._run = len(prediction.digits), prediction.started, prediction.finished, encoding
+            self._run = prediction, encoding
         if prediction.accepted is not None and (rejected := prediction.accepted.count(False)):
             endpoint.metrics.rejected(rejected)
         reply = endpoint.api.encode_response(prediction, codec=self._codec, query=query, timing=timing)
@@ -272,7 +271,8 @@ class InFlightRequest:
 
     def record(self, status: int) -> Record:
         """Return the record of the request, which has just ended; for `Admission.observers`."""
-        images, started, finished, encoding = self._run or (None, 0.0, 0.0, 0.0)
+        ended = time.monotonic()
+        prediction, encoding = self._run or (None, 0.0)
         return Record(
             id=self.id.decode(),
             trace_id=self.trace_id,
@@ -282,14 +282,14 @@ class InFlightRequest:
             client=self.client,
             status=status,
             code=self._code,
-            images=images,
-            entered=self._entered,
+            images=len(prediction.digits) if prediction else None,
+            entered=self._entered or self._received or ended,
             received=self._received,
             decoded=self._decoded,
-            started=started,
-            finished=finished,
+            started=prediction.started if prediction else 0.0,
+            finished=prediction.finished if prediction else 0.0,
             encoding=encoding,
-            ended=time.monotonic(),
+            ended=ended,
         )
 
 
@@ -311,8 +311,9 @@ class AwaitedRequest(InFlightRequest):
         self._reply: asyncio.Future[Reply] = task.get_loop().create_future()
         self._expired = False
         self._progress = 0
-        self._progress_due = time.monotonic() + admission.limits.client_timeout
         super().__init__(admission, codec, endpoint, self._reply.set_result, correlation)
+        self._entered = time.monotonic()
+        self._progress_due = self._entered + admission.limits.client_timeout
 
     async def reply(
         self,

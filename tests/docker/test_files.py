@@ -1,4 +1,4 @@
-"""The Dockerfile and the compose file: pinned, minimal, unprivileged and consistent."""
+"""The Dockerfiles and the compose file: pinned, minimal, unprivileged and consistent."""
 
 import json
 import re
@@ -11,15 +11,20 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 import yaml
+from prometheus_client.parser import text_string_to_metric_families
 
 from serving.__main__ import COMMANDS
 from serving.config import ServiceSettings
+from tests.support.service import Service, eventually
 
 ROOT = Path(__file__).parents[2]
 DOCKER = ROOT / "docker"
 DOCKERFILE = DOCKER / "serving.Dockerfile"
+TRAINING = DOCKER / "training.Dockerfile"
+BOTH = pytest.mark.parametrize("dockerfile", [DOCKERFILE, TRAINING], ids=["serving", "training"])
 PINNED = re.compile(r"[a-z/]+:v?\d+\.\d+\.\d+[a-z-]*")
 """An image with its full version; `latest` or `3.11` change over time."""
 
@@ -30,35 +35,41 @@ def compose() -> dict[str, Any]:
     return document
 
 
-def instructions(name: str) -> list[str]:
+def instructions(name: str, dockerfile: Path = DOCKERFILE) -> list[str]:
     """The arguments of every `name` instruction, continuation lines joined."""
-    text = DOCKERFILE.read_text().replace("\\\n", " ")
+    text = dockerfile.read_text().replace("\\\n", " ")
     return [line.split(maxsplit=1)[1] for line in text.splitlines() if line.startswith(f"{name} ")]
 
 
-def test_hadolint_reports_nothing() -> None:
+@BOTH
+def test_hadolint_reports_nothing(dockerfile: Path) -> None:
     hadolint = Path(sysconfig.get_path("scripts")) / "hadolint"
-    run = subprocess.run([hadolint, DOCKERFILE], capture_output=True, text=True, check=False)
+    run = subprocess.run([hadolint, dockerfile], capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stdout + run.stderr
 
 
 def test_every_stage_starts_from_the_same_pinned_image() -> None:
-    images = {argument.split(" AS ")[0] for argument in instructions("FROM")}
+    images = {
+        argument.split(" AS ")[0]
+        for dockerfile in (DOCKERFILE, TRAINING)
+        for argument in instructions("FROM", dockerfile)
+    }
     assert len(images) == 1
     assert PINNED.fullmatch(images.pop())
 
 
-def copied() -> set[str]:
+def copied(dockerfile: Path = DOCKERFILE) -> set[str]:
     """What the build copies from the repository."""
-    own = [argument.split() for argument in instructions("COPY") if "--from" not in argument]
+    own = [argument.split() for argument in instructions("COPY", dockerfile) if "--from" not in argument]
     return {source for words in own for source in words[:-1] if not source.startswith("--")}
 
 
-def test_the_build_sees_exactly_what_it_copies() -> None:
-    ignore_file = DOCKERFILE.with_name(f"{DOCKERFILE.name}.dockerignore")
+@BOTH
+def test_the_build_sees_exactly_what_it_copies(dockerfile: Path) -> None:
+    ignore_file = dockerfile.with_name(f"{dockerfile.name}.dockerignore")
     allowed = {line[1:] for line in ignore_file.read_text().splitlines() if line.startswith("!")}
-    assert copied() == allowed
-    assert all((ROOT / path).exists() for path in copied())
+    assert copied(dockerfile) == allowed
+    assert all((ROOT / path).exists() for path in allowed)
 
 
 def test_the_service_is_built_from_what_is_copied_alone(tmp_path: Path) -> None:
@@ -73,7 +84,8 @@ def test_the_service_is_built_from_what_is_copied_alone(tmp_path: Path) -> None:
     (built,) = tmp_path.glob("*.whl")
     packed = {Path(name).parts[0] for name in zipfile.ZipFile(built).namelist()}
     assert {name for name in packed if not name.endswith(".dist-info")} == {"serving", "distillery"}
-    modules = {path.relative_to(ROOT).as_posix() for path in (ROOT / "serving").rglob("*.py")}
+    paths = [*(ROOT / "serving").rglob("*.py"), *(ROOT / "serving/http/page/files").iterdir()]
+    modules = {path.relative_to(ROOT).as_posix() for path in paths}
     assert modules <= set(zipfile.ZipFile(built).namelist())
     target = tmp_path / "installed"
     subprocess.run(
@@ -107,12 +119,13 @@ def test_the_image_sets_no_variable_that_overrides_a_file() -> None:
 
 def test_images_are_pinned(compose: dict[str, Any]) -> None:
     pulled = {name: s["image"] for name, s in compose["services"].items() if "build" not in s}
+    assert pulled.pop("load") == compose["services"]["serving"]["image"]  # what is built
     assert set(pulled) == {"prometheus", "alertmanager", "grafana"}
     assert all(PINNED.fullmatch(image) for image in pulled.values()), pulled
 
 
 def test_ports_are_bound_to_the_loopback_interface(compose: dict[str, Any]) -> None:
-    ports = [port for service in compose["services"].values() for port in service["ports"]]
+    ports = [port for service in compose["services"].values() for port in service.get("ports", [])]
     assert len(ports) == 4
     assert all(port.startswith("127.0.0.1:") for port in ports)
 
@@ -138,7 +151,7 @@ def test_every_file_that_is_mounted_exists(compose: dict[str, Any]) -> None:
         for volume in service["volumes"]
         if isinstance(volume, str) and volume.startswith(".")
     ]
-    assert len(mounts) == 5
+    assert len(mounts) == 7
     assert all((DOCKER / mount).exists() for mount in mounts), mounts
 
 
@@ -160,3 +173,26 @@ def test_the_health_check_is_a_command_of_the_service() -> None:
     program, *arguments = json.loads(check.partition(" CMD ")[2])
     assert program == "distillery-serve"
     assert arguments[0] in COMMANDS
+
+
+def test_the_load_profile_sends_correct_requests_to_every_model(service: Service) -> None:
+    """As the container runs it: a program and a sheet of digits, with Pillow alone."""
+    command = [sys.executable, "load.py", service.url, ROOT / "benchmarks/load/digits.png", "50"]
+
+    def counts() -> dict[str, float]:
+        metrics = text_string_to_metric_families(httpx.get(f"{service.url}/metrics").text)
+        return {
+            sample.labels["model"]: sample.value
+            for family in metrics
+            for sample in family.samples
+            if sample.name == "distillery_images_total"
+        }
+
+    before = counts()
+    load = subprocess.Popen(command, cwd=DOCKER, env={"PATH": ""}, stdout=subprocess.PIPE, text=True)
+    try:
+        eventually(lambda: all(counts()[model] >= before[model] + 20 for model in before))
+    finally:
+        load.terminate()
+        output, _ = load.communicate()
+    assert not output

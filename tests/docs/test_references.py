@@ -18,8 +18,8 @@ MODULES = {
     "serving": "distillery-serve",
     "benchmarks": "distillery-bench",
 }
-OTHER_OPTIONS = {"--build", "--check", "--nproc-per-node"}
-"""Of docker compose, ruff and torchrun."""
+OTHER_OPTIONS = {"--build", "--build-arg", "--profile", "--check", "--nproc-per-node"}
+"""Of docker, docker compose, ruff and torchrun."""
 VARIABLES = {
     "DISTILLERY_DEFAULTS",
     "DISTILLERY_NO_SKIPS",

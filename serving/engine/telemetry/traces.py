@@ -22,7 +22,7 @@ from serving.engine.telemetry.record import Observable, Record
 from serving.engine.telemetry.sampling import Parent, Sampler, TracingError
 
 if TYPE_CHECKING:
-    from opentelemetry.sdk.trace import Event, ReadableSpan
+    from opentelemetry.sdk.trace import ReadableSpan
 
 _EXPORTERS = ("otlp", "none")
 _MODULES = {
@@ -74,9 +74,13 @@ class Traces:
         version: str,
     ) -> None:
         """`export` receives each span, `close` sends those that it still holds."""
+        from opentelemetry import trace  # noqa: PLC0415
+        from opentelemetry.sdk import trace as sdk  # noqa: PLC0415
         from opentelemetry.sdk.resources import OTELResourceDetector, Resource  # noqa: PLC0415
         from opentelemetry.sdk.util.instrumentation import InstrumentationScope  # noqa: PLC0415
 
+        self._api, self._sdk = trace, sdk
+        self._sampled = trace.TraceFlags(trace.TraceFlags.SAMPLED)
         self._sampler = sampler
         self._export = export
         self._close = close
@@ -101,35 +105,29 @@ class Traces:
     def _span(
         self, trace_id: int, parent: Parent | None, tracestate: bytes, record: Record
     ) -> "ReadableSpan":
-        from opentelemetry.sdk.trace import ReadableSpan  # noqa: PLC0415 - imported already
-        from opentelemetry.trace import (  # noqa: PLC0415
-            SpanContext,
-            SpanKind,
-            Status,
-            StatusCode,
-            TraceFlags,
-            TraceState,
-        )
-
-        state = TraceState.from_header([tracestate.decode()]) if parent and tracestate else TraceState()
-        flags = TraceFlags(TraceFlags.SAMPLED)
+        api, span_context = self._api, self._api.SpanContext
+        state = api.TraceState.from_header([tracestate.decode()]) if parent and tracestate else None
         caller = None
         if parent:
-            caller_flags = TraceFlags(TraceFlags.SAMPLED if parent.sampled else TraceFlags.DEFAULT)
-            caller = SpanContext(trace_id, parent.span_id, True, caller_flags, state)
-        clock = _Clock(record.ended)
-        failed = record.status >= 500
-        return ReadableSpan(
+            flags = self._sampled if parent.sampled else api.DEFAULT_TRACE_OPTIONS
+            caller = span_context(trace_id, parent.span_id, True, flags, state)
+        offset = time.time_ns() - int(record.ended * 1e9)  # from `time.monotonic` to nanoseconds since 1970
+        failed = record.status >= HTTPStatus.INTERNAL_SERVER_ERROR
+        return self._sdk.ReadableSpan(
             record.route if record.protocol == "grpc" else f"{_method(record)} {record.route}",
-            SpanContext(trace_id, random.getrandbits(64) or 1, False, flags, state),
+            span_context(trace_id, random.getrandbits(64) or 1, False, self._sampled, state),
             caller,
             self._resource,
             _attributes(record),
-            _events(record, clock),
-            kind=SpanKind.SERVER,
-            status=Status(StatusCode.ERROR) if failed else Status(StatusCode.UNSET),
-            start_time=clock.at(record.entered),
-            end_time=clock.at(record.ended),
+            [
+                self._sdk.Event(name, timestamp=offset + int(moment * 1e9))
+                for name, moment in _stages(record).items()
+                if moment
+            ],
+            kind=api.SpanKind.SERVER,
+            status=api.Status(api.StatusCode.ERROR if failed else api.StatusCode.UNSET),
+            start_time=offset + int(record.entered * 1e9),
+            end_time=offset + int(record.ended * 1e9),
             instrumentation_scope=self._scope,
         )
 
@@ -138,16 +136,6 @@ class Traces:
         closing = Thread(target=self._close, daemon=True)
         closing.start()
         closing.join(_CLOSING_SECONDS)
-
-
-class _Clock:
-    """Converts times of `time.monotonic` to nanoseconds since 1970."""
-
-    def __init__(self, now: float) -> None:
-        self._offset = time.time_ns() - int(now * 1e9)
-
-    def at(self, moment: float) -> int:
-        return self._offset + int(moment * 1e9)
 
 
 def open_traces(settings: TracingSettings, version: str) -> Traces:
@@ -184,18 +172,15 @@ def _method(record: Record) -> str:
     return "_OTHER" if record.status == HTTPStatus.METHOD_NOT_ALLOWED else "POST"
 
 
-def _events(record: Record, clock: _Clock) -> "list[Event]":
-    """Return the stages that the request has reached, each at its end."""
-    from opentelemetry.sdk.trace import Event  # noqa: PLC0415
-
-    stages = {
+def _stages(record: Record) -> dict[str, float]:
+    """Return the stages of a request and their ends; 0 for one that it has not reached."""
+    return {
         "body received": record.received,
         "body decoded": record.decoded,
         "run started": record.started,
         "run finished": record.finished,
         "response encoded": record.encoding and record.ended,
     }
-    return [Event(name, timestamp=clock.at(moment)) for name, moment in stages.items() if moment]
 
 
 def _require(module: str, fix: str) -> None:
