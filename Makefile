@@ -41,6 +41,7 @@ fuzz: $(INSTALLED) ## fuzz every decoder, guided by coverage: make fuzz TARGET=j
 check: $(INSTALLED) ## check format, lint, types, imports and generated docs
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
+	@$(BIN)/oxlint --quiet --deny-warnings serving/http/page/files
 	@$(BIN)/mypy & linux=$$!; \
 		$(BIN)/mypy --platform darwin --cache-dir .mypy_cache/darwin && wait $$linux # finds what macOS lacks
 	@$(BIN)/lint-imports --no-cache

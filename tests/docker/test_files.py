@@ -84,7 +84,8 @@ def test_the_service_is_built_from_what_is_copied_alone(tmp_path: Path) -> None:
     (built,) = tmp_path.glob("*.whl")
     packed = {Path(name).parts[0] for name in zipfile.ZipFile(built).namelist()}
     assert {name for name in packed if not name.endswith(".dist-info")} == {"serving", "distillery"}
-    modules = {path.relative_to(ROOT).as_posix() for path in (ROOT / "serving").rglob("*.py")}
+    paths = [*(ROOT / "serving").rglob("*.py"), *(ROOT / "serving/http/page/files").iterdir()]
+    modules = {path.relative_to(ROOT).as_posix() for path in paths}
     assert modules <= set(zipfile.ZipFile(built).namelist())
     target = tmp_path / "installed"
     subprocess.run(

@@ -1,4 +1,4 @@
-"""Random affine and elastic transforms, mixup and photometric changes, drawn for every digit.
+"""Random affine and elastic transforms, mixup, neighbours and photometric changes, drawn for every digit.
 
 torchvision's `RandomAffine` draws one transform for a whole batch; here every digit has its own.
 """
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from training.data.neighbours import Neighbours, add_neighbours
 from training.data.photometric import Drawn, apply_changes, draw_changes
 from training.model.network import SIDE
 from training.recipe.schema import Augmentation
@@ -29,6 +30,7 @@ class Transforms(NamedTuple):
     """`float32 [N, 2, 5, 5]`: displacements of the control points."""
     mixture: tuple[Tensor, Tensor] | None
     """Mixup: indices of the other digits, `int64 [N]`, and their weights, `float32 [N, 1, 1, 1]`."""
+    neighbours: Neighbours | None
     changes: list[Drawn]
     """Photometric changes."""
 
@@ -39,8 +41,8 @@ def augment(
     """Return `images` (uint8 `[N, 28, 28]`, background 0), each with a random transform within `settings`.
 
     Rotation, shear, scale, shift, elastic displacement (Simard, Steinkraus, Platt 2003, with few control points instead
-    of a blurred field), mixup with another digit (Zhang et al. 2018, arXiv:1710.09412, with a uniform weight), and
-    then the changes of `training.data.photometric`.
+    of a blurred field), mixup with another digit (Zhang et al. 2018, arXiv:1710.09412, with a uniform weight), the
+    remains of a neighbour (`training.data.neighbours`), and then the changes of `training.data.photometric`.
     Bilinear, with background outside the image. The random numbers are drawn on the CPU, from `random` or torch's
     global generator, so that views are the same on every device.
     `after`: the number of preceding images (whole chunks), whose random numbers are skipped.
@@ -52,14 +54,17 @@ def augment(
 
 
 def _draw(count: int, settings: Augmentation, random: torch.Generator | None) -> Transforms:
-    affine, field, mixture = draw_affine(count, settings, random), None, None
+    affine = draw_affine(count, settings, random)
+    field = mixture = neighbours = None
     if settings.elastic:
         field = torch.randn(count, 2, CONTROL_POINTS, CONTROL_POINTS, generator=random)
         field *= 2 * settings.elastic / SIDE  # the unit of the grid is half an image
     if settings.mixup:
         others = torch.randperm(count, generator=random)
         mixture = others, torch.rand(count, 1, 1, 1, generator=random) * settings.mixup
-    return Transforms(affine, field, mixture, draw_changes(count, settings.photometric, random))
+    if settings.neighbour:
+        neighbours = Neighbours.draw(count, settings.neighbour, random)
+    return Transforms(affine, field, mixture, neighbours, draw_changes(count, settings.photometric, random))
 
 
 def _apply(transforms: Transforms, images: Tensor) -> Tensor:
@@ -75,7 +80,10 @@ def _apply(transforms: Transforms, images: Tensor) -> Tensor:
     if transforms.mixture is not None:
         others, shares = (part.to(device) for part in transforms.mixture)
         moved = moved.lerp(moved[others], shares)
-    return apply_changes(transforms.changes, moved.squeeze(1)).round_().to(torch.uint8)
+    moved = moved.squeeze(1)
+    if transforms.neighbours is not None:
+        moved = add_neighbours(moved, transforms.neighbours)
+    return apply_changes(transforms.changes, moved).round_().to(torch.uint8)
 
 
 def draw_affine(count: int, settings: Augmentation, random: torch.Generator | None = None) -> Tensor:

@@ -57,6 +57,9 @@ class Augmentation(Section):
     shear: float = Field(0, ge=0, lt=90, description="maximum shear either way, degrees")
     elastic: float = Field(0, ge=0, le=14, description="standard deviation of local displacements, pixels")
     mixup: float = Field(0, ge=0, le=1, description="maximum share of ink taken from another digit")
+    neighbour: float = Field(
+        0, ge=0, le=1, description="share of the digits with the remains of a touching digit beside them"
+    )
     photometric: Photometric = Photometric()
 
     @property

@@ -79,7 +79,9 @@ def add_page(app: FastAPI, guards: Guards, facts: Callable[[], dict[str, Any]]) 
     """
 
     @app.get("/", include_in_schema=False, **guards.docs)
-    async def home(request: Request) -> Response:
+    def home(
+        request: Request,
+    ) -> Response:  # not async, nor are the others: the first reads and compresses all files
         path: bytes = request.scope.get("raw_path", b"")
         if path and not path.endswith(b"/"):  # where its relative URLs would be wrong: below a prefix
             return RedirectResponse(f"{path.rpartition(b'/')[2].decode('latin-1')}/")
@@ -92,7 +94,7 @@ def add_page(app: FastAPI, guards: Guards, facts: Callable[[], dict[str, Any]]) 
         return JSONResponse(facts(), headers={"Cache-Control": "no-cache"})
 
     @app.get("/page/{name}", include_in_schema=False, **guards.docs)
-    async def file(name: str, request: Request) -> Response:
+    def file(name: str, request: Request) -> Response:
         if name == HOME or name not in page_files():
             raise HTTPException(404)
         return page_files()[name].response(request)

@@ -69,7 +69,7 @@ export async function infer(model, pixels) {
   const at = outputs.findIndex((output) => output.name === "logits");
   for (const { parameters } of outputs.slice(0, at)) start += parameters.binary_data_size;
   const data = new Float32Array(bytes.slice(start, start + outputs[at].parameters.binary_data_size));
-  return Array.from({ length: data.length / 10 }, (_, row) => [...data.slice(10 * row, 10 * row + 10)]);
+  return Array.from({ length: data.length / 10 }, (_, row) => Array.from(data.slice(10 * row, 10 * row + 10)));
 }
 
 /** Read the number in a picture of a line of digits. */

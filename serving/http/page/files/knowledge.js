@@ -1,7 +1,7 @@
 // Dark knowledge: soft targets of the current digit at a temperature, and the parts of it that a model relies on.
 
 import { infer, ServiceError } from "./api.js";
-import { $, announce, el, newest, percent } from "./dom.js";
+import { $, announce, el, newest } from "./dom.js";
 import { likeliest } from "./models.js";
 import { sentence } from "./status.js";
 

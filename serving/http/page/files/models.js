@@ -11,7 +11,7 @@ export function withRoles(manifests) {
   const sorted = manifests.toSorted((a, b) => rank(b) - rank(a) || b.size_bytes - a.size_bytes);
   return sorted.map((manifest, index) => {
     const of = teacherOf(manifest);
-    const role = rank(manifest) ? "teacher" : of ? `distilled from ${of}` : "trained without a teacher";
+    const role = rank(manifest) ? "teacher" : of ? `distilled from ${of}` : manifest.recipe.model ? "trained without a teacher" : "student";
     const kind = manifest.precision === "int8" ? `${role}, int8` : role;
     return { name: manifest.name, manifest, role: kind, isTeacher: rank(manifest) === 1, colour: `m${index % 7}` };
   });

@@ -3,6 +3,7 @@
 import base64
 import json
 import re
+import shutil
 import socket
 import subprocess
 import sys
@@ -21,6 +22,7 @@ from tests.support.service import ROOT, Service, free_port, running_service, sta
 pytestmark = pytest.mark.browser
 
 MODELS = 4
+CARD = "---\nx: y\n---\n\n# student <b>\n\n- **bold** and `code`\n\n| errors | seeds |\n| --- | --- |\n| 7 ± 2 | 3 |"
 BLOCKED = "Failed to load resource"
 """In the console, for every response with an error status."""
 
@@ -255,7 +257,7 @@ def test_the_snippets_send_the_same_request(visit: Visit) -> None:
     assert "'digit': 7" in done.stdout
 
 
-def test_the_model_card_is_one_click_away(browser: Browser, service: Service) -> None:
+def test_a_model_without_a_card_shows_its_manifest(browser: Browser, service: Service) -> None:
     with Visit(browser, service.url, errors=[BLOCKED]) as visit:
         visit.wait_for_models(MODELS)
         visit.page.locator('.model[data-model="student"] .link').click()
@@ -285,10 +287,12 @@ def test_feedback_sends_the_true_digit(browser: Browser, service: Service) -> No
         expect(visit.page.locator("#feedback")).to_contain_text("Thank you: a 7.")
 
 
-def test_a_key_is_requested_and_used(browser: Browser, one_model: Path) -> None:
+def test_a_key_is_requested_and_used(browser: Browser, one_model: Path, tmp_path: Path) -> None:
+    models = Path(shutil.copytree(one_model, tmp_path / "models"))
+    (models / "student" / "1" / "MODEL_CARD.md").write_text(CARD)
     flags = ("--api-servers", "1", "--api-key", "correct horse")
     with (
-        running_service(one_model, *flags) as service,
+        running_service(models, *flags) as service,
         Visit(browser, service.url, errors=[BLOCKED]) as visit,
     ):
         key = visit.page.locator("#key-value")
@@ -303,12 +307,15 @@ def test_a_key_is_requested_and_used(browser: Browser, one_model: Path) -> None:
         visit.draw()
         visit.expect_digits("7", 1)
         expect(visit.page.locator("#curl")).to_contain_text("$DISTILLERY_API_KEY")
+        visit.page.get_by_role("button", name="Model card of student").click()
+        card = visit.page.locator("dialog")
+        expect(card.get_by_role("heading", name="student <b>", exact=True)).to_be_visible()
+        expect(card.get_by_role("cell", name="7 ± 2")).to_be_visible()
+        expect(card.locator("li b")).to_have_text("bold")
         assert "correct horse" not in visit.page.content()
-        assert visit.page.evaluate("[localStorage.length, sessionStorage.length, document.cookie]") == [
-            0,
-            0,
-            "",
-        ]
+        assert (
+            visit.page.evaluate("localStorage.length + sessionStorage.length + document.cookie.length") == 0
+        )
 
 
 def test_an_overloaded_service_is_tried_again(browser: Browser, one_model: Path) -> None:
