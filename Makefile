@@ -5,7 +5,7 @@ RECIPE ?= quick
 INSTALLED := .venv/.installed
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-portable test-slow check train export serve bench bench-peers fuzz soak system proto lock lock-image sbom serving-alone clean
+.PHONY: help demo test test-portable test-slow check train export serve bench bench-peers fuzz soak system proto lock lock-image sbom notebook serving-alone clean
 
 help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -77,6 +77,9 @@ soak: $(INSTALLED) ## run the service under mixed traffic, bad input, kills and 
 system: ## install the Debian packages that some tests and benchmarks need
 	@$(SUDO) apt-get update -qq
 	@$(SUDO) apt-get install -qq --yes --no-install-recommends chromium libb64-0d nginx-light openssl prometheus prometheus-alertmanager wrk
+
+notebook: $(INSTALLED) ## execute the notebook in examples/ and store its outputs
+	@$(BIN)/jupyter-execute --inplace examples/distillation.ipynb
 
 serving-alone: $(INSTALLED) ## build the serving image's environment without a container, serve signed models, predict
 	@.ci/serving-alone

@@ -12,6 +12,11 @@ COPY docker/requirements.txt docker/build-requirements.txt ./
 RUN python -m venv --without-pip /opt/venv \
     && python -m pip --python /opt/venv/bin/python install --no-cache-dir --require-hashes -r requirements.txt \
     && python -m pip install --no-cache-dir --require-hashes -r build-requirements.txt
+# A third of the environment is never imported: the libraries' own tests, and all of scipy but ndimage.
+RUN find /opt/venv/lib -type d -name tests -prune -exec rm -r {} + \
+    && find /opt/venv/lib/python*/site-packages/scipy -mindepth 1 -maxdepth 1 -type d \
+        ! -name ndimage ! -name special ! -name _lib -exec rm -r {} + \
+    && /opt/venv/bin/python -c "import numpy, onnxruntime, scipy.ndimage"
 # The version of the service is that of the installed package. The other packages are left out.
 COPY pyproject.toml README.md LICENSE ./
 COPY distillery distillery
