@@ -86,7 +86,7 @@ def state_of(growth: Growth) -> State:
     now = growth.after
     build = next(iter(now.each("build_info")), frozenset())
     started = now.total("start_time_seconds")
-    other_cpu = growth.of("process_cpu_seconds_total") - growth.of("inference_duration_seconds_sum")
+    other_cpu = growth.of("process_cpu_seconds_total") - growth.of("run_cpu_seconds_total")
     per_request = _ratio(max(0.0, other_cpu), growth.of("requests_total")) or 0.0
     return State(
         build=dict(build),
@@ -134,7 +134,7 @@ def _model_state(growth: Growth, model: str, cpu_per_request: float) -> ModelSta
         p99_s=growth.quantile("request_duration_seconds", 0.99, model=model),
         queue_p99_s=growth.quantile("queue_wait_seconds", 0.99, model=model),
         inference_s=_ratio(run_seconds, run_images),
-        cpu_s=_ratio(run_seconds + requests * cpu_per_request, images),
+        cpu_s=_ratio(growth.of("run_cpu_seconds_total", model=model) + requests * cpu_per_request, images),
         batch_images=_ratio(run_images, growth.of("batch_size_images_count", model=model)),
         in_flight=growth.after.total("requests_in_flight", model=model),
         accuracy=next(iter(growth.after.each("model_test_accuracy_ratio", model=model).values()), None),

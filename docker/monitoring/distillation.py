@@ -54,7 +54,7 @@ def gain() -> list[Json]:
             speedup(S, "CPU time per image", STUDENTS),
             unit="none",
             decimals=2,
-            about="The teacher's CPU time per image divided by the model's. Only runs are measured by model; everything"
+            about="The teacher's CPU time per image divided by the model's. Runs are measured by model; everything"
             " else counts equally for each request." + BOTH,
         ),
         tile(

@@ -62,12 +62,12 @@ def duration_quantile(scope: Scope, quantile: float, models: str, metric: str = 
 def cpu_per_image(scope: Scope, models: str) -> str:
     """Return the CPU time of an image: its part of the model's runs, and of all that is not a run.
 
-    Only the service's total CPU time is measured. What is not a run (HTTP, decoding, encoding, the kernel) is divided
-    equally among the requests, whatever their model. Runs count with their duration: exact with one thread per run.
+    What is not a run (HTTP, decoding, encoding, the kernel) is divided equally among the requests, whatever their
+    model, because only the total of the service is known. So are further threads of a run.
     """
-    runs = scope.rate("distillery_inference_duration_seconds_sum", models)
+    runs = scope.rate("distillery_run_cpu_seconds_total", models)
     cpu = scope.rate("distillery_process_cpu_seconds_total", by=())
-    all_runs = scope.rate("distillery_inference_duration_seconds_sum", by=())
+    all_runs = scope.rate("distillery_run_cpu_seconds_total", by=())
     requests = scope.rate("distillery_requests_total", models)
     per_request = f"clamp_min({cpu} - {all_runs}, 0) / ({scope.rate('distillery_requests_total', by=())} > 0)"
     images = scope.rate("distillery_images_total", models)

@@ -128,11 +128,14 @@ class DigitAPI(LitAPI):  # type: ignore[misc]
 def run_batch(api: DigitAPI, inputs: list[Images]) -> list[Prediction]:
     """Run one batch through the hooks `batch`, `predict` and `unbatch`, and record their times."""
     begun = time.monotonic()
+    cpu = api.metrics.cpu_started(begun)
     output = api.predict(api.batch(inputs))
     predictions = api.unbatch(output)
     ended = time.monotonic()
     whole = output[0]
     api.latest_run = inputs[0], whole
+    if cpu is not None:
+        api.metrics.cpu_ended(cpu)
     api.metrics.ran(
         len(whole.digits), whole.started - begun, whole.finished - whole.started, ended - whole.finished
     )

@@ -303,10 +303,9 @@ def test_every_rule_is_evaluated_without_an_error(monitored: Monitored) -> None:
 
 def test_the_speedup_is_that_of_the_benchmark(monitored: Monitored) -> None:
     """Within the spread of its rounds, and what differs: the benchmark's client includes HTTP in response times."""
-    cpu = monitored.measured["CPU time per image"]
-    assert cpu.low / 1.15 < monitored.shown["CPU time per image"] < cpu.high * 1.15
-    response = monitored.measured["response p50"]
-    assert response.low / 1.3 < monitored.shown["response p50"] < response.high * 2
+    for quantity, margin in (("CPU time per image", 1.3), ("response p50", 2)):
+        ratio, shown = monitored.measured[quantity], monitored.shown[quantity]
+        assert ratio.low / margin < shown < ratio.high * margin, (quantity, str(ratio), shown)
 
 
 def test_a_fault_raises_its_alert_which_is_resolved(monitored: Monitored) -> None:
@@ -315,8 +314,11 @@ def test_a_fault_raises_its_alert_which_is_resolved(monitored: Monitored) -> Non
     assert not {name for name, _ in received} & {"DistilleryDown", "DistilleryProcessesRestart"}
     firing = 'ALERTS{alertname="DistilleryAvailability", alertstate="firing", window="1h"}'
     assert monitored.prometheus.query(firing) == []
-    ((labels, _),) = monitored.prometheus.query(f"max_over_time({firing}[5m])")
-    assert (labels["model"], labels["severity"], labels["job"]) == ("teacher", "critical", "distillery")
+    fired = [labels for labels, _ in monitored.prometheus.query(f"max_over_time({firing}[5m])")]
+    assert "teacher" in {
+        labels["model"] for labels in fired
+    }  # on a busy machine, the burst affects others as well
+    assert {(labels["severity"], labels["job"]) for labels in fired} == {("critical", "distillery")}
 
 
 @pytest.mark.parametrize("name", ["job", "instance", "model"])

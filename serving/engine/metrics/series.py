@@ -81,6 +81,7 @@ PROCESS_MAX_DESCRIPTORS = "distillery_process_max_fds"
 CPU_PERIODS = "distillery_cpu_periods_total"
 CPU_THROTTLED_PERIODS = "distillery_cpu_throttled_periods_total"
 CPU_THROTTLED_SECONDS = "distillery_cpu_throttled_seconds_total"
+RUN_CPU_SECONDS = "distillery_run_cpu_seconds_total"
 PROCESS_CPU_SECONDS = "distillery_process_cpu_seconds_total"
 PROCESS_RESTARTS = "distillery_process_restarts_total"
 IN_FLIGHT = "distillery_requests_in_flight"
@@ -163,6 +164,11 @@ def metrics_table(models: Iterable[str], protocols: Sequence[str], max_run: int)
             model,
             "histogram",
             bounds=SECONDS,
+        ),
+        Metric(
+            RUN_CPU_SECONDS,
+            "CPU time of the model's runs on their own thread, measured for at most 20 runs per second and process.",
+            model,
         ),
         Metric(BATCH_IMAGES, "Images in one run of the model.", model, "histogram", bounds=BATCH_SIZES),
         Metric(

@@ -195,7 +195,10 @@ def test_every_recipe_shipped_is_valid(path: Path) -> None:
 
 
 def test_models_shared_by_several_recipes_are_identical() -> None:
-    best, assistant = (read_recipe(name).models for name in ("best", "assistant"))
+    best, assistant, longer = (read_recipe(name).models for name in ("best", "assistant", "ensemble"))
+    assert longer["cnn"] == assistant["cnn"].model_copy(
+        update={"epochs": 2 * best["cnn"].epochs, "keep": "last"}
+    )
     for name in ("cnn", "tiny"):  # those of best see photometric changes too
         augmentation = {"augmentation": assistant[name].augmentation}
         assert assistant[name] == best[name].model_copy(update=augmentation)
@@ -204,7 +207,7 @@ def test_models_shared_by_several_recipes_are_identical() -> None:
 def test_photometric_changes_are_off_where_a_protocol_is_reproduced_and_on_where_models_are_served() -> None:
     changed = {
         name: {model.augmentation.photometric.enabled for model in read_recipe(name).models.values()}
-        for name in ("paper", "notebook", "cnn", "ensemble", "assistant", "quick")
+        for name in ("paper", "notebook", "cnn", "ensemble", "strong", "assistant", "quick")
     }
     assert changed.pop("quick") == {True}
     assert set.union(*changed.values()) == {False}

@@ -102,6 +102,6 @@ function connectFeedback(live) {
     }
   };
   for (let digit = 0; digit < 10; digit += 1) box.append(el("button", { click: () => live.pixels && send(digit) }, String(digit)));
-  live.addEventListener("digit", () => (note.textContent = ""));
+  for (const event of ["change", "end"]) pad.addEventListener(event, () => (note.textContent = ""));
   $("feedback").hidden = false;
 }

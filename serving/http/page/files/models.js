@@ -31,7 +31,7 @@ export class Row {
     this.verdict = el("p", { class: "verdict" });
     this.gains = el("p", { class: "gains" });
     const card = el("button", { class: "link", click: () => showCard(model) }, "Model card", el("span", { class: "hidden" }, ` of ${name}`));
-    const facts = `${role} · ${(manifest.size_bytes / 1e6).toFixed(1)} MB · ${(100 - 100 * manifest.test_accuracy).toFixed(2)} % errors · `;
+    const facts = `${role} · ${(manifest.size_bytes / 1e6).toFixed(1)} MB · ${(100 - 100 * manifest.test_accuracy).toFixed(2)} % errors`;
     this.element = el(
       "li",
       { class: `panel model ${model.colour}`, "data-model": name },

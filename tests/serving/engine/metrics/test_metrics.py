@@ -19,7 +19,7 @@ from distillery.machine import usable_cores
 from serving.codecs.base import Codec
 from serving.codecs.errors import RequestError
 from serving.codecs.open_inference.grpc import GrpcCodec
-from serving.engine.metrics.recorder import ProcessMetrics, RequestMetrics, RunMetrics
+from serving.engine.metrics.recorder import CPU_SAMPLE_SECONDS, ProcessMetrics, RequestMetrics, RunMetrics
 from serving.engine.metrics.series import (
     IN_FLIGHT,
     INFERENCE_SECONDS,
@@ -266,6 +266,22 @@ def test_a_sample_of_live_images_is_compared_with_the_teacher(
         assert growth("teacher_comparisons_total", model="student", agrees=other) == 0
         assert growth("inference_duration_seconds_count", model="teacher") == 0
         assert growth("images_total", model="teacher") == 0
+
+
+def test_cpu_time_of_runs_is_estimated_from_some_of_them() -> None:
+    shared = metrics()
+    runs = RunMetrics(shared.row(0), "student")
+    measured = 0
+    for run in range(31):
+        started = runs.cpu_started(run * CPU_SAMPLE_SECONDS / 9.9)
+        if started is not None:
+            measured += 1
+            runs.cpu_ended(started - 0.25)  # as if it had taken a quarter of a second more
+    runs.publish()
+    runs.publish()
+    assert measured == 4  # the first, and one in ten
+    found = value(exposed(shared), "run_cpu_seconds_total", model="student")
+    assert found == pytest.approx(31 * 0.25, abs=0.1)
 
 
 def test_cpu_time_is_that_of_the_process() -> None:

@@ -170,7 +170,7 @@ def test_a_test_digit_is_predicted_as_it_is(visit: Visit) -> None:
 def test_the_race_counts_errors_and_its_permalink_shows_them_again(visit: Visit, browser: Browser) -> None:
     visit.page.select_option("#race-count", "100")
     visit.page.click("#race-start")
-    expect(visit.page.locator("#race-link")).to_be_visible(timeout=60_000)
+    expect(visit.page.locator("#race-link")).to_be_visible(timeout=100_000)
     scores = visit.page.locator(".lane .score").all_inner_texts()
     assert len(scores) == MODELS
     for score, lane in zip(scores, visit.page.locator(".lane").all(), strict=True):
