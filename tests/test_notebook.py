@@ -18,9 +18,9 @@ ERRORS = re.compile(r"student-alone: (\d+) errors, student: (\d+) errors")
 
 
 def outputs(notebook: Any) -> list[list[str]]:
-    """Return the kinds of outputs of each cell of code."""
+    """Return the kinds of outputs of each cell of code; a stream may arrive in several pieces."""
     return [
-        [output.get("name") or ", ".join(sorted(output["data"])) for output in cell.outputs]
+        sorted({output.get("name") or ", ".join(sorted(output["data"])) for output in cell.outputs})
         for cell in notebook.cells
         if cell.cell_type == "code"
     ]
