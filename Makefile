@@ -5,7 +5,7 @@ RECIPE ?= quick
 INSTALLED := .venv/.installed
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-portable test-slow check train export serve bench bench-peers fuzz soak system proto lock lock-image sbom notebook serving-alone clean
+.PHONY: help demo test test-portable test-slow check train export serve bench bench-peers fuzz soak system proto lock lock-image sbom container notebook serving-alone clean
 
 help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -77,6 +77,10 @@ soak: $(INSTALLED) ## run the service under mixed traffic, bad input, kills and 
 system: ## install the Debian packages that some tests and benchmarks need
 	@$(SUDO) apt-get update -qq
 	@$(SUDO) apt-get install -qq --yes --no-install-recommends chromium libb64-0d nginx-light openssl prometheus prometheus-alertmanager wrk
+
+container: $(INSTALLED) ## build the serving image with buildah and run it with podman, on Debian without Docker; minutes
+	@$(SUDO) apt-get install -qq --yes --no-install-recommends buildah debootstrap podman runc uidmap
+	@$(BIN)/pytest -m container tests/docker
 
 notebook: $(INSTALLED) ## execute the notebook in examples/ and store its outputs
 	@$(BIN)/jupyter-execute --inplace examples/distillation.ipynb
