@@ -108,7 +108,7 @@ class Demo(DataSettings):
             f"figures           {run_dir / FIGURES}\n"
             f"model repository  {self.models_dir}\n"
             f"these results     {result}\n\n"
-            "next: make serve  then http://127.0.0.1:8000/docs\n"
+            "next: make serve  then http://127.0.0.1:8000\n"
             "      make bench  all benchmarks",
             soft_wrap=True,
         )

@@ -39,13 +39,8 @@ _MOST_CUTS = 32
 _PIECE = 0.15  # of a vertical stroke: cuts that separate less ink from each other are one
 _MOST_INK = 2.0  # stroke widths that a cut may cross
 _MOVE_COST = 0.02  # per column that a cut moves sideways
-_WAYPOINTS = (
-    0.2,
-    0.35,
-    0.5,
-    0.65,
-    0.8,
-)  # of a component's height: rows through whose pixels cuts are searched
+# Of a component's height: the rows through whose pixels cuts are searched.
+_WAYPOINTS = (0.2, 0.35, 0.5, 0.65, 0.8)
 # Chosen on 700 numbers of touching validation digits and 400 of others, read by both int8 students of `quick` and the
 # teacher.
 _CUT_COST = 1.4

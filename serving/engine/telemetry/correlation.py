@@ -16,23 +16,25 @@ PATTERNS = {
 }
 """Of valid values; no value has a character that JSON or a header would have to escape."""
 _is_request_id = re.compile(PATTERNS[REQUEST_ID]).fullmatch
+_is_tracestate = re.compile(PATTERNS[TRACESTATE]).fullmatch
 
 
 class Correlation(NamedTuple):
-    """The valid values of a request's headers; empty without one."""
+    """The values of a request's headers; empty without a valid one."""
 
     request_id: bytes = b""
     traceparent: bytes = b""
+    """Any bytes: `serving.engine.telemetry.sampling.Parent` reads it."""
     tracestate: bytes = b""
 
     @classmethod
     def of(cls, headers: Mapping[bytes, bytes]) -> Self:
-        """Return those in `headers`, whose names are in lower case; an invalid request id counts as none."""
-        request_id = headers.get(REQUEST_ID, b"")
+        """Return those in `headers`, whose names are in lower case."""
+        request_id, tracestate = headers.get(REQUEST_ID, b""), headers.get(TRACESTATE, b"")
         return cls(
             request_id if _is_request_id(request_id) else b"",
             headers.get(TRACEPARENT, b""),
-            headers.get(TRACESTATE, b""),
+            tracestate if _is_tracestate(tracestate) else b"",
         )
 
 

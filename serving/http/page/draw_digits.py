@@ -13,6 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
+from distillery.files import write_atomically
+
 EVERY = 25
 FILE = Path(__file__).parent / "files" / "digits.bin"
 _IMAGE_HEADER, _LABEL_HEADER = 16, 8  # bytes of an IDX file
@@ -30,4 +32,4 @@ def _read(path: Path) -> np.ndarray[tuple[int], np.dtype[np.uint8]]:
 
 
 if __name__ == "__main__":
-    FILE.write_bytes(draw(Path(sys.argv[1])))
+    write_atomically(FILE, draw(Path(sys.argv[1])))

@@ -200,6 +200,17 @@ def test_a_span_has_the_stages_of_its_request_as_events(observed: Observed, clie
     assert (resource["service.name"], resource["deployment.environment.name"]) == ("digits", "test")
 
 
+@pytest.mark.parametrize("tracestate", [b"a=\xff", b"a=" + 600 * b"b", b"=,\t,"])
+def test_an_invalid_tracestate_is_left_out_of_the_span(
+    observed: Observed, client: httpx.Client, tracestate: bytes
+) -> None:
+    request_id = f"state-{len(tracestate)}"
+    headers = {"X-Request-ID": request_id, "traceparent": f"00-{TRACE}-{PARENT}-01", "tracestate": tracestate}
+    response = client.post("/predict", json=body(), headers=headers)
+    assert (response.status_code, response.headers["X-Request-ID"]) == (200, request_id)
+    assert observed.span(request_id).trace_state == ""
+
+
 @pytest.mark.parametrize("fast", [False, True])
 def test_the_sampled_bit_of_the_caller_decides(observed: Observed, client: httpx.Client, fast: bool) -> None:
     """Whether the request takes the fast path, which one with the same headers before it prepares, or not."""

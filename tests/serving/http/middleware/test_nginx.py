@@ -120,8 +120,11 @@ def test_every_route_works_below_the_prefix(proxy: Proxy) -> None:
 
 def test_redirects_and_the_document_lead_to_the_public_url(proxy: Proxy) -> None:
     public = f"{str(proxy.client.base_url).rstrip('/')}/digits"
-    home = proxy.client.get("/digits/", follow_redirects=True)
-    assert (home.url, home.status_code) == (f"{public}/docs", 200)
+    for accepted, place in (("text/html", "/"), ("application/json", "/docs")):
+        home = proxy.client.get("/digits/", headers={"Accept": accepted}, follow_redirects=True)
+        assert (home.url, home.status_code) == (f"{public}{place}", 200)
+    module = proxy.client.get("/digits/page/main.js")
+    assert (module.status_code, module.headers["content-type"].partition(";")[0]) == (200, "text/javascript")
     document = proxy.client.get("/digits/openapi.json").json()
     assert document["servers"] == [{"url": public}]
 

@@ -1,4 +1,4 @@
-"""One browser for all tests of the page."""
+"""One browser for the tests of a file: playwright occupies the event loop of the thread until it stops."""
 
 from collections.abc import Iterator
 
@@ -8,7 +8,7 @@ from playwright.sync_api import Browser
 from tests.support.page import CHROMIUM, chromium
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     if not CHROMIUM:
         pytest.skip("needs Debian's chromium: make system")

@@ -17,6 +17,7 @@ from tritonclient import grpc as triton_grpc
 from tritonclient.http import InferenceServerClient, InferInput
 from tritonclient.utils import InferenceServerException
 
+from serving.engine.metrics.series import RUN_SECONDS, RUNS
 from tests.support.service import API_KEY, Service, eventually, starting_service
 from tests.support.training.samples import sample_test
 
@@ -177,7 +178,8 @@ def test_unknown_models_and_versions_are_errors(url: str, path: str) -> None:
 def test_metrics_omit_the_exact_batch_sizes(url: str) -> None:
     text = httpx.get(f"{url}/metrics").text
     assert "distillery_request_stage_seconds_total{" in text
-    assert "distillery_run" not in text
+    assert RUNS not in text
+    assert RUN_SECONDS not in text
 
 
 def test_statistics_need_the_key(strict_service: Service) -> None:
