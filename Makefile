@@ -76,11 +76,10 @@ soak: $(INSTALLED) ## run the service under mixed traffic, bad input, kills and 
 
 system: ## install the Debian packages that some tests and benchmarks need
 	@$(SUDO) apt-get update -qq
-	@$(SUDO) apt-get install -qq --yes --no-install-recommends chromium libb64-0d nginx-light openssl prometheus prometheus-alertmanager wrk
+	@$(SUDO) apt-get install -qq --yes --no-install-recommends buildah chromium libb64-0d mmdebstrap nginx-light openssl podman prometheus prometheus-alertmanager runc wrk
 
-container: $(INSTALLED) ## build the serving image with buildah and run it with podman, on Debian without Docker; minutes
-	@$(SUDO) apt-get install -qq --yes --no-install-recommends buildah debootstrap podman runc uidmap
-	@$(BIN)/pytest -m container tests/docker
+container: $(INSTALLED) ## build the serving image and test a container of it, without Docker; needs `make system` and root
+	@PYTHONDONTWRITEBYTECODE= $(BIN)/pytest -m container tests/docker
 
 notebook: $(INSTALLED) ## execute the notebook in examples/ and store its outputs
 	@$(BIN)/jupyter-execute --inplace examples/distillation.ipynb
@@ -96,7 +95,7 @@ lock: $(INSTALLED) ## write constraints.txt from the installed packages
 
 LOCK = $(BIN)/uv pip compile --quiet --no-header --no-annotate --no-emit-index-url --universal --python-version 3.11 --generate-hashes
 lock-image: $(INSTALLED) ## write the requirements of the serving image, with hashes
-	@$(LOCK) --extra serving --extra signed --constraint constraints.txt --output-file docker/requirements.txt pyproject.toml
+	@$(LOCK) --extra serving --extra signed --extra tracing --constraint constraints.txt --output-file docker/requirements.txt pyproject.toml
 	@echo 'setuptools>=77' | $(LOCK) --output-file docker/build-requirements.txt -
 
 sbom: $(INSTALLED) ## write the list of the serving image's Python packages (CycloneDX)
