@@ -466,7 +466,10 @@ def _metrics(settings: ServiceSettings, models: Collection[str]) -> Metrics:
     """Allocate the metrics of all processes: API processes, then workers. Raises `SharedMemoryError`."""
     workers = len(models) * settings.workers_per_model if settings.executor == "workers" else 0
     max_run = settings.max_batch + max(settings.max_images, MAX_CANDIDATES)  # what is queued, and one request
-    return Metrics(metrics_table(models, PROTOCOLS, (*PREDICTION_ROUTES, *ROUTES), max_run), settings.api_servers + workers)
+    return Metrics(
+        metrics_table(models, PROTOCOLS, (*PREDICTION_ROUTES, *ROUTES), max_run),
+        settings.api_servers + workers,
+    )
 
 
 def choose_default(models: Iterable[str], wanted: str | None) -> str:

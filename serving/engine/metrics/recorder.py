@@ -383,9 +383,8 @@ class ProcessMetrics:
 
 def _publish_statuses(row: Values, model: str, statuses: StatusCounts) -> None:
     for (codec, status), count in statuses.items():
-        for numbers in (
-            row.of(REQUESTS, model=model, protocol=codec.name, status=str(status)),
-            row.of(ROUTE_REQUESTS, route=codec.route, status=status_class(status)),
-        ):
-            numbers += count
+        requests = row.of(REQUESTS, model=model, protocol=codec.name, status=str(status))
+        requests += count
+        by_route = row.of(ROUTE_REQUESTS, route=codec.route, status=status_class(status))
+        by_route += count
     statuses.clear()

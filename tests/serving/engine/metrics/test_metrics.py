@@ -38,9 +38,9 @@ from serving.engine.metrics.series import (
     metrics_table,
 )
 from serving.engine.shared_memory import SharedMemoryError, SharedRows
+from serving.http.middleware.route_metrics import ROUTES
 from serving.model.repository import load_repository
 from serving.model.session import Session
-from serving.http.middleware.route_metrics import ROUTES
 from serving.service import PREDICTION_ROUTES, PROTOCOLS
 from tests.support.counting import count_a_run
 from tests.support.service import Service, eventually
