@@ -34,7 +34,7 @@ from serving.codecs.base import BodyLimits
 from serving.codecs.errors import NotReady
 from serving.codecs.open_inference.rest import OpenInferenceCodec
 from serving.codecs.predict import PredictCodec
-from serving.codecs.read import MAX_CANDIDATES
+from serving.codecs.read import MAX_CANDIDATES, ReadCodec
 from serving.config import ServiceSettings
 from serving.engine.admission.admission import Admission, AdmissionLimits
 from serving.engine.admission.api_keys import Access, Quotas
@@ -66,6 +66,7 @@ from serving.http.guards import Guards
 from serving.http.middleware.cross_origin import CrossOrigin
 from serving.http.middleware.normalise import NormalisedRequests
 from serving.http.middleware.request_ids import RequestIds
+from serving.http.middleware.route_metrics import ROUTES, RouteMetrics
 from serving.http.middleware.security_headers import SecurityHeaders
 from serving.http.openapi import describe_predictions
 from serving.http.page.routes import add_documentation_redirect, add_page
@@ -86,6 +87,13 @@ from serving.processes.tls import Certificate, Pem, watch
 
 PROTOCOLS = (PredictCodec.name, OpenInferenceCodec.name, "grpc")
 """The names of all codecs; that of gRPC is literal, because its module needs the extra `grpc`."""
+PREDICTION_ROUTES = (
+    PredictCodec.route,
+    ReadCodec.route,
+    OpenInferenceCodec.route,
+    "inference.GRPCInferenceService/ModelInfer",
+)
+"""Of all codecs."""
 
 _TICK_SECONDS = 0.1
 _DECODERS = 2
@@ -133,6 +141,7 @@ class Service:
     metrics: Metrics
     server: DigitServer
     routes: PredictionRoutes
+    route_metrics: RouteMetrics
     cross_origin: CrossOrigin | None
     grpc_address: str | None
     tracing: TracingSettings | None
@@ -223,8 +232,10 @@ class Service:
                 for name, api in zip(self.models, self.server.apis, strict=True)
             }
             self.routes.open(endpoints, self.default)
+            self.route_metrics.open(row)
             recorders: list[_Recorder] = [
                 ProcessMetrics(row, "api"),
+                self.route_metrics,
                 UnknownModelMetrics(row, self.admission.unknown_model),
                 RejectionMetrics(row, self.admission.rejected),
             ]
@@ -425,7 +436,8 @@ def build(
         workers_per_model=settings.workers_per_model if settings.executor == "workers" else 0,
         timeout=settings.request_timeout,
     )
-    app = SecurityHeaders(server.app, tls=shared.certificate is not None)
+    route_metrics = RouteMetrics(server.app)
+    app = SecurityHeaders(route_metrics, tls=shared.certificate is not None)
     normalised = NormalisedRequests(app, settings.root_path, settings.trusted_proxies)
     others = RequestIds(normalised, admission)
     routes = PredictionRoutes(others, admission, settings.root_path)
@@ -439,6 +451,7 @@ def build(
         shared.metrics,
         server,
         routes,
+        route_metrics,
         cross_origin,
         grpc_address,
         TracingSettings.of(os.environ) if settings.tracing else None,
@@ -452,7 +465,10 @@ def _metrics(settings: ServiceSettings, models: Collection[str]) -> Metrics:
     """Allocate the metrics of all processes: API processes, then workers. Raises `SharedMemoryError`."""
     workers = len(models) * settings.workers_per_model if settings.executor == "workers" else 0
     max_run = settings.max_batch + max(settings.max_images, MAX_CANDIDATES)  # what is queued, and one request
-    return Metrics(metrics_table(models, PROTOCOLS, max_run), settings.api_servers + workers)
+    return Metrics(
+        metrics_table(models, PROTOCOLS, (*PREDICTION_ROUTES, *ROUTES), max_run),
+        settings.api_servers + workers,
+    )
 
 
 def choose_default(models: Iterable[str], wanted: str | None) -> str:

@@ -68,6 +68,7 @@ def test_examples_are_valid_commands(
             assert program in {"#", "torchrun"}, line
             continue
         called = f"{program} {arguments[0]}" if arguments and arguments[0][0] != "-" else program
+        called = called if called in COMMANDS else program  # the argument of a program of one command
         options = arguments[called.count(" ") :]
         if {"-h", "--help"}.isdisjoint(options):
             COMMANDS[called].for_arguments(options).parse(options)

@@ -258,7 +258,7 @@ class InFlightRequest:
         for observer in self._admission.observers:
             observer.observe(self, status)
         if self._metrics is None:
-            self._admission.unknown_model[self._codec.name, status] += 1
+            self._admission.unknown_model[self._codec, status] += 1
             return
         self._metrics.in_flight -= 1
         seconds = time.monotonic() - self._received if self._received else None
@@ -267,7 +267,7 @@ class InFlightRequest:
             backlog.end(self._endpoint.name, self._work)
             if status == HTTPStatus.OK and seconds:
                 backlog.observe(seconds, self._expected)
-        self._metrics.answered(self._codec.name, status, seconds=seconds)
+        self._metrics.answered(self._codec, status, seconds=seconds)
 
     def record(self, status: int) -> Record:
         """Return the record of the request, which has just ended; for `Admission.observers`."""

@@ -53,6 +53,11 @@ RUN_STAGES = ("batch", "predict", "unbatch")
 OUTCOMES = ("success", "failure")
 COMPARISONS = ("true", "false")
 """Whether the digit of a model is that of the teacher."""
+ROUTE_SECONDS = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 0.1, 1.0)
+"""Bounds of the durations by route, fewer than those by model; all of them are in `SECONDS`."""
+UNKNOWN_ROUTE = "unknown"
+"""The label of requests whose path is no route's; the path itself must not become a label."""
+STATUS_CLASSES = ("2xx", "3xx", "4xx", "5xx")
 LAG_SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 
 TEACHER = "teacher"
@@ -62,6 +67,8 @@ DIGITS = tuple(map(str, range(10)))
 
 REQUESTS = "distillery_requests_total"
 REQUEST_SECONDS = "distillery_request_duration_seconds"
+ROUTE_REQUESTS = "distillery_route_requests_total"
+ROUTE_REQUEST_SECONDS = "distillery_route_request_duration_seconds"
 QUEUE_SECONDS = "distillery_queue_wait_seconds"
 INFERENCE_SECONDS = "distillery_inference_duration_seconds"
 BATCH_IMAGES = "distillery_batch_size_images"
@@ -131,12 +138,20 @@ def _request_errors() -> Iterator[type[RequestError]]:
         errors += error.__subclasses__()
 
 
-def metrics_table(models: Iterable[str], protocols: Sequence[str], max_run: int) -> Sequence[Metric]:
+def status_class(status: int) -> str:
+    """Return the label of a status in metrics by route."""
+    return f"{status // 100}xx"
+
+
+def metrics_table(
+    models: Iterable[str], protocols: Sequence[str], routes: Sequence[str], max_run: int
+) -> Sequence[Metric]:
     """Return all metrics; `max_run` is the largest number of images in a run."""
     model = {"model": tuple(models)}
     model_or_unknown = {"model": (*model["model"], UNKNOWN_MODEL)}
     student = {"model": tuple(name for name in model["model"] if name != TEACHER)}
     process = {"process": PROCESSES}
+    route = {"route": (*routes, UNKNOWN_ROUTE)}
     exact_size = {"images": tuple(map(str, range(1, min(max_run, MAX_RUN_IMAGES) + 1)))}
     return (
         Metric(
@@ -150,6 +165,18 @@ def metrics_table(models: Iterable[str], protocols: Sequence[str], max_run: int)
             model,
             "histogram",
             bounds=SECONDS,
+        ),
+        Metric(
+            ROUTE_REQUESTS,
+            "Completed requests of all routes, predictions included; the unknown route stands for all other paths.",
+            route | {"status": STATUS_CLASSES},
+        ),
+        Metric(
+            ROUTE_REQUEST_SECONDS,
+            f"Duration of requests by route; of predictions, the observations of {REQUEST_SECONDS}.",
+            route,
+            "histogram",
+            bounds=ROUTE_SECONDS,
         ),
         Metric(
             QUEUE_SECONDS,

@@ -40,7 +40,7 @@ def get(repository: Path) -> Get:
     """GET a path from the routes alone, without a server."""
     app = FastAPI()
     models = load_repository(repository)
-    exposition = Exposition(Metrics(metrics_table(models, ["rest"], 1), 1))
+    exposition = Exposition(Metrics(metrics_table(models, ["rest"], ["/predict"], 1), 1))
     add_routes(app, models, "student", exposition, Guards(Access(), []), check_ready=lambda: None)
 
     async def fetch(path: str) -> httpx.Response:
