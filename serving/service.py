@@ -77,7 +77,7 @@ from serving.http.routes import add_routes
 from serving.http.v2.openapi import describe_inference
 from serving.http.v2.routes import add_v2_routes
 from serving.http.v2.statistics import add_statistics_routes
-from serving.model.repository import Manifest, ModelEntry, load_repository
+from serving.model.repository import Manifest, ModelEntry, default_model, load_repository
 from serving.model.session import resolve_device
 from serving.model.signature import PublicKeys
 from serving.processes.file_limit import raise_file_limit
@@ -97,7 +97,6 @@ PREDICTION_ROUTES = (
 )
 """Of all codecs."""
 
-_PREFERRED = ("fast-int8", "student-int8", "student")
 _TICK_SECONDS = 0.1
 _DECODERS = 2
 
@@ -482,7 +481,7 @@ def choose_default(models: Iterable[str], wanted: str | None) -> str:
     """Return the model that serves `POST /predict`. Raises `UnknownDefaultError`."""
     names = list(models)
     if wanted is None:
-        return next((name for name in _PREFERRED if name in names), names[0])
+        return default_model(names)
     if wanted not in names:
         raise UnknownDefaultError(f"--default-model: {unknown('model', wanted, names)}")
     return wanted
