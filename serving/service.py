@@ -42,6 +42,8 @@ from serving.engine.agreement import Agreement
 from serving.engine.decoding_threads import Decoders
 from serving.engine.executors import Executor, InProcess, Workers
 from serving.engine.lit_api import DigitAPI, ModelSettings
+from serving.engine.metrics.exemplars import ExemplarRecorder
+from serving.engine.metrics.exposition import Exposition
 from serving.engine.metrics.facts import model_facts, service_facts
 from serving.engine.metrics.recorder import (
     LoopMetrics,
@@ -52,7 +54,7 @@ from serving.engine.metrics.recorder import (
     RunMetrics,
     UnknownModelMetrics,
 )
-from serving.engine.metrics.series import TEACHER, Exposition, Metrics, Values, metrics_table
+from serving.engine.metrics.series import TEACHER, Metrics, Values, metrics_table
 from serving.engine.request import Endpoint
 from serving.engine.telemetry.access_log import AccessLog
 from serving.engine.telemetry.traces import Traces, TracingSettings, open_traces
@@ -220,7 +222,7 @@ class Service:
         row = self.metrics.row(self.server.index)
         self.admission.access.quotas.process = self.server.index
         with (
-            self._observed(),
+            self._observed(row),
             ThreadPoolExecutor(1, "runs") as runner,
             ThreadPoolExecutor(_DECODERS, "decodes") as pool,
         ):
@@ -258,16 +260,20 @@ class Service:
                 one.publish()
 
     @contextmanager
-    def _observed(self) -> Iterator[None]:
+    def _observed(self, row: Values) -> Iterator[None]:
         """Open the access log and the exporter of spans, after the fork: both have a thread."""
         settings, admission = self.settings, self.admission
         # The span of a request is made first: its line of the log names the trace.
         observers: list[Traces | AccessLog] = []
         if self.tracing:
-            observers.append(open_traces(self.tracing, version("distillery")))
+            sampled = ExemplarRecorder(row).add
+            observers.append(open_traces(self.tracing, version("distillery"), sampled))
         if settings.access_log:
             admission.access_log = AccessLog(
-                sys.stdout.fileno(), sample=settings.access_log_sample, rate=settings.access_log_rate
+                sys.stdout.fileno(),
+                sample=settings.access_log_sample,
+                rate=settings.access_log_rate,
+                shared=settings.api_servers > 1,
             )
             observers.append(admission.access_log)
         admission.observers = tuple(observers)

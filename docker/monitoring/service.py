@@ -130,12 +130,13 @@ def requests() -> list[Json]:
             "Duration",
             [
                 query(duration_quantile(S, 0.5, S.models), "{{model}} · p50"),
-                query(duration_quantile(S, 0.99, S.models), "{{model}} · p99"),
+                query(duration_quantile(S, 0.99, S.models), "{{model}} · p99", exemplars=True),
             ],
             unit="s",
             log=True,
             runbook="DistilleryLatency",
-            about="From the body received to the response handed over, whatever the protocol.",
+            about="From the body received to the response handed over, whatever the protocol. Dots are requests with a"
+            " trace, if the service has --tracing.",
         ),
         graph(
             "Request time by stage",

@@ -12,7 +12,8 @@ from fastapi import FastAPI
 
 from serving.codecs.schemas import ErrorAnswer
 from serving.engine.admission.api_keys import Access
-from serving.engine.metrics.series import Exposition, Metrics, metrics_table
+from serving.engine.metrics.exposition import Exposition
+from serving.engine.metrics.series import Metrics, metrics_table
 from serving.http.guards import Guards
 from serving.http.routes import add_routes
 from serving.model.repository import LARGEST_CARD, RepositoryError, load_repository, read_card

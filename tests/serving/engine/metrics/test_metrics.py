@@ -22,6 +22,7 @@ from serving.codecs.errors import RequestError
 from serving.codecs.open_inference.grpc import GrpcCodec
 from serving.codecs.open_inference.rest import OpenInferenceCodec
 from serving.codecs.predict import PredictCodec
+from serving.engine.metrics.exposition import Exposition
 from serving.engine.metrics.recorder import CPU_SAMPLE_SECONDS, ProcessMetrics, RequestMetrics, RunMetrics
 from serving.engine.metrics.series import (
     IN_FLIGHT,
@@ -33,7 +34,6 @@ from serving.engine.metrics.series import (
     ROUTE_SECONDS,
     RUNS,
     SECONDS,
-    Exposition,
     Metrics,
     metrics_table,
 )
