@@ -10,7 +10,7 @@ WORKDIR /build
 # is copied, so that a change of code needs no new installation. The environment has no pip; it is filled from outside.
 COPY docker/requirements.txt docker/build-requirements.txt ./
 RUN python -m venv --without-pip /opt/venv \
-    && python -m pip --python /opt/venv/bin/python install --no-cache-dir --require-hashes -r requirements.txt \
+    && python -m pip --python /opt/venv/bin/python install --no-cache-dir --require-hashes -r requirements.txt --no-compile \
     && python -m pip install --no-cache-dir --require-hashes -r build-requirements.txt
 # Two fifths of the environment are never imported: the libraries' own tests, all of scipy but ndimage, and of onnxruntime all
 # but its Python module, which contains the runtime a second time (libonnxruntime.so is for programs in C).
@@ -19,7 +19,7 @@ RUN find /opt/venv/lib -type d -name tests -prune -exec rm -r {} + \
         -mindepth 1 -maxdepth 1 -type d ! -name ndimage ! -name special ! -name _lib ! -name capi ! -name __pycache__ \
         -exec rm -r {} + \
     && rm /opt/venv/lib/python*/site-packages/onnxruntime/capi/libonnxruntime.so.* \
-    && /opt/venv/bin/python -c "import numpy, onnxruntime, scipy.ndimage"
+    && /opt/venv/bin/python -m compileall -q /opt/venv/lib
 # The version of the service is that of the installed package. The other packages are left out.
 COPY pyproject.toml README.md LICENSE ./
 COPY distillery distillery
