@@ -100,6 +100,14 @@ class _Decoded(NamedTuple):
         )
 
 
+class _Run(NamedTuple):
+    """The outputs of one batch; its images are not kept."""
+
+    indices: NDArray[np.int64]
+    names: Sequence[str | None]
+    output: OutputArrays
+
+
 @dataclass
 class Scorer:
     """Scores parts with one model; picklable before its first part."""
@@ -120,10 +128,10 @@ class Scorer:
     def score(self, part: Part, report: Report = _ignore) -> Scored:
         """Return the results of one part. Raises `InputError` if the input has changed."""
         reader = _Reader(part, self.limits)
-        runs: list[tuple[_Decoded, OutputArrays]] = []
+        runs: list[_Run] = []
         reported = 0
         for batch in _batches(reader):
-            runs.append((batch, self.session.run_many(batch.images)))
+            runs.append(_Run(batch.indices, batch.names, self.session.run_many(batch.images)))
             report(len(batch.images), len(reader.rejected) - reported)
             reported = len(reader.rejected)
         report(0, len(reader.rejected) - reported)
@@ -187,17 +195,18 @@ def _batches(blocks: Iterator[_Decoded] | _Reader) -> Iterator[_Decoded]:
         while count >= BATCH:
             batch, rest = _Decoded.join(waiting).split(BATCH)
             yield batch
-            waiting, count = [rest], len(rest.images)
+            count = len(rest.images)
+            waiting = [rest] if count else []
     if count:
         yield _Decoded.join(waiting)
 
 
-def _predictions(source: str, runs: Sequence[tuple[_Decoded, OutputArrays]], entry: ModelEntry) -> Any:
+def _predictions(source: str, runs: Sequence[_Run], entry: ModelEntry) -> Any:
     if not runs:
         return PREDICTIONS.empty_table()
-    indices = np.concatenate([batch.indices for batch, _ in runs])
-    names = [name for batch, _ in runs for name in batch.names]
-    outputs = [output for _, output in runs]
+    indices = np.concatenate([run.indices for run in runs])
+    names = [name for run in runs for name in run.names]
+    outputs = [run.output for run in runs]
     digits = np.concatenate([output.digits for output in outputs])
     probabilities = np.concatenate([output.probabilities for output in outputs])
     confidence = [output.confidence for output in outputs if output.confidence is not None]
