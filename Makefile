@@ -5,7 +5,7 @@ RECIPE ?= quick
 INSTALLED := .venv/.installed
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-portable test-slow check train export serve bench bench-peers fuzz soak system proto lock lock-image sbom notebook serving-alone clean
+.PHONY: help demo test test-portable test-slow check train export serve bench bench-peers fuzz soak system proto lock lock-image sbom container notebook serving-alone clean
 
 help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -76,7 +76,10 @@ soak: $(INSTALLED) ## run the service under mixed traffic, bad input, kills and 
 
 system: ## install the Debian packages that some tests and benchmarks need
 	@$(SUDO) apt-get update -qq
-	@$(SUDO) apt-get install -qq --yes --no-install-recommends chromium libb64-0d nginx-light openssl prometheus prometheus-alertmanager wrk
+	@$(SUDO) apt-get install -qq --yes --no-install-recommends buildah chromium libb64-0d mmdebstrap nginx-light openssl podman prometheus prometheus-alertmanager runc wrk
+
+container: $(INSTALLED) ## build the serving image and test a container of it, without Docker; needs `make system` and root
+	@PYTHONDONTWRITEBYTECODE= $(BIN)/pytest -m container tests/docker
 
 notebook: $(INSTALLED) ## execute the notebook in examples/ and store its outputs
 	@$(BIN)/jupyter-execute --inplace examples/distillation.ipynb
@@ -92,7 +95,7 @@ lock: $(INSTALLED) ## write constraints.txt from the installed packages
 
 LOCK = $(BIN)/uv pip compile --quiet --no-header --no-annotate --no-emit-index-url --universal --python-version 3.11 --generate-hashes
 lock-image: $(INSTALLED) ## write the requirements of the serving image, with hashes
-	@$(LOCK) --extra serving --extra signed --constraint constraints.txt --output-file docker/requirements.txt pyproject.toml
+	@$(LOCK) --extra serving --extra signed --extra tracing --constraint constraints.txt --output-file docker/requirements.txt pyproject.toml
 	@echo 'setuptools>=77' | $(LOCK) --output-file docker/build-requirements.txt -
 
 sbom: $(INSTALLED) ## write the list of the serving image's Python packages (CycloneDX)

@@ -56,9 +56,9 @@ def main(
 ) -> int:
     """Run one of `commands` with `arguments` (default: those of the process) and return the exit status.
 
-    The first argument names the command; without one, `default` runs. Status 0: success; 1: a `DistilleryError`,
-    or output that cannot be written; 2: invalid settings; 130: interrupted; 141: the reader of the output has closed
-    it, as `head` does.
+    The first argument names the command, unless `default` is the only one; without a name, `default` runs. Status
+    0: success; 1: a `DistilleryError`, or output that cannot be written; 2: invalid settings; 130: interrupted;
+    141: the reader of the output has closed it, as `head` does.
 
     Commands are dispatched here rather than with pydantic-settings' `CliSubCommand`, which nests the settings of a
     command under its name in files and environment variables, and builds the parsers of all commands at every start.
@@ -104,7 +104,7 @@ def _run(program: str, commands: Mapping[str, type[Command]], default: str | Non
     title = program
     try:
         name = default
-        if rest and not rest[0].startswith("-"):
+        if rest and not rest[0].startswith("-") and list(commands) != [default]:
             name = rest.pop(0)
             if name not in commands:
                 raise SettingsError(unknown("command", name, commands))

@@ -246,16 +246,27 @@ class TelemetrySettings(Command):
     )
 
 
-class ServiceSettings(
-    ListenSettings, ConnectionSettings, InferenceSettings, AccessSettings, LimitSettings, TelemetrySettings
-):
-    """All settings of the service."""
+class RepositorySettings(Command):
+    """The model repository."""
 
     models_dir: Path = Field(Path("models"), description="model repository, as distillery-export writes it")
     public_key: Annotated[Path | None, Metavar("FILE")] = Field(
         None,
         description="PEM file with Ed25519 public keys, one of which must have signed each model (extra signed)",
     )
+
+
+class ServiceSettings(
+    RepositorySettings,
+    ListenSettings,
+    ConnectionSettings,
+    InferenceSettings,
+    AccessSettings,
+    LimitSettings,
+    TelemetrySettings,
+):
+    """All settings of the service."""
+
     default_model: str | None = Field(
         None,
         description="model that answers POST /predict; default: fast-int8, student-int8, student or the first",

@@ -34,7 +34,7 @@ from serving.codecs.base import BodyLimits
 from serving.codecs.errors import NotReady
 from serving.codecs.open_inference.rest import OpenInferenceCodec
 from serving.codecs.predict import PredictCodec
-from serving.codecs.read import MAX_CANDIDATES
+from serving.codecs.read import MAX_CANDIDATES, ReadCodec
 from serving.config import ServiceSettings
 from serving.engine.admission.admission import Admission, AdmissionLimits
 from serving.engine.admission.api_keys import Access, Quotas
@@ -42,6 +42,8 @@ from serving.engine.agreement import Agreement
 from serving.engine.decoding_threads import Decoders
 from serving.engine.executors import Executor, InProcess, Workers
 from serving.engine.lit_api import DigitAPI, ModelSettings
+from serving.engine.metrics.exemplars import ExemplarRecorder
+from serving.engine.metrics.exposition import Exposition
 from serving.engine.metrics.facts import model_facts, service_facts
 from serving.engine.metrics.recorder import (
     LoopMetrics,
@@ -52,7 +54,7 @@ from serving.engine.metrics.recorder import (
     RunMetrics,
     UnknownModelMetrics,
 )
-from serving.engine.metrics.series import TEACHER, Exposition, Metrics, Values, metrics_table
+from serving.engine.metrics.series import TEACHER, Metrics, Values, metrics_table
 from serving.engine.request import Endpoint
 from serving.engine.telemetry.access_log import AccessLog
 from serving.engine.telemetry.traces import Traces, TracingSettings, open_traces
@@ -66,6 +68,7 @@ from serving.http.guards import Guards
 from serving.http.middleware.cross_origin import CrossOrigin
 from serving.http.middleware.normalise import NormalisedRequests
 from serving.http.middleware.request_ids import RequestIds
+from serving.http.middleware.route_metrics import ROUTES, RouteMetrics
 from serving.http.middleware.security_headers import SecurityHeaders
 from serving.http.openapi import describe_predictions
 from serving.http.page.routes import add_documentation_redirect, add_page
@@ -74,7 +77,7 @@ from serving.http.routes import add_routes
 from serving.http.v2.openapi import describe_inference
 from serving.http.v2.routes import add_v2_routes
 from serving.http.v2.statistics import add_statistics_routes
-from serving.model.repository import Manifest, ModelEntry, load_repository
+from serving.model.repository import Manifest, ModelEntry, default_model, load_repository
 from serving.model.session import resolve_device
 from serving.model.signature import PublicKeys
 from serving.processes.file_limit import raise_file_limit
@@ -86,8 +89,14 @@ from serving.processes.tls import Certificate, Pem, watch
 
 PROTOCOLS = (PredictCodec.name, OpenInferenceCodec.name, "grpc")
 """The names of all codecs; that of gRPC is literal, because its module needs the extra `grpc`."""
+PREDICTION_ROUTES = (
+    PredictCodec.route,
+    ReadCodec.route,
+    OpenInferenceCodec.route,
+    "inference.GRPCInferenceService/ModelInfer",
+)
+"""Of all codecs."""
 
-_PREFERRED = ("fast-int8", "student-int8", "student")
 _TICK_SECONDS = 0.1
 _DECODERS = 2
 
@@ -134,6 +143,7 @@ class Service:
     metrics: Metrics
     server: DigitServer
     routes: PredictionRoutes
+    route_metrics: RouteMetrics
     cross_origin: CrossOrigin | None
     grpc_address: str | None
     tracing: TracingSettings | None
@@ -212,7 +222,7 @@ class Service:
         row = self.metrics.row(self.server.index)
         self.admission.access.quotas.process = self.server.index
         with (
-            self._observed(),
+            self._observed(row),
             ThreadPoolExecutor(1, "runs") as runner,
             ThreadPoolExecutor(_DECODERS, "decodes") as pool,
         ):
@@ -224,8 +234,10 @@ class Service:
                 for name, api in zip(self.models, self.server.apis, strict=True)
             }
             self.routes.open(endpoints, self.default)
+            self.route_metrics.open(row)
             recorders: list[_Recorder] = [
                 ProcessMetrics(row, "api"),
+                self.route_metrics,
                 UnknownModelMetrics(row, self.admission.unknown_model),
                 RejectionMetrics(row, self.admission.rejected),
             ]
@@ -248,16 +260,20 @@ class Service:
                 one.publish()
 
     @contextmanager
-    def _observed(self) -> Iterator[None]:
+    def _observed(self, row: Values) -> Iterator[None]:
         """Open the access log and the exporter of spans, after the fork: both have a thread."""
         settings, admission = self.settings, self.admission
         # The span of a request is made first: its line of the log names the trace.
         observers: list[Traces | AccessLog] = []
         if self.tracing:
-            observers.append(open_traces(self.tracing, version("distillery")))
+            sampled = ExemplarRecorder(row).add
+            observers.append(open_traces(self.tracing, version("distillery"), sampled))
         if settings.access_log:
             admission.access_log = AccessLog(
-                sys.stdout.fileno(), sample=settings.access_log_sample, rate=settings.access_log_rate
+                sys.stdout.fileno(),
+                sample=settings.access_log_sample,
+                rate=settings.access_log_rate,
+                shared=settings.api_servers > 1,
             )
             observers.append(admission.access_log)
         admission.observers = tuple(observers)
@@ -426,7 +442,8 @@ def build(
         workers_per_model=settings.workers_per_model if settings.executor == "workers" else 0,
         timeout=settings.request_timeout,
     )
-    app = SecurityHeaders(server.app, tls=shared.certificate is not None)
+    route_metrics = RouteMetrics(server.app)
+    app = SecurityHeaders(route_metrics, tls=shared.certificate is not None)
     normalised = NormalisedRequests(app, settings.root_path, settings.trusted_proxies)
     others = RequestIds(normalised, admission)
     routes = PredictionRoutes(others, admission, settings.root_path)
@@ -440,6 +457,7 @@ def build(
         shared.metrics,
         server,
         routes,
+        route_metrics,
         cross_origin,
         grpc_address,
         TracingSettings.of(os.environ) if settings.tracing else None,
@@ -453,14 +471,17 @@ def _metrics(settings: ServiceSettings, models: Collection[str]) -> Metrics:
     """Allocate the metrics of all processes: API processes, then workers. Raises `SharedMemoryError`."""
     workers = len(models) * settings.workers_per_model if settings.executor == "workers" else 0
     max_run = settings.max_batch + max(settings.max_images, MAX_CANDIDATES)  # what is queued, and one request
-    return Metrics(metrics_table(models, PROTOCOLS, max_run), settings.api_servers + workers)
+    return Metrics(
+        metrics_table(models, PROTOCOLS, (*PREDICTION_ROUTES, *ROUTES), max_run),
+        settings.api_servers + workers,
+    )
 
 
 def choose_default(models: Iterable[str], wanted: str | None) -> str:
     """Return the model that serves `POST /predict`. Raises `UnknownDefaultError`."""
     names = list(models)
     if wanted is None:
-        return next((name for name in _PREFERRED if name in names), names[0])
+        return default_model(names)
     if wanted not in names:
         raise UnknownDefaultError(f"--default-model: {unknown('model', wanted, names)}")
     return wanted

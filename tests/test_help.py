@@ -15,11 +15,12 @@ from distillery import Command, DistilleryError
 from distillery.help import command_help
 
 ROOT = Path(__file__).parent.parent
-DEFAULTS = {"training": "train", "export": "export", "serving": "serve"}
+DEFAULTS = {"training": "train", "export": "export", "serving": "serve", "serving.scoring": "score"}
 PROGRAMS = {
     "training": "distillery-train",
     "export": "distillery-export",
     "serving": "distillery-serve",
+    "serving.scoring": "distillery-score",
     "benchmarks": "distillery-bench",
 }
 COMMANDS: dict[str, type[Command]] = {
@@ -67,6 +68,7 @@ def test_examples_are_valid_commands(
             assert program in {"#", "torchrun"}, line
             continue
         called = f"{program} {arguments[0]}" if arguments and arguments[0][0] != "-" else program
+        called = called if called in COMMANDS else program  # the argument of a program of one command
         options = arguments[called.count(" ") :]
         if {"-h", "--help"}.isdisjoint(options):
             COMMANDS[called].for_arguments(options).parse(options)
@@ -100,7 +102,7 @@ def test_the_list_of_the_benchmarks_needs_no_torch_and_ends_quietly_where_its_re
         assert process.wait() == 141
 
 
-@pytest.mark.parametrize("package", PROGRAMS)
+@pytest.mark.parametrize("package", [package for package in PROGRAMS if package != "serving.scoring"])
 def test_an_unknown_command_is_rejected_with_the_nearest(
     package: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -33,6 +33,7 @@ interface PrometheusQuery {
   instant: boolean;
   range: boolean;
   format: "time_series" | "table" | "heatmap";
+  exemplar: boolean;
 }
 
 // What an option does not say has a default. Grafana's own `Panel` takes any option of any name; here each kind of

@@ -11,8 +11,18 @@ RUNBOOKS_UID = "distillery-runbooks"
 _OPERATIONS = Path(__file__).parents[2] / "docs" / "operations.md"
 
 
-def query(expr: str, legend: str = "{{model}}", *, form: str = "time_series", now: bool = False) -> Json:
-    """Return a query; `now` selects the present value only, `form` is `time_series`, `table` or `heatmap`."""
+def query(
+    expr: str,
+    legend: str = "{{model}}",
+    *,
+    form: str = "time_series",
+    now: bool = False,
+    exemplars: bool = False,
+) -> Json:
+    """Return a query; `now` selects the present value only, `form` is `time_series`, `table` or `heatmap`.
+
+    `exemplars`: traces of single requests are shown as well.
+    """
     return {
         "datasource": DATASOURCE,
         "expr": expr,
@@ -20,6 +30,7 @@ def query(expr: str, legend: str = "{{model}}", *, form: str = "time_series", no
         "instant": now,
         "range": not now,
         "format": form,
+        "exemplar": exemplars,
     }
 
 

@@ -87,7 +87,7 @@ def requests() -> list[Json]:
     return [
         row("Rate, errors, duration"),
         graph(
-            "Requests by route",
+            "Predictions by protocol and model",
             [
                 query(
                     S.rate("distillery_requests_total", S.models, by=("protocol", "model")),
@@ -95,7 +95,7 @@ def requests() -> list[Json]:
                 )
             ],
             unit="reqps",
-            about="Routes are a protocol (rest: /predict and /read, v2, grpc) and a model.",
+            about="Protocols are rest (/predict and /read), v2 and grpc.",
         ),
         graph(
             "Responses by status",
@@ -113,7 +113,7 @@ def requests() -> list[Json]:
             about="Requests that ended without a prediction, by the code of the error.",
         ),
         graph(
-            "Error share by route",
+            "Error share by protocol and model",
             [
                 query(
                     f"{S.rate('distillery_requests_total', S.models, status, by=('protocol', 'model'))}"
@@ -130,12 +130,13 @@ def requests() -> list[Json]:
             "Duration",
             [
                 query(duration_quantile(S, 0.5, S.models), "{{model}} · p50"),
-                query(duration_quantile(S, 0.99, S.models), "{{model}} · p99"),
+                query(duration_quantile(S, 0.99, S.models), "{{model}} · p99", exemplars=True),
             ],
             unit="s",
             log=True,
             runbook="DistilleryLatency",
-            about="From the body received to the response handed over, whatever the protocol.",
+            about="From the body received to the response handed over, whatever the protocol. Dots are requests with a"
+            " trace, if the service has --tracing.",
         ),
         graph(
             "Request time by stage",
@@ -152,6 +153,53 @@ def requests() -> list[Json]:
             runbook="DistilleryLatency",
             about="Means of successful requests: decode the body, wait in the queue, inference (the run that includes"
             " the request), delivery (wait for the event loop after the run), encode the response.",
+        ),
+    ]
+
+
+def routes() -> list[Json]:
+    """Rate, errors and duration of every route, predictions included."""
+    rate = S.rate("distillery_route_requests_total", by=("route",))
+    durations = "distillery_route_request_duration_seconds"
+    buckets = S.rate(f"{durations}_bucket", by=("route", "le"))
+    return [
+        row("Routes"),
+        graph(
+            "Requests by route",
+            [query(f"{rate} > 0", "{{route}}")],
+            unit="reqps",
+            width=8,
+            about="Of all routes, by the template of their path; unknown: paths that are none.",
+        ),
+        graph(
+            "Error share by route",
+            [
+                query(
+                    f"{S.rate('distillery_route_requests_total', status, by=('route',))} / ({rate} > 0)",
+                    f"{{{{route}}}} · {name}",
+                )
+                for name, status in (("server (5xx)", 'status="5xx"'), ("client (4xx)", 'status="4xx"'))
+            ],
+            unit="percentunit",
+            width=8,
+            runbook="DistilleryAvailability",
+            about="Of the responses of each route.",
+        ),
+        graph(
+            "Duration by route",
+            [
+                query(
+                    f"{S.rate(f'{durations}_sum', by=('route',))}"
+                    f" / ({S.rate(f'{durations}_count', by=('route',))} > 0)",
+                    "{{route}} · mean",
+                ),
+                query(f"histogram_quantile(0.99, {buckets}) >= 0", "{{route}} · p99"),
+            ],
+            unit="s",
+            width=8,
+            log=True,
+            runbook="DistilleryLatency",
+            about="Of predictions, from the body received to the response handed over; of other routes, from the head.",
         ),
     ]
 
@@ -344,6 +392,6 @@ def service() -> Json:
         "distillery-service",
         "Distillery: service",
         "Rate, errors and duration of requests, objectives, queues and processes.",
-        [*overview(), *objectives(), *requests(), *queues(), *processes()],
+        [*overview(), *objectives(), *requests(), *routes(), *queues(), *processes()],
         source_variables(),
     )

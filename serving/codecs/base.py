@@ -134,7 +134,7 @@ class Codec(ABC):
     name: ClassVar[str]
     """The label `protocol` in the metrics."""
     route: ClassVar[str]
-    """In the access log and in spans."""
+    """In the metrics by route, the access log and spans."""
 
     @abstractmethod
     def check(self, headers: Mapping[bytes, bytes], query: bytes = b"") -> Head:

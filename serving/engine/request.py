@@ -30,7 +30,7 @@ from serving.engine.lit_api import DigitAPI
 from serving.engine.metrics.recorder import RequestMetrics
 from serving.engine.metrics.series import CLIENT_GONE, CLIENT_GONE_CODE
 from serving.engine.telemetry.correlation import NO_CORRELATION, Correlation, new_request_id
-from serving.engine.telemetry.record import Record
+from serving.engine.telemetry.record import Record, Result
 
 _BYTES_PER_IMAGE = 1800
 """Of MNIST's digits as JSON: to guess the number of images before the body is decoded."""
@@ -82,7 +82,7 @@ class InFlightRequest:
         "_metrics",
         "_query",
         "_received",
-        "_run",
+        "_result",
         "_send",
         "_work",
         "client",
@@ -116,7 +116,7 @@ class InFlightRequest:
         if admission.observers:
             self.trace_id = ""
             self._code: str | None = None
-            self._run: tuple[Prediction, float] | None = None
+            self._result: Result | None = None
         self._headers: Sequence[Header] = ()
         admission.enter(self)
         if endpoint:
@@ -198,7 +198,7 @@ class InFlightRequest:
         endpoint = self._endpoint
         query, prediction = self._codec.select(self._query, prediction)
         if self._admission.observers:
-            self._run = prediction, encoding
+            self._result = Result(prediction, timing, encoding)
         if prediction.accepted is not None and (rejected := prediction.accepted.count(False)):
             endpoint.metrics.rejected(rejected)
         reply = endpoint.api.encode_response(prediction, codec=self._codec, query=query, timing=timing)
@@ -252,44 +252,39 @@ class InFlightRequest:
             self._end(reply.status)
 
     def _end(self, status: int) -> None:
+        ended = time.monotonic()
         self._admission.leave(self)
         if self.client:
             self._admission.shares.leave(self.client, self._work, self.held_bytes)
         for observer in self._admission.observers:
-            observer.observe(self, status)
+            observer.observe(self, status, ended)
         if self._metrics is None:
-            self._admission.unknown_model[self._codec.name, status] += 1
+            self._admission.unknown_model[self._codec, status] += 1
             return
         self._metrics.in_flight -= 1
-        seconds = time.monotonic() - self._received if self._received else None
+        seconds = ended - self._received if self._received else None
         if self._work:
             backlog = self._admission.backlog
             backlog.end(self._endpoint.name, self._work)
             if status == HTTPStatus.OK and seconds:
                 backlog.observe(seconds, self._expected)
-        self._metrics.answered(self._codec.name, status, seconds=seconds)
+        self._metrics.answered(self._codec, status, seconds=seconds)
 
-    def record(self, status: int) -> Record:
+    def record(self, status: int, ended: float) -> Record:
         """Return the record of the request, which has just ended; for `Admission.observers`."""
-        ended = time.monotonic()
-        prediction, encoding = self._run or (None, 0.0)
         return Record(
-            id=self.id.decode(),
-            trace_id=self.trace_id,
-            protocol=self._codec.name,
-            route=self._codec.route,
-            model=self._endpoint.name if self._metrics else None,
-            client=self.client,
-            status=status,
-            code=self._code,
-            images=len(prediction.digits) if prediction else None,
-            entered=self._entered or self._received or ended,
-            received=self._received,
-            decoded=self._decoded,
-            started=prediction.started if prediction else 0.0,
-            finished=prediction.finished if prediction else 0.0,
-            encoding=encoding,
-            ended=ended,
+            self.id,
+            self.trace_id,
+            self._codec,
+            self._endpoint.name if self._metrics else None,
+            self.client,
+            status,
+            self._code,
+            self._result,
+            self._entered or self._received or ended,
+            self._received,
+            self._decoded,
+            ended,
         )
 
 

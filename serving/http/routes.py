@@ -5,7 +5,6 @@ from http import HTTPStatus
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
-from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4
 from starlette.exceptions import HTTPException
 
 from serving.codecs.errors import RequestError, error_body, unknown_model
@@ -13,7 +12,7 @@ from serving.codecs.open_inference.rest import PREFIX as V2
 from serving.codecs.open_inference.rest import error_body as v2_error_body
 from serving.codecs.open_inference.rest import error_status as v2_error_status
 from serving.codecs.schemas import ErrorAnswer, Health, ModelList
-from serving.engine.metrics.series import Exposition
+from serving.engine.metrics.exposition import OPENMETRICS, PLAIN, Exposition, content_type
 from serving.http.guards import KEY_STATUSES, Guard, Guards
 from serving.model.repository import Manifest, ModelEntry, read_card
 
@@ -55,11 +54,19 @@ def add_routes(
         tags=["health"],
         summary="Metrics of all processes, for Prometheus",
         response_class=Response,
-        responses=metrics_errors | {200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
+        responses=metrics_errors
+        | {
+            200: {
+                "content": {
+                    kind.partition(";")[0]: {"schema": {"type": "string"}} for kind in (PLAIN, OPENMETRICS)
+                }
+            }
+        },
         **guards.metrics,
     )
-    async def metrics() -> Response:
-        return Response(exposition.text(), media_type=CONTENT_TYPE_PLAIN_0_0_4)
+    async def metrics(request: Request) -> Response:
+        kind = content_type(request.headers.get("accept", ""))
+        return Response(exposition.text(kind), headers={"Vary": "Accept"}, media_type=kind)
 
     app.add_exception_handler(RequestError, _request_error)
     app.add_exception_handler(HTTPException, _http_error)

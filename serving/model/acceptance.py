@@ -8,8 +8,14 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from serving.model.tensors import Scores
+
+Digits = NDArray[np.int64]
+"""`int64 [N]`: the most probable digits."""
+Shares = NDArray[np.float64]
+"""`float64 [N]`: confidences."""
 
 
 def most_probable(probabilities: Scores) -> list[int]:
@@ -32,6 +38,19 @@ def confidence_of(
         digit = digits[0]
         odds = math.exp(min(outlier.item() - logits.item(digit), 80))
         return [(1 / (1 / probabilities.item(digit) + odds)) ** power]
-    many = np.exp(np.minimum(outlier[:, 0] - logits.max(axis=1), 80, dtype=np.float64))
-    shares: list[float] = ((1 / (1 / probabilities.max(axis=1) + many)) ** power).tolist()
+    shares: list[float] = confidences_of(np.asarray(digits), logits, probabilities, outlier, power).tolist()
+    return shares
+
+
+def confidences_of(
+    digits: Digits, logits: Scores, probabilities: Scores, outlier: Scores, power: float
+) -> Shares:
+    """Return the same for many images as an array.
+
+    In double precision, as for one image: an image has the same confidence alone and in a batch.
+    """
+    rows = np.arange(len(digits))
+    differences = np.subtract(outlier[:, 0], logits[rows, digits], dtype=np.float64)
+    odds = np.exp(np.minimum(differences, 80))
+    shares: Shares = (1 / (np.divide(1, probabilities[rows, digits], dtype=np.float64) + odds)) ** power
     return shares

@@ -14,7 +14,7 @@ import hashlib
 import logging
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -37,6 +37,9 @@ LARGEST_CARD = 1024 * 1024
 """Bytes; every API process holds every model card in memory."""
 NAME = re.compile(r"[a-z0-9]+(?:[-_.][a-z0-9]+)*")
 """Model names appear in URLs, metric labels and folder names, so their characters are restricted."""
+
+PREFERRED = ("fast-int8", "student-int8", "student")
+"""The models of which the first one in a repository is its default."""
 
 _NAMES = 8
 
@@ -318,6 +321,12 @@ def _read_graph(path: Path, sha256: str) -> bytes:
             "the file was changed or is incomplete; export the model again"
         )
     return content
+
+
+def default_model(names: Iterable[str]) -> str:
+    """Return the model to use where none is named: the first of `PREFERRED`, else the first of all."""
+    known = list(names)
+    return next((name for name in PREFERRED if name in known), known[0])
 
 
 def read_card(entry: ModelEntry) -> str | None:

@@ -15,10 +15,10 @@ import onnxruntime
 from onnxruntime.capi import onnxruntime_pybind11_state as ort
 
 from distillery import DistilleryError
-from serving.model.acceptance import confidence_of, most_probable
+from serving.model.acceptance import Digits, Shares, confidence_of, confidences_of, most_probable
 from serving.model.graph_check import GraphError
 from serving.model.repository import OUTLIER, OUTPUTS, POWER, THRESHOLD
-from serving.model.tensors import SIDE, Images, Scores
+from serving.model.tensors import SIDE, Accepted, Images, Scores
 
 Device = Literal["auto", "cpu", "cuda"]
 
@@ -111,6 +111,16 @@ class Outputs(NamedTuple):
     accepted: list[bool] | None = None  # N
 
 
+class OutputArrays(NamedTuple):
+    """The same as arrays, which are faster for many images."""
+
+    digits: Digits
+    logits: Scores
+    probabilities: Scores
+    confidence: Shares | None = None
+    accepted: Accepted | None = None
+
+
 class Session:
     """One model, ready to run.
 
@@ -136,16 +146,33 @@ class Session:
 
     def run(self, images: Images) -> Outputs:
         """Return the outputs for `uint8 [N, 28, 28]` ink values."""
+        if len(images) > 1:
+            digits, logits, probabilities, confidence, accepted = self.run_many(images)
+            return Outputs(
+                digits.tolist(),
+                logits,
+                probabilities,
+                None if confidence is None else confidence.tolist(),
+                None if accepted is None else accepted.tolist(),
+            )
         logits, probabilities, *outlier = self._session.run(self._names, {"image": images})
-        digits = most_probable(probabilities)
+        digit = most_probable(probabilities)
         if not outlier:
-            return Outputs(digits, logits, probabilities)
-        shares = confidence_of(digits, logits, probabilities, outlier[0], self._power)
+            return Outputs(digit, logits, probabilities)
+        [share] = confidence_of(digit, logits, probabilities, outlier[0], self._power)
         # Truncated, not rounded, to as many decimals as the threshold has: that never moves a share across it.
-        confidence = [int(share * 1e6) / 1e6 for share in shares]
-        return Outputs(
-            digits, logits, probabilities, confidence, [share >= self._threshold for share in confidence]
-        )
+        share = int(share * 1e6) / 1e6
+        return Outputs(digit, logits, probabilities, [share], [share >= self._threshold])
+
+    def run_many(self, images: Images) -> OutputArrays:
+        """Return the same outputs as arrays."""
+        logits, probabilities, *outlier = self._session.run(self._names, {"image": images})
+        digits: Digits = probabilities.argmax(axis=1)
+        if not outlier:
+            return OutputArrays(digits, logits, probabilities)
+        shares = confidences_of(digits, logits, probabilities, outlier[0], self._power)
+        shares = np.trunc(shares * 1e6) / 1e6
+        return OutputArrays(digits, logits, probabilities, shares, shares >= self._threshold)
 
     def images_within(self, seconds: float) -> int:
         """Return the number of images that one run is expected to process within `seconds`."""

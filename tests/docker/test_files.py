@@ -14,6 +14,7 @@ from typing import Any
 import httpx
 import pytest
 import yaml
+from compose_spec import PyCompose
 from prometheus_client.parser import text_string_to_metric_families
 
 from serving.__main__ import COMMANDS
@@ -33,6 +34,15 @@ PINNED = re.compile(r"[a-z/]+:v?\d+\.\d+\.\d+[a-z-]*")
 def compose() -> dict[str, Any]:
     document: dict[str, Any] = yaml.safe_load((DOCKER / "compose.yaml").read_text())
     return document
+
+
+@pytest.mark.parametrize("variable", ["SERVING_CPUS", "LOAD_RATE"])
+def test_the_compose_file_is_valid(variable: str) -> None:
+    """By the Compose Specification, with the defaults of its variables, and with others."""
+    text = (DOCKER / "compose.yaml").read_text()
+    with_variable = re.sub(rf"\$\{{{variable}:-[^}}]*\}}", "4", text)
+    assert with_variable != text
+    PyCompose.from_yaml(re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", with_variable)).validate()
 
 
 def instructions(name: str, dockerfile: Path = DOCKERFILE) -> list[str]:

@@ -21,6 +21,7 @@ IN_IMAGE = {
     "python_version": "3.11",
     "sys_platform": "linux",
 }
+EXTRAS = "serving", "signed", "tracing"
 INSTALL = "python -m pip --python /opt/venv/bin/python install --no-cache-dir"
 
 
@@ -48,7 +49,7 @@ def locked(name: str) -> dict[str, Locked]:
     }
 
 
-def test_the_locked_requirements_are_those_of_the_extras_serving_and_signed_as_constrained() -> None:
+def test_the_locked_requirements_are_those_of_the_extras_in_the_image_as_constrained() -> None:
     lines = (ROOT / "constraints.txt").read_text().split()
     constraints = {canonicalize_name(line.partition("==")[0]): line.partition("==")[2] for line in lines}
     versions = {name: package.version for name, package in locked("requirements.txt").items()}
@@ -56,7 +57,7 @@ def test_the_locked_requirements_are_those_of_the_extras_serving_and_signed_as_c
     assert not differing, "run make lock-image"
     project = PROJECT["project"]
     extras = project["optional-dependencies"]
-    for line in [*project["dependencies"], *extras["serving"], *extras["signed"]]:
+    for line in [*project["dependencies"], *(line for extra in EXTRAS for line in extras[extra])]:
         requirement = Requirement(line)
         assert requirement.specifier.contains(versions[canonicalize_name(requirement.name)]), line
     assert not {"torch", "torchvision", "onnx"} & set(versions)

@@ -12,6 +12,7 @@ from benchmarks.__main__ import COMMANDS as BENCH
 from distillery import Command, main
 from export.__main__ import COMMANDS as EXPORT
 from serving.__main__ import COMMANDS as SERVE
+from serving.scoring.__main__ import COMMANDS as SCORE
 from tests.support.documents.markdown import Block, blocks, matches, words
 from tests.support.service import ROOT, Service, running_service
 from tests.support.training.samples import samples_as_mnist
@@ -24,6 +25,7 @@ PROGRAMS: dict[str, tuple[Mapping[str, type[Command]], str]] = {
     "distillery-train": (TRAIN, "train"),
     "distillery-export": (EXPORT, "export"),
     "distillery-serve": (SERVE, "serve"),
+    "distillery-score": (SCORE, "score"),
     "distillery-bench": (BENCH, ""),
 }
 BLOCKS = [block for document in EXECUTED for block in blocks(document) if block.language in {"sh", "python"}]

@@ -89,7 +89,8 @@ def known(option: str, options: set[str]) -> bool:
 def test_commands_and_their_options_exist(document: Path) -> None:
     for program, arguments in programs(document):
         commands, default = PROGRAMS[program]
-        name = arguments.pop(0) if arguments and not arguments[0].startswith("-") else default
+        named = arguments and not arguments[0].startswith("-") and list(commands) != [default]
+        name = arguments.pop(0) if named else default
         if (not name and not arguments) or name.isupper():
             continue  # the program alone, or with a placeholder
         assert name in commands, f"{program} {name}"

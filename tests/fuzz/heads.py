@@ -169,7 +169,12 @@ class Site:
             logging.getLogger(name).propagate = False
         self.loop = asyncio.new_event_loop()
         self.admission = Admission(AdmissionLimits(max_body_bytes=LIMITS.max_body_bytes))
-        metrics = Metrics(metrics_table([MANIFEST.name], ("rest", "v2", "grpc"), 64), 1)
+        metrics = Metrics(
+            metrics_table(
+                [MANIFEST.name], ("rest", "v2", "grpc"), ("/predict", "/read", "/v2/models/{model}/infer"), 64
+            ),
+            1,
+        )
         self.metrics = RequestMetrics(metrics.row(0), MANIFEST.name)
         hooks: Any = Hooks()
         endpoint = Endpoint(hooks, MANIFEST.name, hooks, Immediately(), self.metrics)  # type: ignore[arg-type]

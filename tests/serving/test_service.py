@@ -5,8 +5,10 @@ from pathlib import Path
 
 import httpx
 import pytest
+from fastapi.routing import iter_route_contexts
 
 from serving.__main__ import Serve
+from serving.http.middleware.route_metrics import ROUTES
 from serving.service import UnknownDefaultError, build, choose_default
 from tests.support.training.samples import sample_test
 
@@ -33,6 +35,14 @@ def test_the_service_can_be_mounted_as_an_asgi_application(one_model: Path) -> N
         assert route.endpoint.metrics.in_flight == 0
 
     asyncio.run(use())
+
+
+def test_every_route_has_its_label_in_the_metrics(one_model: Path) -> None:
+    service = build(Serve(models_dir=one_model))
+    templates = {route.path for route in iter_route_contexts(service.server.app.routes)}
+    labels = {template.replace("/versions/{version}", "") for template in templates if template}
+    assert labels == set(ROUTES)
+    assert len(labels) == len(ROUTES)
 
 
 def test_the_default_model_is_the_cheapest_student() -> None:

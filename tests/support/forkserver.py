@@ -33,6 +33,7 @@ PROGRAMS: dict[str, tuple[str, str | None]] = {
     "distillery-train": ("training.__main__", "train"),
     "distillery-export": ("export.__main__", "export"),
     "distillery-serve": ("serving.__main__", "serve"),
+    "distillery-score": ("serving.scoring.__main__", "score"),
     "distillery-bench": ("benchmarks.__main__", None),
     "publish": ("tests.support.faults.publish", "publish"),
 }

@@ -106,6 +106,7 @@ def running_prometheus(
         "prometheus",
         "--config.file=prometheus.yml",
         "--storage.tsdb.path=data",
+        "--enable-feature=exemplar-storage",
         f"--web.listen-address={address}",
         "--rules.alert.resend-delay=1s",
     ):

@@ -13,10 +13,11 @@ from pathlib import Path
 from resource import RLIMIT_NOFILE, getpagesize, getrlimit
 from typing import Literal
 
-from numpy import float64
+from numpy import add, float64
 from numpy.typing import NDArray
 
 from distillery.machine import cpu_throttling
+from serving.codecs.base import Codec
 from serving.engine.metrics.series import (
     BATCH_IMAGES,
     BATCH_SIZES,
@@ -43,6 +44,9 @@ from serving.engine.metrics.series import (
     REJECTED_REQUESTS,
     REQUEST_SECONDS,
     REQUESTS,
+    ROUTE_REQUEST_SECONDS,
+    ROUTE_REQUESTS,
+    ROUTE_SECONDS,
     RUN_CPU_SECONDS,
     RUN_SECONDS,
     RUNS,
@@ -50,10 +54,11 @@ from serving.engine.metrics.series import (
     STAGE_SECONDS,
     UNKNOWN_MODEL,
     Values,
+    status_class,
 )
 
-StatusCounts = defaultdict[tuple[str, int], int]
-"""Completed requests by protocol and status; a `Counter` takes twice as long."""
+StatusCounts = defaultdict[tuple[Codec, int], int]
+"""Completed requests by codec and status; a `Counter` takes twice as long."""
 RejectionCounts = defaultdict[str, int]
 """Requests that ended without a prediction, by reason."""
 
@@ -92,9 +97,28 @@ class _HistogramRecorder:
             total = self._total
             growth = total - self._published_total
             new = [now - before for now, before in zip(counts, self._published_counts, strict=True)]
-            self._numbers += (*new, growth)
+            self._write(new, growth)
             self._published_counts, self._published_total = counts, total
         return growth
+
+    def _write(self, new: Sequence[int], growth: float) -> None:
+        """Add the new observations of each bucket, and their sum."""
+        self._numbers += (*new, growth)
+
+
+class _RouteHistogramRecorder(_HistogramRecorder):
+    """Durations of a model's requests in one codec, for the histograms of the model and of the route."""
+
+    _FIRST = (0, *(SECONDS.index(bound) + 1 for bound in ROUTE_SECONDS))
+    """Of the buckets of a model that are one of a route."""
+
+    def __init__(self, row: Values, model: str, codec: Codec) -> None:
+        super().__init__(row.of(REQUEST_SECONDS, model=model), SECONDS)
+        self._route_numbers = row.of(ROUTE_REQUEST_SECONDS, route=codec.route)
+
+    def _write(self, new: Sequence[int], growth: float) -> None:
+        super()._write(new, growth)
+        self._route_numbers += (*add.reduceat(new, self._FIRST), growth)
 
 
 class _RunsRecorder:
@@ -186,7 +210,7 @@ class RequestMetrics:
         self._model = model
         self._statuses = StatusCounts(int)
         self._digits = [0] * 10
-        self._seconds = _HistogramRecorder(row.of(REQUEST_SECONDS, model=model), SECONDS)
+        self._seconds: dict[Codec, _RouteHistogramRecorder] = {}
         self._failed = 0.0
         self._queue = _HistogramRecorder(row.of(QUEUE_SECONDS, model=model), SECONDS)
         self._decode = self._inference = self._delivery = self._encode = 0.0
@@ -222,11 +246,14 @@ class RequestMetrics:
         """Record predictions that are not accepted."""
         self._rejected += images
 
-    def answered(self, protocol: str, status: int, *, seconds: float | None) -> None:
+    def answered(self, codec: Codec, status: int, *, seconds: float | None) -> None:
         """Record the status of a request; `seconds` is None if its body never arrived."""
-        self._statuses[protocol, status] += 1
+        self._statuses[codec, status] += 1
         if seconds is not None:
-            self._seconds.observe(seconds)
+            durations = self._seconds.get(codec)
+            if durations is None:
+                durations = self._seconds[codec] = _RouteHistogramRecorder(self._row, self._model, codec)
+            durations.observe(seconds)
             if status != 200:
                 self._failed += seconds
 
@@ -244,7 +271,8 @@ class RequestMetrics:
             self._published_rejected = self._rejected
 
     def _publish_answers(self) -> None:
-        self._outcome_seconds += (max(0.0, self._seconds.publish() - self._failed), self._failed)
+        growth = sum(durations.publish() for durations in self._seconds.values())
+        self._outcome_seconds += (max(0.0, growth - self._failed), self._failed)
         self._failed = 0.0
         _publish_statuses(self._row, self._model, self._statuses)
 
@@ -354,7 +382,9 @@ class ProcessMetrics:
 
 
 def _publish_statuses(row: Values, model: str, statuses: StatusCounts) -> None:
-    for (protocol, status), count in statuses.items():
-        numbers = row.of(REQUESTS, model=model, protocol=protocol, status=str(status))
-        numbers += count
+    for (codec, status), count in statuses.items():
+        requests = row.of(REQUESTS, model=model, protocol=codec.name, status=str(status))
+        requests += count
+        by_route = row.of(ROUTE_REQUESTS, route=codec.route, status=status_class(status))
+        by_route += count
     statuses.clear()

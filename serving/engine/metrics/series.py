@@ -12,17 +12,11 @@ processes accumulate. `PROMETHEUS_MULTIPROC_DIR` has no effect on this service.
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import product
 from math import prod
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from prometheus_client import CollectorRegistry, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
-from prometheus_client.core import Metric as Family
-from prometheus_client.registry import Collector
-from prometheus_client.utils import floatToGoString
 
 from serving.codecs.errors import RequestError
 from serving.engine.shared_memory import SharedRows
@@ -53,6 +47,11 @@ RUN_STAGES = ("batch", "predict", "unbatch")
 OUTCOMES = ("success", "failure")
 COMPARISONS = ("true", "false")
 """Whether the digit of a model is that of the teacher."""
+ROUTE_SECONDS = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 0.1, 1.0)
+"""Bounds of the durations by route, fewer than those by model; all of them are in `SECONDS`."""
+UNKNOWN_ROUTE = "unknown"
+"""The label of requests whose path is no route's; the path itself must not become a label."""
+STATUS_CLASSES = ("2xx", "3xx", "4xx", "5xx")
 LAG_SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 
 TEACHER = "teacher"
@@ -62,6 +61,8 @@ DIGITS = tuple(map(str, range(10)))
 
 REQUESTS = "distillery_requests_total"
 REQUEST_SECONDS = "distillery_request_duration_seconds"
+ROUTE_REQUESTS = "distillery_route_requests_total"
+ROUTE_REQUEST_SECONDS = "distillery_route_request_duration_seconds"
 QUEUE_SECONDS = "distillery_queue_wait_seconds"
 INFERENCE_SECONDS = "distillery_inference_duration_seconds"
 BATCH_IMAGES = "distillery_batch_size_images"
@@ -88,6 +89,8 @@ IN_FLIGHT = "distillery_requests_in_flight"
 LAST_PREDICTION = "distillery_last_prediction_timestamp_seconds"
 RUNS = "distillery_runs_total"
 RUN_SECONDS = "distillery_run_seconds_total"
+EXEMPLARS = "distillery_exemplars"
+EXEMPLAR_PARTS = ("time", "seconds", "trace_id 1", "trace_id 2", "trace_id 3", "trace_id 4")
 
 
 @dataclass(frozen=True)
@@ -131,12 +134,20 @@ def _request_errors() -> Iterator[type[RequestError]]:
         errors += error.__subclasses__()
 
 
-def metrics_table(models: Iterable[str], protocols: Sequence[str], max_run: int) -> Sequence[Metric]:
+def status_class(status: int) -> str:
+    """Return the label of a status in metrics by route."""
+    return f"{status // 100}xx"
+
+
+def metrics_table(
+    models: Iterable[str], protocols: Sequence[str], routes: Sequence[str], max_run: int
+) -> Sequence[Metric]:
     """Return all metrics; `max_run` is the largest number of images in a run."""
     model = {"model": tuple(models)}
     model_or_unknown = {"model": (*model["model"], UNKNOWN_MODEL)}
     student = {"model": tuple(name for name in model["model"] if name != TEACHER)}
     process = {"process": PROCESSES}
+    route = {"route": (*routes, UNKNOWN_ROUTE)}
     exact_size = {"images": tuple(map(str, range(1, min(max_run, MAX_RUN_IMAGES) + 1)))}
     return (
         Metric(
@@ -150,6 +161,18 @@ def metrics_table(models: Iterable[str], protocols: Sequence[str], max_run: int)
             model,
             "histogram",
             bounds=SECONDS,
+        ),
+        Metric(
+            ROUTE_REQUESTS,
+            "Completed requests of all routes, predictions included; the unknown route stands for all other paths.",
+            route | {"status": STATUS_CLASSES},
+        ),
+        Metric(
+            ROUTE_REQUEST_SECONDS,
+            f"Duration of requests by route; of predictions, the observations of {REQUEST_SECONDS}.",
+            route,
+            "histogram",
+            bounds=ROUTE_SECONDS,
         ),
         Metric(
             QUEUE_SECONDS,
@@ -261,6 +284,13 @@ def metrics_table(models: Iterable[str], protocols: Sequence[str], max_run: int)
             model | exact_size | {"stage": RUN_STAGES},
             exposed=False,
         ),
+        # Of each process its own, for `serving.engine.metrics.exemplars`: their sum has no meaning.
+        Metric(
+            EXEMPLARS,
+            "Parts of the exemplar of each bucket of the request durations.",
+            model | {"bucket": tuple(map(str, range(len(SECONDS) + 1))), "part": EXEMPLAR_PARTS},
+            exposed=False,
+        ),
     )
 
 
@@ -300,6 +330,11 @@ class Metrics:
         """Return the values of one process, which no other process alive may write to."""
         return Values(self._table, self._rows.array[process])
 
+    def rows(self) -> Iterator[Values]:
+        """Yield the values of each process."""
+        for process in range(len(self._rows.array)):
+            yield self.row(process)
+
     def process_died(self, kind: Literal["api", "worker"], process: int) -> None:
         """Count the death of a process, and set its gauges, such as its requests in flight, to 0."""
         row = self.row(process)
@@ -319,59 +354,3 @@ class Metrics:
             if metric.total == "max":
                 numbers[...] = largest
         return totals
-
-
-class Exposition:
-    """The metrics of all processes in the Prometheus text format.
-
-    prometheus_client renders it once, with zeros; a scrape fills in the numbers, which takes a tenth of the time.
-    """
-
-    def __init__(self, metrics: Metrics, facts: Iterable[Family] = ()) -> None:
-        """`facts` do not change while the service runs."""
-        self._metrics = metrics
-        families = [_family_of_zeros(metric) for metric, _ in metrics.totals() if metric.exposed]
-        self._pieces = _render(families).split(" 0.0\n")
-        self._facts = _render(facts)
-
-    def text(self) -> str:
-        """Return the text with the present numbers."""
-        exposed = (_in_text(metric, values) for metric, values in self._metrics.totals() if metric.exposed)
-        numbers = map(floatToGoString, np.concatenate([*exposed]).tolist())
-        *pieces, end = self._pieces
-        filled = (f"{piece} {number}\n" for piece, number in zip(pieces, numbers, strict=True))
-        return "".join((*filled, end, self._facts))
-
-
-def _in_text(metric: Metric, values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return a metric's numbers in the order of the text; a histogram's are cumulative, then count and sum."""
-    if metric.kind == "histogram":
-        counts = values[..., :-1].cumsum(axis=-1)
-        values = np.concatenate([counts, counts[..., -1:], values[..., -1:]], axis=-1)
-    return values.ravel()
-
-
-def _family_of_zeros(metric: Metric) -> Family:
-    labels = list(metric.labels)
-    series = product(*metric.labels.values())
-    if metric.kind == "histogram":
-        histogram = HistogramMetricFamily(metric.name, metric.help, labels=labels)
-        buckets = [(bound, 0.0) for bound in (*map(floatToGoString, metric.bounds), "+Inf")]
-        for values in series:
-            histogram.add_metric(values, buckets, 0.0)
-        return histogram
-    kind = CounterMetricFamily if metric.kind == "counter" else GaugeMetricFamily
-    family = kind(metric.name, metric.help, labels=labels)
-    for values in series:
-        family.add_metric(values, 0.0)
-    return family
-
-
-def _render(families: Iterable[Family]) -> str:
-    class Families(Collector):
-        def collect(self) -> Iterable[Family]:
-            return families
-
-    registry = CollectorRegistry(auto_describe=False)
-    registry.register(Families())
-    return generate_latest(registry).decode()

@@ -2,17 +2,27 @@
 
 from typing import NamedTuple, Protocol
 
+from serving.codecs.base import Codec, Prediction, Timing
 from serving.engine.telemetry.correlation import Correlation
+
+
+class Result(NamedTuple):
+    """The part of a request's record that only one with predictions has."""
+
+    prediction: Prediction
+    timing: Timing
+    """Of the response."""
+    encoding: float
+    """When encoding of the response began."""
 
 
 class Record(NamedTuple):
     """One request; times are those of `time.monotonic`, and 0 for a stage that it has not reached."""
 
-    id: str
+    id: bytes
     trace_id: str
     """Empty unless the request has a span."""
-    protocol: str
-    route: str
+    codec: Codec
     model: str | None
     """None for a request that named no served model."""
     client: str | None
@@ -20,16 +30,11 @@ class Record(NamedTuple):
     status: int
     code: str | None
     """Of its error."""
-    images: int | None
-    """Whose predictions the response has."""
+    result: Result | None
     entered: float
     received: float
     """When its body was complete."""
     decoded: float
-    started: float
-    """Start of the run of the model."""
-    finished: float
-    encoding: float
     ended: float
 
 
@@ -39,12 +44,12 @@ class Observable(Protocol):
     correlation: Correlation
     trace_id: str
 
-    def record(self, status: int) -> Record:
+    def record(self, status: int, ended: float) -> Record:
         """Return the record of the request, which has just ended."""
 
 
 class Observer(Protocol):
     """Notified of every prediction request that has ended; must not raise, and decides before it makes a record."""
 
-    def observe(self, request: Observable, status: int) -> None:
+    def observe(self, request: Observable, status: int, ended: float) -> None:
         """Observe a request that has ended with `status`."""

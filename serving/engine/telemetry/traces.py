@@ -8,12 +8,12 @@ are recorded anyway; a request that is not sampled costs one random number.
 """
 
 import os
-import random
 import time
 from collections.abc import Callable, Mapping
 from http import HTTPStatus
 from importlib import import_module
 from importlib.util import find_spec
+from random import getrandbits
 from threading import Thread
 from typing import TYPE_CHECKING, NamedTuple, Self
 
@@ -30,6 +30,7 @@ _MODULES = {
     "grpc": "opentelemetry.exporter.otlp.proto.grpc.trace_exporter",
 }
 _CLOSING_SECONDS = 1.0
+Sampled = Callable[[str, float, str], None]
 
 
 class TracingSettings(NamedTuple):
@@ -72,16 +73,22 @@ class Traces:
         export: "Callable[[ReadableSpan], None]",
         close: Callable[[], None],
         version: str,
+        sampled: Sampled,
     ) -> None:
-        """`export` receives each span, `close` sends those that it still holds."""
+        """`export` receives each span, and `close` sends those that it still holds.
+
+        `sampled` receives the model, the duration in seconds and the trace id of each request that has both.
+        """
         from opentelemetry import trace  # noqa: PLC0415
         from opentelemetry.sdk import trace as sdk  # noqa: PLC0415
         from opentelemetry.sdk.resources import OTELResourceDetector, Resource  # noqa: PLC0415
         from opentelemetry.sdk.util.instrumentation import InstrumentationScope  # noqa: PLC0415
 
         self._api, self._sdk = trace, sdk
-        self._sampled = trace.TraceFlags(trace.TraceFlags.SAMPLED)
+        self._flags = trace.TraceFlags(trace.TraceFlags.SAMPLED)
         self._sampler = sampler
+        self._bound = sampler.bound
+        self._sampled = sampled
         self._export = export
         self._close = close
         given = OTELResourceDetector().detect().attributes
@@ -93,14 +100,24 @@ class Traces:
         self._resource = Resource.create({name: value for name, value in own.items() if name not in given})
         self._scope = InstrumentationScope("distillery", version)
 
-    def observe(self, request: Observable, status: int) -> None:
+    def observe(self, request: Observable, status: int, ended: float) -> None:
         """Make the span of a request, if it is sampled."""
         traceparent = request.correlation.traceparent
         parent = Parent.of(traceparent) if traceparent else None
-        trace_id = parent.trace_id if parent else random.getrandbits(128)
-        if self._sampler.samples(trace_id, parent):
-            request.trace_id = f"{trace_id:032x}"
-            self._export(self._span(trace_id, parent, request.correlation.tracestate, request.record(status)))
+        if parent is None:
+            low_bits = getrandbits(64)
+            if low_bits >= self._bound:  # the usual case, which thus costs little
+                return
+            trace_id = getrandbits(64) << 64 | low_bits
+        elif self._sampler.samples(parent.trace_id, parent):
+            trace_id = parent.trace_id
+        else:
+            return
+        request.trace_id = f"{trace_id:032x}"
+        record = request.record(status, ended)
+        self._export(self._span(trace_id, parent, request.correlation.tracestate, record))
+        if record.model and record.received:
+            self._sampled(record.model, ended - record.received, request.trace_id)
 
     def _span(
         self, trace_id: int, parent: Parent | None, tracestate: bytes, record: Record
@@ -109,13 +126,13 @@ class Traces:
         state = api.TraceState.from_header([tracestate.decode()]) if parent and tracestate else None
         caller = None
         if parent:
-            flags = self._sampled if parent.sampled else api.DEFAULT_TRACE_OPTIONS
+            flags = self._flags if parent.sampled else api.DEFAULT_TRACE_OPTIONS
             caller = span_context(trace_id, parent.span_id, True, flags, state)
         offset = time.time_ns() - int(record.ended * 1e9)  # from `time.monotonic` to nanoseconds since 1970
         failed = record.status >= HTTPStatus.INTERNAL_SERVER_ERROR
         return self._sdk.ReadableSpan(
-            record.route if record.protocol == "grpc" else f"{_method(record)} {record.route}",
-            span_context(trace_id, random.getrandbits(64) or 1, False, self._sampled, state),
+            record.codec.route if _is_grpc(record) else f"{_method(record)} {record.codec.route}",
+            span_context(trace_id, getrandbits(64) or 1, False, self._flags, state),
             caller,
             self._resource,
             _attributes(record),
@@ -138,33 +155,37 @@ class Traces:
         closing.join(_CLOSING_SECONDS)
 
 
-def open_traces(settings: TracingSettings, version: str) -> Traces:
-    """Start the exporter that the environment describes."""
+def open_traces(settings: TracingSettings, version: str, sampled: Sampled) -> Traces:
+    """Start the exporter that the environment describes; `sampled` is that of `Traces`."""
     from opentelemetry.sdk.trace.export import BatchSpanProcessor  # noqa: PLC0415
 
     exporter = import_module(_MODULES[settings.protocol]).OTLPSpanExporter()
     processor = BatchSpanProcessor(exporter)
-    return Traces(settings.sampler, processor.on_end, processor.shutdown, version)
+    return Traces(settings.sampler, processor.on_end, processor.shutdown, version, sampled)
 
 
 def _attributes(record: Record) -> dict[str, str | int]:
     """Return the attributes, named as by OpenTelemetry's semantic conventions where these have a name."""
-    attributes: dict[str, str | int] = {"distillery.request_id": record.id}
-    if record.protocol == "grpc":
-        service, _, method = record.route.rpartition("/")
+    attributes: dict[str, str | int] = {"distillery.request_id": record.id.decode()}
+    if _is_grpc(record):
+        service, _, method = record.codec.route.rpartition("/")
         attributes |= {"rpc.system": "grpc", "rpc.service": service, "rpc.method": method}
     else:
-        attributes |= {"http.request.method": _method(record), "http.route": record.route}
+        attributes |= {"http.request.method": _method(record), "http.route": record.codec.route}
     attributes["http.response.status_code"] = record.status
     for name, value in (
         ("distillery.model", record.model),
         ("distillery.client", record.client),
-        ("distillery.images", record.images),
+        ("distillery.images", len(record.result.prediction.digits) if record.result else None),
         ("error.type", record.code),
     ):
         if value is not None:
             attributes[name] = value
     return attributes
+
+
+def _is_grpc(record: Record) -> bool:
+    return record.codec.name == "grpc"
 
 
 def _method(record: Record) -> str:
@@ -174,12 +195,13 @@ def _method(record: Record) -> str:
 
 def _stages(record: Record) -> dict[str, float]:
     """Return the stages of a request and their ends; 0 for one that it has not reached."""
+    result = record.result
     return {
         "body received": record.received,
         "body decoded": record.decoded,
-        "run started": record.started,
-        "run finished": record.finished,
-        "response encoded": record.encoding and record.ended,
+        "run started": result.prediction.started if result else 0.0,
+        "run finished": result.prediction.finished if result else 0.0,
+        "response encoded": record.ended if result else 0.0,
     }
 
 

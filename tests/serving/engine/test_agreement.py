@@ -30,7 +30,7 @@ IMAGES = sample_test().images.numpy()
 
 @pytest.fixture
 def row() -> Values:
-    return Metrics(metrics_table(("student", "teacher"), ["rest"], 64), 1).row(0)
+    return Metrics(metrics_table(("student", "teacher"), ["rest"], ["/predict"], 64), 1).row(0)
 
 
 @pytest.fixture

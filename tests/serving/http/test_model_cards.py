@@ -12,7 +12,8 @@ from fastapi import FastAPI
 
 from serving.codecs.schemas import ErrorAnswer
 from serving.engine.admission.api_keys import Access
-from serving.engine.metrics.series import Exposition, Metrics, metrics_table
+from serving.engine.metrics.exposition import Exposition
+from serving.engine.metrics.series import Metrics, metrics_table
 from serving.http.guards import Guards
 from serving.http.routes import add_routes
 from serving.model.repository import LARGEST_CARD, RepositoryError, load_repository, read_card
@@ -40,7 +41,7 @@ def get(repository: Path) -> Get:
     """GET a path from the routes alone, without a server."""
     app = FastAPI()
     models = load_repository(repository)
-    exposition = Exposition(Metrics(metrics_table(models, ["rest"], 1), 1))
+    exposition = Exposition(Metrics(metrics_table(models, ["rest"], ["/predict"], 1), 1))
     add_routes(app, models, "student", exposition, Guards(Access(), []), check_ready=lambda: None)
 
     async def fetch(path: str) -> httpx.Response:

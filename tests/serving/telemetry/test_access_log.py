@@ -4,13 +4,19 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterator
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+from serving.codecs.base import Prediction, Timing
+from serving.codecs.predict import PredictCodec
 from serving.engine.telemetry import access_log
 from serving.engine.telemetry.access_log import AccessLog
+from serving.engine.telemetry.correlation import NO_CORRELATION
+from serving.engine.telemetry.record import Record, Result
 from tests.support.service import eventually
 
 Open = Callable[..., AccessLog]
@@ -36,7 +42,7 @@ def add(log: AccessLog, count: int, status: int = 200) -> None:
 
 
 def lines(file: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in file.read_text().splitlines()]
+    return [json.loads(line) for line in file.read_bytes().splitlines()]
 
 
 def test_lines_above_the_rate_are_counted_and_not_written(tmp_path: Path, open_log: Open) -> None:
@@ -97,6 +103,65 @@ def test_a_reader_that_has_gone_ends_nothing(open_log: Open) -> None:
     log.close()
     assert log._writer.dropped > 10
     os.close(writer)
+
+
+class Ended:
+    """A request that has ended, with values that JSON must escape wherever they may have any."""
+
+    correlation = NO_CORRELATION
+    trace_id = "f" * 32
+
+    def __init__(self, **fields: Any) -> None:
+        self.fields = fields
+
+    def record(self, status: int, ended: float) -> Record:
+        whole = Record(
+            b"Az09._:=+/@~-",
+            self.trace_id,
+            PredictCodec(),
+            "student",
+            'one"\\\n\u2028é',
+            status,
+            None,
+            None,
+            ended - 0.25,
+            0.0,
+            0.0,
+            ended,
+        )
+        return whole._replace(**self.fields)
+
+
+def test_every_line_is_valid_json(tmp_path: Path, open_log: Open) -> None:
+    scores = np.zeros((3, 10), np.float32)
+    prediction = Prediction([1, 2, 3], scores, scores, started=1.0, finished=2.0)
+    result = Result(prediction, Timing(0.001, 1e-9, 12345.678, 0.0), 2.0)
+    cases = (
+        {},
+        {"result": result},
+        {"model": None, "code": "unknown_model"},
+        {"client": None, "trace_id": ""},
+    )
+    file = tmp_path / "log"
+    with file.open("wb") as target:
+        log = open_log(target.fileno())
+        now = time.time()
+        for fields in cases:
+            log.observe(Ended(**fields), 200, time.monotonic())
+        log.add(b"id", 404, 0.5, path='/"\\\n\x00é')
+        log.close()
+    first, predicted, unknown, anonymous, other = sorted(
+        lines(file), key=lambda line: "path" in line
+    )  # predictions are written after it
+    assert first["client"] == predicted["client"] == 'one"\\\n\u2028é'
+    assert (first["id"], first["trace_id"]) == ("Az09._:=+/@~-", "f" * 32)
+    assert (first["images"], first["total_ms"]) == (None, 250)
+    assert (predicted["images"], predicted["decode_ms"], predicted["inference_ms"]) == (3, 0.001, 12345.678)
+    assert (unknown["model"], unknown["error"]) == (None, "unknown_model")
+    assert not {"client", "trace_id"} & set(anonymous)
+    assert other["path"] == '/"\\\n\x00é'
+    for line in lines(file):
+        assert abs(datetime.fromisoformat(line["time"]).timestamp() - now) < 60
 
 
 def test_a_disk_that_is_nearly_full_is_not_filled(

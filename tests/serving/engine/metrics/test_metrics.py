@@ -14,11 +14,15 @@ import httpx
 import pytest
 from prometheus_client import CollectorRegistry, Histogram
 from prometheus_client.parser import text_string_to_metric_families
+from prometheus_client.utils import floatToGoString
 
 from distillery.machine import usable_cores
 from serving.codecs.base import Codec
 from serving.codecs.errors import RequestError
 from serving.codecs.open_inference.grpc import GrpcCodec
+from serving.codecs.open_inference.rest import OpenInferenceCodec
+from serving.codecs.predict import PredictCodec
+from serving.engine.metrics.exposition import Exposition
 from serving.engine.metrics.recorder import CPU_SAMPLE_SECONDS, ProcessMetrics, RequestMetrics, RunMetrics
 from serving.engine.metrics.series import (
     IN_FLIGHT,
@@ -27,21 +31,24 @@ from serving.engine.metrics.series import (
     PROCESS_CPU_SECONDS,
     REJECTED_REQUESTS,
     REQUESTS,
+    ROUTE_SECONDS,
     RUNS,
     SECONDS,
-    Exposition,
     Metrics,
     metrics_table,
 )
 from serving.engine.shared_memory import SharedMemoryError, SharedRows
+from serving.http.middleware.route_metrics import ROUTES
 from serving.model.repository import load_repository
 from serving.model.session import Session
-from serving.service import PROTOCOLS
+from serving.service import PREDICTION_ROUTES, PROTOCOLS
 from tests.support.counting import count_a_run
 from tests.support.service import Service, eventually
 from tests.support.training.samples import sample_test
 
 MODELS = ("teacher", "student")
+ALL_ROUTES = (*PREDICTION_ROUTES, *ROUTES)
+REST, V2 = PredictCodec(), OpenInferenceCodec()
 DIGITS = sample_test().images.tolist()
 TLS = (
     ssl.create_default_context()
@@ -70,7 +77,7 @@ def scrape(client: httpx.Client) -> Samples:
 
 def metrics() -> Metrics:
     """Metrics of two processes."""
-    return Metrics(metrics_table(MODELS, PROTOCOLS, 64), 2)
+    return Metrics(metrics_table(MODELS, PROTOCOLS, ALL_ROUTES, 64), 2)
 
 
 def exposed(shared: Metrics) -> Samples:
@@ -87,9 +94,13 @@ def settled(client: httpx.Client) -> Samples:
 
 
 def of_requests(samples: Samples) -> Samples:
-    """Without what changes while the service is idle."""
+    """Without what changes while the service is idle but for scrapes."""
     idle = ("distillery_process_", "distillery_event_loop_")
-    return {key: value for key, value in samples.items() if not key[0].startswith(idle)}
+    return {
+        key: value
+        for key, value in samples.items()
+        if not key[0].startswith(idle) and ("route", "/metrics") not in key[1]
+    }
 
 
 def value(samples: Samples, name: str, **labels: str) -> float:
@@ -156,6 +167,68 @@ def test_both_executors_give_the_digits_of_the_session(client: httpx.Client, two
         answer = client.post(f"/predict/{name}", json={"images": images.tolist()}).json()
         expected = Session(entry.path).run(images).probabilities.argmax(axis=1).tolist()
         assert [one["digit"] for one in answer["predictions"]] == expected
+
+
+def test_requests_are_counted_by_the_template_of_their_route(client: httpx.Client) -> None:
+    requests = {
+        ("/predict", "2xx"): ("POST", "/predict/teacher", {"image": DIGITS[0]}),
+        ("/predict", "4xx"): ("POST", "/predict/teacher", {}),
+        ("/read", "4xx"): ("POST", "/read/teacher", {}),
+        ("/v2/models/{model}/infer", "4xx"): ("POST", "/v2/models/teacher/infer", {}),
+        ("/models/{model}", "2xx"): ("GET", "/models/teacher", None),
+        ("/v2/models/{model}/ready", "4xx"): ("GET", "/v2/models/teacher/versions/none/ready", None),
+        ("/health/live", "4xx"): ("PUT", "/health/live", None),
+        ("/", "3xx"): ("GET", "/", None),
+        ("unknown", "4xx"): ("GET", "/no-such-path/%22", None),
+    }
+    before = settled(client)
+    for (_, status), (method, path, body) in requests.items():
+        answer = client.request(method, path, json=body, headers={"Accept": "application/json"})
+        assert f"{answer.status_code // 100}xx" == status, path
+    found: Samples = {}
+
+    def growth(name: str, **labels: str) -> float:
+        return value(found, name, **labels) - value(before, name, **labels)
+
+    def all_are_counted() -> bool:
+        nonlocal found
+        found = scrape(client)
+        return all(
+            growth("route_requests_total", route=route, status=status) == 1 for route, status in requests
+        )
+
+    eventually(all_are_counted)
+    for route in {route for route, _ in requests}:
+        count = sum(route == one for one, _ in requests)
+        assert growth("route_request_duration_seconds_count", route=route) == count
+        assert 0 < growth("route_request_duration_seconds_sum", route=route) < 60
+    labels = {label for (name, pairs) in found for key, label in pairs if key == "route"}
+    assert labels == {*ALL_ROUTES, "unknown"}
+
+
+def test_the_durations_of_a_route_are_those_of_its_models() -> None:
+    shared = metrics()
+    durations = (1e-6, 3e-4, 3.1e-4, 9e-4, 0.09, 0.2, 1.5, 9.0)
+    for model in MODELS:
+        requests = RequestMetrics(shared.row(0), model)
+        for seconds in durations:
+            requests.answered(REST, 200, seconds=seconds)
+            requests.answered(V2, 200, seconds=1e-3)
+        requests.answered(REST, 499, seconds=None)
+        requests.publish()
+        requests.publish()
+    found = exposed(shared)
+    for bound in ROUTE_SECONDS:
+        expected = 2 * sum(seconds <= bound for seconds in durations)
+        bucket = value(
+            found, "route_request_duration_seconds_bucket", route="/predict", le=floatToGoString(bound)
+        )
+        assert bucket == expected, bound
+    total = value(found, "route_request_duration_seconds_sum", route="/predict")
+    assert total == pytest.approx(2 * sum(durations))
+    assert value(found, "route_request_duration_seconds_count", route=V2.route) == 2 * len(durations)
+    assert value(found, "route_requests_total", route="/predict", status="4xx") == 2
+    assert value(found, "request_duration_seconds_count", model="student") == 2 * len(durations)
 
 
 def test_models_are_described_by_their_manifests(client: httpx.Client, two_models: Path) -> None:
@@ -331,7 +404,7 @@ def test_recording_a_request_costs_a_fraction_of_publishing_it() -> None:
         for number in range(500):
             runs.ran(1, 1e-5, number * 1e-6, 1e-5)
             requests.predicted([number % 10], 1e-5, number * 1e-6, 1e-4, 1e-5, 1e-5)
-            requests.answered("rest", 200, seconds=number * 1e-6)
+            requests.answered(REST, 200, seconds=number * 1e-6)
             if publish:
                 requests.publish()
                 runs.publish()
@@ -362,6 +435,7 @@ def test_every_codec_has_its_series() -> None:
     for codec in codecs:
         codecs += codec.__subclasses__()
     assert {codec.name for codec in codecs[1:]} == set(PROTOCOLS)
+    assert {codec.route for codec in codecs[1:]} == set(PREDICTION_ROUTES)
 
 
 def test_every_series_exists_from_the_start() -> None:
@@ -396,7 +470,7 @@ def test_a_process_that_replaces_a_dead_one_continues_its_counts() -> None:
     first = RequestMetrics(shared.row(0), "student")
     first.in_flight = 3
     first.predicted([7], 1e-5, 1e-5, 1e-5, 1e-5, 1e-5)
-    first.answered("rest", 200, seconds=1e-3)
+    first.answered(REST, 200, seconds=1e-3)
     first.publish()
     shared.process_died("api", 0)
     before = exposed(shared)
@@ -404,8 +478,8 @@ def test_a_process_that_replaces_a_dead_one_continues_its_counts() -> None:
     assert value(before, "last_prediction_timestamp_seconds", model="student") > 0
     assert value(before, "process_restarts_total", process="api") == 1
     second = RequestMetrics(shared.row(0), "student")
-    second.answered("rest", 200, seconds=1e-3)
-    second.answered("v2", 503, seconds=None)
+    second.answered(REST, 200, seconds=1e-3)
+    second.answered(V2, 503, seconds=None)
     second.publish()
     after = exposed(shared)
     assert value(after, "requests_total", model="student", protocol="rest", status="200") == 2
@@ -425,7 +499,7 @@ def test_children_count_in_the_memory_of_their_parent(method: str) -> None:
 
 
 def test_a_run_larger_than_any_exact_size_is_counted() -> None:
-    shared = Metrics(metrics_table(MODELS, PROTOCOLS, 100_000), 1)
+    shared = Metrics(metrics_table(MODELS, PROTOCOLS, ALL_ROUTES, 100_000), 1)
     runs = RunMetrics(shared.row(0), "student")
     for images in (MAX_RUN_IMAGES, MAX_RUN_IMAGES + 1):
         runs.ran(images, 1e-5, 1e-4, 1e-5)

@@ -1,0 +1,36 @@
+"""Settings of bulk scoring; the command that takes them is in `serving.scoring.__main__`."""
+
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field, PositiveInt
+from pydantic_settings import CliPositionalArg
+
+from distillery import Metavar
+from distillery.machine import usable_cores
+from serving.config import RepositorySettings
+
+
+class ScoringSettings(RepositorySettings):
+    """All settings of bulk scoring."""
+
+    inputs: CliPositionalArg[list[Path]] = Field(min_length=1, description="files and folders")
+    out: Annotated[Path, Metavar("DIR")] = Field(description="folder for the results")
+    model: str | None = Field(
+        None, description="model to use; default: fast-int8, student-int8, student or the first"
+    )
+    column: str | None = Field(
+        None, description="column of Parquet files; default: the only one with pictures or lists of integers"
+    )
+    processes: PositiveInt = Field(
+        default_factory=usable_cores, description="processes; default: one per usable core"
+    )
+    part_items: PositiveInt | None = Field(
+        None,
+        le=1_000_000,
+        description="items of an input per file of results; default: 65536 images of arrays, 2048 pictures",
+    )
+    max_body_bytes: PositiveInt = Field(16 * 1024 * 1024, description="maximum size of a picture file")
+    max_pixels: PositiveInt = Field(
+        16_000_000, description="maximum pixels that decoding a picture may hold in memory"
+    )
