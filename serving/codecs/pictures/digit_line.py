@@ -123,8 +123,9 @@ def _costs(candidates: Sequence[Candidate], logits: NDArray[np.float32]) -> NDAr
     """
     largest = logits.max(axis=1).astype(np.float64)
     log_probabilities = -np.log(np.exp(logits - largest[:, np.newaxis]).sum(axis=1))
-    costs = np.array([candidate.cost for candidate in candidates])
-    return _DIGIT_COST + costs - _LOGIT_WEIGHT * largest - _PROBABILITY_WEIGHT * log_probabilities
+    costs = np.array([candidate.cost for candidate in candidates], np.float64)
+    costs += _DIGIT_COST - _LOGIT_WEIGHT * largest - _PROBABILITY_WEIGHT * log_probabilities
+    return costs
 
 
 def _groups(ink: Ink) -> list[Glyph]:

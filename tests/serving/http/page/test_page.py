@@ -258,7 +258,8 @@ def test_the_snippets_send_the_same_request(visit: Visit) -> None:
     visit.page.select_option("#code-model", "teacher")
     expect(visit.page.locator("#curl")).to_contain_text("/predict/teacher")
     curl, python = (visit.page.locator(f"#{name}").text_content() for name in ("curl", "python"))
-    assert curl and python
+    assert curl
+    assert python
     done = subprocess.run(["bash", "-c", curl], capture_output=True, text=True, check=True)
     answer = json.loads(done.stdout)
     assert (answer["model"], answer["predictions"][0]["digit"]) == ("teacher", 7)
