@@ -28,7 +28,7 @@ class ScoringSettings(RepositorySettings):
     part_items: PositiveInt | None = Field(
         None,
         le=1_000_000,
-        description="items of an input per file of results; default: 65536 images of arrays, 2048 pictures",
+        description="items of an input per file of results; default: 65536 images of arrays, 1024 pictures",
     )
     max_body_bytes: PositiveInt = Field(16 * 1024 * 1024, description="maximum size of a picture file")
     max_pixels: PositiveInt = Field(
