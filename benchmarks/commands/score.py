@@ -1,10 +1,14 @@
 """`distillery-bench score`: bulk scoring, against the session that it runs."""
 
 import io
+import multiprocessing
 import tarfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from functools import partial
 from itertools import cycle, islice
+from multiprocessing.connection import Connection
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
@@ -31,15 +35,19 @@ from serving.scoring.output import Done, Output
 from serving.scoring.processes import score_parts
 from serving.scoring.score import Scorer
 
-PARTS = 8
-"""Per process; the first one of each process is not counted."""
+PARTS = 10
+"""Per process."""
+WARM_UP_PARTS = 2
+"""Per process; not counted."""
 WARM_UP_RUNS = 20
+CALIBRATION_S = 0.2
 
 
 class Score(Bench, RepositorySettings):
     """Measure bulk scoring of arrays and of pictures, against the session alone.
 
-    A session in one process runs batches that are in memory; scoring reads, decodes, runs and writes in all processes.
+    Sessions run batches that are in memory, in one process and in all of them at once; scoring reads, decodes, runs and
+    writes in all processes.
     """
 
     examples = (
@@ -48,7 +56,7 @@ class Score(Bench, RepositorySettings):
     )
     limitations = (
         "the inputs are in the page cache",
-        "the start of the processes and the first part of each are not counted",
+        "the start of the processes and the first two parts of each are not counted",
         "files of results are flushed to the disk of this machine",
     )
 
@@ -74,24 +82,32 @@ class Score(Bench, RepositorySettings):
 
     def _rows(self, entry: ModelEntry, folder: Path) -> Iterator[dict[str, Any]]:
         """Yield a row for arrays and one for pictures."""
-        alone = _session(entry)
-        rate = 1 / _seconds_per_image(alone)
-        inputs = {
-            "arrays": _write_arrays(folder / "digits.npy", self._count(rate, BATCH)),
-            "pictures": _write_pictures(folder / "pictures.tar", self._count(1 / _seconds_to_decode(), 1)),
-        }
-        cases: list[Callable[[], float]] = [lambda: _images_per_second(alone, self.seconds)]
-        cases += [lambda source=source: self._score(entry, source, folder) for source in inputs.values()]  # type: ignore[misc]
-        session, *scored = interleave(cases, self.rounds, lambda case: case())
-        for name, rates in zip(inputs, scored, strict=True):
-            cores = [self.processes * each for each in session]
+        with _sessions(entry, self.processes) as sessions:
+            rate = sessions(1, CALIBRATION_S)
+            inputs = {
+                "arrays": _write_arrays(folder / "digits.npy", self._count(rate, BATCH)),
+                "pictures": _write_pictures(
+                    folder / "pictures.tar", self._count(1 / _seconds_to_decode(), 1)
+                ),
+            }
+            cases: dict[str, Callable[[], float]] = {
+                "one": lambda: sessions(1, self.seconds),
+                "all": lambda: sessions(self.processes, self.seconds),
+                **{name: partial(self._score, entry, source, folder) for name, source in inputs.items()},
+            }
+            measured = interleave(list(cases.values()), self.rounds, lambda case: case())
+        rates = dict(zip(cases, measured, strict=True))
+        reference = [self.processes * each for each in rates["one"]]
+        for name in inputs:
             yield {
                 "model": entry.name,
                 "input": name,
-                "images_per_s": round(median(rates)),
-                "session_images_per_s": round(median(session)),
-                "share": Ratio.within_rounds(rates, cores).as_json(),
-                "rounds_images_per_s": [round(each) for each in rates],
+                "images_per_s": round(median(rates[name])),
+                "session_images_per_s": round(median(rates["one"])),
+                "sessions_images_per_s": round(median(rates["all"])),
+                "share": Ratio.within_rounds(rates[name], reference).as_json(),
+                "share_of_sessions": Ratio.within_rounds(rates[name], rates["all"]).as_json(),
+                "rounds_images_per_s": [round(each) for each in rates[name]],
             }
 
     def _count(self, per_second: float, multiple: int) -> int:
@@ -100,27 +116,51 @@ class Score(Bench, RepositorySettings):
         return unit * max(1, round(per_second * self.processes * self.seconds / unit))
 
     def _score(self, entry: ModelEntry, source: Input, folder: Path) -> float:
-        """Return the images per second once every process has finished a part."""
+        """Return the images per second after the first parts."""
         total = _items(source)
         with TemporaryDirectory(dir=folder) as out:
             parts = source.parts(total // (PARTS * self.processes))
             updates = score_parts(parts, Scorer(entry, BodyLimits(1)), Output(Path(out), {}), self.processes)
             times = [(time.perf_counter(), each.predicted) for each in updates if isinstance(each, Done)]
-        began = times[self.processes - 1][0]
-        return sum(count for _, count in times[self.processes :]) / (times[-1][0] - began)
+        first = WARM_UP_PARTS * self.processes
+        return sum(count for _, count in times[first:]) / (times[-1][0] - times[first - 1][0])
 
 
-Run = Callable[[], object]
+@contextmanager
+def _sessions(entry: ModelEntry, count: int) -> Iterator[Callable[[int, float], float]]:
+    """Start processes with a session each; yield a function that runs some at once and returns images per second."""
+    spawn = multiprocessing.get_context("spawn")
+    pipes = []
+    for _ in range(count):
+        ours, theirs = spawn.Pipe()
+        spawn.Process(target=_run_session, args=(theirs, entry.content), daemon=True).start()
+        theirs.close()
+        pipes.append(ours)
+
+    def measure(processes: int, seconds: float) -> float:
+        for pipe in pipes[:processes]:
+            pipe.send(seconds)
+        return sum(float(pipe.recv()) for pipe in pipes[:processes])
+
+    measure(count, 0)  # all have started
+    yield measure
+    for pipe in pipes:
+        pipe.close()  # ends its process
 
 
-def _session(entry: ModelEntry) -> Run:
-    """Return a run of one batch after another, of several that are in memory."""
-    session = open_session(entry.path)
+def _run_session(pipe: Connection, model: bytes) -> None:
+    """Run batches that are in memory for as long as each message says; send the images per second."""
+    session = open_session(model)
     batches = cycle(list(np.resize(load_digits(), (16, BATCH, 28, 28))))
-    return lambda: session.run(["probabilities"], {"image": next(batches)})
+    with suppress(EOFError):
+        while True:
+            seconds = pipe.recv()
+            pipe.send(
+                _images_per_second(lambda: session.run(["probabilities"], {"image": next(batches)}), seconds)
+            )
 
 
-def _images_per_second(run: Run, seconds: float) -> float:
+def _images_per_second(run: Callable[[], object], seconds: float) -> float:
     for _ in range(WARM_UP_RUNS):
         run()
     runs, began = 0, time.perf_counter()
@@ -128,10 +168,6 @@ def _images_per_second(run: Run, seconds: float) -> float:
         run()
         runs += 1
     return runs * BATCH / elapsed
-
-
-def _seconds_per_image(run: Run) -> float:
-    return 1 / _images_per_second(run, 0.1)
 
 
 def _seconds_to_decode() -> float:

@@ -85,7 +85,7 @@ class Input(ABC):
     """A file or folder."""
 
     path: Path
-    """Absolute."""
+    """Absolute, without symbolic links."""
     stamp: Stamp
 
     @property
