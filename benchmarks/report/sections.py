@@ -56,7 +56,6 @@ SECTIONS = (
     Section(name="soak", kinds=("soak",)),
     Section(name="profile", kinds=("profile",)),
     Section(name="footprint", kinds=("footprint",)),
-    Section(name="score", kinds=("score",)),
     Section(name="perf-analyzer", kinds=("perf_analyzer",)),
     Section(name="paper", kinds=("reproduction",), figure="paper.png", draw=figures.paper_figure),
 )

@@ -117,7 +117,7 @@ def test_a_process_that_dies_is_replaced_and_its_part_is_named_and_scored_by_the
 def test_a_file_that_crashes_its_reader_does_not_end_the_run(
     digits: Images, score: Score, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    """Size statistics that contradict the schema end the process in pyarrow 26.0.1; other versions may raise an error."""
+    """Size statistics that contradict the schema end the process in pyarrow 26.0.1; others may raise an error."""
     crashing = ROOT / "tests/data/contradicting.parquet"
     np.save(tmp_path / "digits.npy", digits)
     assert score(crashing, tmp_path / "digits.npy", "--out", tmp_path / "out", "--processes", 1) == 1
