@@ -28,6 +28,7 @@ Box = tuple[slice, slice]
 """Rows and columns of a component."""
 
 WORKING_SIDE = 320  # larger pictures are scaled down to this first
+COVERED = 0.3  # of a pixel: less is left out at the edges of a digit
 
 _BOX = 20
 _NOISE = 0.01  # of the background: less is not worth a filter
@@ -44,6 +45,7 @@ _LINE = (
 _SPACES = 12  # areas that a digit may divide its box into
 _MARGIN = 0.3  # of the longer side, added around a digit that touches the picture's border
 _STROKE = 0.09  # of the digit's longer side: the narrowest stroke that MNIST has
+_RIM = 2  # pixels around the ink that it may cover in part
 _ADJACENT = np.ones((3, 3), np.int8)
 
 
@@ -53,6 +55,16 @@ class Glyph(NamedTuple):
     box: Box
     mask: NDArray[np.bool_]
     """`bool [h, w]`, the size of the box."""
+
+
+class Coverage(NamedTuple):
+    """How much of each pixel ink covers, in a part of the picture."""
+
+    levels: Levels
+    """0 to 1."""
+    top: int
+    """Row of the picture; negative above it, as the next one is left of it."""
+    left: int
 
 
 class Ink(NamedTuple):
@@ -109,16 +121,30 @@ def glyph_of(labels: NDArray[np.int32], boxes: Sequence[Box], parts: Sequence[in
 
 def normalise(strength: Levels, glyph: Glyph) -> Plane:
     """Return the ink of a glyph as `uint8 [28, 28]`."""
-    margin = 2
-    rows, columns = (slice(max(side.start - margin, 0), side.stop + margin) for side in glyph.box)
+    return to_image(coverage_of(strength, glyph).levels)
+
+
+def coverage_of(strength: Levels, glyph: Glyph, size: int | None = None) -> Coverage:
+    """Return how much of each pixel the ink of a glyph covers.
+
+    Strokes that are narrower than in MNIST are thickened, for a digit whose longer side has `size` pixels; by default
+    the glyph's own.
+    """
+    rows, columns = (slice(max(side.start - _RIM, 0), side.stop + _RIM) for side in glyph.box)
     around = strength[rows, columns]
     mask = np.zeros(around.shape, bool)
     top, left = glyph.box[0].start - rows.start, glyph.box[1].start - columns.start
     mask[top : top + glyph.mask.shape[0], left : left + glyph.mask.shape[1]] = glyph.mask
     full = np.percentile(around[mask], 75)
-    near = ndimage.binary_dilation(mask, _ADJACENT, iterations=margin)
-    coverage = np.where(near, np.clip(around / full * 1.6 - 0.3, 0, 1), 0).astype(np.float32)
-    return _centre(_fit(_thicken(_crop(coverage))))
+    near = ndimage.binary_dilation(mask, _ADJACENT, iterations=_RIM)
+    levels = np.where(near, np.clip(around / full * 1.6 - 0.3, 0, 1), 0).astype(np.float32)
+    coverage = _crop(Coverage(levels, rows.start, columns.start))
+    return _thicken(coverage, size or max(coverage.levels.shape))
+
+
+def to_image(levels: Levels) -> Plane:
+    """Return the coverage of a digit as `uint8 [28, 28]`."""
+    return _centre(_fit(levels))
 
 
 def brightness(pixels: NDArray[np.uint8]) -> Levels:
@@ -316,25 +342,30 @@ def union(boxes: Sequence[Box]) -> Box:
     return rows, columns
 
 
-def _crop(coverage: Levels) -> Levels:
-    rows, columns = np.nonzero(coverage > 0.3)
-    return coverage[rows.min() : rows.max() + 1, columns.min() : columns.max() + 1]
+def _crop(coverage: Coverage) -> Coverage:
+    levels, top, left = coverage
+    rows, columns = np.nonzero(levels > COVERED)
+    first_row, first_column = int(rows.min()), int(columns.min())
+    inner = levels[first_row : rows.max() + 1, first_column : columns.max() + 1]
+    return Coverage(inner, top + first_row, left + first_column)
 
 
-def _thicken(coverage: Levels) -> Levels:
-    """Widen strokes that are narrower than in MNIST."""
-    solid = np.pad(coverage > 0.5, 1)
+def _thicken(coverage: Coverage, size: int) -> Coverage:
+    """Widen strokes that are narrower than MNIST's in a digit of `size` pixels."""
+    levels, top, left = coverage
+    solid = np.pad(levels > 0.5, 1)
     if not solid.any():
         return coverage
     # In a strip of width w, the distances to its edge have the mean w / 4.
     width = 4 * float(ndimage.distance_transform_edt(solid)[solid].mean()) - 1
-    grow = (_STROKE * max(coverage.shape) - max(width, 0.5)) / 2
+    grow = (_STROKE * size - max(width, 0.5)) / 2
     if grow <= 0:
         return coverage
     margin = int(np.ceil(grow)) + 1
-    padded = np.pad(coverage, margin)
+    padded = np.pad(levels, margin)
     away = ndimage.distance_transform_edt(padded <= 0.5)
-    return _crop(np.maximum(padded, np.clip(grow + 0.5 - away, 0, 1)).astype(np.float32))
+    thick = np.maximum(padded, np.clip(grow + 0.5 - away, 0, 1)).astype(np.float32)
+    return _crop(Coverage(thick, top - margin, left - margin))
 
 
 def _fit(coverage: Levels) -> Plane:

@@ -14,7 +14,7 @@ def candidate(start: int, stop: int) -> Candidate:
 def test_pieces_of_a_digit_are_not_read_if_the_model_is_not_confident() -> None:
     candidates = [candidate(0, 1), candidate(1, 2), candidate(0, 2)]
     logits = np.zeros((3, 10), np.float32)
-    logits[[0, 1, 2], [6, 3, 0]] = 7, 7, 9  # a zero, whose halves resemble a 6 and a 3
+    logits[[0, 1, 2], [6, 3, 0]] = 8, 8, 9  # a zero, whose halves resemble a 6 and a 3
     assert read(candidates, logits, [0.99, 0.99, 0.99]) == [0, 1]
     assert read(candidates, logits, [0.3, 0.3, 0.99]) == [2]
     assert read(candidates, logits) == [0, 1]  # of a model without confidence

@@ -80,9 +80,8 @@ def test_the_page_weighs_little_and_loads_every_module_at_once(client: httpx.Cli
     assert sum(answer.num_bytes_downloaded for answer in answers) <= MAX_WEIGHT
     page = (FILES / "index.html").read_text()
     modules = {path.name for path in FILES.glob("*.js")}
-    assert (
-        set(re.findall(r'(?:modulepreload" href|script type="module" src)="page/([\w.]+)"', page)) == modules
-    )
+    loaded = r'(?:rel="modulepreload"|script type="module") fetchpriority="low" (?:href|src)="page/([\w.]+)"'
+    assert set(re.findall(loaded, page)) == modules
 
 
 def test_the_animation_of_the_readme_is_small() -> None:
