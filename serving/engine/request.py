@@ -198,7 +198,8 @@ class InFlightRequest:
         endpoint = self._endpoint
         query, prediction = self._codec.select(self._query, prediction)
         if self._admission.observers:
-            self._result = Result(prediction, timing, encoding)
+            images = len(prediction.digits)
+            self._result = Result(images, prediction.started, prediction.finished, timing, encoding)
         if prediction.accepted is not None and (rejected := prediction.accepted.count(False)):
             endpoint.metrics.rejected(rejected)
         reply = endpoint.api.encode_response(prediction, codec=self._codec, query=query, timing=timing)

@@ -209,8 +209,13 @@ class DigitServer(LitServer):  # type: ignore[misc]
         """
         with ExitStack() as stack:
             sockets = bind(host, port, api_servers)
-            for listener in sockets:
-                stack.callback(listener.close)
+
+            def close() -> None:
+                # With the API processes' own: the system then refuses connections, rather than keep them unanswered.
+                for listener in sockets:
+                    listener.close()
+
+            stack.callback(close)
             folder = socket_folder() if self._workers_per_model else nullcontext("")
             workers = self._workers(Path(stack.enter_context(folder)), api_servers)
             apis = [
@@ -223,7 +228,9 @@ class DigitServer(LitServer):  # type: ignore[misc]
             ]
             url = f"{scheme}://{format_address(sockets[0])}"
             patience = math.ceil(self.timeout) + 2
-            supervisor = Supervisor(workers, apis, delay=delay, patience=patience, on_check=on_check)
+            supervisor = Supervisor(
+                workers, apis, delay=delay, patience=patience, on_check=on_check, on_end=close
+            )
             supervisor.run(lambda: on_ready(url))
 
     def _workers(self, folder: Path, first_row: int) -> list[Child]:

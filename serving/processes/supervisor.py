@@ -148,10 +148,11 @@ class Supervisor:
         delay: float,
         patience: float,
         on_check: Callable[[], None] = lambda: None,
+        on_end: Callable[[], None] = lambda: None,
     ) -> None:
         """`delay` is the pause before a shutdown begins, `patience` the time it may take, in seconds.
 
-        `on_check` is called before children are replaced, and at least every `CHECK_SECONDS`.
+        `on_check` is called before children are replaced, and at least every `CHECK_SECONDS`; `on_end` before they end.
         """
         self._workers = workers
         self._apis = apis
@@ -159,6 +160,7 @@ class Supervisor:
         self._delay = delay
         self._patience = patience
         self._on_check = on_check
+        self._on_end = on_end
 
     def run(self, on_ready: Callable[[], None]) -> None:
         """Run until a signal, then end all children. Raises `ServiceError`."""
@@ -218,6 +220,7 @@ class Supervisor:
 
     def _end(self) -> None:
         """End the API processes, which complete their requests, then the workers."""
+        self._on_end()
         for group in (self._apis, self._workers):
             for child in group:
                 child.terminate()

@@ -94,14 +94,15 @@ class AccessLog:
         if record.result is None:
             values = (second, milliseconds, record.id, trace, fields, record.status, total_ms)
             return b'{"time":"%b%03dZ","id":"%b"%b,%b,"images":null,"status":%d,"total_ms":%.3f}' % values
-        prediction, timing, _ = record.result
+        result = record.result
+        timing = result.timing
         return _LINE % (
             second,
             milliseconds,
             record.id,
             trace,
             fields,
-            len(prediction.digits),
+            result.images,
             record.status,
             timing.decode_ms,
             timing.queue_ms,

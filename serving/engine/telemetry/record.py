@@ -2,14 +2,18 @@
 
 from typing import NamedTuple, Protocol
 
-from serving.codecs.base import Codec, Prediction, Timing
+from serving.codecs.base import Codec, Timing
 from serving.engine.telemetry.correlation import Correlation
 
 
 class Result(NamedTuple):
     """The part of a request's record that only one with predictions has."""
 
-    prediction: Prediction
+    images: int
+    """Number of its images; the predictions themselves are not kept: to free them later costs several times as much."""
+    started: float
+    """When the run of its batch began, and finished."""
+    finished: float
     timing: Timing
     """Of the response."""
     encoding: float

@@ -176,7 +176,7 @@ def _attributes(record: Record) -> dict[str, str | int]:
     for name, value in (
         ("distillery.model", record.model),
         ("distillery.client", record.client),
-        ("distillery.images", len(record.result.prediction.digits) if record.result else None),
+        ("distillery.images", record.result.images if record.result else None),
         ("error.type", record.code),
     ):
         if value is not None:
@@ -199,8 +199,8 @@ def _stages(record: Record) -> dict[str, float]:
     return {
         "body received": record.received,
         "body decoded": record.decoded,
-        "run started": result.prediction.started if result else 0.0,
-        "run finished": result.prediction.finished if result else 0.0,
+        "run started": result.started if result else 0.0,
+        "run finished": result.finished if result else 0.0,
         "response encoded": record.ended if result else 0.0,
     }
 

@@ -1,5 +1,6 @@
 """Start, supervision and shutdown of the service's processes, with real signals."""
 
+import errno
 import json
 import os
 import signal
@@ -47,8 +48,8 @@ def test_a_signal_ends_the_service_after_the_requests_in_flight(
             os.killpg(
                 running.process.pid, number
             ) if number == signal.SIGINT else running.process.send_signal(number)
-            time.sleep(0.3)  # the rest arrives during the shutdown
-            ended.set()
+            eventually(lambda: is_refused(httpx.URL(url)))  # a client may then try another instance
+            ended.set()  # the rest arrives during the shutdown
             yield content[100:]
 
         answer = httpx.post(f"{url}/predict", content=body(), headers={"Content-Type": "application/json"})
@@ -57,6 +58,11 @@ def test_a_signal_ends_the_service_after_the_requests_in_flight(
         output, errors = running.wait()
         assert (running.process.returncode, output, errors) == (0, "", "")
         eventually(lambda: not any(map(is_alive, children)))
+
+
+def is_refused(url: httpx.URL) -> bool:
+    with socket.socket() as connection:
+        return connection.connect_ex((url.host, url.port)) == errno.ECONNREFUSED
 
 
 @pytest.mark.parametrize("executor", ["inprocess", "workers"])
