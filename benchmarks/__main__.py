@@ -15,6 +15,7 @@ COMMANDS = CommandModules(
         "perf-analyzer",
         "profile",
         "footprint",
+        "score",
         "overload",
         "top",
         "soak",

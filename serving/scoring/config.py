@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import Field, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveInt
 from pydantic_settings import CliPositionalArg
 
 from distillery import Metavar
@@ -22,13 +22,15 @@ class ScoringSettings(RepositorySettings):
     column: str | None = Field(
         None, description="column of Parquet files; default: the only one with pictures or lists of integers"
     )
-    processes: PositiveInt = Field(
-        default_factory=usable_cores, description="processes; default: one per usable core"
+    processes: NonNegativeInt = Field(
+        default_factory=usable_cores,
+        description="processes; 0: score in the command's own, which a file that crashes a decoder ends; default: one "
+        "per usable core",
     )
     part_items: PositiveInt | None = Field(
         None,
         le=1_000_000,
-        description="items of an input per file of results; default: 65536 images of arrays, 2048 pictures",
+        description="items of an input per file of results; default: 65536 images of arrays, 1024 pictures",
     )
     max_body_bytes: PositiveInt = Field(16 * 1024 * 1024, description="maximum size of a picture file")
     max_pixels: PositiveInt = Field(

@@ -1,13 +1,15 @@
 """Score parts in processes of this machine.
 
-Each has a session with one thread, and a pipe: a process whose parent has died ends at its next message, and one that
-dies is replaced, while the others continue. Processes are spawned: forking one that has run onnxruntime or Arrow
-copies locks that their threads hold.
+Inputs may be hostile, and their decoders are written in C++: a file that crashes one ends a process, which is replaced,
+and the others continue; one that expands without end reaches the limit of a process's memory. A process whose parent
+has died ends at its next message. Processes are spawned: forking one that has run onnxruntime or Arrow copies locks
+that their threads hold.
 """
 
 import multiprocessing
+import resource
 import signal
-import sys
+import time
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import suppress
 from multiprocessing.connection import Connection, wait
@@ -18,6 +20,10 @@ from distillery import DistilleryError
 from serving.scoring.inputs.base import Part
 from serving.scoring.output import Done, Output
 from serving.scoring.score import Scorer
+
+MAX_PROCESS_BYTES = 4 << 30
+"""Memory that a process may allocate, where the system limits it (Linux); scoring takes a twentieth of it."""
+_REPORT_S = 0.1
 
 
 class Progress(NamedTuple):
@@ -38,17 +44,16 @@ Update = Progress | Done | Lost
 
 
 def score_parts(parts: Iterable[Part], scorer: Scorer, output: Output, processes: int) -> Generator[Update]:
-    """Score and write every part, in this process or in several. Raises `DistilleryError`.
+    """Score and write every part, in `processes` processes; 0: in this one. Raises `DistilleryError`.
 
     Parts are taken from the iterable as processes become free.
     """
-    if processes > 1:
+    if processes:
         yield from _in_processes(iter(parts), scorer, output, processes)
         return
     for part in parts:
-        reports: list[Update] = []
-        scored = scorer.score(part, lambda *counts: reports.append(Progress(*counts)))  # noqa: B023 - used up before the next
-        yield from reports
+        scored = scorer.score(part)
+        yield Progress(len(scored.predictions), len(scored.rejected))
         yield output.write(part, scored)
 
 
@@ -63,8 +68,9 @@ def _in_processes(parts: Iterator[Part], scorer: Scorer, output: Output, process
     try:
         for part in parts:
             worker = idle.pop() if idle else _start(scorer, output)
-            worker.pipe.send(part)
             working[worker.pipe] = worker, part
+            with suppress(BrokenPipeError):  # it has died, which receiving notices
+                worker.pipe.send(part)
             while len(working) == processes:
                 yield from _receive(working, idle)
         while working:
@@ -86,6 +92,7 @@ def _receive(working: dict[Connection, tuple[_Worker, Part]], idle: list[_Worker
         except (EOFError, ConnectionResetError):
             del working[pipe]
             worker.process.join()
+            worker.pipe.close()
             yield Lost(part, f"its process ended with status {worker.process.exitcode}")
             continue
         if isinstance(message, DistilleryError):
@@ -113,13 +120,40 @@ def _start(scorer: Scorer, output: Output) -> _Worker:
 
 def _work(pipe: Connection, scorer: Scorer, output: Output) -> None:
     """Score the parts that arrive until the parent has gone."""
-    send: Callable[[object], None] = pipe.send
+    _limit_memory()
     with suppress(EOFError, BrokenPipeError, ConnectionResetError):
         while True:
             part = pipe.recv()
+            reports = _Reports(pipe.send)
             try:
-                scored = scorer.score(part, lambda *counts: send(Progress(*counts)))
-                send(output.write(part, scored))
+                scored = scorer.score(part, reports.add)
+                reports.send()
+                pipe.send(output.write(part, scored))
             except DistilleryError as error:
-                send(error)
-    sys.stderr.flush()
+                pipe.send(error)
+
+
+class _Reports:
+    """Reports progress ten times a second: a message takes as long as scoring several images."""
+
+    def __init__(self, send: Callable[[Progress], object]) -> None:
+        self._send = send
+        self._sent, self._waiting = time.monotonic(), Progress(0, 0)
+
+    def add(self, scored: int, rejected: int) -> None:
+        """Count items."""
+        self._waiting = Progress(self._waiting.scored + scored, self._waiting.rejected + rejected)
+        if time.monotonic() - self._sent > _REPORT_S:
+            self.send()
+
+    def send(self) -> None:
+        """Report what has been counted since the last report."""
+        self._send(self._waiting)
+        self._sent, self._waiting = time.monotonic(), Progress(0, 0)
+
+
+def _limit_memory() -> None:
+    """Let an allocation fail rather than the machine."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    if soft == resource.RLIM_INFINITY or soft > MAX_PROCESS_BYTES:
+        resource.setrlimit(resource.RLIMIT_DATA, (MAX_PROCESS_BYTES, hard))

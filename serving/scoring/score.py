@@ -135,7 +135,7 @@ class Scorer:
             report(len(batch.images), len(reader.rejected) - reported)
             reported = len(reader.rejected)
         report(0, len(reader.rejected) - reported)
-        source = str(part.input.path)
+        source = _text(str(part.input.path))
         return Scored(
             _predictions(source, runs, self.entry), _rejections(source, reader.rejected), reader.unreadable
         )
@@ -205,7 +205,7 @@ def _predictions(source: str, runs: Sequence[_Run], entry: ModelEntry) -> Any:
     if not runs:
         return PREDICTIONS.empty_table()
     indices = np.concatenate([run.indices for run in runs])
-    names = [name for run in runs for name in run.names]
+    names = [name and _text(name) for run in runs for name in run.names]
     outputs = [run.output for run in runs]
     digits = np.concatenate([output.digits for output in outputs])
     probabilities = np.concatenate([output.probabilities for output in outputs])
@@ -228,14 +228,19 @@ def _predictions(source: str, runs: Sequence[_Run], entry: ModelEntry) -> Any:
     return pa.table(columns, schema=PREDICTIONS)
 
 
+def _text(name: str) -> str:
+    """Return a name whose bytes may be no valid UTF-8 as Parquet can hold it."""
+    return name.encode(errors="replace").decode()
+
+
 def _rejections(source: str, rejected: Sequence[tuple[int, str | None, Rejected]]) -> Any:
     return pa.table(
         [
             pa.repeat(source, len(rejected)),
             pa.array([index for index, _, _ in rejected], pa.int64()),
-            pa.array([name for _, name, _ in rejected], pa.string()),
+            pa.array([name and _text(name) for _, name, _ in rejected], pa.string()),
             pa.array([reason.code for _, _, reason in rejected], pa.string()),
-            pa.array([reason.message for _, _, reason in rejected], pa.string()),
+            pa.array([_text(reason.message) for _, _, reason in rejected], pa.string()),
         ],
         schema=REJECTED,
     )

@@ -1,5 +1,7 @@
 """All fuzz targets by name."""
 
-from tests.fuzz import bodies, files, heads, messages
+from tests.fuzz import bodies, files, heads, inputs, messages
 
-TARGETS = {target.name: target for module in (bodies, heads, messages, files) for target in module.TARGETS}
+TARGETS = {
+    target.name: target for module in (bodies, heads, messages, files, inputs) for target in module.TARGETS
+}

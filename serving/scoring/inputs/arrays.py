@@ -93,7 +93,7 @@ def npy_file(path: Path) -> ArrayFile:
                 else np.lib.format.read_array_header_2_0
             )
             shape, fortran, dtype = read(file)
-        except ValueError as error:
+        except Exception as error:  # noqa: BLE001 - NumPy tokenizes a damaged header as Python
             raise Unreadable(f"it is not a NumPy file: {str(error).partition('.')[0]}") from None
         offset = file.tell()
     if dtype != np.uint8:
@@ -132,5 +132,5 @@ def idx_file(path: Path) -> ArrayFile:
 
 
 def _check_shape(shape: tuple[int, ...]) -> None:
-    if shape[1:] not in {(SIDE, SIDE), (PIXELS,)}:
+    if shape[1:] not in {(SIDE, SIDE), (PIXELS,)} or shape[0] < 0:
         raise Unreadable(f"its shape is {shape}; expected (N, 28, 28) or (N, 784)")

@@ -18,8 +18,8 @@ from serving.model.tensors import Images
 
 BATCH = 256
 """Images per run of the model, as in the largest request that the service takes by default."""
-IMAGES, PICTURES = 65_536, 2048
-"""Items per part: about a second of work, in which flushing a file to the disk takes little."""
+IMAGES, PICTURES = 65_536, 1024
+"""Items per part: a second or several of work, of which flushing a file to the disk takes little."""
 
 
 class InputError(DistilleryError):
@@ -85,7 +85,7 @@ class Input(ABC):
     """A file or folder."""
 
     path: Path
-    """Absolute."""
+    """Absolute, without symbolic links."""
     stamp: Stamp
 
     @property

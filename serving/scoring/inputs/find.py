@@ -30,7 +30,7 @@ class Broken(Input):
 
 def find_inputs(paths: Iterable[Path], column: str | None) -> list[Input]:
     """Return the inputs, each once. Raises `InputError` for one that is missing or of an unknown kind."""
-    return [_find(path, column) for path in dict.fromkeys(path.absolute() for path in paths)]
+    return [_find(path, column) for path in dict.fromkeys(path.resolve() for path in paths)]
 
 
 def _find(path: Path, column: str | None) -> Input:

@@ -62,16 +62,19 @@ class ParquetFile(Input):
     def read(self, part: Part, max_bytes: int) -> Iterator[Block]:
         first = part.first
         for batch in self._batches(part):
-            values = batch.column(0)
-            if self.pictures:
-                yield [_picture(value, max_bytes) for value in values]
-            elif (images := _images(values)) is not None:
-                yield images
-            else:
-                yield [Item(None, _pixels(value)) for value in values]
-            first += len(values)
+            with _errors():
+                block = self._block(batch.column(0), max_bytes)
+            yield block
+            first += len(block)
         if first != part.stop:
             raise Unreadable(f"it ends at row {first:,}; its metadata says {self.rows:,} rows")
+
+    def _block(self, values: Any, max_bytes: int) -> Block:
+        if self.pictures:
+            return [_picture(value, max_bytes) for value in values]
+        if (images := _images(values)) is not None:
+            return images
+        return [Item(None, _pixels(value)) for value in values]
 
     def _batches(self, part: Part) -> Iterator[Any]:
         """Yield the rows of a part, the column alone."""
@@ -82,6 +85,8 @@ class ParquetFile(Input):
             _open(source, self.column if self.pictures else None) as file,
         ):
             groups, before = _row_groups(file, part)
+            if not self.pictures:
+                _check_declared(file, groups, self.column)
             skip = part.first - before
             left = part.stop - part.first
             for batch in file.iter_batches(size, groups, [self.column], use_threads=False):
@@ -141,8 +146,6 @@ def parquet_file(path: Path, column: str | None) -> ParquetFile:
                 f"{path}: column {name} is {kind}; expected bytes of pictures, or lists of 784 integers"
             )
         pictures = not _is_list(kind)
-        if not pictures:
-            _check_declared(file, name)
         leaf = f"{name}.bytes" if pa.types.is_struct(kind) else name
         return ParquetFile(path, stamp, file.metadata.num_rows, leaf, pictures)
 
@@ -176,14 +179,17 @@ def _is_list(kind: Any) -> bool:
     return any(is_kind(kind) for is_kind in kinds)
 
 
-def _check_declared(file: Any, column: str) -> None:
-    """Check how many values each row group declares. Raises `Unreadable`."""
-    for number in range(file.num_row_groups):
+def _check_declared(file: Any, groups: list[int], column: str) -> None:
+    """Check how many values row groups declare. Raises `Unreadable`.
+
+    Only in a process that may die: this property of pyarrow ends the process where a file contradicts itself.
+    """
+    for number in groups:
         group = file.metadata.row_group(number)
         for index in range(group.num_columns):
             chunk = group.column(index)
             if (
-                chunk.path_in_schema.partition(".")[0] == column
+                f"{chunk.path_in_schema}.".startswith(f"{column}.")
                 and chunk.num_values > _MOST_VALUES * group.num_rows
             ):
                 raise Unreadable(

@@ -26,6 +26,8 @@ from serving.scoring.inputs.folder import is_picture_name
 
 _BLOCK = 16
 """Pictures in memory."""
+MAX_NAME = 4096
+"""Characters of a member's name."""
 _MAX_HEADER = 1024 * 1024
 """Bytes of a long name or of extended attributes, which are read at once."""
 
@@ -54,7 +56,7 @@ class TarArchive(Input):
             left = part.stop - part.first
             try:
                 for member in _members(file, part.place):
-                    block.append(Item(member.name, _content(member, file, max_bytes)))
+                    block.append(Item(member.name[:MAX_NAME], _content(member, file, max_bytes)))
                     left -= 1
                     if not left:
                         break
@@ -101,6 +103,8 @@ def _members(file: BinaryIO, offset: int) -> Iterator[tarfile.TarInfo]:
 
 def _content(member: tarfile.TarInfo, file: BinaryIO, max_bytes: int) -> bytes | Rejected:
     name = PurePosixPath(member.name)
+    if len(member.name) > MAX_NAME:
+        return unsafe(f"its name has {len(member.name):,} characters; expected at most {MAX_NAME:,}")
     if name.is_absolute() or ".." in name.parts:
         return unsafe("its name leads out of the archive")
     if member.issym() or member.islnk():

@@ -42,10 +42,12 @@ def test_members_of_a_hostile_tar_are_set_aside_and_nothing_is_written_or_follow
         archive.addfile(member("device.png", tarfile.CHRTYPE))
         archive.addfile(member("folder.png", tarfile.DIRTYPE))
         archive.addfile(member("large.png", size=40_000), io.BytesIO(bytes(40_000)))
+        archive.addfile(member("\udcff.png", size=len(pictures[2])), io.BytesIO(pictures[2]))
+        archive.addfile(member("y" * 5000 + ".png", size=len(pictures[2])), io.BytesIO(pictures[2]))
         archive.addfile(member("x" * 300 + ".png", size=len(pictures[2])), io.BytesIO(pictures[2]))
     before = sorted(tmp_path.iterdir())
     assert score(tar, "--out", tmp_path / "out", "--max-body-bytes", 30_000) == 0
-    assert [row["item"] for row in rows(tmp_path / "out")] == ["good/1.png", "x" * 300 + ".png"]
+    assert [row["item"] for row in rows(tmp_path / "out")] == ["good/1.png", "?.png", "x" * 300 + ".png"]
     assert reasons(tmp_path / "out") == {
         "../up.png": ("unsafe_item", "its name leads out of the archive"),
         "/root.png": ("unsafe_item", "its name leads out of the archive"),
@@ -53,6 +55,7 @@ def test_members_of_a_hostile_tar_are_set_aside_and_nothing_is_written_or_follow
         "hard.png": ("unsafe_item", "it is a link to 'good/1.png'"),
         "pipe.png": ("unsafe_item", "it is not a regular file"),
         "device.png": ("unsafe_item", "it is not a regular file"),
+        "y" * 4096: ("unsafe_item", "its name has 5,004 characters; expected at most 4,096"),
         "large.png": ("body_too_large", "it has 40,000 bytes; one item may have 30,000"),
     }
     assert sorted(tmp_path.iterdir()) == sorted([*before, tmp_path / "out"])

@@ -157,14 +157,14 @@ def test_one_picture_at_a_time_has_the_same_digits_and_the_same_reasons_from_the
                 assert {"code": found["code"], "message": found["message"]} == response.json()["error"]
 
 
-def test_one_process_and_several_write_the_same_files(
+def test_any_number_of_processes_writes_the_same_files(
     digits: Images, pictures: list[bytes], score: Score, tmp_path: Path
 ) -> None:
-    paths = write_pictures(tmp_path, [*pictures, b"no picture"])
-    np.save(tmp_path / "digits.npy", digits)
-    for processes in (1, 2):
+    paths = write_pictures(tmp_path, [*pictures[:5], b"no picture"])
+    np.save(tmp_path / "digits.npy", digits[:50])
+    for processes in (0, 2):
         out = tmp_path / f"out{processes}"
-        arguments = ["--out", out, "--part-items", 15, "--processes", processes]
+        arguments = ["--out", out, "--part-items", 4, "--processes", processes]
         assert score(*paths, tmp_path / "digits.npy", *arguments) == 0
-    assert len(files(tmp_path / "out1")) == 4 * 3 + 4 + 14
-    assert files(tmp_path / "out1") == files(tmp_path / "out2")
+    assert len(files(tmp_path / "out0")) == 4 * 2 + 4 + 13
+    assert files(tmp_path / "out0") == files(tmp_path / "out2")

@@ -44,7 +44,7 @@ def test_killed_at_one_change_of_a_file_after_another_a_run_ends_as_undisturbed(
     flags = ["--part-items", 120, "--out"]
     assert score(*inputs, *flags, tmp_path / "undisturbed") == 0
     folder = tmp_path / "killed"
-    place = ["--models-dir", one_model, "--processes", 1, *flags, folder]
+    place = ["--models-dir", one_model, "--processes", 0, *flags, folder]
     for start in count(1):
         command = server.run("distillery-score", *inputs, *map(str, place), kill=(start, folder))
         if command.wait() == 0:
@@ -56,8 +56,16 @@ def test_killed_at_one_change_of_a_file_after_another_a_run_ends_as_undisturbed(
     assert [path.name for path in folder.rglob(".*")] == [".lock"]
 
 
-def test_after_sigkill_processes_end_and_the_same_command_scores_every_item_once(
-    digits: Images, score: Score, one_model: Path, tmp_path: Path
+@pytest.mark.parametrize(
+    ("number", "status"),
+    [
+        (signal.SIGKILL, -signal.SIGKILL),
+        pytest.param(signal.SIGTERM, -signal.SIGTERM, marks=pytest.mark.slow),
+        pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow),
+    ],
+)
+def test_after_a_signal_processes_end_and_the_same_command_scores_every_item_once(
+    number: signal.Signals, status: int, digits: Images, score: Score, one_model: Path, tmp_path: Path
 ) -> None:
     np.save(tmp_path / "digits.npy", np.tile(digits, (20, 1, 1)))
     out = tmp_path / "out"
@@ -69,7 +77,8 @@ def test_after_sigkill_processes_end_and_the_same_command_scores_every_item_once
         children = [
             int(pid) for pid in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
         ]
-        process.kill()
+        process.send_signal(number)
+    assert process.returncode == status
     assert len(children) >= 2
     eventually(lambda: not any(map(is_alive, children)))
     finished = {
@@ -102,6 +111,18 @@ def test_a_process_that_dies_is_replaced_and_its_part_is_named_and_scored_by_the
     assert len(files(tmp_path / "out")) >= 158
     assert score(*arguments) == 0
     assert [row["index"] for row in rows(tmp_path / "out")] == list(range(8000))
+
+
+@pytest.mark.slow
+def test_a_file_that_crashes_its_reader_does_not_end_the_run(
+    digits: Images, score: Score, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """Size statistics that contradict the schema end the process in pyarrow 26.0.1; others may raise an error."""
+    crashing = ROOT / "tests/data/contradicting.parquet"
+    np.save(tmp_path / "digits.npy", digits)
+    assert score(crashing, tmp_path / "digits.npy", "--out", tmp_path / "out", "--processes", 1) == 1
+    assert f"{crashing}" in capsys.readouterr().err
+    assert [row["index"] for row in rows(tmp_path / "out")] == list(range(200))
 
 
 @pytest.mark.parametrize(
