@@ -24,14 +24,21 @@ export class Line {
   drawn() {
     this.boxes.replaceChildren();
     $("number").textContent = "";
-    if (!this.pad.isEmpty) this.submit({ picture: () => this.pad.picture(SENT_WIDTH), place: { scale: this.pad.canvas.width / SENT_WIDTH, left: 0, top: 0 } });
+    const place = { scale: this.pad.canvas.width / SENT_WIDTH, left: 0, top: 0 };
+    this.start(this.pad.isEmpty ? undefined : { picture: () => this.pad.picture(SENT_WIDTH), place });
+  }
+
+  /** Read a picture; responses to earlier ones are dropped. */
+  start(input) {
+    this.current = input;
+    if (input) this.submit(input);
   }
 
   async open(file) {
     const bitmap = await bitmapOf(file);
     if (bitmap) this.pad.show(bitmap);
     this.boxes.replaceChildren();
-    this.submit({ picture: async () => file, place: bitmap && this.pad.items[0].place });
+    this.start({ picture: async () => file, place: bitmap && this.pad.items[0].place });
   }
 
   async sample() {
@@ -48,15 +55,17 @@ export class Line {
   async read(input) {
     try {
       const { number, digits } = await readNumber(await input.picture());
+      if (input !== this.current) return;
       succeed();
       $("number").replaceChildren(number, el("small", {}, digits.map(({ digit, confidence, probability }) => `${digit}: ${percent(confidence ?? probability)}`).join(" · ")));
       this.boxes.replaceChildren(...(input.place ? digits.map((digit) => this.box(digit, input.place)) : []));
     } catch (error) {
+      if (input !== this.current) return;
       if (error instanceof ServiceError && [400, 413, 415, 422].includes(error.status)) {
         succeed();
         $("number").replaceChildren(el("small", {}, sentence(error.message)));
       } else {
-        fail(error, () => this.submit(input));
+        fail(error, () => this.start(input));
       }
     }
   }

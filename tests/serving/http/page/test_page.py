@@ -17,7 +17,7 @@ from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Route, expect
 
 from tests.support.page import SEVEN, Visit
-from tests.support.service import ROOT, Service, free_port, running_service, starting_service
+from tests.support.service import ROOT, Service, eventually, free_port, running_service, starting_service
 
 pytestmark = pytest.mark.browser
 
@@ -250,6 +250,19 @@ def test_a_number_is_read_with_a_box_around_each_digit(visit: Visit) -> None:
     expect(boxes).to_have_count(0)
     visit.draw(((0.4, 0.2), (0.6, 0.2), (0.5, 0.8)), "#line canvas")
     expect(boxes).to_have_count(1)
+
+
+def test_a_number_that_was_cleared_before_its_response_is_not_shown(visit: Visit) -> None:
+    held: list[Route] = []
+    visit.page.route("**/read", lambda route: held.append(route))  # noqa: PLW0108 - playwright marks functions
+    visit.draw(((0.4, 0.2), (0.6, 0.2), (0.5, 0.8)), "#line canvas")
+    eventually(lambda: visit.page.wait_for_timeout(50) or held)
+    visit.page.click("#line-clear")
+    with visit.page.expect_response("**/read"):
+        held[0].continue_()
+    visit.page.wait_for_timeout(300)
+    expect(visit.page.locator("#number")).to_have_text("")
+    expect(visit.page.locator("#line .boxes span")).to_have_count(0)
 
 
 def test_the_snippets_send_the_same_request(visit: Visit) -> None:
