@@ -77,6 +77,7 @@ soak: $(INSTALLED) ## run the service under mixed traffic, bad input, kills and 
 system: ## install the Debian packages that some tests and benchmarks need
 	@$(SUDO) apt-get update -qq
 	@$(SUDO) apt-get install -qq --yes --no-install-recommends buildah chromium libb64-0d mmdebstrap nginx-light openssl podman prometheus prometheus-alertmanager runc wrk
+	@command -v kubectl >/dev/null || $(SUDO) .ci/kubectl # Debian 12 has a version without Kustomize's components
 
 container: $(INSTALLED) ## build the serving image and test a container of it, without Docker; needs `make system` and root
 	@PYTHONDONTWRITEBYTECODE= $(BIN)/pytest -m container tests/docker

@@ -1,4 +1,4 @@
-"""Write the rules of Prometheus and the dashboards of Grafana.
+"""Write the rules of Prometheus, also as a PrometheusRule for Kubernetes, and the dashboards of Grafana.
 
     python docker/monitoring/generate.py            writes them
     python docker/monitoring/generate.py --check    fails if a file is out of date
@@ -14,10 +14,11 @@ from pathlib import Path
 
 from distillation import distillation
 from panels import RUNBOOKS_UID, Json, dashboard, runbooks, text
-from rules import as_yaml, rules
+from rules import as_custom_resource, as_yaml, rules
 from service import service
 
 DOCKER = Path(__file__).parents[1]
+KUBERNETES = DOCKER.parent / "deploy/kubernetes/components/prometheus-operator"
 
 
 def runbook_dashboard() -> Json:
@@ -33,7 +34,11 @@ def files() -> dict[Path, str]:
         "service": service(),
         "runbooks": runbook_dashboard(),
     }
-    return {DOCKER / "prometheus/rules.yml": as_yaml(rules())} | {
+    written_rules = {
+        DOCKER / "prometheus/rules.yml": as_yaml(rules()),
+        KUBERNETES / "prometheus-rule.yaml": as_custom_resource(rules()),
+    }
+    return written_rules | {
         DOCKER / f"grafana/dashboards/{name}.json": json.dumps(made, indent=2, ensure_ascii=False) + "\n"
         for name, made in dashboards.items()
     }
