@@ -7,6 +7,7 @@ Pictures are bytes, also as Hugging Face's datasets have them: a structure with 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from distillery import unknown
+from distillery import DistilleryError, unknown
 from serving.codecs.bodies.pixels import explain_image, image_bytes
 from serving.codecs.errors import RequestError
 from serving.model.tensors import PIXELS, SIDE, Images
@@ -61,11 +62,11 @@ class ParquetFile(Input):
 
     def read(self, part: Part, max_bytes: int) -> Iterator[Block]:
         first = part.first
-        for batch in self._batches(part):
-            with _errors():
+        with _errors():
+            for batch in _rows(self).read(part.first, part.stop):
                 block = self._block(batch.column(0), max_bytes)
-            yield block
-            first += len(block)
+                yield block
+                first += len(block)
         if first != part.stop:
             raise Unreadable(f"it ends at row {first:,}; its metadata says {self.rows:,} rows")
 
@@ -76,39 +77,65 @@ class ParquetFile(Input):
             return images
         return [Item(None, _pixels(value)) for value in values]
 
-    def _batches(self, part: Part) -> Iterator[Any]:
-        """Yield the rows of a part, the column alone."""
-        size = _PICTURES if self.pictures else BATCH
-        with (
-            open_unchanged(self) as source,
-            _errors(),
-            _open(source, self.column if self.pictures else None) as file,
-        ):
-            groups, before = _row_groups(file, part)
-            if not self.pictures:
-                _check_declared(file, groups, self.column)
-            skip = part.first - before
-            left = part.stop - part.first
-            for batch in file.iter_batches(size, groups, [self.column], use_threads=False):
-                rows = batch.slice(min(skip, len(batch)), left)
-                skip -= min(skip, len(batch))
-                left -= len(rows)
+
+class _Rows:
+    """Reads the rows of one column from anywhere; those of a row group have to be read from its first one on."""
+
+    def __init__(self, source: ParquetFile) -> None:
+        open_unchanged(source).close()
+        self._file = _open(str(source.path), source.column if source.pictures else None)
+        self._column, self._pictures = source.column, source.pictures
+        groups = range(self._file.num_row_groups)
+        self._starts = np.cumsum([0, *(self._file.metadata.row_group(group).num_rows for group in groups)])
+        self._group = self._position = 0
+        self._batches: Iterator[Any] | None = None
+        self._rest: Any = None
+
+    def read(self, first: int, stop: int) -> Iterator[Any]:
+        """Yield the rows from `first` to `stop` − 1, the column alone."""
+        group, end = (int(np.searchsorted(self._starts, row, "right")) - 1 for row in (first, stop - 1))
+        if not self._pictures:
+            _check_declared(self._file, range(group, end + 1), self._column)
+        if self._batches is None or not self._starts[group] <= self._position <= first:
+            self._seek(group)
+        try:
+            while self._position < stop and (batch := self._next()) is not None:
+                skipped = min(first - min(self._position, first), len(batch))
+                rows = batch.slice(skipped, stop - self._position - skipped)
+                taken = skipped + len(rows)
+                self._position += taken
+                self._rest = batch.slice(taken) if taken < len(batch) else None
                 if len(rows):
                     yield rows
-                if not left:
-                    return
+        except BaseException:
+            self._batches = None
+            raise
+
+    def _seek(self, group: int) -> None:
+        """Go to the first row of a row group."""
+        size = _PICTURES if self._pictures else BATCH
+        self._group, self._position, self._rest = group, int(self._starts[group]), None
+        self._batches = self._file.iter_batches(size, [group], [self._column], use_threads=False)
+
+    def _next(self) -> Any:
+        """Return the next rows, None at the end of the file."""
+        if self._rest is not None:
+            return self._rest
+        while self._batches is not None:
+            if (batch := next(self._batches, None)) is not None:
+                return batch
+            if self._position < self._starts[self._group + 1]:
+                raise ValueError(f"row group {self._group} ends at row {self._position:,}")
+            if self._group + 1 == self._file.num_row_groups:
+                break
+            self._seek(self._group + 1)
+        return None
 
 
-def _row_groups(file: Any, part: Part) -> tuple[list[int], int]:
-    """Return the row groups with the rows of a part, and the number of rows before the first of them."""
-    groups: list[int] = []
-    before = end = 0
-    for number in range(file.num_row_groups):
-        start, end = end, end + file.metadata.row_group(number).num_rows
-        if start < part.stop and end > part.first:
-            before = before if groups else start
-            groups.append(number)
-    return groups, before
+@lru_cache(maxsize=1)
+def _rows(source: ParquetFile) -> _Rows:
+    """Open a file, or return it open: the next part is usually in the same row group."""
+    return _Rows(source)
 
 
 @contextmanager
@@ -116,7 +143,9 @@ def _errors() -> Iterator[None]:
     """Turn the errors of pyarrow into `Unreadable`."""
     try:
         yield
-    except (pa.ArrowException, OSError, ValueError, OverflowError, MemoryError) as error:
+    except (DistilleryError, Unreadable):
+        raise
+    except Exception as error:  # noqa: BLE001 - whatever a file says about itself may be wrong
         line = str(error).partition("\n")[0][:200]
         raise Unreadable(f"it is not a Parquet file, or damaged: {line or type(error).__name__}") from None
 
@@ -147,7 +176,9 @@ def parquet_file(path: Path, column: str | None) -> ParquetFile:
             )
         pictures = not _is_list(kind)
         leaf = f"{name}.bytes" if pa.types.is_struct(kind) else name
-        return ParquetFile(path, stamp, file.metadata.num_rows, leaf, pictures)
+        if (rows := file.metadata.num_rows) < 0:
+            raise Unreadable(f"its metadata says {rows:,} rows")
+        return ParquetFile(path, stamp, rows, leaf, pictures)
 
 
 def _only_column(path: Path, schema: Any) -> str:
@@ -179,7 +210,7 @@ def _is_list(kind: Any) -> bool:
     return any(is_kind(kind) for is_kind in kinds)
 
 
-def _check_declared(file: Any, groups: list[int], column: str) -> None:
+def _check_declared(file: Any, groups: range, column: str) -> None:
     """Check how many values row groups declare. Raises `Unreadable`.
 
     Only in a process that may die: this property of pyarrow ends the process where a file contradicts itself.
