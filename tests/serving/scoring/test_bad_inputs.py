@@ -173,6 +173,7 @@ def test_a_damaged_row_group_costs_its_rows_only(digits: Images, score: Score, t
         ("a.tar", bytes(range(256)) * 8, "it is not a tar file, or damaged"),
         ("a.parquet", b"PAR1 hello PAR1", "it is not a Parquet file, or damaged"),
     ],
+    ids=lambda value: value if isinstance(value, str) else "content",  # that of gzip has the time in it
 )
 def test_what_is_no_such_file_is_set_aside_with_the_reason(
     name: str, content: bytes | Images, message: str, score: Score, tmp_path: Path
