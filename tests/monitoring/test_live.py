@@ -25,6 +25,7 @@ from urllib.parse import urlsplit
 
 import httpx
 import pytest
+import yaml
 
 from benchmarks.load.http import SERVICE_CPU_LAG_S, cases_of, measure_http, service_cpu
 from benchmarks.load.workloads import service_workload
@@ -33,7 +34,7 @@ from tests.monitoring.description import ALERTS, DOCKER, RULES
 from tests.monitoring.test_dashboards import DASHBOARDS, TARGETS, selectors
 from tests.support.prometheus import Notifications, Prometheus, running_alertmanager, running_prometheus
 from tests.support.requests.connections import connect, post
-from tests.support.service import running_service
+from tests.support.service import ROOT, running_service
 from tests.support.training.samples import sample_test
 
 pytestmark = [
@@ -45,6 +46,7 @@ pytestmark = [
     ),
 ]
 
+SCALED_OBJECT = ROOT / "deploy/kubernetes/components/keda/scaled-object.yaml"
 PATIENCE_S = 60
 FASTER = 60
 MODELS = ("teacher", "student", "student-int8", "student-alone")
@@ -53,6 +55,11 @@ RECORDED = {
     for rule in RULES
     if "record" in rule
 }
+TRIGGERS = {
+    trigger["name"]: trigger["metadata"]["query"]
+    for trigger in yaml.safe_load(SCALED_OBJECT.read_text())["spec"]["triggers"]
+}
+"""The queries by which KEDA scales."""
 ROUNDS_PER_S = 10
 MAX_IN_FLIGHT = 4
 """In each of two API processes."""
@@ -353,6 +360,22 @@ def test_a_burst_of_errors_between_two_scrapes_has_a_rate(monitored: Monitored) 
     assert increase == pytest.approx(burst, rel=0.2)  # extrapolated to the ends of the window
     reason = 'sum(distillery_rejected_requests_total{reason="overloaded"})'
     assert monitored.prometheus.query(reason) == [({}, burst)]
+
+
+@pytest.mark.parametrize("name", TRIGGERS)
+def test_autoscaling_has_one_value_under_load_zero_when_idle_and_none_without_a_service(
+    monitored: Monitored, name: str
+) -> None:
+    """None is an error for KEDA, which leads to the number of replicas of its fallback."""
+    query = TRIGGERS[name]
+    [(labels, value)] = monitored.prometheus.query(query)
+    assert labels == {}
+    assert value > 0
+    assert math.isfinite(value)
+    assert "[2m]" in query
+    idle = query.replace("[2m]", "[3s]")
+    wait_for(monitored.prometheus, f"({idle}) == 0")
+    assert monitored.prometheus.query(query.replace('job="distillery"', 'job="nobody"')) == []
 
 
 def test_promtool_accepts_the_metrics(monitored: Monitored) -> None:
