@@ -96,7 +96,7 @@ lock: $(INSTALLED) ## write constraints.txt from the installed packages
 
 LOCK = $(BIN)/uv pip compile --quiet --no-header --no-annotate --no-emit-index-url --universal --python-version 3.11 --generate-hashes
 lock-image: $(INSTALLED) ## write the requirements of the serving image, with hashes
-	@$(LOCK) --extra serving --extra signed --extra tracing --constraint constraints.txt --output-file docker/requirements.txt pyproject.toml
+	@$(LOCK) --extra grpc --extra serving --extra signed --extra tracing --constraint constraints.txt --output-file docker/requirements.txt pyproject.toml
 	@echo 'setuptools>=77' | $(LOCK) --output-file docker/build-requirements.txt -
 
 sbom: $(INSTALLED) ## write the list of the serving image's Python packages (CycloneDX)

@@ -6,8 +6,8 @@
 
 FROM python:3.11.15-slim-bookworm AS build
 WORKDIR /build
-# The dependencies of the extras `serving`, `signed` and `tracing` with their hashes, written by `make lock-image`; installed before any code
-# is copied, so that a change of code needs no new installation. The environment has no pip; it is filled from outside.
+# The dependencies of the extras `grpc`, `serving`, `signed` and `tracing` with their hashes, written by `make lock-image`; installed before
+# any code is copied, so that a change of code needs no new installation. The environment has no pip; it is filled from outside.
 COPY docker/requirements.txt docker/build-requirements.txt ./
 RUN python -m venv --without-pip /opt/venv \
     && python -m pip --python /opt/venv/bin/python install --no-cache-dir --require-hashes -r requirements.txt --no-compile \

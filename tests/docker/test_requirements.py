@@ -21,7 +21,7 @@ IN_IMAGE = {
     "python_version": "3.11",
     "sys_platform": "linux",
 }
-EXTRAS = "serving", "signed", "tracing"
+EXTRAS = "grpc", "serving", "signed", "tracing"
 INSTALL = "python -m pip --python /opt/venv/bin/python install --no-cache-dir"
 
 

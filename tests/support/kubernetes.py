@@ -22,11 +22,17 @@ RENDERED: dict[str, tuple[str, ...]] = {
     "development": (),
     "production": (),
     "operators": ("models-volume", "gateway", "keda", "prometheus-operator"),
-    "image volume": ("models-image", "hpa"),
+    "image volume": ("models-image", "hpa", "ingress", "cert-manager"),
 }
 """Overlays without components, and combinations of components with the base, which have all of them together."""
 each_rendering = pytest.mark.parametrize("name", RENDERED)
 needs_kubectl = pytest.mark.skipif(not which("kubectl"), reason="no kubectl: make system installs it")
+
+
+@cache
+def render_kserve(name: str) -> tuple[Json, ...]:
+    """Return the resources for KServe: `stable` or `canary`."""
+    return _kustomize(KUBERNETES / "kserve" / name)
 
 
 @cache

@@ -15,10 +15,12 @@ pytestmark = [pytest.mark.slow, needs_kubectl]  # ten seconds to import the mode
 
 @pytest.fixture(scope="module")
 def models() -> Mapping[str, Any]:
+    from cloudcoil.models.cert_manager import v1 as cert_manager  # noqa: PLC0415
     from cloudcoil.models.keda import v1alpha1 as keda  # noqa: PLC0415
     from cloudcoil.models.prometheus_operator import v1 as prometheus_operator  # noqa: PLC0415
 
     return {
+        "Certificate": cert_manager.Certificate,
         "PrometheusRule": prometheus_operator.PrometheusRule,
         "ScaledObject": keda.ScaledObject,
         "ServiceMonitor": prometheus_operator.ServiceMonitor,
@@ -32,7 +34,7 @@ def reproduced(models: Mapping[str, Any], resource: Json) -> Json:
     return kept
 
 
-@pytest.mark.parametrize("kind", ["PrometheusRule", "ScaledObject", "ServiceMonitor"])
+@pytest.mark.parametrize("kind", ["Certificate", "PrometheusRule", "ScaledObject", "ServiceMonitor"])
 def test_the_typed_models_reproduce_every_custom_resource(models: Mapping[str, Any], kind: str) -> None:
     [resource] = of_kind(kind, all_resources())
     assert reproduced(models, resource) == resource

@@ -35,7 +35,7 @@ pytestmark = needs_kubectl
 
 VERSIONS = ("1.35", "1.36", "1.37")
 """The supported ones."""
-CUSTOM = {"GRPCRoute", "HTTPRoute", "PrometheusRule", "ScaledObject", "ServiceMonitor"}
+CUSTOM = {"Certificate", "GRPCRoute", "HTTPRoute", "PrometheusRule", "ScaledObject", "ServiceMonitor"}
 """Kinds that are not Kubernetes's own: test_custom_resources.py."""
 DOCKERFILE = ROOT / "docker/serving.Dockerfile"
 DOCKER_DEFAULTS = tomllib.loads((ROOT / "docker/defaults.toml").read_text())
@@ -161,6 +161,16 @@ def test_the_routes_of_gateway_api_have_host_names_of_their_own() -> None:
     assert not set(http["spec"]["hostnames"]) & set(grpc["spec"]["hostnames"])
     assert {http["apiVersion"], grpc["apiVersion"]} == {"gateway.networking.k8s.io/v1"}
     assert http["spec"]["parentRefs"] == grpc["spec"]["parentRefs"]
+
+
+def test_the_certificate_is_that_of_the_ingress() -> None:
+    [ingress] = of_kind("Ingress", render("image volume"))
+    [certificate] = of_kind("Certificate", render("image volume"))
+    [tls] = ingress["spec"]["tls"]
+    assert (
+        tls["hosts"] == [rule["host"] for rule in ingress["spec"]["rules"]] == certificate["spec"]["dnsNames"]
+    )
+    assert tls["secretName"] == certificate["spec"]["secretName"]
 
 
 @each_rendering
