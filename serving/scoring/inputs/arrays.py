@@ -28,7 +28,6 @@ from serving.scoring.inputs.base import (
     open_unchanged,
 )
 
-NPY_MAGIC = b"\x93NUMPY"
 IDX_MAGIC = b"\0\0"
 GZIP_MAGIC = b"\x1f\x8b"
 _MAX_DEFLATE = 1032

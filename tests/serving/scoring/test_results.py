@@ -157,6 +157,7 @@ def test_one_picture_at_a_time_has_the_same_digits_and_the_same_reasons_from_the
                 assert {"code": found["code"], "message": found["message"]} == response.json()["error"]
 
 
+@pytest.mark.slow
 def test_any_number_of_processes_writes_the_same_files(
     digits: Images, pictures: list[bytes], score: Score, tmp_path: Path
 ) -> None:

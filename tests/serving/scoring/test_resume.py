@@ -88,6 +88,9 @@ def test_after_a_signal_processes_end_and_the_same_command_scores_every_item_onc
     assert score(*arguments, out) == 0
     assert [row["index"] for row in rows(out)] == list(range(4000))
     assert {path: path.stat().st_ino for path in finished} == finished
+    if number == signal.SIGKILL:
+        assert score(*arguments, tmp_path / "undisturbed") == 0
+        assert files(out) == files(tmp_path / "undisturbed")
 
 
 @pytest.mark.slow
