@@ -65,6 +65,12 @@ def test_the_strict_schemas_of_kubernetes_accept_every_resource(version: str) ->
         assert kubernetes_validate.validate(resource, version, strict=True) == version
 
 
+def test_no_api_of_kubernetes_is_one_that_may_be_removed() -> None:
+    """Beta and alpha versions are."""
+    versions = {resource["apiVersion"].rpartition("/")[2] for resource in built_in()}
+    assert versions <= {"v1", "v2"}
+
+
 def test_the_schemas_reject_a_field_that_does_not_exist() -> None:
     broken = json.loads(json.dumps(deployment("production")))
     broken["spec"]["template"]["spec"]["containers"][0]["livenessProbe"]["httpGet"]["ports"] = 8000
