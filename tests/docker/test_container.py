@@ -16,9 +16,11 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+import grpc
 import httpx
 import pytest
 import yaml
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 from packaging.utils import canonicalize_name
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -55,6 +57,7 @@ class Container:
 
     id: str
     url: str
+    grpc: str
     models: Path
     collector: Receiver
     startup_s: float
@@ -102,7 +105,7 @@ def container(model_repository: Path, tmp_path_factory: pytest.TempPathFactory) 
     # Options are above the file, and the file is above the image's defaults.
     (folder / "serving.toml").write_text('host = "127.0.0.1"\nport = 1\n')
     subprocess.run(["chmod", "-R", "go+rX", folder], check=True)  # for the user of the image
-    url = f"http://127.0.0.1:{free_port()}"
+    url, grpc_address = f"http://127.0.0.1:{free_port()}", f"127.0.0.1:{free_port()}"
     with receiving() as collector:
         id_ = podman(
             "run",
@@ -116,11 +119,12 @@ def container(model_repository: Path, tmp_path_factory: pytest.TempPathFactory) 
             IMAGE,
             "--config=/etc/serving.toml",
             f"--port={url.rpartition(':')[2]}",
+            f"--grpc-port={grpc_address.rpartition(':')[2]}",
             "--tracing",
         )
         try:
             ready = eventually_ready(url, id_)
-            container = Container(id_, url, models, collector, startup_s=0)
+            container = Container(id_, url, grpc_address, models, collector, startup_s=0)
             started = datetime.fromisoformat(container.state()["StartedAt"])
             container.startup_s = (ready - started).total_seconds()
             yield container
@@ -168,6 +172,14 @@ def test_every_model_predicts_digits_and_is_counted_in_the_metrics(container: Co
         return {sample.labels["model"]: sample.value for sample in images}
 
     eventually(lambda: counted() == dict.fromkeys(models, len(digits.labels)))  # once published
+
+
+def test_every_model_is_ready_over_grpc(container: Container) -> None:
+    with grpc.insecure_channel(container.grpc) as channel:
+        stub = health_pb2_grpc.HealthStub(channel)
+        for model in (path.name for path in container.models.iterdir() if path.is_dir()):
+            answer = stub.Check(health_pb2.HealthCheckRequest(service=model), timeout=PATIENCE_S)
+            assert answer.status == health_pb2.HealthCheckResponse.SERVING, model
 
 
 def test_the_page_and_its_files_are_served(container: Container) -> None:
