@@ -5,6 +5,7 @@ What imports torch is imported by the fixtures: the first process of pytest-xdis
 
 import gc
 import os
+import signal
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -23,6 +24,8 @@ from tests.support.service import API_KEY, ROOT, Service, running_service
 if TYPE_CHECKING:
     from export.splits import Splits
 
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # as in the background of a shell
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # commands that tests start would ignore it too
 os.environ["PYTHONPATH"] = str(ROOT)  # scripts that tests start import tests.support too
 # Each client of httpx reads all authorities that it trusts: 35 ms for those of certifi.
 os.environ["SSL_CERT_FILE"] = str(Path(__file__).parent / "data/authority.pem")
