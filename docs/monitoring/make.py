@@ -196,10 +196,10 @@ class Drawing:
             axes.plot(seconds, values, color=self._colour(name), linestyle=self._style(name), linewidth=1.2)
         plain(axes, defaults["unit"])
         axes.set_ylim(bottom=max(axes.get_ylim()[0], defaults.get("min", axes.get_ylim()[0])))
-        if defaults["custom"]["scaleDistribution"]["type"] == "log" and any(
-            max(one[2]) > 0 for one in series
-        ):
+        positive = [value for _, _, values in series for value in values if value > 0]
+        if defaults["custom"]["scaleDistribution"]["type"] == "log" and positive:
             axes.set_yscale("log")
+            axes.set_ylim(0.8 * min(positive), 1.25 * max(positive))  # the limits above may be 0
             axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: readable(value, defaults["unit"])))
             axes.yaxis.set_minor_formatter(FuncFormatter(lambda *_: ""))
         for line, (name, _, values) in enumerate(series[:LINES]):
