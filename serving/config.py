@@ -35,6 +35,11 @@ ROUTES = ("health", "docs", "metrics", "models")
 """That may be open to everyone."""
 
 
+MAX_BODY_BYTES = 16 * 1024 * 1024
+MAX_PIXELS = 16_000_000
+"""Defaults, which `serving.scoring` shares."""
+
+
 class ListenSettings(Command):
     """Addresses and processes."""
 
@@ -212,10 +217,10 @@ class LimitSettings(Command):
 
     group = "limit"
 
-    max_body_bytes: PositiveInt = Field(16 * 1024 * 1024, description="maximum size of a request body")
+    max_body_bytes: PositiveInt = Field(MAX_BODY_BYTES, description="maximum size of a request body")
     max_images: PositiveInt = Field(256, description="maximum images per request")
     max_pixels: PositiveInt = Field(
-        16_000_000, description="maximum pixels that decoding the pictures of a request may hold in memory"
+        MAX_PIXELS, description="maximum pixels that decoding the pictures of a request may hold in memory"
     )
     max_in_flight: PositiveInt = Field(
         1024, description="maximum requests in flight per API process; further ones get status 503"

@@ -8,7 +8,7 @@ from pydantic_settings import CliPositionalArg
 
 from distillery import Metavar
 from distillery.machine import usable_cores
-from serving.config import RepositorySettings
+from serving.config import MAX_BODY_BYTES, MAX_PIXELS, RepositorySettings
 
 
 class ScoringSettings(RepositorySettings):
@@ -32,7 +32,7 @@ class ScoringSettings(RepositorySettings):
         le=1_000_000,
         description="items of an input per file of results; default: 65536 images of arrays, 1024 pictures",
     )
-    max_body_bytes: PositiveInt = Field(16 * 1024 * 1024, description="maximum size of a picture file")
+    max_body_bytes: PositiveInt = Field(MAX_BODY_BYTES, description="maximum size of a picture file")
     max_pixels: PositiveInt = Field(
-        16_000_000, description="maximum pixels that decoding a picture may hold in memory"
+        MAX_PIXELS, description="maximum pixels that decoding a picture may hold in memory"
     )

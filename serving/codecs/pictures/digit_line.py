@@ -213,7 +213,10 @@ def _pieces(strength: Levels, glyph: Glyph, height: float, first: int) -> list[C
 
 
 def _numbers(cuts: Sequence["_Cut"], shape: tuple[int, ...], top: int, left: int) -> NDArray[np.intp]:
-    """Return the number of cuts to the left of each pixel, in a window at `top` and `left` of the component."""
+    """Return the number of cuts to the left of each pixel, in a window at `top` and `left` of the component.
+
+    Beyond the component, a cut continues straight up or down.
+    """
     numbers = np.zeros(shape, np.intp)
     columns = np.arange(left, left + shape[1])
     for cut in cuts:
