@@ -1,0 +1,1 @@
+"""Several hosts on one machine: faults under load, and throughput by the number of hosts."""
