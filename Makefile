@@ -31,7 +31,7 @@ test-portable: $(INSTALLED) ## run the numeric tests of training as older CPUs c
 	@ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 MKL_ENABLE_INSTRUCTIONS=AVX2 DISTILLERY_TEST_THREADS=2 OMP_WAIT_POLICY=PASSIVE $(PORTABLE)
 
 test-slow: $(INSTALLED) ## run the slow tests; those that need `make system` are skipped without it
-	@$(PYTEST) -m "slow or browser or nginx or prometheus or wrk"
+	@$(PYTEST) -m "slow or browser or nginx or prometheus or wrk or cluster"
 
 RUNS ?= 100000
 TARGET ?= all
@@ -76,7 +76,7 @@ soak: $(INSTALLED) ## run the service under mixed traffic, bad input, kills and 
 
 system: ## install the Debian packages that some tests and benchmarks need
 	@$(SUDO) apt-get update -qq
-	@$(SUDO) apt-get install -qq --yes --no-install-recommends buildah chromium libb64-0d mmdebstrap nginx-light openssl podman prometheus prometheus-alertmanager runc wrk
+	@$(SUDO) apt-get install -qq --yes --no-install-recommends buildah chromium libb64-0d haproxy iproute2 mmdebstrap nginx-light openssl podman postgresql prometheus prometheus-alertmanager runc wrk
 	@command -v kubectl >/dev/null || $(SUDO) .ci/kubectl # Debian 12 has a version without Kustomize's components
 
 container: $(INSTALLED) ## build the serving image and test a container of it, without Docker; needs `make system` and root
