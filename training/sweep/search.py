@@ -250,7 +250,7 @@ def _is_running(process: int) -> bool:
 
 
 def _is_claimed(trial: "FrozenTrial") -> bool:
-    return trial.user_attrs.get(CLAIM, [None])[0] == trial.number
+    return bool(trial.user_attrs.get(CLAIM, [None])[0] == trial.number)
 
 
 def _age(trial: "FrozenTrial") -> timedelta:

@@ -32,7 +32,7 @@ learning_rate = 0.01
 
 [student]
 hidden = [48, 8]
-epochs = 25
+epochs = 20
 batch_size = 25
 learning_rate = 0.009
 control = false
@@ -40,7 +40,7 @@ control = false
 [student.distillation]
 temperature = 4
 """
-TRIALS = 5
+TRIALS = 4
 SECONDS = 90
 """Limit of every wait; the machine may be busy."""
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
@@ -86,7 +86,7 @@ def in_the_middle_of_a_trial(out: Path) -> bool:
     """Return whether the worker is training a student."""
     for folder in (out / "small").glob("student-*"):
         try:
-            if 2 <= len(read_history(folder)) < 20 and not (folder / "model.safetensors").exists():
+            if 2 <= len(read_history(folder)) < 16 and not (folder / "model.safetensors").exists():
                 return True
         except RunError:
             continue
