@@ -124,7 +124,7 @@ def running_service(models_dir: Path, *flags: str) -> Iterator[ServerProcess]:
     port = free_port()
     place = ["--models-dir", str(models_dir.resolve()), "--port", str(port)]
     command = [sys.executable, "-m", "serving", *place, *flags]
-    with _running(command, f"http://127.0.0.1:{port}", ready="/health/ready", timeout=START_S) as server:
+    with running(command, f"http://127.0.0.1:{port}", ready="/health/ready") as server:
         yield server
         server.resume()
         server.process.terminate()
@@ -145,7 +145,7 @@ def running_peer(peer: Peer, model_path: Path, python: Path, *, processes: int) 
         )
         environment = {name: value.format_map(values) for name, value in peer.environment.items()}
         environment["PATH"] = f"{python.parent}{os.pathsep}{os.environ['PATH']}"
-        with _running(
+        with running(
             [argument.format_map(values) for argument in peer.command],
             f"http://127.0.0.1:{port}",
             ready=peer.ready,
@@ -164,15 +164,19 @@ class _Placeholders(dict[str, str]):
 
 
 @contextlib.contextmanager
-def _running(
+def running(
     command: Sequence[str],
     url: str,
     *,
     ready: str,
-    timeout: float,
+    timeout: float = START_S,
     cwd: Path = ROOT,
     environment: Mapping[str, str] | None = None,
 ) -> Iterator[ServerProcess]:
+    """Run a server until the end of the block; yield its processes when `url` and `ready`, a path, respond with 200.
+
+    Raises `BenchmarkError` when it does not become ready.
+    """
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("DISTILLERY_")}
     started = time.monotonic()
     with tempfile.TemporaryFile() as log:
