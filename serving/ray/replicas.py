@@ -14,8 +14,6 @@ from serving.ray.settings import ReplicaSettings
 from serving.service import build
 
 
-@serve.deployment(name="replica")
-@serve.ingress()
 class Replica:
     """An API process; Ray Serve runs its lifespan, which loads the models."""
 
@@ -29,12 +27,14 @@ class Replica:
 
 def app(settings: ReplicaSettings) -> serve.Application:
     """Build the application for `serve run`."""
-    return Replica.options(  # type: ignore[no-any-return]
+    replica = serve.deployment(
+        name="replica",
         num_replicas=settings.replicas,
         max_ongoing_requests=settings.max_in_flight,  # the service rejects what is beyond, with its own message
         graceful_shutdown_timeout_s=settings.request_timeout,
         ray_actor_options={"num_cpus": 1},
-    ).bind(settings.model_copy(update={"api_servers": 1}))
+    )(serve.ingress()(Replica))
+    return replica.bind(settings.model_copy(update={"api_servers": 1}))
 
 
 def without_request_id(app: ASGIApp) -> ASGIApp:

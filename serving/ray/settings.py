@@ -19,7 +19,9 @@ class _RaySettings(ServiceSettings):
     @model_validator(mode="after")
     def _no_tls(self) -> Self:
         if self.tls_cert:
-            raise ValueError("found tls_cert, but Ray's HAProxy sends plain HTTP; let a proxy in front of it end TLS")
+            raise ValueError(
+                "found tls_cert, but Ray's HAProxy sends plain HTTP; let a proxy in front of it end TLS"
+            )
         return self
 
 
@@ -36,10 +38,13 @@ class ReplicaSettings(_RaySettings):
 
 
 class NodeSettings(_RaySettings):
-    """Of `serving.ray.nodes`. `host` is the address of a service that the balancer's node must reach: all interfaces."""
+    """Of `serving.ray.nodes`; by default, services listen on all interfaces, for the balancer on the head node."""
 
     host: str = Field("0.0.0.0", description="address to listen on, on every node")  # noqa: S104
     shutdown_delay: float = Field(
-        5.0, ge=0, le=600, description="seconds in which a service that drains fails its health check, and serves"
+        5.0,
+        ge=0,
+        le=600,
+        description="seconds in which a service that drains fails its health check, and serves",
     )
     balancer_port: int = Field(8080, ge=1, le=65535, description="port of HAProxy, on the head node")
