@@ -276,7 +276,9 @@ class RayReplicas(_Ray):
                     yield process
 
     def balancer_socket(self) -> Path:
-        return _newest(self.folder_of(self.site.entry).glob("*/admin.sock"))  # of a folder named by the node's id
+        return _newest(
+            self.folder_of(self.site.entry).glob("*/admin.sock")
+        )  # of a folder named by the node's id
 
 
 RAY_ENGINES: dict[str, type[Engine]] = {engine.name: engine for engine in (RayNodes, RayReplicas)}
