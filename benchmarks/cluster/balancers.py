@@ -176,7 +176,9 @@ class Nginx(Balanced):
         (folder / "distillery/proxy.conf").write_text(proxy)
         (folder / "distillery/plain.conf").write_text(proxy.replace(" non_idempotent;", ";"))
         shipped = (DEPLOY / "nginx/distillery.conf").read_text()
-        (folder / "distillery.conf").write_text(_with_servers(shipped, "    server {address}:", hosts))
+        (folder / "distillery.conf").write_text(
+            with_servers(shipped, *(f"    server {host.address}:{PORT}" for host in hosts))
+        )
         (folder / "nginx.conf").write_text(f"""
 daemon off;
 user {_user()};
@@ -215,7 +217,7 @@ class HAProxy(Balanced):
 
     def write(self, hosts: Sequence[Host]) -> None:
         shipped = (DEPLOY / "haproxy/haproxy.cfg").read_text()
-        text = _with_servers(shipped, "    server {name} {address}:", hosts)
+        text = with_servers(shipped, *(f"    server {host.name} {host.address}:{PORT}" for host in hosts))
         text = text.replace("/run/haproxy/admin.sock", str(self._socket))
         plain = f"""
 frontend plain
@@ -245,14 +247,10 @@ frontend plain
 ENGINES: dict[str, type[Engine]] = {engine.name: engine for engine in (Nginx, HAProxy)}
 
 
-def _with_servers(shipped: str, line: str, hosts: Sequence[Host]) -> str:
-    """Return a configuration whose lines of example servers are replaced by those of the hosts."""
-    example = re.compile(r"^    server (?:\w+ )?10\.77\.0\.\d+(:8000.*\n)", re.MULTILINE)
-    [options] = set(example.findall(shipped))
-    servers = "".join(line.format(name=host.name, address=host.address)[:-1] + options for host in hosts)
-    before, _, _ = shipped.partition(next(example.finditer(shipped))[0])
-    after = shipped[list(example.finditer(shipped))[-1].end() :]
-    return before + servers + after
+def with_servers(shipped: str, *servers: str) -> str:
+    """Return a configuration of `deploy/` with these servers, such as `    server 10.0.0.1:8000`, and their options."""
+    example = re.compile(r"(?:^    server (?:\w+ )?10\.77\.0\.\d+:8000(.*\n))+", re.MULTILINE)
+    return example.sub(lambda found: "".join(server + found[1] for server in servers), shipped)
 
 
 def _user() -> str:
