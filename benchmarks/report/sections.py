@@ -52,6 +52,7 @@ SECTIONS = (
         files=thumbnail_files,
     ),
     Section(name="scenarios", kinds=("scenarios",)),
+    Section(name="score", kinds=("score",)),
     Section(name="overload", kinds=("overload",), figure="overload.png", draw=figures.overload_figure),
     Section(name="cluster", kinds=("cluster",)),
     Section(name="soak", kinds=("soak",)),

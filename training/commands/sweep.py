@@ -5,7 +5,7 @@ import json
 from collections.abc import Sequence
 from typing import Annotated, ClassVar
 
-from pydantic import Field, PositiveFloat
+from pydantic import Field, PositiveFloat, PositiveInt, SecretStr
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
@@ -17,8 +17,9 @@ from training.recipe.schema import SWEEP, Recipe
 from training.runs.lock import locked
 from training.runs.pipeline import DataSet, train_recipe
 from training.sweep.results import importances, write_results
-from training.sweep.search import Result, Search, open_study, pareto_front, storage_errors
+from training.sweep.search import Result, Search, pareto_front
 from training.sweep.space import Space
+from training.sweep.storage import open_study, storage_errors
 
 
 class Sweep(RecipeSettings):
@@ -45,8 +46,11 @@ class Sweep(RecipeSettings):
     timeout: Annotated[PositiveFloat | None, Metavar("SECONDS")] = Field(
         None, description="start no trial after this time"
     )
-    storage: Annotated[str | None, Metavar("URL")] = Field(
+    storage: Annotated[SecretStr | None, Metavar("URL")] = Field(
         None, description="database of the Optuna study; default: sweep.db in --out"
+    )
+    heartbeat: Annotated[PositiveInt, Metavar("SECONDS")] = Field(
+        30, description="heartbeat interval of running trials; after three missed, the trial is repeated"
     )
     space: Space = Field(Space(), description="ranges to search")
 
@@ -56,24 +60,26 @@ class Sweep(RecipeSettings):
         device, data = self.choose_device(), DataSet.of_mnist(self.data_dir)
         space = self.space.of(recipe.models[self.model])
         search = Search(recipe, self.model, space, data, device, self.root)
-        url = self.storage or f"sqlite:///{self.out / 'sweep.db'}"
+        url = self.storage.get_secret_value() if self.storage else f"sqlite:///{self.out / 'sweep.db'}"
         with storage_errors(url):
             with locked(self.root / SWEEP, wait=True), TrainingProgress() as progress:
-                study = open_study(url, search.name)
+                shared = open_study(url, search.name, heartbeat=self.heartbeat)
+                study = shared.study
                 runs = train_recipe(search.teachers, data, device=device, root=self.root, observer=progress)
             with SweepProgress() as progress:
-                progress.counted("trials", len(search.results(study)), self.trials)
+                done = shared.retry(lambda: search.results(study))
+                progress.counted("trials", len(done), self.trials)
                 finished = search.run(
-                    study,
+                    shared,
                     teacher=runs[search.distillation.teacher],
                     trials=self.trials,
                     seconds=self.timeout,
                     observer=progress,
                 )
-                for result, done in finished:
+                for result, count in finished:
                     progress.print(_line(result))
-                    progress.counted("trials", done, self.trials)
-            results, shares = search.results(study), importances(study)
+                    progress.counted("trials", count, self.trials)
+            results, shares = shared.retry(lambda: (search.results(study), importances(study)))
         folder = self.root / SWEEP / self.model
         summary = write_results(folder, study.study_name, results, shares, space)
         console = Console()

@@ -1,21 +1,25 @@
 """Search of a student's settings: an Optuna study shared by any number of processes and machines.
 
 A trial trains a model like any other (training/runs/pipeline.py): equal settings share a folder, so a trained model is
-reused and an interrupted training resumes after its last epoch. Abandoned trials are finished before new ones start.
-When enough trials have started, a process waits for those of others; a trial of a machine whose folders are not visible
-here is run again, and the first result counts.
+reused and an interrupted training resumes after its last epoch. Trials that were abandoned in the same folder are
+finished before new ones start; those of another machine or folder are failed when their heartbeats end, and their
+settings are tried again. When enough trials have started, a process waits for those of others.
 """
 
-import re
+import os
+import socket
+import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from distillery import DistilleryError
+from distillery.files import make_folder
 from training.data.views import draw_seed
 from training.loop.device import Device
 from training.loop.trainer import Job, Observer
@@ -24,15 +28,19 @@ from training.runs.folder import ModelRun, cache_key
 from training.runs.lock import is_locked, locked
 from training.runs.pipeline import REVISION, DataSet, model_run, train_model
 from training.sweep.space import Space, multiply_adds, rounded, with_settings
+from training.sweep.storage import SharedStudy
 
 if TYPE_CHECKING:  # an extra: at run time it is imported where it is used
     from optuna import Study
     from optuna.trial import FrozenTrial
 
-LOCK_WAIT_S = 60
-"""How long a process waits for the lock of an SQLite file, seconds."""
 START_TIMEOUT = timedelta(minutes=1)
-"""A trial that lacks some of its settings after this time was never started."""
+"""A trial that no process claims after this time was never started."""
+POLL_S = 1.0
+"""Interval at which a process that waits for trials of others looks for their results."""
+CLAIM = "claim"
+"""Attribute of a trial that has been started: its number (Optuna copies attributes to the trial that repeats a failed
+one), the folder of its training, and the process."""
 
 
 @dataclass(frozen=True)
@@ -103,70 +111,102 @@ class Search:
 
     def run(
         self,
-        study: "Study",
+        shared: SharedStudy,
         *,
         teacher: ModelRun,
         trials: int,
         seconds: float | None,
         observer: Observer,
     ) -> Iterator[tuple[Result, int]]:
-        """Run trials until `study` has `trials` finished ones; after `seconds` none is begun.
+        """Run trials until the study has `trials` finished ones; after `seconds` none is begun.
 
         Yields every trial finished here, and the number of finished trials in the study.
         """
-        from optuna.exceptions import UpdateFinishedTrialError  # noqa: PLC0415
-
-        deadline = time.monotonic() + (seconds or float("inf"))
+        deadline, waiting = time.monotonic() + (seconds or float("inf")), False
         while time.monotonic() < deadline:
-            with locked(
-                self.root / SWEEP, wait=True
-            ):  # two processes must not both count before either starts
-                trial = self._next(study, teacher, trials)
-            if trial is None:
+            trial, others = shared.retry(lambda: self._claim(shared, teacher, trials))
+            if trial is None and not others:
                 return
+            if trial is None:
+                if not waiting:
+                    numbers = ", ".join(map(str, others))
+                    print(f"waiting for other processes: trial {numbers}", file=sys.stderr, flush=True)
+                waiting = True
+                time.sleep(POLL_S)
+                continue
             job, run = self._training(trial, teacher)
-            card = train_model(job, run, self.data, device=self.device, teacher=teacher, observer=observer)
-            done = self.results(study)
-            if trial.number in {result.number for result in done}:
-                continue  # another process has finished it meanwhile
-            errors, cost = int(card["validation_errors"]), multiply_adds(job.model)
-            result = Result(trial.number, rounded(trial.params), errors, cost)
-            with suppress(UpdateFinishedTrialError):  # finished since `results`
-                study.tell(trial.number, (errors, cost), skip_if_finished=True)
-            yield result, 1 + len(done)
+            with shared.heartbeats(trial.number):
+                metadata = train_model(
+                    job, run, self.data, device=self.device, teacher=teacher, observer=observer
+                )
+            errors, cost = int(metadata["validation_errors"]), multiply_adds(job.model)
+            if shared.retry(partial(_finish, shared.study, trial.number, (errors, cost))):
+                done = len(shared.retry(lambda: self.results(shared.study)))
+                yield Result(trial.number, rounded(trial.params), errors, cost), done
 
     def results(self, study: "Study") -> list[Result]:
         """Return the finished trials in the order they were started."""
         finished = [trial for trial in study.get_trials(deepcopy=False) if trial.state.name == "COMPLETE"]
         return [Result(trial.number, rounded(trial.params), *map(int, trial.values)) for trial in finished]
 
-    def _next(self, study: "Study", teacher: ModelRun, wanted: int) -> "FrozenTrial | None":
-        """Return the next trial: an abandoned one, a new one, or one of another process; None: all are done."""
+    def _claim(
+        self, shared: SharedStudy, teacher: ModelRun, wanted: int
+    ) -> "tuple[FrozenTrial | None, list[int]]":
+        """Return the next trial to run here, and the numbers of those that run elsewhere.
+
+        The trial is one that was abandoned here, or a new one while fewer than `wanted` are running or finished.
+        """
+        # Two processes must not both count before either starts; the second lock excludes those of other machines.
+        with locked(self.root / SWEEP, wait=True), shared.locked():
+            if trial := self._abandoned(shared.study, teacher):
+                shared.beat(trial.number)
+                return trial, []
+            shared.fail_stale_trials()
+            running = [trial.number for trial in self._running(shared.study)]
+            if len(running) + len(self.results(shared.study)) >= wanted:
+                return None, running
+            return self._start(shared, teacher), running
+
+    def _abandoned(self, study: "Study", teacher: ModelRun) -> "FrozenTrial | None":
+        """Return a trial that a process which has ended began in this folder, if any; fail those never started."""
+        from optuna.trial import TrialState  # noqa: PLC0415
+
+        for trial in study.get_trials(deepcopy=False, states=[TrialState.RUNNING]):
+            if not _is_claimed(trial):
+                if _age(trial) > START_TIMEOUT:
+                    study.tell(trial.number, state=TrialState.FAIL)
+                continue
+            _, place, process = trial.user_attrs[CLAIM]
+            folder = self._training(trial, teacher)[1].folder
+            if place == _place(folder) and not _is_running(process) and not is_locked(folder):
+                return trial
+        return None
+
+    def _running(self, study: "Study") -> "list[FrozenTrial]":
+        from optuna.trial import TrialState  # noqa: PLC0415
+
+        running = study.get_trials(deepcopy=False, states=[TrialState.RUNNING])
+        return [trial for trial in running if _is_claimed(trial)]
+
+    def _start(self, shared: SharedStudy, teacher: ModelRun) -> "FrozenTrial":
+        """Start a trial: a queued one, the recipe's own settings, or those that Optuna suggests."""
         from optuna.samplers import TPESampler  # noqa: PLC0415
         from optuna.trial import TrialState  # noqa: PLC0415
 
-        known, distributions = study.get_trials(deepcopy=False), self.space.distributions()
-        running = []
-        for trial in known:
-            if trial.state == TrialState.RUNNING and trial.params.keys() == distributions.keys():
-                running.append(trial)
-            elif trial.state == TrialState.RUNNING and _age(trial) > START_TIMEOUT:
-                study.tell(trial.number, state=TrialState.FAIL)
-        for trial in running:
-            folder = self._training(trial, teacher)[1].folder
-            if folder.exists() and not is_locked(folder):
-                return trial
-        if len(running) + len(self.results(study)) < wanted:
-            own = self.space.settings(self.model, self.distillation)
-            waiting = any(trial.state == TrialState.WAITING for trial in known)
-            if own and not waiting and own not in [trial.params for trial in known]:
-                study.enqueue_trial(own)  # the recipe's settings come first, for comparison
-            # Seeded by the trials so far rather than a state of its own, so that no process repeats another's.
-            seed = draw_seed(study.study_name, len(known)) % 2**32
-            study.sampler = TPESampler(seed=seed, constant_liar=True)
-            number = study.ask(distributions).number
-            return study.get_trials(deepcopy=False)[number]
-        return running[0] if running else None
+        study, known = shared.study, shared.study.get_trials(deepcopy=False)
+        own = self.space.settings(self.model, self.distillation)
+        waiting = any(trial.state == TrialState.WAITING for trial in known)
+        if own and not waiting and own not in [trial.params for trial in known]:
+            study.enqueue_trial(own)  # the recipe's settings come first, for comparison
+        # Seeded by the trials so far rather than a state of its own, so that no process repeats another's.
+        study.sampler = TPESampler(seed=draw_seed(study.study_name, len(known)) % 2**32, constant_liar=True)
+        trial = shared.ask(self.space.distributions())
+        shared.beat(trial.number)
+        started = study.get_trials(deepcopy=False)[trial.number]
+        folder = self._training(started, teacher)[1].folder
+        make_folder(folder)  # where its lock will be
+        trial.set_user_attr(CLAIM, [trial.number, _place(folder), os.getpid()])
+        return started
 
     def _training(self, trial: "FrozenTrial", teacher: ModelRun) -> tuple[Job, ModelRun]:
         model = with_settings(self.model, self.distillation, rounded(trial.params))
@@ -183,42 +223,34 @@ def pareto_front(results: Sequence[Result]) -> list[Result]:
     return front
 
 
-def open_study(url: str, name: str) -> "Study":
-    """Return the study of that name in the database at `url`, created if missing. Call within `storage_errors`."""
-    import optuna  # noqa: PLC0415
+def _finish(study: "Study", number: int, values: tuple[int, int]) -> bool:
+    """Record the result of a trial; return False if it was failed meanwhile, since its heartbeats did not arrive."""
+    from optuna.exceptions import UpdateFinishedTrialError  # noqa: PLC0415
+    from optuna.trial import TrialState  # noqa: PLC0415
 
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    waiting = {"connect_args": {"timeout": LOCK_WAIT_S}} if url.startswith("sqlite") else {}
+    with suppress(UpdateFinishedTrialError):  # finished by another process between its two steps
+        study.tell(number, values, skip_if_finished=True)
+    finished = study.get_trials(deepcopy=False, states=[TrialState.COMPLETE])
+    return number in {trial.number for trial in finished}
+
+
+def _place(folder: Path) -> str:
+    return f"{socket.gethostname()}:{folder.resolve()}"
+
+
+def _is_running(process: int) -> bool:
+    """Return whether another process of this machine has that number; in containers it may be our own."""
     try:
-        storage = optuna.storages.RDBStorage(url, engine_kwargs=waiting)
-    except ImportError as error:  # the driver is missing
-        raise optuna.exceptions.StorageInternalError(str(error)) from None
-    return optuna.create_study(
-        storage=storage, study_name=name, directions=["minimize", "minimize"], load_if_exists=True
-    )
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return process != os.getpid()
 
 
-@contextmanager
-def storage_errors(url: str) -> Iterator[None]:
-    """Turn database errors into a `DistilleryError` that names the URL without its password."""
-    from optuna.exceptions import StorageInternalError  # noqa: PLC0415
-    from sqlalchemy.exc import SQLAlchemyError  # noqa: PLC0415
-
-    try:
-        yield
-    except (StorageInternalError, SQLAlchemyError) as error:
-        shown = re.sub(r"(://[^:/@]*):[^@]*@", r"\1:***@", url)
-        reason = str(error.__cause__ or error).splitlines()[0].rstrip(".")
-        if "disk is full" in reason or "disk I/O error" in reason:
-            fix = "make space there, then run the same command to continue"
-        elif "readonly" in reason:
-            fix = "make it writable for this user, or choose another one"
-        else:
-            fix = (
-                "give the URL of a reachable database whose driver is installed, such as sqlite:///runs/sweep.db or "
-                "postgresql+psycopg://user:password@host/name"
-            )
-        raise DistilleryError(f"--storage {shown}: {reason}; {fix}") from None
+def _is_claimed(trial: "FrozenTrial") -> bool:
+    return bool(trial.user_attrs.get(CLAIM, [None])[0] == trial.number)
 
 
 def _age(trial: "FrozenTrial") -> timedelta:

@@ -9,10 +9,14 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import pytest
+from optuna import create_study
 from PIL import Image
+from sqlalchemy import create_engine, text
+from sqlalchemy.exc import OperationalError
 
 from tests.support.training.samples import sample_training
 from tests.support.training.trainings import CPU
@@ -23,8 +27,9 @@ from training.model.checkpoint import load_checkpoint
 from training.recipe.files import read_recipe
 from training.recipe.schema import Architecture, Distillation, Model
 from training.runs.pipeline import DataSet, train_recipe
-from training.sweep.search import Result, open_study, pareto_front
+from training.sweep.search import CLAIM, Result, pareto_front
 from training.sweep.space import Space, multiply_adds
+from training.sweep.storage import SharedStudy, open_study, without_password
 
 RECIPE = """
 [teacher]
@@ -116,11 +121,11 @@ def test_the_settings_of_the_recipe_are_tried_though_their_first_trial_was_kille
 ) -> None:
     assert sweep("--trials=1") == 0
     name = json.loads(capsys.readouterr().out.splitlines()[-1])["study"]
-    study = open_study(f"sqlite:///{tmp_path / 'runs' / 'killed.db'}", name)
-    study.enqueue_trial(
+    shared = open_study(f"sqlite:///{tmp_path / 'runs' / 'killed.db'}", name, heartbeat=30)
+    shared.study.enqueue_trial(
         {"temperature": 4, "alpha": 0.7, "loss": "kl", "hidden": "16-8", "learning_rate": 0.009}
     )
-    study.ask()  # the process ends before it draws any setting
+    shared.ask({})  # the process ends before it draws any setting
     expected = rows(tmp_path / "runs")
     assert sweep("--trials=1", f"--storage=sqlite:///{tmp_path / 'runs' / 'killed.db'}") == 0
     assert rows(tmp_path / "runs") == [expected[0] | {"trial": "1"}]
@@ -151,19 +156,70 @@ def test_two_processes_share_a_study(mnist: Path, tmp_path: Path) -> None:
     assert sum("teacher: trained before" in output for output, _ in outputs) == 1
 
 
-def test_an_unfinished_trial_of_another_machine_is_run_here(
+def test_a_trial_of_another_machine_is_repeated_when_its_heartbeats_end(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     url = f"sqlite:///{tmp_path / 'shared.db'}"
     assert sweep("--trials=1", f"--storage={url}") == 0
     name = json.loads(capsys.readouterr().out.splitlines()[-1])["study"]
-    elsewhere = open_study(url, name)
-    student = Model(hidden=[16, 8])
-    begun = elsewhere.ask(Space().of(student).distributions())
+    elsewhere = open_study(url, name, heartbeat=30)
+    begun = elsewhere.ask(Space().of(Model(hidden=[16, 8])).distributions())
+    elsewhere.beat(begun.number)
+    begun.set_user_attr(CLAIM, [begun.number, "elsewhere:/runs", 1])
+    assert sweep("--trials=2", f"--storage={url}", "--timeout=0.1") == 0
+    assert "waiting for other processes: trial 1" in capsys.readouterr().err
+    with elsewhere.storage.engine.begin() as connection:
+        connection.execute(text("UPDATE trial_heartbeats SET heartbeat = '2000-01-01 00:00:00'"))
     assert sweep("--trials=2", f"--storage={url}") == 0
-    assert [row["trial"] for row in rows(tmp_path / "runs")] == ["0", "1"]
-    late = elsewhere.tell(begun.number, (0, 0), skip_if_finished=True)
-    assert late.values != [0, 0]  # the first result counts
+    first, second = rows(tmp_path / "runs")
+    assert (first["trial"], second["trial"]) == ("0", "2")
+    assert float(second["temperature"]) == pytest.approx(begun.params["temperature"], rel=0.05)
+    assert [trial.state.name for trial in elsewhere.study.trials] == ["COMPLETE", "FAIL", "COMPLETE"]
+    late = elsewhere.study.tell(begun.number, (0, 0), skip_if_finished=True)
+    assert late.state.name == "FAIL"  # the machine may only have been disconnected
+
+
+def test_an_outage_of_the_database_is_waited_for_and_then_reported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def study(url: str) -> SharedStudy:
+        return SharedStudy(create_study(), SimpleNamespace(engine=create_engine(url)))  # type: ignore[arg-type]
+
+    def fail() -> int:
+        attempts.append(1)
+        if len(attempts) == succeeds_at:
+            return 7
+        raise OperationalError("SELECT 'secret'", {}, OSError("the server closed the connection"))
+
+    attempts: list[int] = []
+    monkeypatch.setattr("training.sweep.storage.time.sleep", lambda _: None)
+    monkeypatch.setattr("training.sweep.storage.OUTAGE_S", 5)
+    remote, succeeds_at = study("postgresql+psycopg://me@here/x"), 3
+    assert remote.retry(fail) == 7
+    error = capsys.readouterr().err
+    assert error == "--storage: the server closed the connection; trying again for 5 seconds\n"
+    monkeypatch.setattr("training.sweep.storage.OUTAGE_S", 0)
+    attempts.clear()
+    with pytest.raises(OperationalError):
+        remote.retry(fail)
+    with pytest.raises(OperationalError):  # a file does not come back by itself
+        study(f"sqlite:///{tmp_path / 'sweep.db'}").retry(fail)
+    assert len(attempts) == 2
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("postgresql+psycopg://me:secret@here/x", "postgresql+psycopg://me:***@here/x"),
+        ("postgresql://me:sec@ret@here/x", "postgresql://me:***@here/x"),
+        ("postgresql://me@here/x?password=secret&sslmode=require", "postgresql://me@here/x?sslmode=require"),
+        ("postgresql//me:secret@here/x", "…@here/x"),
+        ("postgresql://me:secret@here:port/x", "…@here:port/x"),
+        ("sqlite:///runs/sweep.db", "sqlite:///runs/sweep.db"),
+    ],
+)
+def test_passwords_are_not_shown(url: str, shown: str) -> None:
+    assert without_password(url) == shown
 
 
 @pytest.mark.parametrize(
@@ -178,15 +234,26 @@ def test_an_unfinished_trial_of_another_machine_is_run_here(
         (["--storage=sweep"], 1, "--storage sweep: Could not parse SQLAlchemy URL"),
         (["--storage=sqlite:////nowhere/sweep.db"], 1, "unable to open database file; give the URL"),
         (
-            ["--storage=postgresql://me:secret@here/x"],
+            ["--storage=postgresql://me:secret@127.0.0.1:1/x"],
             1,
-            "--storage postgresql://me:***@here/x: Failed to import",
+            "--storage postgresql://me:***@127.0.0.1:1/x: connection failed: connection to server at",
+        ),
+        (
+            ["--storage=postgresql://me:sec@ret@127.0.0.1/x"],
+            1,
+            "--storage postgresql://me:***@127.0.0.1/x: an @ in the password must be written as %40",
+        ),
+        (
+            ["--storage=mysql+pymysql://me:secret@127.0.0.1/x"],
+            1,
+            "--storage mysql+pymysql://me:***@127.0.0.1/x: No module named 'pymysql'; install",
         ),
         ([f"--storage=sqlite:///{__file__}"], 1, "file is not a database"),
         (["--space.temperature=8,4"], 2, "space.temperature: the lower bound must come first, not 8,4"),
         (["--space.alpha=0.5,2"], 2, "space.alpha.1: Input should be less than or equal to 1 (found 2)"),
         (["--space.hidden=64x32"], 2, "space.hidden.0: String should match pattern"),
         (["--space.loss=kd"], 2, "space.loss.0: Input should be 'kl'"),
+        (["--heartbeat=0"], 2, "heartbeat: Input should be greater than 0"),
         (["--trials=0"], 2, "trials: Input should be greater than or equal to 1"),
     ],
 )
