@@ -23,7 +23,7 @@ EngineName = Literal["nginx", "haproxy"]
 
 
 class Cluster(Bench, RepositorySettings):
-    """Measure several hosts of the service behind a balancer: requests lost to faults, and throughput by their number.
+    """Measure faults and throughput of several hosts behind a balancer.
 
     Hosts are network namespaces of this machine; needs root. Under a constant load on kept connections, replicas are
     restarted, added, removed and killed, and a host is disconnected. Balancers are configured by the files of deploy/.
@@ -43,7 +43,7 @@ class Cluster(Bench, RepositorySettings):
     rate: PositiveFloat = Field(25.0, description="requests per second of each of these")
     settle: PositiveFloat = Field(3.0, description="seconds of load after each fault")
     disconnected: PositiveFloat = Field(15.0, description="seconds for which a host is disconnected")
-    shutdown_delay: NonNegativeFloat = Field(5.0, description="--shutdown-delay of the replicas, in seconds")
+    shutdown_delay: NonNegativeFloat = Field(5.0, description="seconds, --shutdown-delay of the replicas")
     hosts: int = Field(
         3, ge=0, description="number of hosts up to which throughput is measured; 0: not at all"
     )
