@@ -53,6 +53,7 @@ SECTIONS = (
     ),
     Section(name="scenarios", kinds=("scenarios",)),
     Section(name="score", kinds=("score",)),
+    Section(name="capacity", kinds=("http",)),
     Section(name="overload", kinds=("overload",), figure="overload.png", draw=figures.overload_figure),
     Section(name="cluster", kinds=("cluster",)),
     Section(name="soak", kinds=("soak",)),
