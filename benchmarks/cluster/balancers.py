@@ -13,10 +13,11 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import ClassVar
 
@@ -41,7 +42,7 @@ class Replica:
         place = ("--host", "0.0.0.0", "--port", str(PORT), "--models-dir", str(site.models_dir.resolve()))  # noqa: S104
         delay = ("--shutdown-delay", f"{site.shutdown_delay_s:g}")
         command = [sys.executable, "-m", "serving", *place, *delay, *site.flags]
-        with host.entered():
+        with host.entered(), _on_one_core(host) if site.cores else nullcontext():
             self.server: ServerProcess = self._stack.enter_context(
                 running(command, f"http://127.0.0.1:{PORT}", ready="/health/ready")
             )
@@ -83,6 +84,7 @@ class Balanced(Engine):
                 f"there is no program {self.program}; install Debian's package {self.package}"
             )
         self.replicas: dict[Host, Replica] = {}
+        self._reloading = threading.Lock()
         self._stack = ExitStack()
 
     def __exit__(self, *_: object) -> None:
@@ -115,12 +117,15 @@ class Balanced(Engine):
         self.wait_for(len(hosts))
 
     def add(self, host: Host) -> None:
-        self.replicas[host] = Replica(host, self.site)
-        self._reload()
+        replica = Replica(host, self.site)
+        with self._reloading:
+            self.replicas[host] = replica
+            self._reload()
 
     def remove(self, host: Host) -> None:
-        replica = self.replicas.pop(host)
-        self._reload()
+        with self._reloading:
+            replica = self.replicas.pop(host)
+            self._reload()
         replica.drain()
 
     def restart(self) -> None:
@@ -255,6 +260,18 @@ def with_servers(shipped: str, *servers: str) -> str:
 
 def _user() -> str:
     return pwd.getpwuid(os.getuid()).pw_name
+
+
+@contextmanager
+def _on_one_core(host: Host) -> Iterator[None]:
+    """Let the processes that this thread starts use one core alone: one with less than it must not count more."""
+    cores = os.sched_getaffinity(0)
+    chosen = int(host.address.rpartition(".")[2]) % len(cores)
+    os.sched_setaffinity(0, {sorted(cores)[chosen]})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, cores)
 
 
 def _listens(process: psutil.Process) -> bool:
