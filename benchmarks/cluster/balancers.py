@@ -16,8 +16,8 @@ import sys
 import threading
 import time
 from abc import abstractmethod
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext, suppress
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import ClassVar
 
@@ -41,8 +41,9 @@ class Replica:
         self._stack = ExitStack()
         place = ("--host", "0.0.0.0", "--port", str(PORT), "--models-dir", str(site.models_dir.resolve()))  # noqa: S104
         delay = ("--shutdown-delay", f"{site.shutdown_delay_s:g}")
-        command = [sys.executable, "-m", "serving", *place, *delay, *site.flags]
-        with host.entered(), _on_one_core(host) if site.cores else nullcontext():
+        prefix = _on_one_core(host) if site.cores else []
+        command = [*prefix, sys.executable, "-m", "serving", *place, *delay, *site.flags]
+        with host.entered():
             self.server: ServerProcess = self._stack.enter_context(
                 running(command, f"http://127.0.0.1:{PORT}", ready="/health/ready")
             )
@@ -262,16 +263,12 @@ def _user() -> str:
     return pwd.getpwuid(os.getuid()).pw_name
 
 
-@contextmanager
-def _on_one_core(host: Host) -> Iterator[None]:
-    """Let the processes that this thread starts use one core alone: one with less than it must not count more."""
-    cores = os.sched_getaffinity(0)
-    chosen = int(host.address.rpartition(".")[2]) % len(cores)
-    os.sched_setaffinity(0, {sorted(cores)[chosen]})
-    try:
-        yield
-    finally:
-        os.sched_setaffinity(0, cores)
+def _on_one_core(host: Host) -> list[str]:
+    """Return the command that runs another one on one core: a replica with less than that must not count more."""
+    if sys.platform != "linux":
+        return []
+    cores = sorted(os.sched_getaffinity(0))
+    return ["taskset", "-c", str(cores[int(host.address.rpartition(".")[2]) % len(cores)])]
 
 
 def _listens(process: psutil.Process) -> bool:
