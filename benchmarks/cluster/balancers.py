@@ -11,6 +11,7 @@ import re
 import shutil
 import signal
 import socket
+import subprocess
 import sys
 import time
 from abc import abstractmethod
@@ -23,6 +24,7 @@ import psutil
 
 from benchmarks.cluster.engines import PORT, Engine, Site
 from benchmarks.cluster.hosts import Host
+from benchmarks.cluster.quota import cpu_quota
 from benchmarks.errors import BenchmarkError
 from benchmarks.systems.servers import ROOT, START_S, ServerProcess, running
 
@@ -43,9 +45,13 @@ class Replica:
             self.server: ServerProcess = self._stack.enter_context(
                 running(command, f"http://127.0.0.1:{PORT}", ready="/health/ready")
             )
+        self._quota = ExitStack()
+        if site.cores:
+            self._quota.enter_context(cpu_quota(self.server.all(), site.cores))
 
     def drain(self) -> None:
         """End it by SIGTERM; raise `BenchmarkError` for a status other than 0."""
+        self._quota.close()
         self.server.process.terminate()
         try:
             if status := self.server.process.wait(START_S):
@@ -55,6 +61,7 @@ class Replica:
 
     def kill(self) -> None:
         """Kill all its processes."""
+        self._quota.close()
         for process in self.server.all():
             with suppress(psutil.NoSuchProcess):
                 process.kill()
@@ -82,6 +89,12 @@ class Balanced(Engine):
         self._stack.close()
         for replica in self.replicas.values():
             replica.kill()
+
+    @classmethod
+    def version(cls) -> str:
+        done = subprocess.run([cls.program, "-v"], capture_output=True, text=True, check=True)
+        [version] = re.findall(r"version:? (?:nginx/)?([\d.]+)", done.stdout + done.stderr)
+        return str(version)
 
     @property
     def url(self) -> str:
@@ -138,12 +151,15 @@ class Balanced(Engine):
         """Return when the balancer sends requests to this number of replicas, if it checks their health."""
 
     def _reload(self) -> None:
-        """Return when processes with the new configuration run."""
+        """Return when processes with the new configuration accept connections, and no others."""
         first = psutil.Process(self.balancer.process.pid)
         before = set(first.children())
         self.write(list(self.replicas))
         first.send_signal(self.reload_signal)
-        wait_until(lambda: bool(set(first.children()) - before), f"{self.name} reloads")
+        wait_until(
+            lambda: bool(set(first.children()) - before) and not any(map(_listens, before)),
+            f"{self.name} accepts connections with its new configuration",
+        )
         self.wait_for(len(self.replicas))
 
 
@@ -160,7 +176,9 @@ class Nginx(Balanced):
         (folder / "distillery/proxy.conf").write_text(proxy)
         (folder / "distillery/plain.conf").write_text(proxy.replace(" non_idempotent;", ";"))
         shipped = (DEPLOY / "nginx/distillery.conf").read_text()
-        (folder / "distillery.conf").write_text(_with_servers(shipped, "    server {address}:", hosts))
+        (folder / "distillery.conf").write_text(
+            with_servers(shipped, *(f"    server {host.address}:{PORT}" for host in hosts))
+        )
         (folder / "nginx.conf").write_text(f"""
 daemon off;
 user {_user()};
@@ -199,7 +217,7 @@ class HAProxy(Balanced):
 
     def write(self, hosts: Sequence[Host]) -> None:
         shipped = (DEPLOY / "haproxy/haproxy.cfg").read_text()
-        text = _with_servers(shipped, "    server {name} {address}:", hosts)
+        text = with_servers(shipped, *(f"    server {host.name} {host.address}:{PORT}" for host in hosts))
         text = text.replace("/run/haproxy/admin.sock", str(self._socket))
         plain = f"""
 frontend plain
@@ -229,18 +247,25 @@ frontend plain
 ENGINES: dict[str, type[Engine]] = {engine.name: engine for engine in (Nginx, HAProxy)}
 
 
-def _with_servers(shipped: str, line: str, hosts: Sequence[Host]) -> str:
-    """Return a configuration whose lines of example servers are replaced by those of the hosts."""
-    example = re.compile(r"^    server (?:\w+ )?10\.77\.0\.\d+(:8000.*\n)", re.MULTILINE)
-    [options] = set(example.findall(shipped))
-    servers = "".join(line.format(name=host.name, address=host.address)[:-1] + options for host in hosts)
-    before, _, _ = shipped.partition(next(example.finditer(shipped))[0])
-    after = shipped[list(example.finditer(shipped))[-1].end() :]
-    return before + servers + after
+def with_servers(shipped: str, *servers: str) -> str:
+    """Return a configuration of `deploy/` with these servers, such as `    server 10.0.0.1:8000`, and their options."""
+    example = re.compile(r"(?:^    server (?:\w+ )?10\.77\.0\.\d+:8000(.*\n))+", re.MULTILINE)
+    return example.sub(lambda found: "".join(server + found[1] for server in servers), shipped)
 
 
 def _user() -> str:
     return pwd.getpwuid(os.getuid()).pw_name
+
+
+def _listens(process: psutil.Process) -> bool:
+    """Return whether a process, which may have ended, has a listening TCP socket."""
+    own = Path(f"/proc/{process.pid}")
+    try:
+        rows = [row.split() for row in (own / "net/tcp").read_text().splitlines()[1:]]
+        sockets = {str(file.readlink()) for file in (own / "fd").iterdir()}
+    except FileNotFoundError:
+        return False
+    return any(f"socket:[{row[9]}]" in sockets for row in rows if row[3] == "0A")  # LISTEN
 
 
 def wait_until(condition: Callable[[], bool], description: str, seconds: float = START_S) -> None:

@@ -26,6 +26,8 @@ class Site:
     """Of every replica."""
     shutdown_delay_s: float = 2.0
     """Between SIGTERM and the end of a replica; it serves meanwhile, and its /health/ready fails."""
+    cores: float | None = None
+    """CPU quota of each replica once it is ready; None: no limit."""
 
 
 class Engine(AbstractContextManager["Engine"]):
@@ -43,6 +45,11 @@ class Engine(AbstractContextManager["Engine"]):
 
     def __enter__(self) -> Self:
         return self
+
+    @classmethod
+    @abstractmethod
+    def version(cls) -> str:
+        """Return the version of the engine's software."""
 
     @property
     @abstractmethod

@@ -132,4 +132,9 @@ def measure_faults(
             }
             for name, start, end in spans
         ]
-    return {"engine": engine.name, "control_plane_mib": round(memory, 1), "rows": rows}
+    return {
+        "engine": engine.name,
+        "version": engine.version(),
+        "control_plane_mib": round(memory, 1),
+        "rows": rows,
+    }

@@ -3,11 +3,14 @@
 import ctypes
 import os
 import subprocess
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
+
+import psutil
 
 from benchmarks.errors import BenchmarkError
 
@@ -35,6 +38,24 @@ class Host:
                 yield
             finally:
                 _enter(Path(f"/proc/self/fd/{before.fileno()}"))
+
+    def processes(self) -> list[psutil.Process]:
+        """Return the processes that were started on this host, and run."""
+        namespace = Path("/run/netns", self.namespace).stat().st_ino
+        found = []
+        for process in psutil.process_iter():
+            with suppress(OSError):  # it has ended
+                if Path(f"/proc/{process.pid}/ns/net").stat().st_ino == namespace:
+                    found.append(process)
+        return found
+
+    def kill_processes(self) -> None:
+        """Kill all of them, as a loss of power does; return when they have ended."""
+        while processes := self.processes():
+            for process in processes:
+                with suppress(psutil.NoSuchProcess):
+                    process.kill()
+            time.sleep(0.02)
 
     def disconnect(self) -> None:
         """Disconnect its cable: packets are lost without an error, and connections stay open."""

@@ -41,6 +41,8 @@ class Render(Command):
             Path("docs/paper.md"),
             Path("docs/performance.md"),
             Path("docs/pictures.md"),
+            Path("docs/scaling.md"),
+            Path("docs/scoring.md"),
         ],
         description="documents with markers",
     )

@@ -4,15 +4,15 @@ import io
 import multiprocessing
 import tarfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
-from itertools import cycle, islice
+from itertools import cycle, islice, product
 from multiprocessing.connection import Connection
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from pydantic import Field, PositiveFloat, PositiveInt
@@ -29,10 +29,11 @@ from serving.codecs.pictures.decode import decode_pictures
 from serving.model.repository import ModelEntry
 from serving.model.session import open_session
 from serving.scoring.inputs.arrays import npy_file
-from serving.scoring.inputs.base import BATCH, Input
+from serving.scoring.inputs.base import BATCH, Input, Part
 from serving.scoring.inputs.tar import tar_file
 from serving.scoring.output import Done, Output
-from serving.scoring.processes import score_parts
+from serving.scoring.processes import Update, score_parts
+from serving.scoring.ray_data import ray_cluster, score_parts_on_ray
 from serving.scoring.score import Scorer
 
 PARTS = 10
@@ -40,6 +41,8 @@ PARTS = 10
 WARM_UP_PARTS = 2
 """Per process; not counted."""
 WARM_UP_RUNS = 20
+Engine = Callable[[Iterable[Part], Scorer, Output, int], Iterator[Update]]
+ENGINES: dict[str, Engine] = {"local": score_parts, "ray": score_parts_on_ray}
 CALIBRATION_S = 0.2
 
 
@@ -47,7 +50,7 @@ class Score(Bench, RepositorySettings):
     """Measure bulk scoring of arrays and of pictures, against the session alone.
 
     Sessions run batches that are in memory, in one process and in all of them at once; scoring reads, decodes, runs and
-    writes in all processes.
+    writes in all processes, of this command or of a Ray cluster on this machine.
     """
 
     examples = (
@@ -63,12 +66,15 @@ class Score(Bench, RepositorySettings):
     processes: PositiveInt = Field(
         default_factory=usable_cores, description="processes; default: one per core"
     )
+    engine: list[Literal["local", "ray"]] = Field(["local", "ray"], description="engines of bulk scoring")
     rounds: PositiveInt = Field(5, description="rounds; each measures every case once")
-    seconds: PositiveFloat = Field(1.0, description="seconds per case and round, about")
+    seconds: PositiveFloat = Field(3.0, description="seconds per case and round, about")
 
     def measure(self) -> dict[str, Any]:
         entries = self.entries()
-        with TemporaryDirectory() as folder:
+        with TemporaryDirectory() as folder, ExitStack() as stack:
+            if "ray" in self.engine:
+                stack.enter_context(ray_cluster(None, self.processes))
             rows = [
                 row for entry in self.measured(entries).values() for row in self._rows(entry, Path(folder))
             ]
@@ -81,7 +87,7 @@ class Score(Bench, RepositorySettings):
         }
 
     def _rows(self, entry: ModelEntry, folder: Path) -> Iterator[dict[str, Any]]:
-        """Yield a row for arrays and one for pictures."""
+        """Yield a row for arrays and one for pictures, by engine."""
         with _sessions(entry, self.processes) as sessions:
             rate = sessions(1, CALIBRATION_S)
             inputs = {
@@ -93,21 +99,27 @@ class Score(Bench, RepositorySettings):
             cases: dict[str, Callable[[], float]] = {
                 "one": lambda: sessions(1, self.seconds),
                 "all": lambda: sessions(self.processes, self.seconds),
-                **{name: partial(self._score, entry, source, folder) for name, source in inputs.items()},
+                **{
+                    f"{name} {engine}": partial(self._score, ENGINES[engine], entry, source, folder)
+                    for name, source in inputs.items()
+                    for engine in self.engine
+                },
             }
             measured = interleave(list(cases.values()), self.rounds, lambda case: case())
         rates = dict(zip(cases, measured, strict=True))
         reference = [self.processes * each for each in rates["one"]]
-        for name in inputs:
+        for name, engine in product(inputs, self.engine):
+            case = f"{name} {engine}"
             yield {
                 "model": entry.name,
                 "input": name,
-                "images_per_s": round(median(rates[name])),
+                "engine": engine,
+                "images_per_s": round(median(rates[case])),
                 "session_images_per_s": round(median(rates["one"])),
                 "sessions_images_per_s": round(median(rates["all"])),
-                "share": Ratio.within_rounds(rates[name], reference).as_json(),
-                "share_of_sessions": Ratio.within_rounds(rates[name], rates["all"]).as_json(),
-                "rounds_images_per_s": [round(each) for each in rates[name]],
+                "share": Ratio.within_rounds(rates[case], reference).as_json(),
+                "share_of_sessions": Ratio.within_rounds(rates[case], rates["all"]).as_json(),
+                "rounds_images_per_s": [round(each) for each in rates[case]],
             }
 
     def _count(self, per_second: float, multiple: int) -> int:
@@ -115,12 +127,12 @@ class Score(Bench, RepositorySettings):
         unit = PARTS * self.processes * multiple
         return unit * max(1, round(per_second * self.processes * self.seconds / unit))
 
-    def _score(self, entry: ModelEntry, source: Input, folder: Path) -> float:
+    def _score(self, engine: Engine, entry: ModelEntry, source: Input, folder: Path) -> float:
         """Return the images per second after the first parts."""
         total = _items(source)
         with TemporaryDirectory(dir=folder) as out:
             parts = source.parts(total // (PARTS * self.processes))
-            updates = score_parts(parts, Scorer(entry, BodyLimits(1)), Output(Path(out), {}), self.processes)
+            updates = engine(parts, Scorer(entry, BodyLimits(1)), Output(Path(out), {}), self.processes)
             times = [(time.perf_counter(), each.predicted) for each in updates if isinstance(each, Done)]
         first = WARM_UP_PARTS * self.processes
         return sum(count for _, count in times[first:]) / (times[-1][0] - times[first - 1][0])

@@ -27,10 +27,15 @@ class Score(ScoringSettings):
         try:
             from serving.scoring.run import score  # noqa: PLC0415 - `--help` needs neither Arrow nor onnxruntime
         except ModuleNotFoundError as error:
-            raise DistilleryError(
-                f"scoring needs the package {error.name}: pip install 'distillery[scoring]'"
-            ) from None
-        score(self)
+            raise _missing(error, "scoring") from None
+        try:
+            score(self)
+        except ModuleNotFoundError as error:  # imported by --engine ray
+            raise _missing(error, "ray") from None
+
+
+def _missing(error: ModuleNotFoundError, extra: str) -> DistilleryError:
+    return DistilleryError(f"{extra} needs the package {error.name}: pip install 'distillery[{extra}]'")
 
 
 COMMANDS: dict[str, type[distillery.Command]] = {"score": Score}

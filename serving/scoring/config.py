@@ -1,13 +1,12 @@
 """Settings of bulk scoring; the command that takes them is in `serving.scoring.__main__`."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, NonNegativeInt, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 from pydantic_settings import CliPositionalArg
 
 from distillery import Metavar
-from distillery.machine import usable_cores
 from serving.config import MAX_BODY_BYTES, MAX_PIXELS, RepositorySettings
 
 
@@ -22,10 +21,17 @@ class ScoringSettings(RepositorySettings):
     column: str | None = Field(
         None, description="column of Parquet files; default: the only one with pictures or lists of integers"
     )
-    processes: NonNegativeInt = Field(
-        default_factory=usable_cores,
+    engine: Literal["local", "ray"] = Field(
+        "local", description="where processes run: on this machine, or on a Ray cluster"
+    )
+    ray_address: Annotated[str | None, Metavar("ADDRESS")] = Field(
+        None,
+        description="Ray cluster, such as 10.0.0.5:6379 or auto; default: RAY_ADDRESS, or a new one on this machine",
+    )
+    processes: NonNegativeInt | None = Field(
+        None,
         description="processes; 0: score in the command's own, which a file that crashes a decoder ends; default: one "
-        "per usable core",
+        "per usable core, or per CPU of the Ray cluster",
     )
     part_items: PositiveInt | None = Field(
         None,
@@ -36,3 +42,11 @@ class ScoringSettings(RepositorySettings):
     max_pixels: PositiveInt = Field(
         MAX_PIXELS, description="maximum pixels that decoding a picture may hold in memory"
     )
+
+    @model_validator(mode="after")
+    def _check_engine(self) -> Self:
+        if self.engine == "local" and self.ray_address is not None:
+            raise ValueError("--ray-address needs --engine ray")
+        if self.engine == "ray" and self.processes == 0:
+            raise ValueError("--processes 0 is for --engine local; expected at least 1, or none for all CPUs")
+        return self

@@ -13,7 +13,6 @@ import time
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import suppress
 from multiprocessing.connection import Connection, wait
-from multiprocessing.process import BaseProcess
 from typing import NamedTuple
 
 from distillery import DistilleryError
@@ -57,65 +56,78 @@ def score_parts(parts: Iterable[Part], scorer: Scorer, output: Output, processes
         yield output.write(part, scored)
 
 
-class _Worker(NamedTuple):
-    process: BaseProcess
-    pipe: Connection
+class Worker:
+    """A process that scores and writes one part at a time."""
+
+    def __init__(self, scorer: Scorer, output: Output) -> None:
+        self.pipe, theirs = multiprocessing.Pipe()
+        self._process = multiprocessing.get_context("spawn").Process(
+            target=_work, args=(theirs, scorer, output), daemon=True
+        )
+        # The process inherits the mask: Ctrl-C reaches this one alone, which ends the others.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            self._process.start()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        theirs.close()
+
+    def begin(self, part: Part) -> None:
+        """Score a part; `receive` returns what becomes of it."""
+        self._part = part
+        with suppress(BrokenPipeError):  # it has died, which receiving notices
+            self.pipe.send(part)
+
+    def receive(self) -> Update:
+        """Wait for a message; after `Done` the next part can begin, after `Lost` the process has ended.
+
+        Raises what the process raised, a `DistilleryError`.
+        """
+        try:
+            message: Update | DistilleryError = self.pipe.recv()
+        except (EOFError, ConnectionResetError):
+            self._process.join()
+            self.pipe.close()
+            return Lost(self._part, f"its process ended with status {self._process.exitcode}")
+        if isinstance(message, DistilleryError):
+            raise message
+        return message
+
+    def kill(self) -> None:
+        """End the process; what it has not finished is absent, and scored by the next run."""
+        self._process.kill()
+        self._process.join()
+        self.pipe.close()
 
 
 def _in_processes(parts: Iterator[Part], scorer: Scorer, output: Output, processes: int) -> Iterator[Update]:
-    working: dict[Connection, tuple[_Worker, Part]] = {}
-    idle: list[_Worker] = []
+    working: dict[Connection, Worker] = {}
+    idle: list[Worker] = []
     try:
         for part in parts:
-            worker = idle.pop() if idle else _start(scorer, output)
-            working[worker.pipe] = worker, part
-            with suppress(BrokenPipeError):  # it has died, which receiving notices
-                worker.pipe.send(part)
+            worker = idle.pop() if idle else Worker(scorer, output)
+            working[worker.pipe] = worker
+            worker.begin(part)
             while len(working) == processes:
                 yield from _receive(working, idle)
         while working:
             yield from _receive(working, idle)
     finally:
-        for worker in [*idle, *(worker for worker, _ in working.values())]:
-            worker.process.kill()  # what it has not finished is absent, and scored by the next run
-            worker.process.join()
-            worker.pipe.close()
+        for worker in [*idle, *working.values()]:
+            worker.kill()
 
 
-def _receive(working: dict[Connection, tuple[_Worker, Part]], idle: list[_Worker]) -> Iterator[Update]:
+def _receive(working: dict[Connection, Worker], idle: list[Worker]) -> Iterator[Update]:
     """Wait for messages; move processes that have finished to `idle`. Raises what a process raised."""
     for pipe in wait(list(working)):
         assert isinstance(pipe, Connection)  # noqa: S101
-        worker, part = working[pipe]
-        try:
-            message = pipe.recv()
-        except (EOFError, ConnectionResetError):
+        worker = working[pipe]
+        update = worker.receive()
+        if not isinstance(update, Progress):
             del working[pipe]
-            worker.process.join()
-            worker.pipe.close()
-            yield Lost(part, f"its process ended with status {worker.process.exitcode}")
-            continue
-        if isinstance(message, DistilleryError):
-            raise message
-        if isinstance(message, Done):
-            del working[pipe]
+        if isinstance(update, Done):
             idle.append(worker)
-        yield message
-
-
-def _start(scorer: Scorer, output: Output) -> _Worker:
-    ours, theirs = multiprocessing.Pipe()
-    process = multiprocessing.get_context("spawn").Process(
-        target=_work, args=(theirs, scorer, output), daemon=True
-    )
-    # The process inherits the mask: Ctrl-C reaches this one alone, which ends the others.
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        process.start()
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-    theirs.close()
-    return _Worker(process, ours)
+        yield update
 
 
 def _work(pipe: Connection, scorer: Scorer, output: Output) -> None:

@@ -1,9 +1,10 @@
 """A run of bulk scoring: find the inputs, skip the parts that are done, score the others, report what is missing."""
 
 from collections.abc import Iterable, Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 
 from distillery import DistilleryError, unknown
+from distillery.machine import usable_cores
 from serving.codecs.base import BodyLimits
 from serving.model.repository import ModelEntry, default_model, load_repository
 from serving.model.signature import PublicKeys
@@ -11,7 +12,7 @@ from serving.scoring.config import ScoringSettings
 from serving.scoring.inputs.base import Input, Part
 from serving.scoring.inputs.find import find_inputs
 from serving.scoring.output import Done, Output
-from serving.scoring.processes import Lost, Progress, score_parts
+from serving.scoring.processes import Lost, Progress, Update, score_parts
 from serving.scoring.progress import ScoringProgress
 from serving.scoring.score import Scorer
 
@@ -43,7 +44,7 @@ def score(settings: ScoringSettings) -> None:
     with output.locked(), ScoringProgress(sum(each.stamp.size for each in inputs)) as progress:
         output.begin(inputs)
         parts = _missing(inputs, output, settings.part_items, finished, progress)
-        with closing(score_parts(parts, scorer, output, settings.processes)) as updates:
+        with _scoring(settings, parts, scorer, output) as updates:
             for update in updates:
                 match update:
                     case Progress(scored, rejected):
@@ -70,6 +71,25 @@ def _model(settings: ScoringSettings) -> ModelEntry:
     if name not in entries:
         raise DistilleryError(f"--model: {unknown('model', name, entries)}")
     return entries[name]
+
+
+@contextmanager
+def _scoring(
+    settings: ScoringSettings, parts: Iterable[Part], scorer: Scorer, output: Output
+) -> Iterator[Iterable[Update]]:
+    """Yield the updates of the engine. Raises `DistilleryError`."""
+    if settings.engine == "local":
+        processes = usable_cores() if settings.processes is None else settings.processes
+        with closing(score_parts(parts, scorer, output, processes)) as updates:
+            yield updates
+        return
+    from serving.scoring.ray_data import ray_cluster, score_parts_on_ray  # noqa: PLC0415 - seconds
+
+    with (
+        ray_cluster(settings.ray_address, settings.processes) as actors,
+        closing(score_parts_on_ray(parts, scorer, output, actors)) as updates,
+    ):
+        yield updates
 
 
 def _missing(

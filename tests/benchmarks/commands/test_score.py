@@ -14,7 +14,16 @@ from distillery import main
 def test_arrays_and_pictures_are_scored_and_compared_with_the_session(
     one_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    flags = ["--models-dir", str(one_model), "--results-dir", str(tmp_path), "--processes", "1"]
+    flags = [
+        "--models-dir",
+        str(one_model),
+        "--results-dir",
+        str(tmp_path),
+        "--processes",
+        "1",
+        "--engine",
+        "local",
+    ]
     assert (
         main("distillery-bench", COMMANDS, arguments=["score", *flags, "--rounds", "2", "--seconds", "0.1"])
         == 0

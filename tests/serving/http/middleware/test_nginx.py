@@ -1,4 +1,4 @@
-"""The service behind a real nginx with TLS, configured as docs/operations.md shows."""
+"""The service behind a real nginx with TLS, configured by deploy/nginx and as docs/operations.md shows."""
 
 import json
 import shutil
@@ -14,6 +14,7 @@ import httpx
 import psutil
 import pytest
 
+from benchmarks.cluster.balancers import with_servers
 from tests.support.documents.markdown import blocks
 from tests.support.requests.ambiguous import AMBIGUOUS, CLEAR, SECOND
 from tests.support.service import ROOT, eventually, free_port, running_service
@@ -42,7 +43,7 @@ def proxy(one_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
         service_port = httpx.URL(service.url).port
         assert service_port
         certificate = make_certificate(folder)
-        (folder / "nginx.conf").write_text(configuration(port, service_port))
+        (folder / "nginx.conf").write_text(configuration(folder, port, service_port))
         command = ["nginx", "-p", str(folder), "-e", "stderr", "-c", "nginx.conf"]
         nginx = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
         try:
@@ -65,12 +66,15 @@ def make_certificate(folder: Path) -> Path:
     return folder / "certificate.pem"
 
 
-def configuration(port: int, service_port: int) -> str:
-    """Return the configuration of the documents in a server, and a location that removes the prefix."""
-    [shown] = [one.text for one in blocks(ROOT / "docs/operations.md") if one.language == "nginx"]
-    upstream, location = shown.replace(":8000", f":{service_port}").split("\n\n")
+def configuration(folder: Path, port: int, service_port: int) -> str:
+    """Return the upstream of deploy/nginx with the location of the documents, and one that removes the prefix."""
+    [location] = [one.text for one in blocks(ROOT / "docs/operations.md") if one.language == "nginx"]
+    (folder / "distillery").mkdir()
+    shutil.copy(ROOT / "deploy/nginx/proxy.conf", folder / "distillery")
+    shipped = (ROOT / "deploy/nginx/distillery.conf").read_text()
+    upstream = with_servers(shipped, f"    server 127.0.0.1:{service_port}").partition("\nserver {")[0]
     removing = location.replace("/digits/", "/removed/").replace("http://distillery;", "http://distillery/;")
-    assert removing.count("distillery/") == 1
+    assert removing.count("http://distillery/;") == 1
     return f"""
 daemon off;
 master_process off;  # as our user, who may write to the folder
