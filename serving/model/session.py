@@ -5,7 +5,7 @@ import math
 import re
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -101,6 +101,10 @@ def _first_line(error: Exception) -> str:
     return re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : |/onnxruntime_src/\S+ [^()]*\([^()]*\) ", "", line)
 
 
+GraphOutputs = list[Scores]
+"""What a run returns, `float32` each: logits [N, 10], probabilities [N, 10], and outlier [N, 1] if the graph has it."""
+
+
 class Outputs(NamedTuple):
     """The outputs of a run over N images; the last two are None for a file without an acceptance rule."""
 
@@ -147,7 +151,7 @@ class Session:
     def run(self, images: Images) -> Outputs:
         """Return the outputs for `uint8 [N, 28, 28]` ink values."""
         if len(images) > 1:
-            digits, logits, probabilities, confidence, accepted = self.run_many(images)
+            digits, logits, probabilities, confidence, accepted = self.outputs_of([self.run_graph(images)])
             return Outputs(
                 digits.tolist(),
                 logits,
@@ -164,9 +168,16 @@ class Session:
         share = int(share * 1e6) / 1e6
         return Outputs(digit, logits, probabilities, [share], [share >= self._threshold])
 
-    def run_many(self, images: Images) -> OutputArrays:
-        """Return the same outputs as arrays."""
-        logits, probabilities, *outlier = self._session.run(self._names, {"image": images})
+    def run_graph(self, images: Images) -> GraphOutputs:
+        """Return the outputs of the graph, for `outputs_of`."""
+        outputs: GraphOutputs = self._session.run(self._names, {"image": images})
+        return outputs
+
+    def outputs_of(self, runs: Sequence[GraphOutputs]) -> OutputArrays:
+        """Return digits and confidences of one or several runs, in their order, faster than run by run."""
+        logits, probabilities, *outlier = (
+            runs[0] if len(runs) == 1 else map(np.concatenate, zip(*runs, strict=True))
+        )
         digits: Digits = probabilities.argmax(axis=1)
         if not outlier:
             return OutputArrays(digits, logits, probabilities)

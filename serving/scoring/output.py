@@ -156,5 +156,6 @@ def _encode(table: Any, metadata: Mapping[bytes, bytes]) -> Any:
         compression="none",
         use_dictionary=[name for name in _REPEATED if name in table.column_names],
         write_statistics=False,
+        write_batch_size=table.num_rows or None,  # lists take a quarter less time in one batch
     )
     return sink.getvalue()

@@ -19,7 +19,7 @@ from serving.codecs.bodies.body import RAW, decode
 from serving.codecs.errors import RequestError
 from serving.model.graph_check import GraphError
 from serving.model.repository import ModelEntry, RepositoryError
-from serving.model.session import OutputArrays, Session
+from serving.model.session import GraphOutputs, OutputArrays, Session
 from serving.model.tensors import CLASSES, SIDE, Images
 from serving.scoring.inputs.base import BATCH, Block, Part, Rejected, Unreadable
 
@@ -100,14 +100,6 @@ class _Decoded(NamedTuple):
         )
 
 
-class _Run(NamedTuple):
-    """The outputs of one batch; its images are not kept."""
-
-    indices: NDArray[np.int64]
-    names: Sequence[str | None]
-    output: OutputArrays
-
-
 @dataclass
 class Scorer:
     """Scores parts with one model; picklable before its first part."""
@@ -128,17 +120,21 @@ class Scorer:
     def score(self, part: Part, report: Report = _ignore) -> Scored:
         """Return the results of one part. Raises `InputError` if the input has changed."""
         reader = _Reader(part, self.limits)
-        runs: list[_Run] = []
+        indices, names, runs = list[NDArray[np.int64]](), list[str | None](), list[GraphOutputs]()
         reported = 0
         for batch in _batches(reader):
-            runs.append(_Run(batch.indices, batch.names, self.session.run_many(batch.images)))
+            indices.append(batch.indices)
+            names += batch.names
+            runs.append(self.session.run_graph(batch.images))
             report(len(batch.images), len(reader.rejected) - reported)
             reported = len(reader.rejected)
         report(0, len(reader.rejected) - reported)
         source = _text(str(part.input.path))
-        return Scored(
-            _predictions(source, runs, self.entry), _rejections(source, reader.rejected), reader.unreadable
-        )
+        predictions = PREDICTIONS.empty_table()
+        if runs:
+            outputs = self.session.outputs_of(runs)
+            predictions = _predictions(source, np.concatenate(indices), names, outputs, self.entry)
+        return Scored(predictions, _rejections(source, reader.rejected), reader.unreadable)
 
 
 class _Reader:
@@ -201,27 +197,26 @@ def _batches(blocks: Iterator[_Decoded] | _Reader) -> Iterator[_Decoded]:
         yield _Decoded.join(waiting)
 
 
-def _predictions(source: str, runs: Sequence[_Run], entry: ModelEntry) -> Any:
-    if not runs:
-        return PREDICTIONS.empty_table()
-    indices = np.concatenate([run.indices for run in runs])
-    names = [name and _text(name) for run in runs for name in run.names]
-    outputs = [run.output for run in runs]
-    digits = np.concatenate([output.digits for output in outputs])
-    probabilities = np.concatenate([output.probabilities for output in outputs])
-    confidence = [output.confidence for output in outputs if output.confidence is not None]
-    accepted = [output.accepted for output in outputs if output.accepted is not None]
+def _predictions(
+    source: str,
+    indices: NDArray[np.int64],
+    names: Sequence[str | None],
+    outputs: OutputArrays,
+    entry: ModelEntry,
+) -> Any:
     count = len(indices)
     columns = [
         pa.repeat(source, count),
         pa.array(indices),
-        pa.array(names, pa.string()) if names else pa.nulls(count, pa.string()),
-        pa.array(digits.astype(np.uint8)),
+        pa.array([name and _text(name) for name in names], pa.string())
+        if names
+        else pa.nulls(count, pa.string()),
+        pa.array(outputs.digits.astype(np.uint8)),
         pa.FixedSizeListArray.from_arrays(
-            pa.array(probabilities.ravel()), type=PREDICTIONS.field("probabilities").type
+            pa.array(outputs.probabilities.ravel()), type=PREDICTIONS.field("probabilities").type
         ),
-        pa.array(np.concatenate(confidence)) if confidence else pa.nulls(count, pa.float64()),
-        pa.array(np.concatenate(accepted)) if accepted else pa.nulls(count, pa.bool_()),
+        pa.nulls(count, pa.float64()) if outputs.confidence is None else pa.array(outputs.confidence),
+        pa.nulls(count, pa.bool_()) if outputs.accepted is None else pa.array(outputs.accepted),
         pa.repeat(entry.name, count),
         pa.repeat(entry.manifest.version, count),
     ]
