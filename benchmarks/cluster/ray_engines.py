@@ -297,7 +297,7 @@ class RayReplicas(_Ray):
     def replica_processes(self, host: Host) -> Iterator[psutil.Process]:
         for process in host.processes():
             with suppress(psutil.NoSuchProcess):
-                if any("ServeReplica" in part for part in process.cmdline()):
+                if any("ServeReplica:" in part and ":replica" in part for part in process.cmdline()):
                     yield process
 
     def balancer_socket(self) -> Path:
