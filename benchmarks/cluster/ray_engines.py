@@ -58,8 +58,8 @@ class _Ray(Engine):
 
     def start(self, hosts: Sequence[Host]) -> None:
         self._start_node(self.site.entry, "--head", "--port", "6379", "--include-dashboard", "false", cpus=0)
-        self._wait_for_ray(self.site.entry)
-        self._join(*hosts)
+        for host in hosts:  # nodes that start at the same time take the same names for their sockets
+            self._join(host)
         self.deploy()
         self.wait_for(len(hosts))
 
@@ -160,22 +160,13 @@ class _Ray(Engine):
             self._stack.enter_context(cpu_quota(processes, self.site.cores))
             self._limited[host] = found
 
-    def _log_of(self, host: Host) -> str:
-        return (self.site.folder / f"{host.name}.log").read_text(errors="replace")[-1000:]
-
     @property
     def _address(self) -> str:
         return f"{self.site.entry.address}:6379"
 
-    def _join(self, *hosts: Host) -> None:
-        for host in hosts:
-            self._start_node(host, "--address", self._address, cpus=self.cpus)
-        for host in hosts:
-            self._wait_for_ray(host)
-            self._hosts.append(host)
-
-    def _wait_for_ray(self, host: Host) -> None:
-        wait_until(lambda: _has_raylet(host), f"Ray runs on {host.name}; {self._log_of(host)}", _CHANGE_S)
+    def _join(self, host: Host) -> None:
+        self._start_node(host, "--address", self._address, cpus=self.cpus)
+        self._hosts.append(host)
 
     def _start_node(self, host: Host, *arguments: str, cpus: int) -> None:
         log = (self.site.folder / f"{host.name}.log").open("wb")
@@ -187,9 +178,18 @@ class _Ray(Engine):
             *("--include-log-monitor", "false", "--disable-usage-stats"),
         ]
         with host.entered():
-            self._nodes[host] = subprocess.Popen(
+            node = subprocess.Popen(
                 command, env=self._environment(host), stdout=log, stderr=log, start_new_session=True
             )
+        self._nodes[host] = node
+        path = Path(log.name)
+        wait_until(
+            lambda: node.poll() is not None or "Ray runtime started" in path.read_text(errors="replace"),
+            f"Ray runs on {host.name}",
+            _CHANGE_S,
+        )
+        if node.returncode is not None:
+            raise BenchmarkError(f"Ray ended on {host.name}: {path.read_text(errors='replace')[-2000:]}")
 
     @property
     def _folder(self) -> Path:
@@ -323,10 +323,6 @@ def servers_up(path: Path) -> int:
         rows = csv.DictReader(io.StringIO(text.removeprefix("# ")))
         return sum(row["status"] == "UP" and row["act"] == "1" for row in rows)
     return 0
-
-
-def _has_raylet(host: Host) -> bool:
-    return any(process.name() == "raylet" for process in host.processes())
 
 
 def _node_id(host: Host) -> str:

@@ -82,7 +82,7 @@ class BothApplications(RayNodes):
     def configuration(self) -> dict[str, Any]:
         """Return both configurations in one; the services of `nodes` listen on another port."""
         configuration = super().configuration()
-        replicas = yaml.safe_load((DEPLOY / "ray" / RayReplicas.application).read_text())
+        replicas: dict[str, Any] = yaml.safe_load((DEPLOY / "ray" / RayReplicas.application).read_text())
         [one] = configuration["applications"]
         [other] = replicas["applications"]
         other["name"] = "replicas"
