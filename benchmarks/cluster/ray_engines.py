@@ -29,6 +29,8 @@ _OBJECT_STORE_BYTES = 80_000_000
 """The least that Ray accepts is 75 MiB."""
 _CHANGE_S = 300.0
 """For a change of the cluster: Ray starts a process for each replica, in seconds of CPU time."""
+_TRIES = 3
+"""On a busy machine, Ray's own limits of 30 s for a node to start, and of less for its proxy, are too short."""
 
 
 class _Ray(Engine):
@@ -141,7 +143,14 @@ class _Ray(Engine):
         """Deploy the application, or change it."""
         path = self.site.folder / "application.yaml"
         path.write_text(yaml.safe_dump(self.configuration()))
-        self._run("serve", "run", "--non-blocking", str(path))
+        for attempt in range(1, _TRIES + 1):
+            try:
+                self._run("serve", "run", "--non-blocking", str(path))
+            except BenchmarkError:
+                if attempt == _TRIES:
+                    raise
+            else:
+                return
 
     def wait_for(self, replicas: int) -> None:
         """Return when the balancer sends requests to this number of replicas."""
@@ -169,27 +178,28 @@ class _Ray(Engine):
         self._hosts.append(host)
 
     def _start_node(self, host: Host, *arguments: str, cpus: int) -> None:
-        log = (self.site.folder / f"{host.name}.log").open("wb")
-        self._stack.enter_context(log)
         command = [
             *(sys.executable, "-m", "ray.scripts.scripts", "start", *arguments, "--block"),
             *("--node-ip-address", host.address, "--num-cpus", str(cpus)),
             *("--object-store-memory", str(_OBJECT_STORE_BYTES), "--temp-dir", str(self._folder)),
             *("--include-log-monitor", "false", "--disable-usage-stats"),
         ]
-        with host.entered():
-            node = subprocess.Popen(
-                command, env=self._environment(host), stdout=log, stderr=log, start_new_session=True
+        path = self.site.folder / f"{host.name}.log"
+        for _ in range(_TRIES):
+            with path.open("wb") as log, host.entered():
+                node = subprocess.Popen(
+                    command, env=self._environment(host), stdout=log, stderr=log, start_new_session=True
+                )
+            self._nodes[host] = node
+            wait_until(
+                lambda node=node: node.poll() is not None or "Ray runtime started" in path.read_text(),  # type: ignore[misc]
+                f"Ray runs on {host.name}",
+                _CHANGE_S,
             )
-        self._nodes[host] = node
-        path = Path(log.name)
-        wait_until(
-            lambda: node.poll() is not None or "Ray runtime started" in path.read_text(errors="replace"),
-            f"Ray runs on {host.name}",
-            _CHANGE_S,
-        )
-        if node.returncode is not None:
-            raise BenchmarkError(f"Ray ended on {host.name}: {path.read_text(errors='replace')[-2000:]}")
+            if node.returncode is None:
+                return
+            host.kill_processes()
+        raise BenchmarkError(f"Ray ended on {host.name}: {path.read_text()[-2000:]}")
 
     @property
     def _folder(self) -> Path:
