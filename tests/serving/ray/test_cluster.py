@@ -193,9 +193,12 @@ def test_a_replica_joins_the_images_of_several_requests_in_one_batch(cluster: Cl
 
 
 def test_a_replica_that_dies_is_replaced(cluster: Cluster) -> None:
-    [replica] = RayReplicas.replica_processes(cluster.engine, cluster.nodes[0])  # type: ignore[arg-type]
+    def replicas() -> set[psutil.Process]:
+        return set(RayReplicas.replica_processes(cluster.engine, cluster.nodes[0]))  # type: ignore[arg-type]
+
+    [replica] = before = replicas()
     replica.kill()
-    eventually(lambda: cluster.replicas_up() == 1)
+    eventually(lambda: bool(replicas() - before))
     eventually(lambda: cluster.replicas_up() == 2)
     with cluster.client.entered():
         assert send(cluster.connection("replicas"), "one image").status == 200
