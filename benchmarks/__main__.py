@@ -18,6 +18,7 @@ COMMANDS = CommandModules(
         "score",
         "overload",
         "cluster",
+        "autoscaling",
         "top",
         "soak",
         "pictures",

@@ -13,6 +13,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
@@ -40,7 +41,8 @@ class Replica:
         self._stack = ExitStack()
         place = ("--host", "0.0.0.0", "--port", str(PORT), "--models-dir", str(site.models_dir.resolve()))  # noqa: S104
         delay = ("--shutdown-delay", f"{site.shutdown_delay_s:g}")
-        command = [sys.executable, "-m", "serving", *place, *delay, *site.flags]
+        prefix = _on_one_core(host) if site.cores else []
+        command = [*prefix, sys.executable, "-m", "serving", *place, *delay, *site.flags]
         with host.entered():
             self.server: ServerProcess = self._stack.enter_context(
                 running(command, f"http://127.0.0.1:{PORT}", ready="/health/ready")
@@ -83,6 +85,7 @@ class Balanced(Engine):
                 f"there is no program {self.program}; install Debian's package {self.package}"
             )
         self.replicas: dict[Host, Replica] = {}
+        self._reloading = threading.Lock()
         self._stack = ExitStack()
 
     def __exit__(self, *_: object) -> None:
@@ -115,12 +118,15 @@ class Balanced(Engine):
         self.wait_for(len(hosts))
 
     def add(self, host: Host) -> None:
-        self.replicas[host] = Replica(host, self.site)
-        self._reload()
+        replica = Replica(host, self.site)
+        with self._reloading:
+            self.replicas[host] = replica
+            self._reload()
 
     def remove(self, host: Host) -> None:
-        replica = self.replicas.pop(host)
-        self._reload()
+        with self._reloading:
+            replica = self.replicas.pop(host)
+            self._reload()
         replica.drain()
 
     def restart(self) -> None:
@@ -255,6 +261,14 @@ def with_servers(shipped: str, *servers: str) -> str:
 
 def _user() -> str:
     return pwd.getpwuid(os.getuid()).pw_name
+
+
+def _on_one_core(host: Host) -> list[str]:
+    """Return the command that runs another one on one core: a replica with less than that must not count more."""
+    if sys.platform != "linux":
+        return []
+    cores = sorted(os.sched_getaffinity(0))
+    return ["taskset", "-c", str(cores[int(host.address.rpartition(".")[2]) % len(cores)])]
 
 
 def _listens(process: psutil.Process) -> bool:

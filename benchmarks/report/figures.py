@@ -91,6 +91,34 @@ def overload_figure(sources: Sources) -> Figure:
     return figure
 
 
+def autoscaling_figure(sources: Sources) -> Figure:
+    """Draw the load, the replicas and the queue wait over time."""
+    data = sources["autoscaling"].data
+    load, samples = data["load"], data["samples"]
+    times = [one["time"] for one in samples]
+    figure = Figure(figsize=(10, 5), layout="constrained")
+    top, middle, bottom = figure.subplots(3, 1, sharex=True)
+    top.plot([one["time"] for one in load], [one["offered_per_s"] for one in load], color="0.3")
+    top.axhline(data["capacity_per_s"], color="0.6", linewidth=0.8, linestyle=":")
+    top.set(title="Requests/s offered; dotted: capacity of one replica", ylim=(0, None))
+    middle.step(times, [one["replicas"] for one in samples], where="post", color=COLOURS[1], label="started")
+    middle.step(times, [one["ready"] for one in samples], where="post", color=COLOURS[0], label="ready")
+    middle.set(title="Replicas", ylim=(0, None))
+    middle.yaxis.set_major_locator(MaxNLocator(integer=True))
+    middle.legend(frameon=False)
+    waits = [None if one["queue_wait_s"] is None else one["queue_wait_s"] * 1e3 for one in samples]
+    bottom.plot(times, waits, color=COLOURS[2])
+    bottom.axhline(data["objective_s"] * 1e3, color="0.6", linewidth=0.8, linestyle=":")
+    bottom.set(
+        title="Mean queue wait, ms; dotted: latency objective",
+        xlabel="minutes of the replay",
+        yscale="log",
+    )
+    for axes in (top, middle, bottom):
+        axes.grid(alpha=0.3)
+    return figure
+
+
 def peers_figure(sources: Sources) -> Figure:
     """Draw requests/s and latencies of each system at the most connections measured."""
     data = sources["peers"].data

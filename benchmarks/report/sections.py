@@ -55,6 +55,12 @@ SECTIONS = (
     Section(name="score", kinds=("score",)),
     Section(name="overload", kinds=("overload",), figure="overload.png", draw=figures.overload_figure),
     Section(name="cluster", kinds=("cluster",)),
+    Section(
+        name="autoscaling",
+        kinds=("autoscaling",),
+        figure="autoscaling.png",
+        draw=figures.autoscaling_figure,
+    ),
     Section(name="soak", kinds=("soak",)),
     Section(name="profile", kinds=("profile",)),
     Section(name="footprint", kinds=("footprint",)),
