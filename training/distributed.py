@@ -1,6 +1,7 @@
 """Data-parallel training: every process runs the same program on its share of each batch (SPMD).
 
     torchrun --nproc-per-node 2 -m training --recipe paper
+    torchrun --nnodes 2 --node-rank 0 --master-addr 10.0.0.1 -m training --recipe paper    # on each host, with its rank
 
 Gradients are averaged by torch's DistributedDataParallel, over gloo on CPUs and NCCL on GPUs. The batches are those of
 one process; the loss and BatchNorm's statistics are those of the whole batch. So the weights are those of one process,
@@ -9,38 +10,118 @@ targets, which often cost more than the training itself, are computed in shares 
 and prints, so the processes need no common file system.
 """
 
+import fcntl
+import json
 import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import socket
+import struct
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, distributed, nn
 from torch.autograd.function import FunctionCtx
+from torch.distributed import Store  # type: ignore[attr-defined] # untyped
+from torch.distributed.rendezvous import rendezvous
 from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
 from distillery import DistilleryError
 
-TIMEOUT = timedelta(days=7)
-"""The other ranks wait for rank 0 while it waits for another command to finish the same model."""
+_SIOCGIFADDR = 0x8915
+"""Request of ioctl: the address of an interface (netdevice(7))."""
+START_TIMEOUT = timedelta(minutes=15)
+"""Hosts may be started one after the other; torchrun itself waits for as long."""
 T = TypeVar("T")
 
 
 @contextmanager
-def process_group(device_type: str) -> Iterator[None]:
-    """Join the processes that `torchrun` started, if it started several."""
+def process_group(
+    device_type: str,
+    settings: Mapping[str, object] | None = None,
+    *,
+    timeout: timedelta = timedelta(minutes=10),
+) -> Iterator[None]:
+    """Join the processes that `torchrun` started, if it started several.
+
+    Raises `DistilleryError` where `settings` differ between them, where one has ended, and where one does not respond
+    within `timeout` during the training.
+    """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield
         return
+    _choose_interface()
     backend = "cpu:gloo,cuda:nccl" if device_type == "cuda" else "gloo"
-    distributed.init_process_group(backend, timeout=TIMEOUT)
     try:
+        store, own, ranks = next(rendezvous("env://", timeout=START_TIMEOUT))
+        store.set_timeout(START_TIMEOUT)
+        _require_equal(settings or {}, store, own, ranks)
+        distributed.init_process_group(backend, store=store, rank=own, world_size=ranks, timeout=timeout)
         yield
+    except RuntimeError as error:
+        if not _is_lost_connection(error):
+            raise
+        own = os.environ["RANK"]
+        reason = str(error).partition("\n")[0].rpartition("] ")[2].rstrip(".")
+        raise DistilleryError(
+            f"rank {own}: another process has ended or does not respond ({reason}); "
+            "run the same command on every host to continue after the last epoch"
+        ) from None
     finally:
-        distributed.destroy_process_group()
+        if distributed.is_initialized():
+            distributed.destroy_process_group()
+
+
+def _require_equal(settings: Mapping[str, object], store: Store, own: int, ranks: int) -> None:
+    """Raise `DistilleryError` on rank 0, and on the ranks whose settings differ from its."""
+    store.set(f"settings/{own}", json.dumps(settings))
+    given = [_flat(json.loads(store.get(f"settings/{each}"))) for each in range(ranks)]
+    store.set(f"compared/{own}", "")
+    if own == 0:  # the others read from a process that ends with this one
+        store.wait([f"compared/{each}" for each in range(ranks)])
+    for each in [own] if own else range(1, ranks):
+        for name in sorted(given[0].keys() | given[each].keys()):
+            first, other = given[0].get(name), given[each].get(name)
+            if first != other:
+                raise DistilleryError(
+                    f"{name} is {other} on rank {each}, and {first} on rank 0; "
+                    "run the same command, with the same versions, on every host"
+                )
+
+
+def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return nested settings by names such as `student.epochs`."""
+    found: dict[str, Any] = {}
+    for name, value in settings.items():
+        found |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
+    return found
+
+
+def _choose_interface() -> None:
+    """Let gloo use the network interface that leads to rank 0, rather than the one that the host's name leads to.
+
+    Debian's /etc/hosts maps the name of the host to a loopback address, to which no other host can connect. Linux only.
+    """
+    if sys.platform != "linux":
+        return
+    if os.environ["LOCAL_WORLD_SIZE"] == os.environ["WORLD_SIZE"] or "GLOO_SOCKET_IFNAME" in os.environ:
+        return
+    with suppress(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        probe.connect((os.environ["MASTER_ADDR"], 1))  # of a datagram socket: nothing is sent
+        address = socket.inet_aton(probe.getsockname()[0])
+        for _, name in socket.if_nameindex():
+            with suppress(OSError):  # an interface without an address
+                request = struct.pack("256s", name.encode()[:15])
+                if fcntl.ioctl(probe, _SIOCGIFADDR, request)[20:24] == address and name != "lo":
+                    os.environ["GLOO_SOCKET_IFNAME"] = name
+
+
+def _is_lost_connection(error: RuntimeError) -> bool:
+    return isinstance(error, distributed.DistError) or "gloo" in str(error)
 
 
 def rank() -> int:

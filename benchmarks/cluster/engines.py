@@ -85,6 +85,14 @@ class Engine(AbstractContextManager["Engine"]):
     def recover(self, host: Host) -> None:
         """Return when the replica that was killed is ready again, started by the engine or else here."""
 
+    def kill_host(self, host: Host) -> None:
+        """Kill all processes of a host; those of the engine too, if it has some there."""
+        self.kill(host)
+
+    def recover_host(self, host: Host) -> None:
+        """Start the engine's processes on a host again that was killed, and return when its replica is ready."""
+        self.recover(host)
+
     @abstractmethod
     def memory_mib(self) -> float:
         """Return the memory (PSS) of all processes that are not replicas of the service."""

@@ -48,6 +48,11 @@ class Cluster:
         time.sleep(self.settle_s)
         self.engine.recover(self.hosts[0])
 
+    def host_killed(self) -> None:
+        self.engine.kill_host(self.hosts[0])
+        time.sleep(self.settle_s)
+        self.engine.recover_host(self.hosts[0])
+
     def host_disconnected(self) -> None:
         self.hosts[1].disconnect()
         time.sleep(self.disconnected_s)
@@ -60,6 +65,7 @@ EVENTS: dict[str, Callable[[Cluster], None]] = {
     "host joins": Cluster.host_joins,
     "host leaves": Cluster.host_leaves,
     "replica killed": Cluster.replica_killed,
+    "host killed": Cluster.host_killed,
     "host disconnected": Cluster.host_disconnected,
 }
 

@@ -1,8 +1,9 @@
 """CPU quotas of processes, by control groups of version 1 or 2: hosts that have less than a core each."""
 
 import os
+import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import count
 from pathlib import Path
 
@@ -41,5 +42,10 @@ def cpu_quota(processes: Iterable[psutil.Process], cores: float) -> Iterator[Non
         yield
     finally:
         for pid in (group / "cgroup.procs").read_text().split():
-            (parent / "cgroup.procs").write_text(pid)
-        group.rmdir()
+            with suppress(OSError):  # it has ended
+                (parent / "cgroup.procs").write_text(pid)
+        for _ in range(100):  # a group is busy while killed processes end
+            with suppress(OSError):
+                group.rmdir()
+                break
+            time.sleep(0.02)

@@ -11,6 +11,7 @@ import sys
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, suppress
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -20,18 +21,23 @@ import yaml
 from benchmarks.cluster.balancers import DEPLOY, wait_until
 from benchmarks.cluster.engines import PORT, Engine, Site
 from benchmarks.cluster.hosts import Host
+from benchmarks.cluster.quota import cpu_quota
 from benchmarks.errors import BenchmarkError
-from benchmarks.systems.servers import ROOT, START_S, own_memory_mib
+from benchmarks.systems.servers import ROOT, own_memory_mib
 
 _OBJECT_STORE_BYTES = 80_000_000
 """The least that Ray accepts is 75 MiB."""
-_CHANGE_S = 120.0
-"""For a change of the cluster: Ray starts a process for each replica."""
+_CHANGE_S = 300.0
+"""For a change of the cluster: Ray starts a process for each replica, in seconds of CPU time."""
+_TRIES = 3
+"""On a busy machine, Ray's own limits of 30 s for a node to start, and of less for its proxy, are too short."""
 
 
 class _Ray(Engine):
     application: ClassVar[str]
     """Its configuration in `deploy/ray`."""
+    cpus: ClassVar[int] = 1
+    """Of each node, as Ray counts them: places for replicas."""
 
     def __init__(self, site: Site) -> None:
         super().__init__(site)
@@ -39,18 +45,22 @@ class _Ray(Engine):
         self._nodes: dict[Host, subprocess.Popen[bytes]] = {}
         self._hosts: list[Host] = []
         self._changes = 0
+        self._limited: dict[Host, set[int]] = {}
         self._token = secrets.token_hex()
 
     def __exit__(self, *_: object) -> None:
-        for host in (*self._hosts, self.site.entry):
+        for host, process in self._nodes.items():
             host.kill_processes()
-        for process in self._nodes.values():
             process.wait()
         self._stack.close()
 
+    @classmethod
+    def version(cls) -> str:
+        return version("ray")
+
     def start(self, hosts: Sequence[Host]) -> None:
         self._start_node(self.site.entry, "--head", "--port", "6379", "--include-dashboard", "false", cpus=0)
-        for host in hosts:
+        for host in hosts:  # nodes that start at the same time take the same names for their sockets
             self._join(host)
         self.deploy()
         self.wait_for(len(hosts))
@@ -121,51 +131,75 @@ class _Ray(Engine):
         )  # a change of the settings, which restarts replicas
         return {"models_dir": str(self.site.models_dir.resolve()), "log_level": level}
 
-    def deploy(self) -> None:
-        """Deploy the application, or change it."""
-        configuration = yaml.safe_load((DEPLOY / "ray" / self.application).read_text())
+    def configuration(self) -> dict[str, Any]:
+        """Return that of `deploy/ray` with these settings, and the proxies of Ray Serve on the entry alone."""
+        configuration: dict[str, Any] = yaml.safe_load((DEPLOY / "ray" / self.application).read_text())
         configuration["applications"][0]["args"] = self.settings()
         if configuration["proxy_location"] != "Disabled":
             configuration["proxy_location"] = "HeadOnly"
-        path = self.site.folder / self.application
-        path.write_text(yaml.safe_dump(configuration))
-        self._run("serve", "run", "--non-blocking", str(path))
+        return configuration
+
+    def deploy(self) -> None:
+        """Deploy the application, or change it."""
+        path = self.site.folder / "application.yaml"
+        path.write_text(yaml.safe_dump(self.configuration()))
+        for attempt in range(1, _TRIES + 1):
+            try:
+                self._run("serve", "run", "--non-blocking", str(path))
+            except BenchmarkError:
+                if attempt == _TRIES:
+                    raise
+            else:
+                return
 
     def wait_for(self, replicas: int) -> None:
         """Return when the balancer sends requests to this number of replicas."""
         wait_until(
             lambda: servers_up(self.balancer_socket()) == replicas,
             f"{self.name} has {replicas} replicas that are up",
-            _CHANGE_S,
+            seconds=_CHANGE_S,
         )
+        for host in self._hosts:
+            self._limit(host)
 
-    def log(self) -> str:
-        """Return what Ray Serve has written: controller, replicas and the service."""
-        files = [path for path in self.site.folder.glob("ray/session_*/logs/**/*") if "serve" in str(path)]
-        return "\n".join(f"== {path}\n{path.read_text(errors='replace')}" for path in files if path.is_file())
+    def _limit(self, host: Host) -> None:
+        """Give the processes of a host's replica their CPU quota, unless they have it."""
+        processes = list(self.replica_processes(host))
+        if self.site.cores and (found := {process.pid for process in processes}) != self._limited.get(host):
+            self._stack.enter_context(cpu_quota(processes, self.site.cores))
+            self._limited[host] = found
 
     @property
     def _address(self) -> str:
         return f"{self.site.entry.address}:6379"
 
     def _join(self, host: Host) -> None:
-        self._start_node(host, "--address", self._address, cpus=1)
+        self._start_node(host, "--address", self._address, cpus=self.cpus)
         self._hosts.append(host)
 
     def _start_node(self, host: Host, *arguments: str, cpus: int) -> None:
-        log = (self.site.folder / f"{host.name}.log").open("wb")
-        self._stack.enter_context(log)
         command = [
             *(sys.executable, "-m", "ray.scripts.scripts", "start", *arguments, "--block"),
             *("--node-ip-address", host.address, "--num-cpus", str(cpus)),
             *("--object-store-memory", str(_OBJECT_STORE_BYTES), "--temp-dir", str(self._folder)),
             *("--include-log-monitor", "false", "--disable-usage-stats"),
         ]
-        with host.entered():
-            self._nodes[host] = subprocess.Popen(
-                command, env=self._environment(host), stdout=log, stderr=log, start_new_session=True
+        path = self.site.folder / f"{host.name}.log"
+        for _ in range(_TRIES):
+            with path.open("wb") as log, host.entered():
+                node = subprocess.Popen(
+                    command, env=self._environment(host), stdout=log, stderr=log, start_new_session=True
+                )
+            self._nodes[host] = node
+            wait_until(
+                lambda node=node: node.poll() is not None or "Ray runtime started" in path.read_text(),  # type: ignore[misc]
+                f"Ray runs on {host.name}",
+                _CHANGE_S,
             )
-        wait_until(lambda: _has_raylet(host), f"Ray runs on {host.name}", START_S)
+            if node.returncode is None:
+                return
+            host.kill_processes()
+        raise BenchmarkError(f"Ray ended on {host.name}: {path.read_text()[-2000:]}")
 
     @property
     def _folder(self) -> Path:
@@ -193,6 +227,7 @@ class _Ray(Engine):
             "RAY_USAGE_STATS_ENABLED": "0",
             "RAY_SERVE_ENABLE_HA_PROXY": "1",
             "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
+            "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": f"{self.site.shutdown_delay_s:g}",
             "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": f"{folder}/haproxy.cfg",
             "RAY_SERVE_HAPROXY_SOCKET_PATH": f"{folder}/admin.sock",
             "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": f"{folder}/metrics.sock",
@@ -272,7 +307,7 @@ class RayReplicas(_Ray):
     def replica_processes(self, host: Host) -> Iterator[psutil.Process]:
         for process in host.processes():
             with suppress(psutil.NoSuchProcess):
-                if any("ServeReplica" in part for part in process.cmdline()):
+                if any("ServeReplica:" in part and ":replica" in part for part in process.cmdline()):
                     yield process
 
     def balancer_socket(self) -> Path:
@@ -298,10 +333,6 @@ def servers_up(path: Path) -> int:
         rows = csv.DictReader(io.StringIO(text.removeprefix("# ")))
         return sum(row["status"] == "UP" and row["act"] == "1" for row in rows)
     return 0
-
-
-def _has_raylet(host: Host) -> bool:
-    return any(process.name() == "raylet" for process in host.processes())
 
 
 def _node_id(host: Host) -> str:

@@ -6,10 +6,11 @@ from typing import Any, Literal
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 from rich.progress import track
 
-from benchmarks.cluster.balancers import ENGINES
+from benchmarks.cluster.balancers import ENGINES as BALANCERS
 from benchmarks.cluster.engines import Engine
 from benchmarks.cluster.faults import EVENTS, PLAIN_CONNECTIONS, measure_faults
 from benchmarks.cluster.load import SLOW_S
+from benchmarks.cluster.ray_engines import RAY_ENGINES
 from benchmarks.cluster.scaling import measure_scaling
 from benchmarks.commands.bench import Bench, RepositorySettings
 from benchmarks.errors import BenchmarkError
@@ -19,7 +20,8 @@ from distillery import unknown
 
 BODIES = 8
 
-EngineName = Literal["nginx", "haproxy"]
+ENGINES: dict[str, type[Engine]] = BALANCERS | RAY_ENGINES
+EngineName = Literal["nginx", "haproxy", "ray-nodes", "ray-replicas"]
 
 
 class Cluster(Bench, RepositorySettings):
@@ -61,7 +63,7 @@ class Cluster(Bench, RepositorySettings):
         bodies = [json.dumps({"image": digit.tolist()}).encode() for digit in load_digits()[:BODIES]]
         faults, scaling = [], []
         for name in track(self.engine, "cluster", transient=True):
-            engine: type[Engine] = ENGINES[name]
+            engine = ENGINES[name]
             if self.event:
                 faults.append(
                     measure_faults(

@@ -18,7 +18,7 @@ MODULES = {
     "serving": "distillery-serve",
     "benchmarks": "distillery-bench",
 }
-OTHER_OPTIONS = {"--build", "--build-arg", "--profile", "--check", "--nproc-per-node"}
+OTHER_OPTIONS = {"--build", "--build-arg", "--profile", "--check", "--nproc-per-node", "--master-addr"}
 """Of docker, docker compose, ruff and torchrun."""
 VARIABLES = {
     "DISTILLERY_DEFAULTS",

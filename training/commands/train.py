@@ -1,22 +1,26 @@
 """`distillery-train`: train the models of a recipe."""
 
 from collections.abc import Sequence
+from datetime import timedelta
+from importlib.metadata import version
 from typing import Annotated, ClassVar
 
-from pydantic import Field
+from pydantic import Field, PositiveFloat
 from rich.console import Console
 
+from distillery import Metavar
 from distillery.files import is_outdated
 from training.commands.progress import TrainingProgress
 from training.commands.settings import RecipeSettings
 from training.data.views import Views
 from training.distributed import on_rank_0, process_group, rank
+from training.loop.device import Device
 from training.loop.sanity import overfit_one_batch
 from training.model.checkpoint import load_checkpoint
 from training.recipe.schema import FIGURES, Recipe
 from training.report.figures import draw_curves, draw_digits, draw_soft_targets
 from training.runs.folder import ModelRun, read_history
-from training.runs.pipeline import DataSet, jobs, train_recipe
+from training.runs.pipeline import REVISION, DataSet, jobs, train_recipe
 
 
 class Train(RecipeSettings):
@@ -35,6 +39,7 @@ class Train(RecipeSettings):
         "distillery-train --recipe best --seeds 1,2         # three seeds",
         "distillery-train --recipe recipe.toml --sanity-check  # can it learn?",
         "distillery-train --student.hidden 256,128 --out runs-small",
+        "torchrun --nproc-per-node 2 -m training --recipe best",
     )
 
     seeds: list[Annotated[int, Field(ge=0)]] = Field(
@@ -44,9 +49,14 @@ class Train(RecipeSettings):
         False, description="only overfit one batch with every network, to see whether it learns at all"
     )
 
+    peer_timeout: Annotated[PositiveFloat, Metavar("SECONDS")] = Field(
+        600, description="with torchrun: end when another process does not respond for this time"
+    )
+
     def run(self) -> None:
         recipe, device = self.resolved(), self.choose_device()
-        with process_group(device.type):
+        timeout = timedelta(seconds=self.peer_timeout)
+        with process_group(device.type, self._decisive(recipe, device), timeout=timeout):
             quiet = rank() > 0
             data = on_rank_0(lambda: DataSet.of_mnist(self.data_dir))
             with TrainingProgress(Console(quiet=quiet)) as progress:
@@ -61,6 +71,21 @@ class Train(RecipeSettings):
             return
         self._draw_figures(recipe, data, runs)
         progress.print(f"models in {self.root}, figures in {self.root / FIGURES}")
+
+    def _decisive(self, recipe: Recipe, device: Device) -> dict[str, object]:
+        """Return what must be equal in all processes, by the names of options."""
+        return {
+            "recipe": recipe.name,
+            "seed": recipe.seed,
+            "teacher-seed": recipe.teacher_seed,
+            "seeds": self.seeds,
+            "sanity-check": self.sanity_check,
+            "device": device.type,
+            "precision": "bfloat16" if device.bfloat16 else "float32",
+            "version of torch": version("torch").partition("+")[0],
+            "revision of the training": REVISION,
+            **recipe.model_dump()["models"],
+        }
 
     def _draw_figures(self, recipe: Recipe, data: DataSet, runs: dict[str, ModelRun]) -> None:
         figures = [self.root / FIGURES / f"{name}.png" for name in ("digits", "soft_targets", "curves")]

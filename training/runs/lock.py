@@ -29,27 +29,32 @@ def locked(folder: Path, *, wait: bool = False) -> Iterator[None]:
 
     Raises `FileError` for a folder that cannot be written.
     """
-    lock = FileLock(folder / LOCK)
+    lock, notified = FileLock(folder / LOCK), False
 
-    def acquire() -> None:
+    def acquire() -> bool:
+        nonlocal notified
         with file_errors(folder):
             make_folder(folder)
             try:
                 lock.acquire(timeout=NOTICE_S if wait else 0)
             except Timeout:
+                holder = _holder(folder)
                 if not wait:
                     raise LockedError(
-                        f"another command is using {folder}: {_holder(folder)}; "
-                        "wait for it, or choose another folder"
+                        f"another command is using {folder}: {holder}; wait for it, or choose another folder"
                     ) from None
-                print(f"waiting for {_holder(folder)}, which is using {folder}", file=sys.stderr, flush=True)
-                lock.acquire()
+                if not notified:
+                    print(f"waiting for {holder}, which is using {folder}", file=sys.stderr, flush=True)
+                notified = True
+                return False
             except NotImplementedError as error:
                 raise OSError(str(error)) from None
         with suppress(OSError):  # on a full disk, the lock is held all the same
             (folder / LOCK).write_text(f"process {os.getpid()} on {socket.gethostname()}\n", encoding="utf-8")
+        return True
 
-    on_rank_0(acquire)
+    while not on_rank_0(acquire):  # the other ranks wait for each attempt: none may wait for long
+        pass
     try:
         yield
     finally:

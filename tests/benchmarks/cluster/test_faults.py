@@ -64,7 +64,7 @@ def test_requests_that_must_not_be_sent_twice_are_counted(
     assert row["failed"] == row["rejected"] + row["closed"] + row["timed_out"] + sum(
         row["other_statuses"].values()
     )
-    if event not in {"replica killed", "host disconnected"}:
+    if event not in {"replica killed", "host killed", "host disconnected"}:
         assert row["failed"] <= 2, row
 
 
