@@ -135,15 +135,20 @@ def test_a_folder_that_can_be_written_stays_empty(tmp_path: Path) -> None:
 
 
 SCRATCH = {
+    "benchmarks/cluster/balancers.py",
+    "benchmarks/cluster/quota.py",
+    "benchmarks/cluster/ray_engines.py",
+    "benchmarks/cluster/replay.py",
     "benchmarks/commands/overload.py",
     "benchmarks/commands/pareto.py",
     "benchmarks/load/run.py",
     "benchmarks/systems/soak.py",
     "benchmarks/training/notebook_loop.py",
     "serving/health.py",
+    "serving/ray/haproxy.py",
     "training/runs/lock.py",
 }
-"""Modules that write into temporary folders, or the name of the process that holds a lock."""
+"""Modules that write into temporary folders, to control groups, or the name of the process that holds a lock."""
 
 
 def test_files_that_outlive_a_command_are_written_atomically() -> None:

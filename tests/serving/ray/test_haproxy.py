@@ -82,6 +82,14 @@ def test_servers_follow_the_nodes_while_connections_stay_open(proxy: tuple[HAPro
         haproxy.check()
 
 
+def test_a_port_in_use_is_an_error_at_the_start() -> None:
+    with (
+        named_services(port := free_port(), "127.0.0.1"),
+        pytest.raises(ServiceError, match="HAProxy ended with status 1"),
+    ):
+        HAProxy(port, free_port())
+
+
 def test_a_haproxy_that_died_fails_its_check(proxy: tuple[HAProxy, str, int]) -> None:
     haproxy, _, _ = proxy
     haproxy._process.kill()

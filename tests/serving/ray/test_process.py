@@ -52,7 +52,7 @@ def test_the_service_runs_until_it_is_stopped(one_model: Path) -> None:
         service.check()
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/models") as response:
             assert json.load(response)["default"] == "student"
-        [child] = psutil.Process().children()
+        child = psutil.Process(service._process.pid)
         children = child.children()
         assert children
     finally:
@@ -64,7 +64,7 @@ def test_a_service_that_died_fails_its_check_and_its_place_is_free(one_model: Pa
     port = free_port()
     service = ServiceProcess(node_settings(one_model, port))
     try:
-        [child] = psutil.Process().children()
+        child = psutil.Process(service._process.pid)
         child.kill()
         child.wait()
         with pytest.raises(ServiceError, match="the service ended with status"):
@@ -76,9 +76,10 @@ def test_a_service_that_died_fails_its_check_and_its_place_is_free(one_model: Pa
 
 
 def test_a_missing_model_repository_is_named(tmp_path: Path) -> None:
+    before = psutil.Process().children()  # of other tests
     with pytest.raises(ServiceError, match=r"there is no model repository at .*missing"):
         ServiceProcess(node_settings(tmp_path / "missing", free_port()))
-    assert not psutil.Process().children()
+    assert psutil.Process().children() == before
 
 
 def test_the_service_ends_with_its_actor_even_if_that_is_killed(one_model: Path) -> None:
