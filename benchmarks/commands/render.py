@@ -42,6 +42,7 @@ class Render(Command):
             Path("docs/performance.md"),
             Path("docs/pictures.md"),
             Path("docs/scaling.md"),
+            Path("docs/scoring.md"),
         ],
         description="documents with markers",
     )
