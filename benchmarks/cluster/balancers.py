@@ -42,7 +42,7 @@ class Replica:
         place = ("--host", "0.0.0.0", "--port", str(PORT), "--models-dir", str(site.models_dir.resolve()))  # noqa: S104
         delay = ("--shutdown-delay", f"{site.shutdown_delay_s:g}")
         prefix = _on_one_core(host) if site.cores else []
-        command = [*prefix, sys.executable, "-m", "serving", *place, *delay, *site.flags]
+        command = [*prefix, sys.executable, "-m", "serving", *place, *delay, "--api-servers", "1"]
         with host.entered():
             self.server: ServerProcess = self._stack.enter_context(
                 running(command, f"http://127.0.0.1:{PORT}", ready="/health/ready")
@@ -238,19 +238,24 @@ frontend plain
         return ["haproxy", "-W", "-f", "haproxy.cfg"]
 
     def wait_for(self, replicas: int) -> None:
-        wait_until(lambda: self._up() == replicas, f"HAProxy has {replicas} servers that are up")
-
-    def _up(self) -> int:
-        with socket.socket(socket.AF_UNIX) as connection, suppress(OSError):
-            connection.connect(str(self._socket))
-            connection.sendall(b"show stat replicas 4 -1\n")
-            text = b"".join(iter(lambda: connection.recv(65_536), b"")).decode()
-            rows = csv.DictReader(io.StringIO(text.removeprefix("# ")))
-            return sum(row["status"] == "UP" for row in rows)
-        return 0
+        wait_until(
+            lambda: servers_up(self._socket) == replicas, f"HAProxy has {replicas} servers that are up"
+        )
 
 
 ENGINES: dict[str, type[Engine]] = {engine.name: engine for engine in (Nginx, HAProxy)}
+
+
+def servers_up(path: Path) -> int:
+    """Return the number of servers to which the HAProxy with this socket sends requests; 0 if it does not respond."""
+    with socket.socket(socket.AF_UNIX) as connection, suppress(OSError):
+        connection.settimeout(5)
+        connection.connect(str(path))
+        connection.sendall(b"show stat -1 4 -1\n")
+        text = b"".join(iter(lambda: connection.recv(65_536), b"")).decode()
+        rows = csv.DictReader(io.StringIO(text.removeprefix("# ")))
+        return sum(row["status"] == "UP" and row["act"] == "1" for row in rows)
+    return 0
 
 
 def with_servers(shipped: str, *servers: str) -> str:

@@ -22,8 +22,6 @@ class Site:
     models_dir: Path
     folder: Path
     """A temporary folder for its files."""
-    flags: Sequence[str] = ("--api-servers", "1")
-    """Of every replica."""
     shutdown_delay_s: float = 2.0
     """Between SIGTERM and the end of a replica; it serves meanwhile, and its /health/ready fails."""
     cores: float | None = None
@@ -37,8 +35,6 @@ class Engine(AbstractContextManager["Engine"]):
     """
 
     name: ClassVar[str]
-    retries: ClassVar[bool] = True
-    """Whether it sends a request again whose replica has failed."""
 
     def __init__(self, site: Site) -> None:
         self.site = site

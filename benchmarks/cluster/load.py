@@ -6,7 +6,7 @@ import socket
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import closing
 from typing import Any, NamedTuple, Self
 from urllib.parse import urlsplit
@@ -46,12 +46,12 @@ class Load:
         bodies: Sequence[bytes],
         *,
         connections: int = 8,
-        rate: Callable[[], float] | float = 25,
+        rate: float = 25,
         retry_safe: bool = True,
     ) -> None:
         self.outcomes: list[Outcome] = []
         self._host, self._url, self._bodies = host, urlsplit(url), bodies
-        self._rate = rate if callable(rate) else lambda: rate
+        self._rate = rate
         self._retry_safe = retry_safe
         self._stop = threading.Event()
         self._threads = [
@@ -76,9 +76,9 @@ class Load:
     def _run(self, number: int) -> None:
         connection = http.client.HTTPConnection(self._url.netloc, timeout=PATIENCE_S)
         with self._host.entered(), closing(connection):
-            due = time.monotonic() + number / len(self._threads) / self._rate()
+            due = time.monotonic() + number / len(self._threads) / self._rate
             while not self._stop.wait(max(0.0, due - time.monotonic())):
-                due = max(due + 1 / self._rate(), time.monotonic())
+                due = max(due + 1 / self._rate, time.monotonic())
                 self.outcomes.append(self._send(connection, self._bodies[number % len(self._bodies)]))
                 number += 1
 

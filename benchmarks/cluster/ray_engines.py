@@ -1,11 +1,8 @@
 """The two applications of `serving.ray` on a Ray cluster: the head on the entry, a node with one CPU on each host."""
 
-import csv
-import io
 import os
 import secrets
 import shutil
-import socket
 import subprocess
 import sys
 from abc import abstractmethod
@@ -18,7 +15,7 @@ from typing import Any, ClassVar
 import psutil
 import yaml
 
-from benchmarks.cluster.balancers import DEPLOY, wait_until
+from benchmarks.cluster.balancers import DEPLOY, servers_up, wait_until
 from benchmarks.cluster.engines import PORT, Engine, Site
 from benchmarks.cluster.hosts import Host
 from benchmarks.cluster.quota import cpu_quota
@@ -59,19 +56,24 @@ class _Ray(Engine):
         return version("ray")
 
     def start(self, hosts: Sequence[Host]) -> None:
+        self.start_nodes(hosts)
+        self.deploy()
+        self.wait_for(len(hosts))
+
+    def start_nodes(self, hosts: Sequence[Host]) -> None:
+        """Start Ray on the entry, as the head without a CPU, and on these hosts."""
         self._start_node(self.site.entry, "--head", "--port", "6379", "--include-dashboard", "false", cpus=0)
         for host in hosts:  # nodes that start at the same time take the same names for their sockets
             self._join(host)
-        self.deploy()
-        self.wait_for(len(hosts))
 
     def add(self, host: Host) -> None:
         self._join(host)
         self.wait_for(len(self._hosts))
 
     def remove(self, host: Host) -> None:
-        self._ray(
-            *("drain-node", "--address", self._address, "--node-id", _node_id(host)),
+        self._run(
+            "ray",
+            *("drain-node", "--address", self.address, "--node-id", _node_id(host)),
             *("--reason", "DRAIN_NODE_REASON_PREEMPTION", "--reason-message", "the host leaves"),
             *("--deadline-remaining-seconds", "1"),
         )
@@ -126,9 +128,7 @@ class _Ray(Engine):
 
     def settings(self) -> dict[str, Any]:
         """Return the arguments of the application."""
-        level = (
-            "warning" if self._changes % 2 else "error"
-        )  # a change of the settings, which restarts replicas
+        level = "warning" if self._changes % 2 else "error"  # a changed setting restarts the replicas
         return {"models_dir": str(self.site.models_dir.resolve()), "log_level": level}
 
     def configuration(self) -> dict[str, Any]:
@@ -170,11 +170,12 @@ class _Ray(Engine):
             self._limited[host] = found
 
     @property
-    def _address(self) -> str:
+    def address(self) -> str:
+        """Of the control store, for `ray start` and clients."""
         return f"{self.site.entry.address}:6379"
 
     def _join(self, host: Host) -> None:
-        self._start_node(host, "--address", self._address, cpus=self.cpus)
+        self._start_node(host, "--address", self.address, cpus=self.cpus)
         self._hosts.append(host)
 
     def _start_node(self, host: Host, *arguments: str, cpus: int) -> None:
@@ -188,7 +189,7 @@ class _Ray(Engine):
         for _ in range(_TRIES):
             with path.open("wb") as log, host.entered():
                 node = subprocess.Popen(
-                    command, env=self._environment(host), stdout=log, stderr=log, start_new_session=True
+                    command, env=self.environment(host), stdout=log, stderr=log, start_new_session=True
                 )
             self._nodes[host] = node
             wait_until(
@@ -211,7 +212,8 @@ class _Ray(Engine):
         folder.mkdir(exist_ok=True)
         return folder
 
-    def _environment(self, host: Host) -> dict[str, str]:
+    def environment(self, host: Host) -> dict[str, str]:
+        """Return the variables of a process of Ray, or one that connects to it."""
         folder = self.folder_of(host)
         inherited = {
             name: value
@@ -240,7 +242,7 @@ class _Ray(Engine):
         command = shutil.which(program, path=str(Path(sys.executable).parent))
         if command is None:
             raise BenchmarkError(f"there is no program {program}; install the extra ray")
-        environment = self._environment(self.site.entry) | {"RAY_ADDRESS": self._address}
+        environment = self.environment(self.site.entry) | {"RAY_ADDRESS": self.address}
         with self.site.entry.entered():
             done = subprocess.run(
                 [command, *arguments],
@@ -254,9 +256,6 @@ class _Ray(Engine):
             raise BenchmarkError(
                 f"{program} {' '.join(arguments)}: {done.stdout[-2000:]}{done.stderr[-2000:]}"
             )
-
-    def _ray(self, *arguments: str) -> None:
-        self._run("ray", *arguments)
 
 
 class RayNodes(_Ray):
@@ -311,9 +310,8 @@ class RayReplicas(_Ray):
                     yield process
 
     def balancer_socket(self) -> Path:
-        return _newest(
-            self.folder_of(self.site.entry).glob("*/admin.sock")
-        )  # of a folder named by the node's id
+        # In a folder named by the node's id.
+        return _newest(self.folder_of(self.site.entry).glob("*/admin.sock"))
 
 
 RAY_ENGINES: dict[str, type[Engine]] = {engine.name: engine for engine in (RayNodes, RayReplicas)}
@@ -321,18 +319,6 @@ RAY_ENGINES: dict[str, type[Engine]] = {engine.name: engine for engine in (RayNo
 
 def _newest(paths: Iterable[Path]) -> Path:
     return max(paths, key=lambda path: path.stat().st_mtime, default=Path("missing"))
-
-
-def servers_up(path: Path) -> int:
-    """Return the number of servers to which the HAProxy with this socket sends requests; 0 if it does not respond."""
-    with socket.socket(socket.AF_UNIX) as connection, suppress(OSError):
-        connection.settimeout(5)
-        connection.connect(str(path))
-        connection.sendall(b"show stat -1 4 -1\n")
-        text = b"".join(iter(lambda: connection.recv(65_536), b"")).decode()
-        rows = csv.DictReader(io.StringIO(text.removeprefix("# ")))
-        return sum(row["status"] == "UP" and row["act"] == "1" for row in rows)
-    return 0
 
 
 def _node_id(host: Host) -> str:

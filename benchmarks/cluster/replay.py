@@ -1,4 +1,4 @@
-"""A recorded load on real replicas, whose number follows from a real Prometheus as Kubernetes and KEDA would decide.
+"""A day's load on real replicas, whose number follows from a real Prometheus as Kubernetes and KEDA would decide.
 
 Time is compressed: scrapes, windows of rates, decisions and windows of the autoscaler are shorter by one factor.
 """
@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack, contextmanager, suppress
 from itertools import pairwise
+from math import isnan
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -71,7 +72,7 @@ class Prometheus:
             with urllib.request.urlopen(url, timeout=5) as response:
                 result = json.load(response)["data"]["result"]
                 value = float(result[0]["value"][1]) if result else None
-                return value if value == value else None  # noqa: PLR0124 - NaN
+                return None if value is None or isnan(value) else value
         return None
 
 
@@ -155,14 +156,13 @@ def replay(
     cores: float = 0.3,
     maximum: int = 6,
     peak: float = 2.0,
-    scaling: Scaling | None = None,
 ) -> dict[str, Any]:
     """Replay a load, whose largest rate is `peak` times the capacity of a replica; return the samples over time.
 
     The number of replicas is from 1 to `maximum`; all else is as in the manifest. Each replica has `cores` of CPU time,
     and the trigger on CPU time a threshold in proportion. Raises `BenchmarkError`.
     """
-    scaling = scaling or Scaling.read(SCALED_OBJECT)
+    scaling = Scaling.read(SCALED_OBJECT)
     step = SYNC_S / faster
     with ExitStack() as stack:
         pool = stack.enter_context(ThreadPoolExecutor(maximum))

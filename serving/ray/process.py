@@ -86,10 +86,8 @@ class ServiceProcess:
 
 
 def _main() -> None:
-    from serving.service import serve  # noqa: PLC0415 - the actor needs no LitServe
-
     line = Connection(int(sys.argv[1]))
-    settings = line.recv()
+    settings: ServiceSettings = line.recv()
 
     def end_with_actor() -> None:
         with suppress(EOFError, OSError):
@@ -98,7 +96,7 @@ def _main() -> None:
 
     threading.Thread(target=end_with_actor, name="end-with-actor", daemon=True).start()
     try:
-        serve(settings)
+        settings.run()
     except DistilleryError as error:
         line.send(str(error))
         sys.exit(f"distillery-serve: {error}")

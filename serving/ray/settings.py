@@ -13,8 +13,10 @@ from serving.config import ServiceSettings
 
 class _RaySettings(ServiceSettings):
     def run(self) -> None:
-        """Raises `NotImplementedError`: `serve run` starts the application."""
-        raise NotImplementedError
+        """Run the service in this process, without Ray, as the child of an actor does. Raises `DistilleryError`."""
+        from serving.service import serve  # noqa: PLC0415 - an actor needs no LitServe
+
+        serve(self)
 
     @model_validator(mode="after")
     def _no_tls(self) -> Self:

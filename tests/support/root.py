@@ -9,6 +9,9 @@ import pytest
 
 from tests.support.service import ROOT
 
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="this machine gives no root rights")
+"""For tests whose own process makes network namespaces."""
+
 
 def root_command(script: str, *arguments: str | Path) -> list[str]:
     """Return the command that runs a shell script as root; skip the test where that is not allowed."""

@@ -4,7 +4,6 @@ Both are measured at once: most of the time is waiting.
 """
 
 import json
-import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -13,12 +12,13 @@ import pytest
 
 from benchmarks.cluster.balancers import ENGINES
 from benchmarks.cluster.faults import EVENTS, measure_faults
+from tests.support.root import needs_root
 from tests.support.training.samples import sample_test
 
 pytestmark = [
     pytest.mark.cluster,
     pytest.mark.timeout(300),
-    pytest.mark.skipif(os.geteuid() != 0, reason="needs root"),
+    needs_root,
 ]
 
 BODIES = [json.dumps({"image": image.tolist()}).encode() for image in sample_test().images[:4]]
@@ -55,15 +55,12 @@ def test_no_request_that_may_be_sent_twice_fails(
 
 
 @pytest.mark.parametrize(("engine", "event"), CASES)
-def test_requests_that_must_not_be_sent_twice_are_counted(
+def test_a_change_costs_at_most_one_request_per_connection_that_must_not_be_sent_twice(
     rows: dict[tuple[str, str], dict[str, Any]], engine: str, event: str
 ) -> None:
-    """They are lost with the replica or the host that has received them, at most one per connection and try."""
+    """Those with a replica or host that is killed are lost with it."""
     row = rows[engine, event]["plain"]
     assert row["sent"] > 5
-    assert row["failed"] == row["rejected"] + row["closed"] + row["timed_out"] + sum(
-        row["other_statuses"].values()
-    )
     if event not in {"replica killed", "host killed", "host disconnected"}:
         assert row["failed"] <= 2, row
 

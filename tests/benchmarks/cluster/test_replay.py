@@ -1,18 +1,18 @@
 """A short replay: a real Prometheus sees a real load rise, and a second replica starts."""
 
-import os
 from pathlib import Path
 from shutil import which
 
 import pytest
 
 from benchmarks.cluster.replay import replay
+from tests.support.root import needs_root
 
 pytestmark = [
     pytest.mark.cluster,
     pytest.mark.prometheus,
     pytest.mark.timeout(300),
-    pytest.mark.skipif(os.geteuid() != 0, reason="needs root"),
+    needs_root,
     pytest.mark.skipif(not which("prometheus"), reason="no prometheus: make system installs it"),
 ]
 

@@ -2,9 +2,8 @@
 
 import http.client
 import json
-import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
@@ -17,20 +16,21 @@ import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
-from benchmarks.cluster.balancers import DEPLOY
+from benchmarks.cluster.balancers import DEPLOY, servers_up
 from benchmarks.cluster.engines import Site
 from benchmarks.cluster.faults import hosts_of_a_cluster
 from benchmarks.cluster.hosts import Host
 from benchmarks.cluster.load import Load, summary
-from benchmarks.cluster.ray_engines import RayNodes, RayReplicas, servers_up
+from benchmarks.cluster.ray_engines import RayNodes, RayReplicas
 from tests.support.requests.tensors import binary, tensor
-from tests.support.service import Service
+from tests.support.root import needs_root
+from tests.support.service import Service, eventually
 from tests.support.training.samples import sample_test
 
 pytestmark = [
     pytest.mark.cluster,
     pytest.mark.timeout(900),
-    pytest.mark.skipif(os.geteuid() != 0, reason="needs root"),
+    needs_root,
 ]
 
 PATIENCE_S = 300
@@ -118,16 +118,9 @@ def cluster(model_repository: Path) -> Iterator[Cluster]:
         with BothApplications(site) as engine:
             engine.start(nodes)
             cluster = Cluster(engine, client, entry, nodes)
-            eventually(lambda: cluster.replicas_up() == 2)
+            eventually(lambda: cluster.replicas_up() == 2, PATIENCE_S)
             yield cluster
         assert not [process for host in (entry, *nodes) for process in host.processes()]
-
-
-def eventually(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + PATIENCE_S
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
 
 
 def send(connection: http.client.HTTPConnection, request: str) -> Response:
@@ -189,7 +182,7 @@ def test_a_replica_joins_the_images_of_several_requests_in_one_batch(cluster: Cl
         images, runs = batches()
         return images > runs
 
-    eventually(joined)
+    eventually(joined, PATIENCE_S)
 
 
 def test_a_replica_that_dies_is_replaced(cluster: Cluster) -> None:
@@ -198,8 +191,8 @@ def test_a_replica_that_dies_is_replaced(cluster: Cluster) -> None:
 
     [replica] = before = replicas()
     replica.kill()
-    eventually(lambda: bool(replicas() - before))
-    eventually(lambda: cluster.replicas_up() == 2)
+    eventually(lambda: bool(replicas() - before), PATIENCE_S)
+    eventually(lambda: cluster.replicas_up() == 2, PATIENCE_S)
     with cluster.client.entered():
         assert send(cluster.connection("replicas"), "one image").status == 200
 
@@ -208,7 +201,7 @@ def test_no_request_is_lost_when_a_service_dies_and_is_restarted(cluster: Cluste
     before = set(cluster.engine.replica_processes(cluster.nodes[0]))
     with Load(cluster.client, f"{cluster.engine.url}/predict/student", BODIES) as load:
         cluster.engine.kill(cluster.nodes[0])
-        eventually(lambda: servers_up(cluster.engine.balancer_socket()) == 1)
+        eventually(lambda: servers_up(cluster.engine.balancer_socket()) == 1, PATIENCE_S)
         cluster.engine.recover(cluster.nodes[0])
     assert not before & set(cluster.engine.replica_processes(cluster.nodes[0]))
     assert_none_lost(load)
@@ -219,7 +212,7 @@ def test_no_request_is_lost_when_an_actor_is_killed(cluster: Cluster) -> None:
     before = list(cluster.engine.replica_processes(cluster.nodes[0]))
     with Load(cluster.client, f"{cluster.engine.url}/predict/student", BODIES) as load:
         actor.kill()
-        eventually(lambda: not any(map(psutil.Process.is_running, before)))
+        eventually(lambda: not any(map(psutil.Process.is_running, before)), PATIENCE_S)
         cluster.engine.recover(cluster.nodes[0])
     assert_none_lost(load)
 

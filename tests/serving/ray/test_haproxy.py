@@ -1,8 +1,7 @@
 """HAProxy in front of the services of nodes; its servers are two real services' addresses, no Ray is needed."""
 
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -11,9 +10,9 @@ import httpx
 import pytest
 
 from benchmarks.cluster.balancers import DEPLOY
-from benchmarks.systems.servers import free_port
 from serving.processes.sockets import ServiceError
 from serving.ray.haproxy import HAProxy
+from tests.support.service import eventually, free_port
 
 PATIENCE_S = 30
 
@@ -59,13 +58,6 @@ def proxy() -> Iterator[tuple[HAProxy, str, int]]:
         haproxy.stop()
 
 
-def eventually(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + PATIENCE_S
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-
-
 def test_servers_follow_the_nodes_while_connections_stay_open(proxy: tuple[HAProxy, str, int]) -> None:
     haproxy, url, port = proxy
     with named_services(port, "127.0.0.2", "127.0.0.3"), httpx.Client() as client:
@@ -74,9 +66,9 @@ def test_servers_follow_the_nodes_while_connections_stay_open(proxy: tuple[HAPro
             return {client.get(url).text for _ in range(8)}
 
         haproxy.follow(["127.0.0.2"])
-        eventually(lambda: responders() == {"127.0.0.2"})
+        eventually(lambda: responders() == {"127.0.0.2"}, PATIENCE_S)
         haproxy.follow(["127.0.0.2", "127.0.0.3", "127.0.0.4"])  # nothing responds at the last
-        eventually(lambda: responders() == {"127.0.0.2", "127.0.0.3"})
+        eventually(lambda: responders() == {"127.0.0.2", "127.0.0.3"}, PATIENCE_S)
         haproxy.follow(["127.0.0.3"])
         assert responders() == {"127.0.0.3"}
         haproxy.check()

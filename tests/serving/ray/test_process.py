@@ -5,19 +5,16 @@ import os
 import signal
 import subprocess
 import sys
-import time
 import urllib.request
-from collections.abc import Callable
 from pathlib import Path
 
 import psutil
 import pytest
 
-from benchmarks.systems.servers import free_port
 from serving.processes.sockets import ServiceError
 from serving.ray.process import ServiceProcess
 from serving.ray.settings import NodeSettings
-from tests.support.service import ROOT
+from tests.support.service import ROOT, eventually, free_port
 
 PATIENCE_S = 60
 ACTOR = """
@@ -36,13 +33,6 @@ sys.stdin.read()
 
 def node_settings(models_dir: Path, port: int) -> NodeSettings:
     return NodeSettings(models_dir=models_dir, port=port, host="127.0.0.1", shutdown_delay=0, api_servers=1)
-
-
-def eventually(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + PATIENCE_S
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
 
 
 def test_the_service_runs_until_it_is_stopped(one_model: Path) -> None:
@@ -94,6 +84,6 @@ def test_the_service_ends_with_its_actor_even_if_that_is_killed(one_model: Path)
             [service] = psutil.Process(actor.pid).children()
             processes = [service, *service.children()]
             actor.send_signal(signal.SIGKILL)
-            eventually(lambda: not any(process.is_running() for process in processes))
+            eventually(lambda: not any(process.is_running() for process in processes), PATIENCE_S)
         finally:
             actor.kill()

@@ -11,6 +11,7 @@ import psutil
 import pytest
 
 from benchmarks.cluster.hosts import Host, network
+from tests.support.root import needs_root
 from tests.support.service import eventually
 from tests.training.conftest import call
 from training.model.checkpoint import load_tensors
@@ -42,7 +43,7 @@ SECONDS = 90
 """Limit of every wait; the machine may be busy."""
 PORT = 29400
 SCRIPT = Path(__file__).parents[2] / "support" / "training" / "train_on_samples.py"
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300), needs_root]
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ import pytest
 
 from benchmarks.cluster.hosts import Host, network
 from tests.support.postgres import PASSWORD, Postgres, postgres
+from tests.support.root import needs_root
 from tests.support.service import eventually
 from tests.training.conftest import call
 from tests.training.sweep.test_sweep import SCRIPT, rows
@@ -43,7 +44,7 @@ temperature = 4
 TRIALS = 4
 SECONDS = 90
 """Limit of every wait; the machine may be busy."""
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300), needs_root]
 
 
 @pytest.fixture(scope="module")
