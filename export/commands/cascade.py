@@ -23,7 +23,7 @@ _ROWS = 12
 
 
 class Cascade(DataSettings, RepositorySettings):
-    """Publish a cascade: a student predicts, and a teacher where the student is not confident.
+    """Publish a cascade: a teacher predicts where a student is not confident.
 
     The threshold is the lowest one on the student's confidence that keeps a promise: with 95 % probability, the cascade
     has at most --epsilon more errors per image than the teacher alone. It is chosen on the validation digits (Learn
