@@ -21,6 +21,7 @@ from serving.model.repository import (
     Manifest,
     ModelEntry,
     RepositoryError,
+    check_cascade,
     load_model,
     model_folders,
     version_folders,
@@ -156,7 +157,28 @@ class Snapshot:
                 good = _with_previous(good, [*found][-1], previous.versions.get(name, {}))
             if good:
                 versions[name] = good
-        return Snapshot(versions, self.policies, {**self.rejected, **failures})
+        rejected = {**self.rejected, **failures}
+        return Snapshot(versions, self.policies, rejected).without_broken_cascades()
+
+    def without_broken_cascades(self, *, strict: bool = False) -> "Snapshot":
+        """Return the snapshot without cascades whose models are not in it. Raises `RepositoryError` if `strict`."""
+        models = {entry.version_key: entry.manifest for entry in self}
+        broken: dict[Version, str] = {}
+        for entry in self:
+            try:
+                check_cascade(entry, models)
+            except RepositoryError as error:
+                if strict:
+                    raise
+                broken[entry.version_key] = _reason(error, entry.path.parent.parent)
+        if not broken:
+            return self
+        kept = {
+            name: {version: entry for version, entry in versions.items() if (name, version) not in broken}
+            for name, versions in self.versions.items()
+        }
+        versions = {name: found for name, found in kept.items() if found}
+        return Snapshot(versions, self.policies, {**self.rejected, **broken})
 
 
 def load_snapshot(
@@ -194,11 +216,27 @@ def load_snapshot(
                 one.rejected.setdefault(
                     entry.version_key, "its files are gone; it is served because an alias names it"
                 )
-    return Snapshot(
+    _add_members(root, keys, found, strict=previous is None)
+    snapshot = Snapshot(
         {name: one.versions for name, one in found.items() if one.versions},
         {name: one.policy for name, one in found.items()},
         {version: why for one in found.values() for version, why in one.rejected.items()},
     )
+    return snapshot.without_broken_cascades(strict=previous is None)
+
+
+def _add_members(root: Path, keys: PublicKeys | None, found: "dict[str, _Found]", *, strict: bool) -> None:
+    """Load the versions that cascades name and version policies do not. Raises `RepositoryError` if `strict`."""
+    for name, version in {member for one in found.values() for member in one.needs}:
+        one = found.get(name)
+        if one is None or version in one.versions or not (root / name / version).is_dir():
+            continue  # a missing one is an error of the cascade
+        try:
+            one.versions = _sorted(one.versions | {version: load_model(root / name / version, keys)})
+        except DistilleryError as error:
+            if strict:
+                raise
+            one.rejected[name, version] = _reason(error, root / name)
 
 
 @dataclass
@@ -208,6 +246,14 @@ class _Found:
     versions: dict[str, ModelEntry] = field(default_factory=dict)
     policy: VersionPolicy = field(default_factory=VersionPolicy)
     rejected: dict[Version, str] = field(default_factory=dict)
+
+    @property
+    def needs(self) -> set[Version]:
+        """The versions of other models that cascades name."""
+        rules = [entry.manifest.cascade for entry in self.versions.values()]
+        return {
+            (member.name, member.version) for rule in rules if rule for member in (rule.student, rule.teacher)
+        }
 
     @classmethod
     def of(cls, snapshot: Snapshot, name: str) -> Self:

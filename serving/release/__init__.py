@@ -1,1 +1,1 @@
-"""Changes of what is served, decided by the parent process: versions, aliases, and the trial of a candidate."""
+"""Release control: changes of what is served, decided by the parent process, and the statistics of the decisions."""

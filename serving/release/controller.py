@@ -159,6 +159,10 @@ class Controller:
             for alias in ("stable", "candidate"):
                 if (target := before.release.target(alias)) and target[0] == name:
                     raise ChangeError(f"{name} is the {alias} model; name another one as {alias} first")
+            for entry in before.snapshot:
+                rule = entry.manifest.cascade
+                if rule and entry.name != name and name in {rule.student.name, rule.teacher.name}:
+                    raise ChangeError(f"the cascade {entry.name} needs {name}; unload {entry.name} first")
             self._unloaded.add(name)
             snapshot = replace(
                 before.snapshot,
