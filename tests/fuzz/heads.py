@@ -175,9 +175,7 @@ class Site:
         self.loop = asyncio.new_event_loop()
         self.admission = Admission(AdmissionLimits(max_body_bytes=LIMITS.max_body_bytes))
         metrics = Metrics(
-            metrics_table(
-                1, ("rest", "v2", "grpc"), ("/predict", "/read", "/v2/models/{model}/infer"), 64
-            ),
+            metrics_table(1, ("rest", "v2", "grpc"), ("/predict", "/read", "/v2/models/{model}/infer"), 64),
             1,
         )
         self.metrics = RequestMetrics(metrics.row(0), "0")

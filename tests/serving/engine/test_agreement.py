@@ -62,7 +62,9 @@ def test_the_digits_of_the_same_image_are_compared(
 ) -> None:
     teacher = apis["teacher"].session.run(IMAGES[:50]).digits
     student = apis["student"].session.run(IMAGES[:50]).digits
-    agreement = Agreement(apis["teacher"], apis["student"], row, SLOTS["student"], thread, samples_per_second=1e9)
+    agreement = Agreement(
+        apis["teacher"], apis["student"], row, SLOTS["student"], thread, samples_per_second=1e9
+    )
     for index in range(50):
         run_batch(apis["student"], [IMAGES[index : index + 1], IMAGES[:3]])
         agreement.publish()
@@ -76,7 +78,9 @@ def test_the_digits_of_the_same_image_are_compared(
 def test_an_image_is_compared_once_and_not_before_the_interval_is_over(
     apis: dict[str, DigitAPI], row: Values, thread: ThreadPoolExecutor
 ) -> None:
-    agreement = Agreement(apis["teacher"], apis["student"], row, SLOTS["student"], thread, samples_per_second=5)
+    agreement = Agreement(
+        apis["teacher"], apis["student"], row, SLOTS["student"], thread, samples_per_second=5
+    )
 
     def comparisons() -> float:
         agreement.publish()
@@ -97,7 +101,9 @@ def test_an_image_is_compared_once_and_not_before_the_interval_is_over(
 def test_a_busy_thread_has_no_comparisons_waiting(
     apis: dict[str, DigitAPI], row: Values, thread: ThreadPoolExecutor
 ) -> None:
-    agreement = Agreement(apis["teacher"], apis["student"], row, SLOTS["student"], thread, samples_per_second=1e9)
+    agreement = Agreement(
+        apis["teacher"], apis["student"], row, SLOTS["student"], thread, samples_per_second=1e9
+    )
     go_on = threading.Event()
     thread.submit(go_on.wait, 10)
     for _ in range(5):

@@ -14,10 +14,11 @@ from serving.codecs.schemas import ErrorAnswer
 from serving.engine.admission.api_keys import Access
 from serving.engine.metrics.exposition import Exposition
 from serving.engine.metrics.series import Metrics, metrics_table
-from serving.http.guards import Guards
 from serving.engine.models import ServedModels
+from serving.http.guards import Guards
 from serving.http.routes import add_routes
 from serving.model.repository import LARGEST_CARD, RepositoryError, load_repository
+from tests.support.deployment import deploy
 
 CARD = "# student\n\n**7 ± 2** errors on 200 digits; KL(teacher ‖ student)\n"
 Get = Callable[[str], httpx.Response]

@@ -421,10 +421,10 @@ def test_recording_a_request_costs_a_fraction_of_publishing_it() -> None:
 
 def test_a_histogram_is_the_one_that_prometheus_client_makes_of_the_same_observations() -> None:
     shared, registry = metrics(), CollectorRegistry()
-    theirs = Histogram(INFERENCE_SECONDS, "help", ("model",), buckets=SECONDS, registry=registry)
+    theirs = Histogram(INFERENCE_SECONDS, "help", ("model", "version"), buckets=SECONDS, registry=registry)
     ours = RunMetrics(shared.row(0), STUDENT)
     for amount in (1e-6, 2e-5, 1e-3, 1e-3, 2e-3, 9.0):
-        theirs.labels("student").observe(amount)
+        theirs.labels("student", "1").observe(amount)
         ours.ran(1, 0.0, amount, 0.0)
     ours.publish()
     found = exposed(shared)
@@ -451,8 +451,13 @@ def test_every_series_exists_from_the_start() -> None:
         errors += error.__subclasses__()
     assert statuses == {200, 499} | {error.status for error in errors}
     for model, protocol, status in product((*MODELS, ""), PROTOCOLS, statuses):
-        key = REQUESTS, (("model", model), ("protocol", protocol), ("status", str(status)))
-        assert found[key] == 0
+        labels = {
+            "model": model,
+            "protocol": protocol,
+            "status": str(status),
+            "version": "1" if model else "",
+        }
+        assert found[REQUESTS, tuple(labels.items())] == 0
     assert len(found) < 1000
 
 
@@ -516,9 +521,7 @@ def test_memory_that_cannot_be_allocated_is_a_one_line_error() -> None:
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))  # applies to anonymous memory too
     try:
-        with pytest.raises(
-            SharedMemoryError, match="no 8,000 bytes of shared memory: File too large"
-        ):
+        with pytest.raises(SharedMemoryError, match="no 8,000 bytes of shared memory: File too large"):
             SharedRows(1, 1000)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
