@@ -46,13 +46,17 @@ class Clients:
         for _ in range(connections):
             self._open()
 
-    def send(self) -> bool:
-        """Send a request on an idle connection; return whether there was one."""
+    def send(self, request: bytes | None = None, due: float | None = None) -> bool:
+        """Send a request, by default the next one, on an idle connection; return whether there was one.
+
+        Its latency counts from `due`, by `time.perf_counter`, or from now.
+        """
         if not self.idle:
             return False
         connection = self.idle.popleft()
         try:
-            connection.begin(next(self._requests))
+            connection.begin(next(self._requests) if request is None else request)
+            connection.started = due or connection.started
         except OSError:
             self._lost(connection)
         else:
