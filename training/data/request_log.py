@@ -2,7 +2,7 @@
 
     logged = LoggedDigits.read(Path("log"), find_mnist(None))
     logged.training      images to learn from; label −1 where it is unknown
-    logged.validation    labelled images that no training uses
+    logged.validation    labelled images that no model learns from
 
 Every image counts once, however often it was sent, and none that is also in MNIST: one of the test set would be learned
 and then counted as recognised. Images are compared by their bytes, so a test digit that was moved, scaled or
@@ -10,19 +10,18 @@ photographed before it was sent is not found.
 """
 
 import hashlib
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Self
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
-from distillery.request_log.holdout import content_hash, is_held_out
+from distillery.request_log.distinct import UNLABELLED, content_hash, distinct_images, is_held_out
 from training.data.mnist import Digits, load_test_images, load_training
 from training.data.mnist_files import DatasetError
 
-UNLABELLED = -1
 KEY = "request-log"
 """Of the log's hash among those of the data set's files."""
 
@@ -84,54 +83,45 @@ class LoggedDigits:
         from distillery.request_log.read import read_log  # noqa: PLC0415 - needs pyarrow
 
         log = read_log(folder)
-        labels_of: dict[bytes, set[int]] = {}
-        row_of: dict[bytes, int] = {}
-        for row, (image, label) in enumerate(zip(log.images, log.labels.tolist(), strict=True)):
-            key = content_hash(image)
-            row_of.setdefault(key, row)
-            labels_of.setdefault(key, set()).update({label} - {UNLABELLED})
+        found = distinct_images(log.images, log.labels)
+        place_of = {key: place for place, key in enumerate(found.keys)}
         training, validation = load_training(mnist)
         sources = {
             "mnist_test": load_test_images(mnist),
             "mnist_validation": validation.images,
             "mnist_training": training.images,
         }
-        distinct, removed = len(row_of), {}
+        removed = {}
         for name, images in sources.items():
-            known = row_of.keys() & {content_hash(image) for image in images.numpy()}
+            known = place_of.keys() & {content_hash(image) for image in images.numpy()}
             removed[name] = len(known)
             for key in known:
-                del row_of[key]
-        keys = sorted(row_of)
-        labels = {key: _agreed(labels_of[key]) for key in keys}
-        learned = [key for key in keys if not is_held_out(key)]
-        validated = [key for key in keys if is_held_out(key) and labels[key] != UNLABELLED]
-        labelled = sum(labels[key] != UNLABELLED for key in learned)
+                del place_of[key]
+        kept = np.array(list(place_of.values()), np.int64)
+        held_out = np.array([is_held_out(key) for key in place_of], np.bool_)
+        labelled = found.labels[kept] != UNLABELLED
         counts = Counts(
             rows=len(log),
-            duplicates=len(log) - distinct,
+            duplicates=len(log) - len(found.keys),
             **removed,
-            contradictory=sum(len(labels_of[key]) > 1 for key in keys),
-            labelled=labelled,
-            unlabelled=len(learned) - labelled,
-            held_out=len(keys) - len(learned),
-            validation=len(validated),
+            contradictory=int(found.contradictory[kept].sum()),
+            labelled=int((labelled & ~held_out).sum()),
+            unlabelled=int((~labelled & ~held_out).sum()),
+            held_out=int(held_out.sum()),
+            validation=int((labelled & held_out).sum()),
         )
-        if not learned:
+        if held_out.all():
             raise DatasetError(
                 f"--request-log {folder}: none of its {len(log):,} images can be learned from ({counts}); "
                 "log more requests"
             )
 
-        def digits(chosen: list[bytes]) -> Digits:
-            rows = [row_of[key] for key in chosen]
-            return Digits(
-                torch.from_numpy(np.ascontiguousarray(log.images[rows])),
-                torch.tensor([labels[key] for key in chosen], dtype=torch.int64),
-            )
+        def digits(chosen: NDArray[np.int64]) -> Digits:
+            images = np.ascontiguousarray(log.images[found.rows[chosen]])
+            return Digits(torch.from_numpy(images), torch.from_numpy(found.labels[chosen]))
 
-        digest = hashlib.sha256(b"".join(key + bytes([labels[key] - UNLABELLED]) for key in keys))
-        return cls(digits(learned), digits(validated), counts, digest.hexdigest())
+        digest = hashlib.sha256(b"".join(place_of) + found.labels[kept].tobytes())
+        return cls(digits(kept[~held_out]), digits(kept[labelled & held_out]), counts, digest.hexdigest())
 
     @property
     def labelled(self) -> Digits:
@@ -142,8 +132,3 @@ class LoggedDigits:
     def facts(self) -> dict[str, int]:
         """Return the counts by name."""
         return asdict(self.counts)
-
-
-def _agreed(labels: Iterable[int]) -> int:
-    found = set(labels)
-    return found.pop() if len(found) == 1 else UNLABELLED

@@ -11,9 +11,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from distillery.request_log.distinct import UNLABELLED
 from training.data.augmentation import augment
 from training.data.mnist import Digits
-from training.data.request_log import UNLABELLED
 from training.data.views import draw_seed
 from training.loop.device import Device
 from training.loop.soft_targets import SoftTargets

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from distillery.request_log.distinct import UNLABELLED
 from training.data.mnist import Digits, without
-from training.data.request_log import UNLABELLED
 from training.data.views import Views, draw_seed
 from training.distributed import data_parallel, gather_logits, on_rank_0, rank, share, size
 from training.loop.adamw import AdamW

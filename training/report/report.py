@@ -55,7 +55,11 @@ def _report(
     return {
         "headline": _headline(rows[model.name], metrics, saved),
         "name": model.name,
-        "metadata": {field: metadata[field] for field in (*METADATA_FIELDS, "request_log", "threads") if field in metadata},
+        "metadata": {
+            field: metadata[field]
+            for field in (*METADATA_FIELDS, "request_log", "threads")
+            if field in metadata
+        },
         "settings": model.model.model_dump(),
         "recipe_toml": to_toml(_recipe_of(model)),
         "models": rows,

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from distillery.request_log.holdout import content_hash, is_held_out
+from distillery.request_log.distinct import content_hash, is_held_out
 from tests.support.request_log import write_log
 from tests.support.training.samples import sample_test, sample_training
 from tests.training.conftest import SmallRun, call
@@ -81,7 +81,11 @@ def test_labels_are_required_where_nothing_else_can_be_learned(
 ) -> None:
     write_log(tmp_path / "unlabelled", INVERTED[:20])
     log = f"--request-log={tmp_path / 'unlabelled'}"
-    for option in ("--student.distillation.alpha=0", "--student.distillation.loss=dkd", "--student.leave-out=3"):
+    for option in (
+        "--student.distillation.alpha=0",
+        "--student.distillation.loss=dkd",
+        "--student.leave-out=3",
+    ):
         assert call("--recipe=small.toml", log, option) == 1
         error = capsys.readouterr().err
         assert "student learns from labelled images only" in error

@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from distillery.request_log import RequestLogError
-from distillery.request_log.holdout import HELD_OUT, content_hash, is_held_out
+from distillery.request_log.distinct import HELD_OUT, UNLABELLED, content_hash, is_held_out
 from tests.support.request_log import write_log
 from tests.support.training.samples import sample_test, sample_training
 from training.data.mnist_files import DatasetError
-from training.data.request_log import UNLABELLED, LoggedDigits
+from training.data.request_log import LoggedDigits
 
 TRAINING, VALIDATION = sample_training()
 TEST = sample_test()
@@ -88,7 +88,8 @@ def test_the_hash_depends_on_images_and_labels_but_not_on_files_or_order(mnist: 
 def test_a_log_of_test_digits_alone_is_rejected(mnist: Path, tmp_path: Path) -> None:
     write_log(tmp_path / "log", TEST.images[:9].numpy(), TEST.labels[:9].tolist())
     with pytest.raises(
-        DatasetError, match=r"none of its 9 images can be learned from .*9 MNIST test images.*log more requests"
+        DatasetError,
+        match=r"none of its 9 images can be learned from .*9 MNIST test images.*log more requests",
     ):
         LoggedDigits.read(tmp_path / "log", mnist)
 

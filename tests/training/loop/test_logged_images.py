@@ -3,9 +3,9 @@
 import pytest
 import torch
 
+from distillery.request_log.distinct import UNLABELLED
 from tests.support.training.trainings import CPU, FEW, RECURRING, SMALL, new, taught, train
 from training.data.mnist import Digits
-from training.data.request_log import UNLABELLED
 from training.loop.logged_images import LoggedImages, images_per_epoch
 from training.loop.losses import distillation_loss, mixed_loss
 from training.loop.soft_targets import SoftTargets
@@ -25,7 +25,8 @@ def logged(count: int, model: Model = STUDENT, *, mnist: int = 120, labels: int 
 
 
 @pytest.mark.parametrize(
-    ("count", "shown"), [(1, 20), (50, 1_000), (687, 13_740), (688, 13_750), (10_000, 13_750), (10**6, 13_750)]
+    ("count", "shown"),
+    [(1, 20), (50, 1_000), (687, 13_740), (688, 13_750), (10_000, 13_750), (10**6, 13_750)],
 )
 def test_a_small_log_is_repeated_and_a_large_one_does_not_displace_mnist(count: int, shown: int) -> None:
     assert images_per_epoch(count, 55_000, share=0.2, repeats=20) == shown
