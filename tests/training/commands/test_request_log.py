@@ -62,8 +62,9 @@ def test_a_student_learns_from_the_log_and_its_checkpoint_says_so(
     assert (small_run.root / "student").resolve() == current["student"]
 
 
+@pytest.mark.usefixtures("small_run")
 def test_the_same_log_trains_nothing_again_and_a_new_label_does(
-    small_run: SmallRun, log: Path, capsys: pytest.CaptureFixture[str]
+    log: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     arguments = ("--recipe=small.toml", f"--request-log={log}", "--models=student")
     for trained_before in (2, 3):

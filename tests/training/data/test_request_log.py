@@ -99,5 +99,5 @@ def test_a_folder_without_a_log_is_named(mnist: Path, tmp_path: Path) -> None:
         LoggedDigits.read(tmp_path / "nothing", mnist)
     (tmp_path / "log").mkdir()
     (tmp_path / "log" / "requests-1.parquet").write_bytes(b"no parquet")
-    with pytest.raises(RequestLogError, match="requests-1.parquet"):
+    with pytest.raises(RequestLogError, match=r"requests-1\.parquet"):
         LoggedDigits.read(tmp_path / "log", mnist)
