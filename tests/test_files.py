@@ -141,6 +141,7 @@ SCRATCH = {
     "benchmarks/cluster/replay.py",
     "benchmarks/commands/overload.py",
     "benchmarks/commands/pareto.py",
+    "benchmarks/load/open_loop.py",
     "benchmarks/load/run.py",
     "benchmarks/systems/soak.py",
     "benchmarks/training/notebook_loop.py",

@@ -46,25 +46,20 @@ class Clients:
         for _ in range(connections):
             self._open()
 
-    @property
-    def in_flight(self) -> int:
-        """Requests without a response so far."""
-        return sum(bool(key.data.started) for key in self._selector.get_map().values())
-
     def send(self, request: bytes | None = None, due: float | None = None) -> bool:
-        """Send a request on an idle connection; return whether there was one.
+        """Send a request, by default the next one, on an idle connection; return whether there was one.
 
-        `request`: the next of all requests by default; `due`: when its latency begins (`time.perf_counter`).
+        Its latency counts from `due`, by `time.perf_counter`, or from now.
         """
         if not self.idle:
             return False
         connection = self.idle.popleft()
         try:
             connection.begin(next(self._requests) if request is None else request)
+            connection.started = due or connection.started
         except OSError:
             self._lost(connection)
         else:
-            connection.started = due or connection.started
             if connection.unsent:
                 self._selector.modify(connection.socket, EVENT_READ | EVENT_WRITE, connection)
         return True

@@ -6,6 +6,8 @@
     models/<name>/<version>/MODEL_CARD.md    a full report for people, if the training run was reported
     models/<name>/config.pbtxt               configuration for NVIDIA Triton, which reads this layout unchanged
 
+A cascade (`serving.model.cascade`) has no graph: its manifest names the two models that it consists of.
+
 `load_repository` rejects the whole repository when any model in it is invalid: a service must not start without one
 of its models.
 """
@@ -14,7 +16,7 @@ import hashlib
 import logging
 import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -22,6 +24,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from distillery import DistilleryError
+from serving.model.cascade import Cascade
 from serving.model.graph_check import MAX_BYTES, GraphError, check_graph
 from serving.model.signature import PublicKeys
 from serving.model.tensors import CLASSES, SIDE
@@ -67,6 +70,8 @@ ACCEPTANCE_OUTPUTS = (
     TensorSpec(name="accepted", datatype="BOOL", shape=(-1, 1)),
 )
 """Outputs of the service that it computes by the acceptance rule; a model exported by version 0.1.0 has none."""
+ESCALATED = TensorSpec(name="escalated", datatype="BOOL", shape=(-1, 1))
+"""Further output of a cascade: whether the teacher predicted."""
 OUTLIER = TensorSpec(name="outlier", datatype="FP32", shape=(-1, 1))
 """Further output of a file with an acceptance rule: the logit of "no digit"."""
 POWER, THRESHOLD = "acceptance_power", "acceptance_threshold"
@@ -110,18 +115,25 @@ class Acceptance(BaseModel):
 
 
 class Manifest(BaseModel):
-    """The manifest of one model file. Unknown fields, as a newer version may write, are rejected."""
+    """The manifest of one model file, or of a cascade. Unknown fields, as a newer version may write, are rejected.
+
+    A cascade has sums of its models' sizes, its student's origin (checkpoint, recipe), and its parity with its teacher.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: Annotated[str, Field(pattern=f"^{NAME.pattern}$", max_length=64)]
     version: Annotated[str, Field(pattern=r"^[1-9][0-9]{0,8}$")]
-    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$", description="of model.onnx")]
-    size_bytes: Annotated[int, Field(gt=0)]
+    sha256: Annotated[
+        str, Field(pattern=r"^[0-9a-f]{64}$", description="of model.onnx; of a cascade: of its rule")
+    ]
+    size_bytes: Annotated[int, Field(gt=0, description="of model.onnx; of a cascade: of both models")]
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     opset: int
-    precision: Literal["fp32", "int8"]
+    precision: Literal["fp32", "int8", "mixed"] = Field(
+        description="mixed: a cascade of a student and a teacher of different precisions"
+    )
     quantisation: dict[str, float] | None = Field(
         default=None, description="parameters and results of the quantisation of an int8 file"
     )
@@ -140,8 +152,10 @@ class Manifest(BaseModel):
     )
     acceptance: Acceptance | None = Field(
         default=None,
-        description="rule of the outputs confidence and accepted; null: an older file without them",
+        description="rule of the outputs confidence and accepted; null: an older file without them, or a cascade, "
+        "whose models have a rule each",
     )
+    cascade: Cascade | None = Field(default=None, description="rule of a cascade; null: a model with a graph")
     checkpoint_sha256: str
     recipe: dict[str, Any] = Field(description="the resolved training configuration")
     dataset: dict[str, str] = Field(description="SHA-256 of each dataset file")
@@ -150,6 +164,8 @@ class Manifest(BaseModel):
     @property
     def served_outputs(self) -> tuple[TensorSpec, ...]:
         """The outputs of the Open Inference Protocol."""
+        if self.cascade:
+            return (*OUTPUTS, *ACCEPTANCE_OUTPUTS, ESCALATED)
         return OUTPUTS + ACCEPTANCE_OUTPUTS if self.acceptance else OUTPUTS
 
 
@@ -157,13 +173,13 @@ class ModelEntry(BaseModel):
     """One servable model: its manifest, and its verified graph with the path it was read from.
 
     The graph is kept in memory: a process that replaces another one, long after the start, runs the same as the
-    others, whatever has happened to the file since.
+    others, whatever has happened to the file since. A cascade has no graph, but the path of its manifest.
     """
 
     model_config = ConfigDict(frozen=True)
     manifest: Manifest
     path: Path
-    content: bytes = Field(repr=False)
+    content: bytes = Field(default=b"", repr=False)
 
     @property
     def name(self) -> str:
@@ -195,6 +211,8 @@ def load_repository(root: Path, keys: PublicKeys | None = None) -> dict[str, Mod
         paths = sorted(path for path in root.iterdir() if path.name != LOCK_FILE)
         folders = [path for path in paths if _is_model(path)]
         entries = {folder.name: _load_latest(folder, keys) for folder in folders}
+    for entry in entries.values():
+        check_cascade(entry, {(each.name, each.manifest.version): each.manifest for each in entries.values()})
     skipped = _listed([path.name for path in paths if path not in folders])
     if not entries:
         raise RepositoryError(
@@ -271,9 +289,8 @@ def load_model(folder: Path, keys: PublicKeys | None = None) -> ModelEntry:
 
 def _load_model(folder: Path, keys: PublicKeys | None) -> ModelEntry:
     manifest_path, model_path = folder / MANIFEST_FILE, folder / MODEL_FILE
-    for path in (manifest_path, model_path):
-        if not path.is_file():
-            raise RepositoryError(f"{path} is missing; export the model again")
+    if not manifest_path.is_file():
+        raise RepositoryError(f"{manifest_path} is missing; export the model again")
     document = manifest_path.read_bytes()
     if keys:
         keys.verify(manifest_path, document)
@@ -295,6 +312,10 @@ def _load_model(folder: Path, keys: PublicKeys | None) -> ModelEntry:
         raise RepositoryError(
             f"{manifest_path}: inputs and outputs differ from those this service supports: {INPUTS}, {outputs}"
         )
+    if manifest.cascade:
+        return ModelEntry(manifest=manifest, path=manifest_path)
+    if not model_path.is_file():
+        raise RepositoryError(f"{model_path} is missing; export the model again")
     content = _read_graph(model_path, manifest.sha256)
     try:
         check_graph(content, manifest.inputs, manifest.outputs)
@@ -321,6 +342,44 @@ def _read_graph(path: Path, sha256: str) -> bytes:
             "the file was changed or is incomplete; export the model again"
         )
     return content
+
+
+def check_cascade(entry: ModelEntry, models: Mapping[tuple[str, str], Manifest]) -> None:
+    """Check the two models of a cascade, among those served, by name and version; no effect on another entry.
+
+    Raises `RepositoryError` for one that is missing, another file, a cascade itself, or has other inputs or no
+    confidence.
+    """
+    if (rule := entry.manifest.cascade) is None:
+        return
+    again = f"run distillery-export cascade --name {entry.name} again"
+    for role, member in (("student", rule.student), ("teacher", rule.teacher)):
+        is_what = f"{entry.path}: the {role} of the cascade, {member},"
+        found = models.get((member.name, member.version))
+        if found is None:
+            served = sorted(f"{name}/{version}" for name, version in models if name != entry.name)
+            raise RepositoryError(
+                f"{is_what} is not served, only {_listed(served) or 'the cascade'}; "
+                f"export {member.name} as version {member.version}, or {again}"
+            )
+        if found.cascade:
+            raise RepositoryError(
+                f"{is_what} is {'this cascade' if found is entry.manifest else 'a cascade'}: cascades are not "
+                f"nested; {again} with a model that has a graph"
+            )
+        if found.sha256 != member.sha256:
+            raise RepositoryError(
+                f"{is_what} has SHA-256 {found.sha256}, the threshold was chosen for {member.sha256} and holds "
+                f"for no other file; {again}"
+            )
+        if found.inputs != entry.manifest.inputs:
+            raise RepositoryError(
+                f"{is_what} has the inputs {found.inputs}, the cascade {entry.manifest.inputs}; {again}"
+            )
+        if found.acceptance is None:
+            raise RepositoryError(
+                f"{is_what} was exported without confidence; export {member.name} again, then {again}"
+            )
 
 
 def default_model(names: Iterable[str]) -> str:

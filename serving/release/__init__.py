@@ -1,0 +1,1 @@
+"""Release control: which version serves, and the statistics of the decision."""
