@@ -6,17 +6,14 @@ sent.
 """
 
 import json
-import time
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+import math
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.errors import BenchmarkError
-from benchmarks.load.connection import PATIENCE_S
-from benchmarks.load.overload import Clients
+from benchmarks.load.open_loop import Schedule
 from benchmarks.load.workloads import request
 from distillery.request_log.read import RequestLog
 from serving.client.tensors import pack
@@ -28,26 +25,19 @@ MOST_REQUESTS = 5_000_000
 """Arrivals of one replay."""
 
 
-@dataclass(frozen=True)
-class Recorded:
-    """N requests in the order of their arrival."""
+class Recorded(NamedTuple):
+    """The requests of a log, and when each is sent: copies share one."""
 
-    times: NDArray[np.float64]
-    """Seconds from the first, `float64 [N]`."""
-    sources: NDArray[np.int64]
-    """The index in `requests` of each, `int64 [N]`: copies share one."""
+    schedule: Schedule
     requests: list[bytes]
-    """Complete HTTP/1.1 requests, which are in the log."""
-    images: NDArray[np.int64]
-    """The number of images of each of the `requests`."""
-
-    def __len__(self) -> int:
-        return len(self.times)
+    """Complete HTTP/1.1 requests."""
+    images: list[int]
+    """The number of images of each of them."""
 
     @property
-    def seconds(self) -> float:
-        """From the first arrival to the last."""
-        return float(self.times[-1])
+    def sent_images(self) -> int:
+        """Images of all requests that are sent."""
+        return sum(self.images[number] for number in self.schedule.numbers)
 
 
 def recorded_requests(
@@ -57,15 +47,15 @@ def recorded_requests(
     model: str | None = None,
     speed: float = 1,
     scale: bool = True,
-    seconds: float | None = None,
+    seconds: float = math.inf,
     key: str | None = None,
     seed: int = 0,
 ) -> Recorded:
     """Return the requests of `log`, sent to the service at `url`.
 
     `model`: send them to this model rather than to the recorded one. `speed`: 2 sends them in half the time. `scale`:
-    send as many as were made rather than as were logged. `seconds`: leave out what arrives later. `key`: the API key.
-    Raises `BenchmarkError` for too many of them.
+    send as many as were made rather than as were logged. `seconds`: length of the busiest part, which is sent. `key`:
+    the API key. Raises `BenchmarkError` for too many of them.
     """
     table = log.table.select(["id", "model", "protocol", "rate"]).to_pydict()
     rows_of: dict[tuple[str, str], list[int]] = {}
@@ -74,11 +64,10 @@ def recorded_requests(
     groups = sorted(rows_of.values(), key=lambda rows: log.times[rows[0]])
     first = np.array([rows[0] for rows in groups])
     times = (log.times[first] - log.times[first[0]]) / speed
-    if seconds is not None:
-        groups = groups[: int(np.searchsorted(times, seconds, side="right"))]
-        times = times[: len(groups)]
     # A request is in the log if one of its images is.
     rates = np.array([max(table["rate"][row] for row in rows) for rows in groups])
+    chosen = _busiest(times, 1 / rates, seconds)
+    groups, rates, times = groups[chosen], rates[chosen], times[chosen] - times[chosen][0]
     random = np.random.default_rng(seed)
     copies = _copies(rates, random) if scale else np.ones(len(groups), np.int64)
     if copies.sum() > MOST_REQUESTS:
@@ -92,35 +81,16 @@ def recorded_requests(
         _request(log.images[rows], url, model or table["model"][rows[0]], table["protocol"][rows[0]], key)
         for rows in groups
     ]
-    return Recorded(arrivals[order], sources[order], prepared, np.array([len(rows) for rows in groups]))
+    schedule = Schedule(arrivals[order].tolist(), sources[order].tolist())
+    return Recorded(schedule, prepared, [len(rows) for rows in groups])
 
 
-def replay(
-    clients: Clients, recorded: Recorded, on_progress: Callable[[float], None] = lambda _: None
-) -> dict[str, Any]:
-    """Send the requests at their times, whether or not earlier ones have been answered; wait for the last responses.
-
-    Latencies, in microseconds, are from the time at which a request was due. One that finds all connections busy is
-    `unsent`.
-    """
-    start = time.perf_counter()
-    unsent = 0
-    for due, source in zip((start + recorded.times).tolist(), recorded.sources.tolist(), strict=True):
-        while (now := time.perf_counter()) < due:
-            clients.receive(due - now)
-        unsent += not clients.send(recorded.requests[source], due)
-        clients.receive(0)
-        on_progress(due - start)
-    sent = time.perf_counter()
-    while clients.in_flight and time.perf_counter() < sent + PATIENCE_S:
-        clients.receive(0.1)
-    return {
-        "seconds": round(sent - start, 4),
-        "unsent": unsent,
-        "unanswered": clients.in_flight,
-        "statuses": {str(status): count for status, count in sorted(clients.statuses.items())},
-        "latency_us": clients.microseconds,
-    }
+def _busiest(times: NDArray[np.float64], weights: NDArray[np.float64], seconds: float) -> slice:
+    """Return the part of `seconds` with the largest sum of weights, the first of several."""
+    ends = np.searchsorted(times, times + seconds, side="right")
+    sums = np.concatenate([[0], np.cumsum(weights)])
+    first = int(np.argmax(sums[ends] - sums[:-1]))
+    return slice(first, int(ends[first]))
 
 
 def _copies(rates: NDArray[np.float64], random: np.random.Generator) -> NDArray[np.int64]:

@@ -26,6 +26,8 @@ class Distinct(NamedTuple):
     """`UNLABELLED` without feedback, and where several labels of equal images differ."""
     contradictory: NDArray[np.bool_]
     """Whether they differ."""
+    places: NDArray[np.int64]
+    """For each of the N rows of the log, the index of its image among these."""
 
 
 def content_hash(image: NDArray[np.uint8]) -> bytes:
@@ -40,16 +42,18 @@ def is_held_out(key: bytes) -> bool:
 
 def distinct_images(images: NDArray[np.uint8], labels: NDArray[np.int8]) -> Distinct:
     """Return the distinct ones of `images`, `uint8 [N, 28, 28]`, with `labels`, `int8 [N]`."""
+    hashes = [content_hash(image) for image in images]
     row_of: dict[bytes, int] = {}
     labels_of: dict[bytes, set[int]] = {}
-    for row, (image, label) in enumerate(zip(images, labels.tolist(), strict=True)):
-        key = content_hash(image)
+    for row, (key, label) in enumerate(zip(hashes, labels.tolist(), strict=True)):
         row_of.setdefault(key, row)
         labels_of.setdefault(key, set()).update({label} - {UNLABELLED})
     keys = sorted(row_of)
+    place_of = {key: place for place, key in enumerate(keys)}
     return Distinct(
         keys,
         np.array([row_of[key] for key in keys], np.int64),
         np.array([min(labels_of[key]) if len(labels_of[key]) == 1 else UNLABELLED for key in keys], np.int64),
         np.array([len(labels_of[key]) > 1 for key in keys], np.bool_),
+        np.array([place_of[key] for key in hashes], np.int64),
     )
