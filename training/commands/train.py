@@ -40,7 +40,7 @@ class Train(RecipeSettings):
         "distillery-train --recipe best --seeds 1,2         # three seeds",
         "distillery-train --recipe recipe.toml --sanity-check  # can it learn?",
         "distillery-train --student.hidden 256,128 --out runs-small",
-        "distillery-train --models fast --request-log log  # learn from real inputs, too",
+        "distillery-train --models fast --request-log log  # real inputs, too",
         "torchrun --nproc-per-node 2 -m training --recipe best",
     )
 

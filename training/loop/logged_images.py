@@ -19,10 +19,31 @@ from training.loop.device import Device
 from training.loop.soft_targets import SoftTargets
 from training.recipe.schema import Model
 
+LEAST_CHECKED, MOST_CHECKED = 50, 5_000
+"""Labelled images on which a teacher is checked: with fewer it is trusted, and more are not needed."""
+
 
 def images_per_epoch(count: int, mnist: int, *, share: float, repeats: int) -> int:
     """Return how many images of a log of `count` an epoch shows beside `mnist` digits."""
     return min(round(mnist * share / (1 - share)), repeats * count)
+
+
+class Trust(NamedTuple):
+    """Whether a teacher labels unlabelled images, from its errors on labelled ones."""
+
+    checked: int
+    """Labelled images."""
+    errors: int
+    """Of the teacher on them."""
+    unlabelled: bool
+    """Whether the unlabelled images are used."""
+
+    @classmethod
+    def of(cls, teacher: SoftTargets, labelled: Digits, least: float) -> "Trust":
+        """Compute it: at least the share `least` must be right, if there are enough labelled images to tell."""
+        some = Digits(labelled.images[:MOST_CHECKED], labelled.labels[:MOST_CHECKED])
+        errors = teacher.errors(some) if len(some) else 0
+        return cls(len(some), errors, len(some) < LEAST_CHECKED or errors <= (1 - least) * len(some))
 
 
 class Sample(NamedTuple):
@@ -47,6 +68,7 @@ class LoggedImages:
     """
 
     teacher: SoftTargets
+    trust: Trust | None = None
 
     def __init__(self, digits: Digits, model: Model, seed: int, *, mnist: int, device: Device) -> None:
         if model.distillation is None:
@@ -91,12 +113,13 @@ class LoggedImages:
         """Return the weight of every image's soft targets.
 
         That of the recipe for a label that the teacher predicts too; 1 without a label, and 0 where the teacher
-        contradicts it: Meng et al. 2019, "Conditional teacher-student learning", arXiv:1904.12399. With an alpha of 1,
-        no label is used.
+        contradicts it: Meng et al. 2019, "Conditional teacher-student learning", arXiv:1904.12399. Images that are
+        mixed have no label.
         """
+        if self._model.augmentation.mixup:
+            return torch.ones(labels.shape, device=labels.device)
         alphas = torch.full(labels.shape, self._alpha, device=labels.device)
-        if self._alpha < 1:
-            known = labels != UNLABELLED
-            alphas[~known] = 1
-            alphas[known & (targets.argmax(1) != labels)] = 0
+        known = labels != UNLABELLED
+        alphas[~known] = 1
+        alphas[known & (targets.argmax(1) != labels)] = 0
         return alphas

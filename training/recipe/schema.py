@@ -85,6 +85,13 @@ class Distillation(Section):
         le=0.5,
         description="with --request-log: share of an epoch's images that are of the log, at most",
     )
+    log_trust: float = Field(
+        0.95,
+        ge=0,
+        le=1,
+        description="with --request-log: use unlabelled images if the teacher is right on at least this share of the "
+        "labelled ones",
+    )
     log_repeats: PositiveInt = Field(
         20, description="with --request-log: times that an epoch shows an image of it, at most"
     )

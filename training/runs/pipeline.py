@@ -18,7 +18,7 @@ from training.data.mnist_files import SHA256, DatasetError
 from training.data.request_log import KEY, LoggedDigits
 from training.distributed import on_rank_0, size
 from training.loop.device import Device
-from training.loop.logged_images import LoggedImages
+from training.loop.logged_images import LoggedImages, Trust
 from training.loop.soft_targets import SoftTargets
 from training.loop.trainer import Job, Observer, Record, Training
 from training.model.checkpoint import load_checkpoint
@@ -203,13 +203,18 @@ def _soft_targets(job: Job, teacher: ModelRun, device: Device, **images: Any) ->
 def _logged_images(job: Job, data: DataSet, teacher: ModelRun, device: Device) -> LoggedImages | None:
     """Return the images of the request log that `job` learns from, with soft targets of `teacher`."""
     digits, log = data.logged_digits(job), data.log_of(job)
-    if digits is None or log is None:
+    if digits is None or log is None or job.distillation is None:
         return None
+    network = on_rank_0(lambda: load_checkpoint(teacher.checkpoint).network)
+    trust = Trust.of(SoftTargets(network, device), device.move(log.labelled), job.distillation.log_trust)
+    if not trust.unlabelled:
+        digits = without(log.labelled, job.model.leave_out)
     mnist = len(without(data.training, job.model.leave_out))
     logged = LoggedImages(digits, job.model, job.view_seed_or_seed, mnist=mnist, device=device)
     logged.teacher = _soft_targets(
         job, teacher, device, log=log.sha256, labelled=len(digits) < len(log.training), size=logged.size
     )
+    logged.trust = trust
     return logged
 
 
@@ -252,9 +257,12 @@ def _metadata(job: Job, run: ModelRun, training: Training, data: DataSet) -> dic
 
 def _describe_log(log: LoggedDigits, training: Training, selected: Record) -> dict[str, int]:
     """Return what a checkpoint states on a request log: its counts, images per epoch, and errors on those held out."""
-    facts = log.facts() | {"per_epoch": training.logged.size if training.logged else 0}
     logged, held_out = training.logged, training.logged_validation
+    facts = log.facts()
+    if logged and logged.trust:
+        facts["per_epoch"] = logged.size
+        facts |= {f"teacher_{name}": int(value) for name, value in logged.trust._asdict().items()}
     if logged and held_out:
         facts["errors"] = int(selected["log_errors"])
-        facts["teacher_errors"] = on_rank_0(lambda: logged.teacher.errors(held_out))
+        facts["errors_of_teacher"] = on_rank_0(lambda: logged.teacher.errors(held_out))
     return facts

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from distillery.request_log.distinct import content_hash, is_held_out
-from tests.support.request_log import write_log
+from tests.support.logged_images import write_log
 from tests.support.training.samples import sample_test, sample_training
 from tests.training.conftest import SmallRun, call
 from training.data.mnist_files import SHA256
@@ -47,7 +47,7 @@ def test_a_student_learns_from_the_log_and_its_checkpoint_says_so(
     assert facts["labelled"] + facts["unlabelled"] == 100 - len(held_out)
     assert facts["per_epoch"] == 125  # a fifth of an epoch beside 500 digits
     assert 0 <= facts["errors"] <= facts["validation"]
-    assert 0 <= facts["teacher_errors"] <= facts["validation"]
+    assert 0 <= facts["errors_of_teacher"] <= facts["validation"]
     assert metadata["dataset"].keys() == {*SHA256, KEY}
     assert len(metadata["dataset"][KEY]) == 64
     assert call("report", "--recipe=small.toml") == 0

@@ -8,7 +8,7 @@ import torch
 
 from distillery.request_log import RequestLogError
 from distillery.request_log.distinct import HELD_OUT, UNLABELLED, content_hash, is_held_out
-from tests.support.request_log import write_log
+from tests.support.logged_images import write_log
 from tests.support.training.samples import sample_test, sample_training
 from training.data.mnist_files import DatasetError
 from training.data.request_log import LoggedDigits

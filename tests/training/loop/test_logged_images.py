@@ -6,7 +6,7 @@ import torch
 from distillery.request_log.distinct import UNLABELLED
 from tests.support.training.trainings import CPU, FEW, RECURRING, SMALL, new, taught, train
 from training.data.mnist import Digits
-from training.loop.logged_images import LoggedImages, images_per_epoch
+from training.loop.logged_images import LoggedImages, Trust, images_per_epoch
 from training.loop.losses import distillation_loss, mixed_loss
 from training.loop.soft_targets import SoftTargets
 from training.loop.trainer import Observer, Training
@@ -53,7 +53,7 @@ def test_there_are_as_many_samples_as_views_or_more_if_the_log_is_larger() -> No
 
 
 def test_the_teacher_decides_which_loss_an_image_gets() -> None:
-    for alpha, expected in ((0.7, {1.0, 0.7, 0.0}), (1.0, {1.0})):
+    for alpha, expected in ((0.7, {1.0, 0.7, 0.0}), (1.0, {1.0, 0.0})):
         model = taught(SMALL, DISTILLATION.model_copy(update={"alpha": alpha}))
         images = logged(30, model)
         targets = torch.eye(10)[torch.tensor([4] * 30)]
@@ -62,6 +62,17 @@ def test_the_teacher_decides_which_loss_an_image_gets() -> None:
         assert {round(value, 6) for value in alphas.tolist()} == expected
         if alpha < 1:
             assert [round(alphas[row].item(), 6) for row in (0, 10, 20)] == [1, 0.7, 0]
+
+
+def test_a_teacher_that_is_wrong_on_labelled_images_does_not_label_others() -> None:
+    teacher = SoftTargets(new(SMALL, name="teacher").network, CPU)
+    images = new(SMALL).digits.images[:200]
+    predicted = teacher._compute(images).argmax(1)
+    for wrong, count, unlabelled in ((0, 200, True), (10, 200, True), (11, 200, False), (49, 49, True)):
+        labels = predicted.clone()
+        labels[:wrong] = (labels[:wrong] + 1) % 10
+        trust = Trust.of(teacher, Digits(images[:count], labels[:count]), 0.95)
+        assert trust == (count, wrong, unlabelled)
 
 
 def test_the_mixed_loss_is_the_mean_of_each_images_own_loss() -> None:
