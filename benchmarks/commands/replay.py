@@ -24,7 +24,7 @@ PATIENCE_S = 30
 
 
 class Replay(Bench, UrlSettings):
-    """Send the requests of a log again, or compare a candidate with the stable model on its images.
+    """Send a log's requests again, or compare a candidate on its images.
 
     Without a candidate, the busiest part of the log is sent to the service at the recorded times, whether or not
     earlier requests have been answered: latencies, errors and throughput. An image that was logged with probability p
@@ -41,8 +41,8 @@ class Replay(Bench, UrlSettings):
     )
     examples = (
         "distillery-bench replay --log log --speed 2",
-        "distillery-bench replay --log log --stable student/1 --candidate student/2 --max-changed 0.02",
-        "distillery-bench replay --log log --stable fast/1 --candidate fast/2 --url http://127.0.0.1:8000",
+        "distillery-bench replay --log log --stable fast/1 --candidate fast/2",
+        "distillery-bench replay --log log --url http://127.0.0.1:8000 --seconds 10",
     )
 
     log: Annotated[Path, Metavar("DIR")] = Field(description="folder of the request log")

@@ -28,9 +28,8 @@ class Named(NamedTuple):
     reference: str
     predict: Predict
     facts: dict[str, Any]
-    """Of its manifest; empty for a model of a running service."""
+    """Of its manifest."""
     learned_from_log: bool
-    """True where that is not known."""
 
 
 def from_repository(option: str, reference: str, models_dir: Path) -> Named:
@@ -42,6 +41,10 @@ def from_repository(option: str, reference: str, models_dir: Path) -> Named:
     if reference not in known:
         raise BenchmarkError(f"{option}: {models_dir}: {unknown('model', reference, known)}")
     entry = load_model(models_dir / name / version)
+    if entry.manifest.cascade:
+        raise BenchmarkError(
+            f"{option} {reference} is a cascade, which has no graph of its own: compare it in a running service, --url"
+        )
     session = Session(entry.path)
 
     def predict(images: Images) -> Predicted:
@@ -58,7 +61,7 @@ def from_repository(option: str, reference: str, models_dir: Path) -> Named:
 def from_service(option: str, reference: str, client: httpx.Client) -> Named:
     """Use `NAME/VERSION` of a running service, over the Open Inference Protocol. Raises `BenchmarkError`."""
     name, version = _parse(option, reference)
-    path = f"/v2/models/{name}/versions/{version}"
+    infer = f"/v2/models/{name}/versions/{version}/infer"
 
     def send(method: str, target: str, **content: Any) -> httpx.Response:
         try:
@@ -78,12 +81,13 @@ def from_service(option: str, reference: str, client: httpx.Client) -> Named:
         parts = []
         for start in range(0, len(images), BATCH):
             headers, body = pack(images[start : start + BATCH], outputs=[PROBABILITIES])
-            response = send("POST", f"{path}/infer", content=body, headers=headers)
+            response = send("POST", infer, content=body, headers=headers)
             parts.append(read_binary_probabilities(response.headers, response.content).argmax(1))
         return Predicted(np.concatenate(parts).astype(np.int64), None)
 
-    send("GET", path)
-    return Named(reference, predict, {}, learned_from_log=True)
+    manifest = send("GET", f"/models/{name}/versions/{version}").json()
+    facts = {fact: manifest[fact] for fact in FACTS if fact in manifest}
+    return Named(reference, predict, facts, KEY in manifest.get("dataset", {}))
 
 
 def _parse(option: str, reference: str) -> tuple[str, str]:

@@ -14,7 +14,7 @@ from distillery.request_log.distinct import content_hash, is_held_out
 from export.pipeline import Source, export_checkpoint
 from export.splits import Splits
 from serving.model.session import Session
-from tests.support.request_log import write_log
+from tests.support.logged_images import write_log
 from tests.support.training.samples import sample_training
 
 DIGITS, _ = sample_training()

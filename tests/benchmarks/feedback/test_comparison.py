@@ -11,7 +11,7 @@ from benchmarks.load.digits import load_digits
 from distillery.request_log.distinct import content_hash, is_held_out
 from distillery.request_log.read import read_log
 from serving.model.tensors import Images
-from tests.support.request_log import write_log
+from tests.support.logged_images import write_log
 
 DIGITS = load_digits()
 LABELS = [number % 10 for number in range(100)]

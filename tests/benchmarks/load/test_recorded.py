@@ -11,7 +11,7 @@ from benchmarks.load import recorded as module
 from benchmarks.load.digits import load_digits
 from benchmarks.load.recorded import recorded_requests
 from distillery.request_log.read import read_log
-from tests.support.request_log import write_log
+from tests.support.logged_images import write_log
 
 URL = "http://127.0.0.1:1"
 DIGITS = load_digits()
