@@ -25,14 +25,14 @@ IMAGES = sample_test().images.numpy()
 @pytest.fixture(scope="module")
 def apis(cascade_repository: Path) -> dict[str, DigitAPI]:
     """Student and teacher, loaded, and a cascade that escalates half of the images."""
-    row = Metrics(metrics_table(("student", "teacher"), ["rest"], ["/predict"], 256), 1).row(0)
+    row = Metrics(metrics_table(2, ["rest"], ["/predict"], 256), 1).row(0)
     entries = load_repository(cascade_repository)
     student, teacher = (
         DigitAPI(entries[name], ModelSettings(BodyLimits())) for name in ("student", "teacher")
     )
-    for api in (student, teacher):
+    for slot, api in enumerate((student, teacher)):
         api.setup("cpu")
-        api.metrics = RunMetrics(row, api.entry.name)
+        api.metrics = RunMetrics(row, str(slot))
     manifest = entries["cascade"].manifest
     assert manifest.cascade
     threshold = float(np.median(student.session.run(IMAGES).confidence or ()))
