@@ -256,7 +256,7 @@ def test_a_decompression_bomb_is_never_decompressed() -> None:
     [
         ("POST", "/v2/models/nobody/infer", 404, "there is no model 'nobody'; this service has student, "),
         ("POST", "/v2/models//infer", 404, "there is no model ''"),
-        ("POST", "/v2/models/student/versions/2/infer", 404, "'2' of model 'student'; expected the highest, 1"),
+        ("POST", "/v2/models/student/versions/2/infer", 404, "no version '2' of model 'student'; it has 1"),
         ("POST", "/v2/models/student/versions/01/infer", 404, "no version '01'"),
         ("POST", "/v2/models/student/versions/1/x/infer", 404, "no version '1/x'"),
         ("GET", "/v2/models/student/infer", 405, "found GET; expected POST"),
