@@ -110,7 +110,7 @@ class ReleaseCall(distillery.Command):
     model_config = SettingsConfigDict(extra="ignore")
     examples = (
         "distillery-serve release show",
-        "distillery-serve release start --candidate student/2 --share 0.1 --shadow 0.05 --rule",
+        "distillery-serve release start --candidate student/2 --share 0.1 --rule",
         "distillery-serve release promote",
         "distillery-serve release rollback",
     )

@@ -7,13 +7,11 @@ none does: `Prepare` has the endpoints opened next to those in use, `Commit` exc
 import asyncio
 import itertools
 import logging
-import os
 import sys
-import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, suppress
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any, Protocol
@@ -55,7 +53,6 @@ _TICK_SECONDS = 0.1
 _DECODERS = 2
 _CHANGE_SECONDS = 120.0
 """For the parent process to make a change that a client has asked for."""
-_LOW_PRIORITY = 19
 
 _logger = logging.getLogger("distillery")
 
@@ -119,7 +116,7 @@ class ApiProcess:
         with (
             self._observed(),
             ThreadPoolExecutor(1, "runs") as self._runner,
-            ThreadPoolExecutor(1, "loads", initializer=_lower_priority) as self._loader,
+            ThreadPoolExecutor(1, "loads") as self._loader,
             ThreadPoolExecutor(_DECODERS, "decodes") as pool,
         ):
             self._decoders = Decoders(pool, _DECODERS, fair=admission.access.several)
@@ -279,31 +276,38 @@ class ApiProcess:
         channel = self._server.channel
         assert channel  # noqa: S101 - its descriptor is read
         for message in channel.receive():
-            match message:
-                case Attached() | Prepare():
-                    self._run(self._prepare(message))
-                case Commit(generation):
-                    if self._pending and self._pending.deployment.generation == generation:
-                        self._exchange(self._pending.deployment, self._pending.endpoints)
-                        self._pending = None
-                case Abort():
+            if isinstance(message, Attached):
+                self._run(self._handle_attached(message))
+            else:
+                self._handle(message)
+
+    async def _handle_attached(self, message: Attached) -> None:
+        """Read a large message on a thread, then handle it."""
+        self._handle(await asyncio.get_running_loop().run_in_executor(self._loader, message.read))
+
+    def _handle(self, message: object) -> None:
+        """Handle a message of the parent process."""
+        match message:
+            case Prepare(deployment):
+                self._run(self._prepare(deployment))
+            case Commit(generation):
+                if self._pending and self._pending.deployment.generation == generation:
+                    self._exchange(self._pending.deployment, self._pending.endpoints)
                     self._pending = None
-                case Result(number, error, value):
-                    if (future := self._asked.pop(number, None)) and not future.done():
-                        future.set_result((error, value))
+                    self._send(Serving(generation))
+            case Abort():
+                self._pending = None
+            case Result(number, error, value):
+                if (future := self._asked.pop(number, None)) and not future.done():
+                    future.set_result((error, value))
 
     def _run(self, work: Any) -> None:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _prepare(self, message: Attached | Prepare) -> None:
+    async def _prepare(self, deployment: Deployment) -> None:
         """Open what a deployment needs, and report the result."""
-        loop = asyncio.get_running_loop()
-        if isinstance(message, Attached):
-            message = await loop.run_in_executor(self._loader, message.read)
-        assert isinstance(message, Prepare)  # noqa: S101 - no other message is large
-        deployment = message.deployment
         try:
             endpoints = await self._models.prepare(deployment, self._open)
         except (DistilleryError, MemoryError) as error:
@@ -335,10 +339,3 @@ class ApiProcess:
             kind: type[RequestError] = UnknownModel if error.unknown else InvalidInput
             raise kind(error.message)
         return value
-
-
-def _lower_priority() -> None:
-    """Let everything else run before this thread, which loads models; Linux has priorities of threads."""
-    if sys.platform == "linux":
-        with suppress(OSError):
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _LOW_PRIORITY)

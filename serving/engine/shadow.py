@@ -1,20 +1,20 @@
 """Shadow traffic: a share of the stable version's requests is repeated by the candidate, off the request path.
 
-A request is chosen after its run, which costs a subtraction per run. A thread of its own repeats it: with low
-priority, and with a bounded queue, from which requests are left out when the candidate cannot keep up. No response
-waits for it, and none can fail because of it. Where the two versions disagree, the teacher, if it is served, is the
-reference: about images on which they agree, it could not tell them apart.
+A request is chosen after its run, which costs a subtraction per run. A thread of its own repeats it, from a bounded
+queue: when the candidate cannot keep up, requests are left out. No response waits for it, and none can fail because of
+it. The thread has the priority of all others: one with a lower priority would keep the GIL for long whenever another
+process took its core, and the event loop would wait for it.
+
+Where the two versions disagree, the teacher, if it is served, is the reference: about images on which they agree, it
+could not tell them apart.
 
 Nothing of a mirrored request is kept but the counts.
 """
 
 import logging
-import os
-import sys
 import threading
 from collections import deque
 from collections.abc import Sequence
-from contextlib import suppress
 from math import ceil, log, log1p
 from random import random
 from typing import NamedTuple
@@ -47,7 +47,7 @@ class Shadow:
         """Mirror a `share` of the requests, and count in the candidate's `slot`."""
         self._candidate, self._teacher = candidate, teacher
         self._share = share
-        self._skip = self._gap()
+        self._skip = self._gap() - 1
         self._agreed = row.of(SHADOW_COMPARISONS, slot=slot)
         self._references = row.of(SHADOW_REFERENCES, slot=slot)
         self._dropped = row.of(SHADOW_DROPPED)
@@ -84,7 +84,6 @@ class Shadow:
         return max(1, ceil(log(1 - random()) / log1p(-self._share)))  # noqa: S311
 
     def _run(self) -> None:
-        _lower_priority()
         while True:
             self._arrived.acquire()
             request = self._waiting.popleft()
@@ -106,13 +105,6 @@ class Shadow:
             for index, digit in zip(differ, self._teacher.run(request.images[differ]).digits, strict=True):
                 sides[1 if digit == request.digits[index] else 2 if digit == digits[index] else 0] += 1
         self._references += sides
-
-
-def _lower_priority() -> None:
-    """Let everything else run before this thread; Linux has priorities of threads."""
-    if sys.platform == "linux":
-        with suppress(OSError):
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 19)
 
 
 def shadow_of(

@@ -41,9 +41,11 @@ Criterion = Literal["failed", "slow", "unaccepted", "wrong", "shadow"]
 CRITERIA: tuple[Criterion, ...] = get_args(Criterion)
 """What a candidate is compared in with the stable version:
 
-failed: share of requests with a status of 500 or above; slow: share of requests slower than `slow_ms`; unaccepted:
-share of images whose prediction is not accepted; wrong: share of images that feedback says are wrong; shadow: mirrored ones
-for which the teacher agrees with the stable version alone, of those for which it agrees with one of the two.
+failed: share of requests with a status of 500 or above
+slow: share of requests slower than `Rule.slow_ms`
+unaccepted: share of images whose prediction is not accepted
+wrong: share of images that are wrong by feedback
+shadow: mirrored images for which the teacher agrees with the stable version alone, of those where it agrees with one
 """
 
 

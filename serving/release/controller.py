@@ -52,6 +52,7 @@ from serving.release.trial import Trial
 from serving.release.watch import RepositoryWatch
 
 PREPARE_SECONDS = 60.0
+COMMIT_SECONDS = 5.0
 MAX_DECISIONS = 100
 """That are remembered."""
 RETIRED_SECONDS = 30.0
@@ -86,6 +87,8 @@ class Change:
     target: Deployment | None = None
     trial: Trial | None = None
     deadline: float = 0.0
+    is_decided: bool = False
+    """Whether the processes have been told to commit."""
 
 
 class Controller:
@@ -110,6 +113,8 @@ class Controller:
         self._unloaded: set[str] = set()
         self._retired: dict[Version, float] = {}
         self._prepared: set[Monitor] = set()
+        self._committed: set[Monitor] = set()
+        """That have been told to commit what was sent to them last."""
         self._sent: dict[Monitor, int] = {}
         self._generation = deployment.generation
         self._hangup = False
@@ -416,6 +421,14 @@ class Controller:
                 return
         target = change.target
         assert target  # noqa: S101 - planned
+        now = time.monotonic()
+        if change.is_decided:
+            committed = all(monitor.generation in {None, target.generation} for monitor in ready)
+            if (
+                committed or now > change.deadline
+            ):  # a process that hangs is replaced by one with the new models
+                self._finish(change)
+            return
         if not self._differs(target):
             self.deployment = replace(target, generation=self.deployment.generation)
             self._finish(change)
@@ -425,8 +438,8 @@ class Controller:
         if all(monitor in self._prepared for monitor in ready):
             self.deployment = target
             self._on_change(target)
-            self._finish(change)
-        elif time.monotonic() > change.deadline:
+            change.is_decided, change.deadline = True, now + COMMIT_SECONDS
+        elif now > change.deadline:
             self._end(change, ChangeError(f"not all processes had loaded it within {PREPARE_SECONDS:g} s"))
 
     def _replan(self, change: Change, failures: Mapping[Version, str]) -> bool:
@@ -485,23 +498,22 @@ class Controller:
         if self._sent.get(monitor) != target.generation and monitor.channel.send(Prepare(target)):
             self._sent[monitor] = target.generation
             self._prepared.discard(monitor)
+            self._committed.discard(monitor)
 
     def _update(self, ready: Iterable[Monitor]) -> None:
         """Have every process commit what is decided, also one that has started since."""
         alive = set(ready)
         self._prepared &= alive
+        self._committed &= alive
         self._sent = {monitor: sent for monitor, sent in self._sent.items() if monitor in alive}
         generation = self.deployment.generation
         for monitor in alive:
             if monitor.generation in {None, generation}:  # None: it has not reported yet
                 continue
             self._prepare(monitor, self.deployment)
-            if (
-                monitor in self._prepared
-                and self._sent.get(monitor) == generation
-                and monitor.channel.send(Commit(generation))
-            ):
-                monitor.generation = generation
+            is_prepared = monitor in self._prepared and self._sent.get(monitor) == generation
+            if is_prepared and monitor not in self._committed and monitor.channel.send(Commit(generation)):
+                self._committed.add(monitor)
 
     def _finish(self, change: Change) -> None:
         now = time.monotonic()
