@@ -7,6 +7,7 @@
     version_policy: { specific { versions: [1, 3] } }
 """
 
+import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache, cached_property
@@ -39,6 +40,8 @@ UNLOADED = "unloaded"
 """Why a model is not served that an administrator has unloaded."""
 
 Kind = Literal["latest", "all", "specific"]
+_LATEST = re.compile("latest(?::([1-9][0-9]{0,8}))?")
+_SPECIFIC = re.compile("[1-9][0-9]{0,8}(?:,[1-9][0-9]{0,8})*")
 
 
 class VersionPolicy(NamedTuple):
@@ -49,6 +52,19 @@ class VersionPolicy(NamedTuple):
     """Of the highest versions, for `latest`."""
     versions: tuple[int, ...] = ()
     """For `specific`."""
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Return the policy written as `latest`, `latest:2`, `all` or `1,3`. Raises `ValueError`."""
+        if text == "all":
+            return cls("all")
+        if found := _LATEST.fullmatch(text):
+            return cls("latest", int(found[1] or 1))
+        if _SPECIFIC.fullmatch(text):
+            return cls("specific", versions=tuple(sorted(set(map(int, text.split(","))))))
+        raise ValueError(
+            f"{text[:80]!r} is not a version policy; expected latest:2, all, or versions such as 1,3"
+        )
 
     @classmethod
     def read(cls, folder: Path) -> Self:
