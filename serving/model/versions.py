@@ -82,8 +82,11 @@ class VersionPolicy(NamedTuple):
             raise RepositoryError(f"{path} is not a model configuration of Triton: {error}") from None
         policy: Any = config.version_policy
         found: list[Kind] = [descriptor.name for descriptor, _ in policy.ListFields()]
-        if len(found) > 1:
-            raise RepositoryError(f"{path}: version_policy has {' and '.join(found)}; expected one of them")
+        if len(found) > 1 or (not found and config.HasField("version_policy")):
+            raise RepositoryError(
+                f"{path}: version_policy has {' and '.join(found) or 'none of them'}; expected one of latest, all, "
+                "specific"
+            )
         kind: Kind = found[0] if found else "latest"
         if kind == "specific" and not policy.specific.versions:
             raise RepositoryError(f"{path}: version_policy is specific, but names no version")
@@ -367,8 +370,8 @@ def _keep_served(
         kept |= {version: entry for version, entry in served.items() if version in failed}
         number = policy.number if policy.kind == "latest" else 1
         missing = [version for version in served if version not in kept]  # the highest last
-        while len(kept) < number and missing:
-            kept[missing[-1]] = served[missing.pop()]
+        for version in missing[max(0, len(missing) + len(kept) - number) :]:
+            kept[version] = served[version]
     return _sorted(kept)
 
 
