@@ -131,7 +131,7 @@ class Controller:
                 self._keys,
                 previous=before.snapshot,
                 pinned=release.pinned(),
-                unloaded=before.snapshot.unloaded,
+                unloaded=before.snapshot.unloaded - {only},
                 only=only,
             )
             if only and only not in snapshot.versions:
