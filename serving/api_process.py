@@ -100,7 +100,6 @@ class ApiProcess:
         self._server, self._routes, self._route_metrics = server, routes, route_metrics
         self._tracing, self._reload, self._on_exchange = tracing, reload, on_exchange
         self._row = metrics.row(server.index)
-        self._apis = {api.entry.version_key: api for api in server.apis}
         self._agreements: list[Agreement] = []
         self._replaced: list[Endpoint] = []
         self._pending: _Pending | None = None
@@ -181,8 +180,9 @@ class ApiProcess:
             one.close()
 
     async def _open_first(self, entry: ModelEntry, slot: str, others: Endpoints) -> Endpoint:
-        """Open an endpoint at the start of the process, when nothing is served yet."""
-        api = self._apis[entry.version_key]
+        """Open an endpoint at the start of the process, when nothing is served yet, maybe after changes."""
+        api = DigitAPI(entry, self._model_settings)
+        api.end_process = self._server.end_process
         if self._settings.executor == "inprocess":
             api.setup("cpu")
         return self._endpoint(api, slot, others)

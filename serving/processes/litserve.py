@@ -182,6 +182,11 @@ class DigitServer(LitServer):  # type: ignore[misc]
                     connection.close_after_response()
 
     @property
+    def end_process(self) -> Callable[[str], object] | None:
+        """What ends a process that cannot start, with the reason for the supervisor; None in a program of others."""
+        return self._lifeline.fail if self._lifeline else None
+
+    @property
     def channel(self) -> Channel | None:
         """The messages from and to the supervisor, None in a process that is not its child."""
         return self._lifeline.channel if self._lifeline else None
@@ -301,8 +306,6 @@ class DigitServer(LitServer):  # type: ignore[misc]
                 listener.close()
         self.index = index
         self._lifeline = lifeline
-        for api in self.apis:
-            api.end_process = lifeline.fail
         config = uvicorn.Config(
             app,
             http=http,  # type: ignore[arg-type] # a class or a factory
