@@ -5,7 +5,8 @@
 
 Not `confidence`: that is low for an image without a digit as well, of which the teacher knows no more, and takes about
 twice as many escalations for the same guarantee. A cascade has no graph of its own. Its guarantee is a statement on two
-files, so both are named by their hashes. `export.cascade` chooses the threshold, `serving.engine.cascade` runs the rule.
+files, so both are named by their hashes. `export.cascade` chooses the threshold, `serving.engine.cascade` runs the
+rule.
 """
 
 from typing import Annotated, Literal
