@@ -24,6 +24,7 @@ COMMANDS = CommandModules(
         "soak",
         "pictures",
         "acceptance",
+        "cascade",
         "training",
         "speed",
         "accuracy",
