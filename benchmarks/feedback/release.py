@@ -69,5 +69,5 @@ def promote_by_rule(url: str, stable: str, candidate: str) -> dict[str, Any]:
         "decision": decision["decision"],
         "by": decision["by"],
         "seconds": round(time.monotonic() - start, 1),
-        "criteria": criteria,
+        "criteria": {name: of for name, of in criteria.items() if of["candidate"][1]},
     }

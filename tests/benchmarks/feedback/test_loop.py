@@ -31,8 +31,8 @@ distillation = { temperature = 4, alpha = 0.5 }
 """
 LOSS = 0.005
 """Largest loss of accuracy on MNIST, as the upper end of a 95 % interval."""
-GAIN = 0.05
-"""Smallest gain on ruled paper, as the lower end of a 95 % interval: a third of what was measured."""
+GAIN = 0.3
+"""Smallest gain on ruled paper, as the lower end of a 95 % interval: half of what it was, 0.67."""
 
 
 @pytest.mark.slow
