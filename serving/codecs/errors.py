@@ -33,6 +33,9 @@ class RequestError(Exception):
     │   ├── InvalidPicture     422 invalid_picture
     │   ├── TooManyImages      422 too_many_images
     │   └── NotAccepted        422 not_accepted
+    ├── FeedbackError          of POST /feedback only
+    │   ├── UnknownRequest     404 unknown_request
+    │   └── AlreadyLabelled    409 already_labelled
     ├── RateLimited            429 rate_limited
     ├── Overloaded             503 overloaded
     ├── NotReady               503 not_ready
@@ -149,6 +152,22 @@ class NotAccepted(InvalidInput):
     """A prediction's confidence is below the model's threshold, and the service rejects such images."""
 
     code = "not_accepted"
+
+
+class FeedbackError(RequestError):
+    """A label that cannot be counted."""
+
+
+class UnknownRequest(FeedbackError):  # noqa: N818
+    """No request of the client has this id, or it is too long ago."""
+
+    status, code = 404, "unknown_request"
+
+
+class AlreadyLabelled(FeedbackError):  # noqa: N818
+    """The image has another label already."""
+
+    status, code = 409, "already_labelled"
 
 
 class RateLimited(RequestError):  # noqa: N818
