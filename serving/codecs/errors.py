@@ -5,7 +5,7 @@
 Every message names the value found and what is expected, and reveals nothing about the service's internals.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import orjson
 
@@ -207,6 +207,14 @@ class InternalError(RequestError):
 
     def __init__(self) -> None:
         super().__init__("internal error; see the log of the service")
+
+
+def prediction_errors(base: type[RequestError] = RequestError) -> Iterator[type[RequestError]]:
+    """Yield the classes of the errors that a prediction request can end with, those below `base`."""
+    for error in base.__subclasses__():
+        if error is not FeedbackError:
+            yield error
+            yield from prediction_errors(error)
 
 
 def error_body(code: str, message: str) -> bytes:

@@ -19,7 +19,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from serving.codecs.errors import FeedbackError, RequestError
+from serving.codecs.errors import prediction_errors
 from serving.engine.shared_memory import SharedRows
 
 SECONDS = tuple(
@@ -134,23 +134,13 @@ class Metric:
 
 def statuses() -> Sequence[str]:
     """Return every status that a prediction request can end with."""
-    found = {200, CLIENT_GONE, *(error.status for error in _request_errors())}
+    found = {200, CLIENT_GONE, *(error.status for error in prediction_errors())}
     return [str(status) for status in sorted(found)]
 
 
 def rejections() -> Sequence[str]:
     """Return every reason for which a prediction request ends without a prediction: the codes of errors."""
-    return sorted({error.code for error in _request_errors()} | {CLIENT_GONE_CODE})
-
-
-def _request_errors() -> Iterator[type[RequestError]]:
-    errors = [RequestError]
-    while errors:
-        error = errors.pop()
-        if error is FeedbackError:  # of no prediction request
-            continue
-        yield error
-        errors += error.__subclasses__()
+    return sorted({error.code for error in prediction_errors()} | {CLIENT_GONE_CODE})
 
 
 def status_class(status: int) -> str:
