@@ -18,6 +18,7 @@ COMMANDS = CommandModules(
         "score",
         "overload",
         "replay",
+        "loop",
         "cluster",
         "autoscaling",
         "top",
