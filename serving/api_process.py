@@ -7,6 +7,8 @@ none does: `Prepare` has the endpoints opened next to those in use, `Commit` exc
 import asyncio
 import itertools
 import logging
+import os
+import signal
 import sys
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -24,6 +26,7 @@ from serving.engine.agreement import Agreement
 from serving.engine.cascade import CascadeExecutor
 from serving.engine.decoding_threads import Decoders
 from serving.engine.executors import Executor, InProcess, Workers
+from serving.engine.feedback import Feedback
 from serving.engine.lit_api import DigitAPI, ModelSettings
 from serving.engine.metrics.exemplars import ExemplarRecorder
 from serving.engine.metrics.recorder import (
@@ -37,7 +40,9 @@ from serving.engine.metrics.recorder import (
 )
 from serving.engine.metrics.series import TEACHER, Metrics
 from serving.engine.models import Deployment, Endpoints, ServedModels
+from serving.engine.recent_predictions import RecentPredictions
 from serving.engine.request import Endpoint
+from serving.engine.request_log import LogSettings, RequestLog
 from serving.engine.shadow import Shadow, shadow_of
 from serving.engine.telemetry.access_log import AccessLog
 from serving.engine.telemetry.traces import Traces, TracingSettings, open_traces
@@ -51,8 +56,10 @@ from serving.processes.supervisor import HANG_SECONDS
 
 _TICK_SECONDS = 0.1
 _DECODERS = 2
-_CHANGE_SECONDS = 120.0
-"""For the parent process to make a change that a client has asked for."""
+_CHANGE_SECONDS = 150.0
+"""For the parent process to make a change that a client has asked for: longer than trial and preparation may take."""
+_MAX_REASON = 2000
+"""Characters."""
 
 _logger = logging.getLogger("distillery")
 
@@ -86,6 +93,7 @@ class ApiProcess:
         routes: PredictionRoutes,
         route_metrics: RouteMetrics,
         tracing: TracingSettings | None,
+        recent: RecentPredictions | None,
         reload: Callable[[], None],
         on_exchange: Callable[[], None],
     ) -> None:
@@ -94,13 +102,18 @@ class ApiProcess:
         self._models, self._admission, self._metrics = models, admission, metrics
         self._server, self._routes, self._route_metrics = server, routes, route_metrics
         self._tracing, self._reload, self._on_exchange = tracing, reload, on_exchange
+        self._recent = recent
+        self.feedback: Feedback | None = None
+        self._log: RequestLog | None = None
         self._row = metrics.row(server.index)
-        self._apis = {api.entry.version_key: api for api in server.apis}
         self._agreements: list[Agreement] = []
         self._replaced: list[Endpoint] = []
         self._shadow: Shadow | None = None
         self._mirrored: DigitAPI | None = None
         self._pending: _Pending | None = None
+        self._preparing = asyncio.Lock()
+        self._aborted: set[int] = set()
+        """The generations of changes that were given up; a few bytes each."""
         self._asked: dict[int, asyncio.Future[Any]] = {}
         self._numbers = itertools.count()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -115,6 +128,7 @@ class ApiProcess:
         admission.access.quotas.process = self._server.index
         with (
             self._observed(),
+            self._remembered(),
             ThreadPoolExecutor(1, "runs") as self._runner,
             ThreadPoolExecutor(1, "loads") as self._loader,
             ThreadPoolExecutor(_DECODERS, "decodes") as pool,
@@ -133,6 +147,8 @@ class ApiProcess:
             ]
             if admission.access_log:
                 recorders.append(admission.access_log)
+            if self._log:
+                recorders.append(self._log)
             async with further(), self._listening():
                 ticking = asyncio.create_task(self._tick(recorders, loop_metrics))
                 yield
@@ -146,7 +162,7 @@ class ApiProcess:
         channel, loop = self._server.channel, asyncio.get_running_loop()
         if channel:
             loop.add_reader(channel.fileno(), self._receive)
-            self._send(Serving(self._models.deployment.generation))
+            await self._deliver(Serving(self._models.deployment.generation))
         yield
         if channel:
             loop.remove_reader(channel.fileno())
@@ -175,9 +191,26 @@ class ApiProcess:
         for one in observers:
             one.close()
 
+    @contextmanager
+    def _remembered(self) -> Iterator[None]:
+        """Remember predictions for feedback and the request log, whose thread is started after the fork."""
+        if settings := log_settings(self._settings):
+            self._log = RequestLog(settings, self._server.index, self._row)
+            self._admission.on_prediction = self._log.predicted
+        if self._recent:
+            self._recent.open(self._server.index)
+            self.feedback = Feedback(
+                self._recent, self._row, lambda: self._models.deployment.slots, self._log
+            )
+            self._admission.on_prediction = self.feedback.predicted
+        yield
+        if self._log:
+            self._log.close()
+
     async def _open_first(self, entry: ModelEntry, slot: str, others: Endpoints) -> Endpoint:
-        """Open an endpoint at the start of the process, when nothing is served yet."""
-        api = self._apis[entry.version_key]
+        """Open an endpoint at the start of the process, when nothing is served yet, maybe after changes."""
+        api = DigitAPI(entry, self._model_settings)
+        api.end_process = self._server.end_process
         if self._settings.executor == "inprocess":
             api.setup("cpu")
         return self._endpoint(api, slot, others)
@@ -238,7 +271,7 @@ class ApiProcess:
             return []
         teacher = self._models.find(TEACHER).api
         return [
-            Agreement(teacher, endpoint.api, self._row, endpoint.slot, self._runner, samples)
+            Agreement(teacher, endpoint.api, self._row, endpoint.slot, self._runner, samples, self._log)
             for endpoint in self._models.endpoints.values()
             if endpoint.name != TEACHER
         ]
@@ -262,7 +295,10 @@ class ApiProcess:
     def _publish(self, recorders: list[Recorder]) -> None:
         for one in (*recorders, *self._agreements):
             one.publish()
-        for endpoint in (*self._models.endpoints.values(), *self._replaced):
+        for endpoint in (
+            *self._replaced,
+            *self._models.endpoints.values(),
+        ):  # of one slot, the one in use last
             endpoint.metrics.publish()
             QueueMetrics(self._row, endpoint.slot, endpoint.executor.queued).publish()
             if self._settings.executor == "inprocess" and not endpoint.api.entry.manifest.cascade:
@@ -277,16 +313,14 @@ class ApiProcess:
         assert channel  # noqa: S101 - its descriptor is read
         for message in channel.receive():
             if isinstance(message, Attached):
-                self._run(self._handle_attached(message))
+                self._run(self._read(message))
             else:
                 self._handle(message)
 
-    async def _handle_attached(self, message: Attached) -> None:
-        """Read a large message on a thread, then handle it."""
+    async def _read(self, message: Attached) -> None:
         self._handle(await asyncio.get_running_loop().run_in_executor(self._loader, message.read))
 
     def _handle(self, message: object) -> None:
-        """Handle a message of the parent process."""
         match message:
             case Prepare(deployment):
                 self._run(self._prepare(deployment))
@@ -294,9 +328,15 @@ class ApiProcess:
                 if self._pending and self._pending.deployment.generation == generation:
                     self._exchange(self._pending.deployment, self._pending.endpoints)
                     self._pending = None
-                    self._send(Serving(generation))
-            case Abort():
-                self._pending = None
+                    self._run(self._deliver(Serving(generation)))
+                elif (
+                    self._models.deployment.generation != generation
+                ):  # it cannot serve what the others serve: its requests end, and another process replaces it
+                    os.kill(os.getpid(), signal.SIGTERM)
+            case Abort(generation):
+                self._aborted.add(generation)
+                if self._pending and self._pending.deployment.generation == generation:
+                    self._pending = None
             case Result(number, error, value):
                 if (future := self._asked.pop(number, None)) and not future.done():
                     future.set_result((error, value))
@@ -308,28 +348,36 @@ class ApiProcess:
 
     async def _prepare(self, deployment: Deployment) -> None:
         """Open what a deployment needs, and report the result."""
-        try:
-            endpoints = await self._models.prepare(deployment, self._open)
-        except (DistilleryError, MemoryError) as error:
-            self._send(Failed(deployment.generation, str(error) or "not enough memory"))
-            return
-        self._pending = _Pending(deployment, endpoints)
-        self._send(Prepared(deployment.generation))
+        async with self._preparing:
+            if deployment.generation in self._aborted:
+                return
+            try:
+                endpoints = await self._models.prepare(deployment, self._open)
+            except (DistilleryError, MemoryError) as error:
+                reason = str(error) or "not enough memory"
+                await self._deliver(Failed(deployment.generation, reason[:_MAX_REASON]))
+                return
+            if deployment.generation not in self._aborted:
+                self._pending = _Pending(deployment, endpoints)
+                await self._deliver(Prepared(deployment.generation))
 
-    def _send(self, message: object) -> bool:
+    async def _deliver(self, message: object) -> bool:
+        """Send a message as soon as the parent has read some of those before; return False without a parent."""
         channel = self._server.channel
-        return channel is not None and channel.send(message)
+        while channel and not channel.send(message):  # noqa: ASYNC110 - the parent is another process
+            await asyncio.sleep(_TICK_SECONDS)
+        return channel is not None
 
     async def change(self, action: str, **arguments: Any) -> Any:
         """Ask the parent process for a change, and return its result. Raises `RequestError`."""
         number = next(self._numbers)
         future = self._asked[number] = asyncio.get_running_loop().create_future()
         try:
-            if not self._send(Asked(number, action, arguments)):
-                raise InvalidInput(
-                    "this application runs without distillery-serve, which changes what is served; restart it"
-                )
             async with asyncio.timeout(_CHANGE_SECONDS):
+                if not await self._deliver(Asked(number, action, arguments)):
+                    raise InvalidInput(
+                        "this application runs without distillery-serve, which changes what is served; restart it"
+                    )
                 error, value = await future
         except TimeoutError:
             raise NotReady(f"the change was not made within {_CHANGE_SECONDS:g} s; see the log") from None
@@ -339,3 +387,16 @@ class ApiProcess:
             kind: type[RequestError] = UnknownModel if error.unknown else InvalidInput
             raise kind(error.message)
         return value
+
+
+def log_settings(settings: ServiceSettings) -> LogSettings | None:
+    """Return the settings of the request log, None without one."""
+    if settings.request_log is None:
+        return None
+    return LogSettings(
+        settings.request_log,
+        settings.request_log_sample,
+        settings.request_log_rate,
+        settings.request_log_bytes,
+        settings.request_log_seconds,
+    )

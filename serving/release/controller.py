@@ -17,6 +17,7 @@ import signal
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from math import log10
@@ -31,9 +32,11 @@ from serving.engine.metrics.series import (
     Metrics,
 )
 from serving.engine.models import Deployment
+from serving.engine.shared_memory import SharedMemoryError
 from serving.model.release import Candidate, Release, Rule, read_release, write_release
 from serving.model.signature import PublicKeys
-from serving.model.versions import Snapshot, Version, load_snapshot
+from serving.model.versions import UNLOADED, Snapshot, Version, load_snapshot
+from serving.processes.channel import Attached
 from serving.processes.lifeline import Monitor
 from serving.processes.messages import (
     Abort,
@@ -110,20 +113,19 @@ class Controller:
         self._on_change = on_change
         self._waiting: deque[Change] = deque()
         self._change: Change | None = None
-        self._unloaded: set[str] = set()
         self._retired: dict[Version, float] = {}
         self._prepared: set[Monitor] = set()
         self._committed: set[Monitor] = set()
         """That have been told to commit what was sent to them last."""
         self._sent: dict[Monitor, int] = {}
         self._generation = deployment.generation
-        self._hangup = False
         self._decisions: deque[dict[str, Any]] = deque(maxlen=MAX_DECISIONS)
         self._persisted = True
         self._trial: Comparisons | None = None
         self._trial_of: tuple[str, float, Rule | None] | None = None
         self._judge_at = 0.0
         self._reason = ""
+        self._reload_due = False
         self._watch = RepositoryWatch(settings.models_dir) if settings.watch else None
 
     # What asks for changes.
@@ -135,7 +137,7 @@ class Controller:
         def on_signal(*_: object) -> None:
             if has_terminal and not os.isatty(0):
                 os.kill(os.getpid(), signal.SIGTERM)
-            self._hangup = True
+            self._reload_due = True
 
         signal.signal(signal.SIGHUP, on_signal)
 
@@ -144,23 +146,21 @@ class Controller:
 
         def plan(before: Deployment) -> Deployment:
             release = read_release(self._settings.models_dir) or before.release
-            unloaded = self._unloaded - {only}
             snapshot = load_snapshot(
                 self._settings.models_dir,
                 self._keys,
                 previous=before.snapshot,
                 pinned=release.pinned(),
-                unloaded=unloaded,
+                unloaded=before.snapshot.unloaded - {only},
                 only=only,
             )
             if only and only not in snapshot.versions:
-                why = snapshot.rejected.get((only, ""), "")
-                if why:
-                    raise ChangeError(why)
+                if whys := [why for (name, _), why in snapshot.rejected.items() if name == only]:
+                    raise ChangeError("; ".join(whys))
                 raise UnknownNameError(
-                    f"there is no model {only[:80]!r} in the repository, which has {', '.join(snapshot.versions)}"
+                    f"there is no model {only[:80]!r} in the repository; this service has "
+                    f"{', '.join(snapshot.versions)}"
                 )
-            self._unloaded = unloaded
             return self._planned(before, snapshot, release)
 
         return Change(
@@ -183,11 +183,10 @@ class Controller:
                 rule = entry.manifest.cascade
                 if rule and entry.name != name and name in {rule.student.name, rule.teacher.name}:
                     raise ChangeError(f"the cascade {entry.name} needs {name}; unload {entry.name} first")
-            self._unloaded.add(name)
             snapshot = replace(
                 before.snapshot,
                 versions={one: found for one, found in versions.items() if one != name},
-                rejected={**before.snapshot.rejected, (name, ""): "unloaded"},
+                rejected={**before.snapshot.rejected, (name, ""): UNLOADED},
             )
             return self._planned(before, snapshot, before.release)
 
@@ -209,7 +208,7 @@ class Controller:
                     self._keys,
                     previous=snapshot,
                     pinned=pins,
-                    unloaded=self._unloaded - {name},
+                    unloaded=snapshot.unloaded - {name},
                     only=name,
                 )
             candidate = name, version or _highest(snapshot, name)
@@ -345,6 +344,11 @@ class Controller:
             self._reason = f"as good in {', '.join(release.rule.criteria)}"
             self.ask(self.promote("rule"))
 
+    def end(self) -> None:
+        """Give up what is not complete, when the service ends."""
+        if self._change and self._change.trial:
+            self._change.trial.stop()
+
     def ask(self, change: Change) -> None:
         """Make a change as soon as those before it are made."""
         self._waiting.append(change)
@@ -356,10 +360,11 @@ class Controller:
         ready = [child.monitor for child in children if child.ready]
         for child in children:
             for message in child.monitor.channel.receive():
-                self._handle(child.monitor, message)
-        if self._hangup or (self._watch and self._watch.changed()):
-            self._hangup = False
-            self.ask(self.reload())
+                self._handle(child.monitor, message.read() if isinstance(message, Attached) else message)
+        self._reload_due |= self._watch is not None and self._watch.changed()
+        if self._change is None and self._reload_due:
+            self._reload_due = False
+            self._begin(self.reload())
         if self._change is None and self._waiting:
             self._begin(self._waiting.popleft())
         if self._change:
@@ -379,6 +384,8 @@ class Controller:
                 monitor.generation = generation
             case Prepared(generation) if generation == self._sent.get(monitor):
                 self._prepared.add(monitor)
+            case Failed(generation) if generation == self.deployment.generation:
+                monitor.channel.send(Commit(generation))  # which it cannot: it ends, and is replaced
             case Failed(generation, reason) if self._change and self._change.target:
                 if generation == self._change.target.generation:
                     self._end(self._change, ChangeError(f"a process cannot load it: {reason}"))
@@ -421,25 +428,29 @@ class Controller:
                 return
         target = change.target
         assert target  # noqa: S101 - planned
-        now = time.monotonic()
         if change.is_decided:
             committed = all(monitor.generation in {None, target.generation} for monitor in ready)
-            if (
-                committed or now > change.deadline
-            ):  # a process that hangs is replaced by one with the new models
+            # One that hangs will be replaced by a process with the new models.
+            if committed or time.monotonic() > change.deadline:
                 self._finish(change)
-            return
-        if not self._differs(target):
+        elif self._differs(target):
+            self._commit_if_prepared(change, target, ready)
+        else:
             self.deployment = replace(target, generation=self.deployment.generation)
             self._finish(change)
+
+    def _commit_if_prepared(self, change: Change, target: Deployment, ready: Sequence[Monitor]) -> None:
+        try:
+            for monitor in ready:
+                self._prepare(monitor, target)
+        except SharedMemoryError as error:
+            self._end(change, error)
             return
-        for monitor in ready:
-            self._prepare(monitor, target)
         if all(monitor in self._prepared for monitor in ready):
             self.deployment = target
             self._on_change(target)
-            change.is_decided, change.deadline = True, now + COMMIT_SECONDS
-        elif now > change.deadline:
+            change.is_decided, change.deadline = True, time.monotonic() + COMMIT_SECONDS
+        elif time.monotonic() > change.deadline:
             self._end(change, ChangeError(f"not all processes had loaded it within {PREPARE_SECONDS:g} s"))
 
     def _replan(self, change: Change, failures: Mapping[Version, str]) -> bool:
@@ -488,7 +499,7 @@ class Controller:
         """Return whether the processes must do anything for `target`: its reasons alone are told to them as well."""
         before = self.deployment
         return (
-            target.snapshot.manifests != before.snapshot.manifests
+            target.snapshot.versions != before.snapshot.versions  # also of the model cards
             or target.release != before.release
             or target.snapshot.rejected != before.snapshot.rejected
             or target.snapshot.policies != before.snapshot.policies
@@ -510,7 +521,8 @@ class Controller:
         for monitor in alive:
             if monitor.generation in {None, generation}:  # None: it has not reported yet
                 continue
-            self._prepare(monitor, self.deployment)
+            with suppress(SharedMemoryError):  # tried again at the next step
+                self._prepare(monitor, self.deployment)
             is_prepared = monitor in self._prepared and self._sent.get(monitor) == generation
             if is_prepared and monitor not in self._committed and monitor.channel.send(Commit(generation)):
                 self._committed.add(monitor)
@@ -551,7 +563,7 @@ class Controller:
         """Raise the first error of a model that was to be loaded, or log those of all."""
         rejected = self.deployment.snapshot.rejected
         for (name, version), why in rejected.items():
-            if why == "unloaded":
+            if why == UNLOADED:
                 continue
             if name == only:
                 raise ChangeError(f"{name}{version and f'/{version}'} was not loaded: {why}")

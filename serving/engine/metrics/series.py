@@ -19,7 +19,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from serving.codecs.errors import RequestError
+from serving.codecs.errors import prediction_errors
 from serving.engine.shared_memory import SharedRows
 from serving.model.release import CRITERIA
 
@@ -60,6 +60,9 @@ REFERENCES = ("both", "stable", "candidate")
 DECISIONS = ("start", "promote", "rollback")
 DECIDERS = ("person", "rule")
 HYPOTHESES = ("worse", "as_good")
+LOG_KINDS = ("requests", "feedback")
+DROP_REASONS = ("rate", "memory", "disk")
+"""Why a row is not in the request log: over its rate, a writer that is behind, a folder that cannot be written."""
 ROUTE_SECONDS = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 0.1, 1.0)
 """Bounds of the durations by route, fewer than those by model; all of them are in `SECONDS`."""
 UNKNOWN_ROUTE = "unknown"
@@ -94,6 +97,11 @@ SHADOW_DROPPED = "distillery_shadow_dropped_requests_total"
 RELEASE_DECISIONS = "distillery_release_decisions_total"
 RELEASE_DECISION_TIME = "distillery_release_decision_timestamp_seconds"
 RELEASE_EVIDENCE = "distillery_release_evidence"
+LOG_ROWS = "distillery_request_log_rows_total"
+LOG_DROPPED = "distillery_request_log_dropped_rows_total"
+LOG_WRITTEN_BYTES = "distillery_request_log_written_bytes_total"
+LOG_REMOVED_BYTES = "distillery_request_log_removed_bytes_total"
+LOG_BYTES = "distillery_request_log_bytes"
 QUEUED = "distillery_requests_queued"
 LOOP_LAG = "distillery_event_loop_lag_seconds"
 PROCESSES_RUNNING = "distillery_processes"
@@ -138,21 +146,13 @@ class Metric:
 
 def statuses() -> Sequence[str]:
     """Return every status that a prediction request can end with."""
-    found = {200, CLIENT_GONE, *(error.status for error in _request_errors())}
+    found = {200, CLIENT_GONE, *(error.status for error in prediction_errors())}
     return [str(status) for status in sorted(found)]
 
 
 def rejections() -> Sequence[str]:
     """Return every reason for which a prediction request ends without a prediction: the codes of errors."""
-    return sorted({error.code for error in _request_errors()} | {CLIENT_GONE_CODE})
-
-
-def _request_errors() -> Iterator[type[RequestError]]:
-    errors = [RequestError]
-    while errors:
-        error = errors.pop()
-        yield error
-        errors += error.__subclasses__()
+    return sorted({error.code for error in prediction_errors()} | {CLIENT_GONE_CODE})
 
 
 def status_class(status: int) -> str:
@@ -236,7 +236,7 @@ def metrics_table(
         ),
         Metric(
             ESCALATED,
-            "Images classified by the teacher of a cascade, because its student was not confident; 0 for other models.",
+            "Images classified by the teacher of a cascade, because its student was not sure; 0 for other models.",
             model,
         ),
         Metric(
@@ -329,6 +329,15 @@ def metrics_table(
             {"criterion": CRITERIA, "hypothesis": HYPOTHESES},
             "gauge",
         ),
+        Metric(LOG_ROWS, "Rows written to the request log: images, and labels.", {"kind": LOG_KINDS}),
+        Metric(
+            LOG_DROPPED,
+            "Rows that were not written to the request log: over its rate, its writer behind, its folder not writable.",
+            {"reason": DROP_REASONS},
+        ),
+        Metric(LOG_WRITTEN_BYTES, "Bytes written to the request log.", {}),
+        Metric(LOG_REMOVED_BYTES, "Bytes of old files removed from the request log.", {}),
+        Metric(LOG_BYTES, "Size of the request log.", {}, "gauge", "max"),
         Metric(IN_FLIGHT, "Prediction requests in flight.", model, "gauge"),
         Metric(QUEUED, "Requests that wait for a run of the model.", model, "gauge"),
         Metric(
