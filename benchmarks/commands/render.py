@@ -41,6 +41,7 @@ class Render(Command):
             Path("docs/paper.md"),
             Path("docs/performance.md"),
             Path("docs/pictures.md"),
+            Path("docs/releases.md"),
             Path("docs/scaling.md"),
             Path("docs/scoring.md"),
         ],

@@ -53,6 +53,8 @@ def poisson(rate: float, seconds: float, kinds: int, seed: int) -> Schedule:
 class OpenLoad:
     """What became of the requests of a schedule."""
 
+    seconds: float
+    """Until the last response."""
     scheduled: int
     ended: int
     """Requests that were answered, with any status, or whose connection was closed."""
@@ -144,8 +146,10 @@ def follow(clients: Clients, requests: Sequence[bytes], schedule: Schedule, max_
         wait = start + due[0] - time.perf_counter() if due and clients.idle else 0.05
         clients.receive(max(0.0, wait))
         now = time.perf_counter()
+    seconds = time.perf_counter() - start
     ended = sum(clients.statuses.values())
     return {
+        "seconds": round(seconds, 4),
         "scheduled": total,
         "ended": ended,
         "late": (ended if gave_up else total) - clients.good,
@@ -153,7 +157,7 @@ def follow(clients: Clients, requests: Sequence[bytes], schedule: Schedule, max_
         "statuses": dict(clients.statuses),
         "latency_us": sorted(clients.microseconds.items()),
         "lag_p99_ms": round(float(np.quantile(lags, 0.99)) * 1e3, 4) if lags else 0.0,
-        "generator_cores": round((time.process_time() - cpu) / (time.perf_counter() - start), 4),
+        "generator_cores": round((time.process_time() - cpu) / seconds, 4),
     }
 
 
