@@ -4,7 +4,7 @@ import sys
 
 from distillery import CommandModules, main
 
-COMMANDS = CommandModules("export.commands", ["export", "sign", "key"])
+COMMANDS = CommandModules("export.commands", ["export", "cascade", "sign", "key"])
 
 
 def run() -> None:

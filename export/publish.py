@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 
 from pydantic import TypeAdapter
@@ -32,6 +33,16 @@ def publish(
 ) -> ModelEntry:
     """Write `<name>/<version>/` below `root`: the graph, the manifest and the documents next to `checkpoint`.
 
+    Raises `FileError`.
+    """
+    return publish_files(root, manifest, {MODEL_FILE: content, **_documents(checkpoint, manifest)}, key)
+
+
+def publish_files(
+    root: Path, manifest: Manifest, files: Mapping[str, bytes], key: SigningKey | None = None
+) -> ModelEntry:
+    """Write `<name>/<version>/` below `root`: `files` by name, and the manifest.
+
     The folder is written and flushed to the disk under another name, then renamed or exchanged with the one it
     replaces: a reader never finds an incomplete model, whatever ends this process. `key` signs the manifest.
     Raises `FileError`.
@@ -43,12 +54,10 @@ def publish(
         try:
             staged = staging / manifest.name
             version = staged / manifest.version
-            files = {MODEL_FILE: content, **_documents(checkpoint, manifest)}
-            files[MANIFEST_FILE] = (manifest.model_dump_json(indent=2) + "\n").encode()
-            if key:
-                files[SIGNATURE_FILE] = key.sign(files[MANIFEST_FILE])
-            for name, document in files.items():
-                write_atomically(version / name, document)
+            document = (manifest.model_dump_json(indent=2) + "\n").encode()
+            signature = {SIGNATURE_FILE: key.sign(document)} if key else {}
+            for name, content in {**files, MANIFEST_FILE: document, **signature}.items():
+                write_atomically(version / name, content)
             load_model(version)  # what the service would reject at its start is rejected here
             config = triton_config(manifest).encode()
             target = root / manifest.name
@@ -103,14 +112,14 @@ def headline(checkpoint: Path) -> dict[str, float] | None:
 
 
 def triton_config(manifest: Manifest) -> str:
-    """Return the `config.pbtxt` for NVIDIA Triton's onnxruntime backend, which serves the same folder."""
-    lines = [
-        f'name: "{manifest.name}"',
-        'backend: "onnxruntime"',
-        f'default_model_filename: "{MODEL_FILE}"',
-        "max_batch_size: 256",
-        "dynamic_batching { }",
-    ]
+    """Return the `config.pbtxt` for NVIDIA Triton's onnxruntime backend, which serves the same folder.
+
+    Triton has no backend for a cascade, whose configuration describes inputs and outputs only.
+    """
+    backend = ['backend: "onnxruntime"', f'default_model_filename: "{MODEL_FILE}"']
+    if manifest.cascade:
+        backend = ["# a cascade, which distillery-serve runs"]
+    lines = [f'name: "{manifest.name}"', *backend, "max_batch_size: 256", "dynamic_batching { }"]
     for field, specs in (("input", manifest.inputs), ("output", manifest.outputs)):
         for spec in specs:
             dims = ", ".join(str(size) for size in spec.shape[1:])  # Triton adds the batch dimension itself

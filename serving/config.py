@@ -259,6 +259,11 @@ class RepositorySettings(Command):
         None,
         description="PEM file with Ed25519 public keys, one of which must have signed each model (extra signed)",
     )
+    watch: bool = Field(
+        False,
+        description="look for changes of the repository every second, and load them; without it, SIGHUP or a request "
+        "of an administrator does",
+    )
 
 
 class ServiceSettings(
@@ -274,5 +279,6 @@ class ServiceSettings(
 
     default_model: str | None = Field(
         None,
-        description="model that answers POST /predict; default: fast-int8, student-int8, student or the first",
+        description="model that answers POST /predict, unless the repository has a release.json; default: fast-int8, "
+        "student-int8, student or the first",
     )

@@ -11,25 +11,23 @@ Two parts of LitServe are replaced:
   `--no-fast-path` turns this off.
 """
 
-import asyncio
 import logging
 import multiprocessing
 import os
-import sys
-import time
-from collections.abc import AsyncIterator, Collection, Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, nullcontext
+from collections.abc import AsyncIterator, Iterable, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
 from multiprocessing.process import BaseProcess
-from typing import Any, NamedTuple, Protocol, Self
+from typing import Any, NamedTuple, Self
 
 from fastapi import APIRouter, FastAPI
+from prometheus_client.core import Metric as Family
 from starlette.types import ASGIApp
 
 from distillery import DistilleryError, notify, unknown
+from serving.api_process import ApiProcess
 from serving.codecs.base import BodyLimits
 from serving.codecs.errors import NotReady
 from serving.codecs.open_inference.rest import OpenInferenceCodec
@@ -38,26 +36,12 @@ from serving.codecs.read import MAX_CANDIDATES, ReadCodec
 from serving.config import ServiceSettings
 from serving.engine.admission.admission import Admission, AdmissionLimits
 from serving.engine.admission.api_keys import Access, Quotas
-from serving.engine.agreement import Agreement
-from serving.engine.decoding_threads import Decoders
-from serving.engine.executors import Executor, InProcess, Workers
 from serving.engine.lit_api import DigitAPI, ModelSettings
-from serving.engine.metrics.exemplars import ExemplarRecorder
 from serving.engine.metrics.exposition import Exposition
 from serving.engine.metrics.facts import model_facts, service_facts
-from serving.engine.metrics.recorder import (
-    LoopMetrics,
-    ProcessMetrics,
-    QueueMetrics,
-    RejectionMetrics,
-    RequestMetrics,
-    RunMetrics,
-    UnknownModelMetrics,
-)
-from serving.engine.metrics.series import TEACHER, Metrics, Values, metrics_table
-from serving.engine.request import Endpoint
-from serving.engine.telemetry.access_log import AccessLog
-from serving.engine.telemetry.traces import Traces, TracingSettings, open_traces
+from serving.engine.metrics.series import Metrics, metrics_table
+from serving.engine.models import Deployment, ServedModels
+from serving.engine.telemetry.traces import TracingSettings
 from serving.engine.watched_files import WatchedFiles
 from serving.grpc.port import grpc_address
 from serving.health import announcement
@@ -77,15 +61,18 @@ from serving.http.routes import add_routes
 from serving.http.v2.openapi import describe_inference
 from serving.http.v2.routes import add_v2_routes
 from serving.http.v2.statistics import add_statistics_routes
-from serving.model.repository import Manifest, ModelEntry, default_model, load_repository
+from serving.model.release import Release, read_release
+from serving.model.repository import STABLE, Manifest, default_model
 from serving.model.session import resolve_device
 from serving.model.signature import PublicKeys
+from serving.model.versions import Snapshot, load_snapshot
 from serving.processes.file_limit import raise_file_limit
 from serving.processes.lifeline import Lifeline
 from serving.processes.litserve import DigitServer, WorkerPaths
 from serving.processes.sockets import Listeners, is_loopback
-from serving.processes.supervisor import HANG_SECONDS, can_fork
+from serving.processes.supervisor import Child, can_fork
 from serving.processes.tls import Certificate, Pem, watch
+from serving.release.controller import Controller
 
 PROTOCOLS = (PredictCodec.name, OpenInferenceCodec.name, "grpc")
 """The names of all codecs; that of gRPC is literal, because its module needs the extra `grpc`."""
@@ -97,8 +84,8 @@ PREDICTION_ROUTES = (
 )
 """Of all codecs."""
 
-_TICK_SECONDS = 0.1
-_DECODERS = 2
+SPARE_SLOTS = 16
+"""Versions that can be loaded while the service runs, in addition to those of its start, with metrics of their own."""
 
 _logger = logging.getLogger("distillery")
 
@@ -107,15 +94,11 @@ class UnknownDefaultError(DistilleryError):
     """The default model is not in the repository."""
 
 
-class _Recorder(Protocol):
-    def publish(self) -> None:
-        """Write the values recorded since the last call to the metrics shared by all processes."""
-
-
 class Shared(NamedTuple):
     """What all processes of a service have in common, whether they are forked or spawned."""
 
-    models: Mapping[str, ModelEntry]
+    deployment: Deployment
+    public_keys: PublicKeys | None
     metrics: Metrics
     access: Access
     certificate: WatchedFiles[Pem] | None
@@ -124,11 +107,28 @@ class Shared(NamedTuple):
     def of(cls, settings: ServiceSettings) -> Self:
         """Load and verify the repository, and allocate the rest. Raises `DistilleryError`."""
         public_keys = PublicKeys.read(settings.public_key) if settings.public_key else None
-        models = load_repository(settings.models_dir, public_keys)
+        deployment = _first_deployment(settings, public_keys)
         key = settings.api_key.get_secret_value() if settings.api_key else None
         access = Access(key, settings.api_keys, Quotas(settings.api_servers))
         files = watch(settings.tls_cert, settings.tls_key) if settings.tls_cert and settings.tls_key else None
-        return cls(models, _metrics(settings, models), access, files)
+        return cls(deployment, public_keys, _metrics(settings, deployment.snapshot), access, files)
+
+
+def _first_deployment(settings: ServiceSettings, keys: PublicKeys | None) -> Deployment:
+    """Return what is served from the start. Raises `RepositoryError`, `SignatureError`, `UnknownDefaultError`."""
+    release = read_release(settings.models_dir)
+    snapshot = load_snapshot(settings.models_dir, keys, pinned=release.pinned() if release else ())
+    wanted = settings.default_model
+    if release is None:
+        release = Release(stable=choose_default(snapshot.versions, wanted))
+    elif wanted and wanted != release.stable:
+        _logger.warning(
+            "--default-model %s has no effect: release.json in %s names %s as stable",
+            wanted, settings.models_dir, release.stable,
+        )  # fmt: skip
+    release.check(snapshot)
+    slots = {entry.version_key: str(slot) for slot, entry in enumerate(snapshot)}
+    return Deployment(0, snapshot, slots, release)
 
 
 @dataclass(frozen=True)
@@ -136,8 +136,9 @@ class Service:
     """A service over the models of one repository."""
 
     settings: ServiceSettings
-    models: Mapping[str, ModelEntry]
-    default: str
+    model_settings: ModelSettings
+    models: ServedModels
+    public_keys: PublicKeys | None
     admission: Admission
     certificate: Certificate | None
     metrics: Metrics
@@ -155,6 +156,19 @@ class Service:
 
     def run(self) -> None:
         """Serve until SIGTERM or SIGINT. Raises `ServiceError`."""
+
+        def on_change(deployment: Deployment) -> None:
+            self.models.deployment = deployment
+
+        controller = Controller(
+            self.settings, self.models.deployment, self.metrics, self.public_keys, on_change
+        )
+        controller.handle_hangup()
+
+        def on_check(children: Sequence[Child]) -> None:
+            self.reload()
+            controller.step(children)
+
         with announcement() as announce:
 
             def on_ready(url: str) -> None:
@@ -169,7 +183,7 @@ class Service:
                 delay=self.settings.shutdown_delay,
                 scheme="https" if self.certificate else "http",
                 on_ready=on_ready,
-                on_check=self.reload,
+                on_check=on_check,
             )
 
     def run_api(self, index: int, listeners: Listeners, lifeline: Lifeline) -> None:
@@ -195,7 +209,9 @@ class Service:
         else:
             spawn = multiprocessing.get_context("spawn")
             files = self.certificate.files if self.certificate else None
-            shared = Shared(self.models, self.metrics, self.admission.access, files)
+            shared = Shared(
+                self.models.deployment, self.public_keys, self.metrics, self.admission.access, files
+            )
             args = (
                 self.settings,
                 self.grpc_address,
@@ -217,99 +233,28 @@ class Service:
         return partial(FastPathProtocol, self.admission, self.routes.find, headers, RawHeads())
 
     @asynccontextmanager
-    async def lifespan(self, app: FastAPI) -> AsyncIterator[None]:  # noqa: ARG002 - FastAPI's signature
+    async def lifespan(self, app: FastAPI) -> AsyncIterator[None]:
         """Load the models in an API process, open their routes and publish metrics."""
-        row = self.metrics.row(self.server.index)
-        self.admission.access.quotas.process = self.server.index
-        with (
-            self._observed(row),
-            ThreadPoolExecutor(1, "runs") as runner,
-            ThreadPoolExecutor(_DECODERS, "decodes") as pool,
-        ):
-            decoders = Decoders(pool, _DECODERS, fair=self.admission.access.several)
-            endpoints = {
-                name: Endpoint(
-                    api, name, self._executor(api, runner, row), decoders, RequestMetrics(row, name)
-                )
-                for name, api in zip(self.models, self.server.apis, strict=True)
-            }
-            self.routes.open(endpoints, self.default)
-            self.route_metrics.open(row)
-            recorders: list[_Recorder] = [
-                ProcessMetrics(row, "api"),
-                self.route_metrics,
-                UnknownModelMetrics(row, self.admission.unknown_model),
-                RejectionMetrics(row, self.admission.rejected),
-            ]
-            recorders += [endpoint.metrics for endpoint in endpoints.values()]
-            recorders += [
-                QueueMetrics(row, name, endpoint.executor.queued) for name, endpoint in endpoints.items()
-            ]
-            if self.settings.executor == "inprocess":
-                recorders += [api.metrics for api in self.server.apis]
-                recorders += self._agreements(row, runner)
-            if self.admission.access_log:
-                recorders.append(self.admission.access_log)
-            loop_metrics = LoopMetrics(row)
-            recorders.append(loop_metrics)
-            async with self._grpc(endpoints):
-                publishing = asyncio.create_task(self._tick(endpoints.values(), recorders, loop_metrics))
-                yield
-            publishing.cancel()
-            for one in recorders:
-                one.publish()
 
-    @contextmanager
-    def _observed(self, row: Values) -> Iterator[None]:
-        """Open the access log and the exporter of spans, after the fork: both have a thread."""
-        settings, admission = self.settings, self.admission
-        # The span of a request is made first: its line of the log names the trace.
-        observers: list[Traces | AccessLog] = []
-        if self.tracing:
-            sampled = ExemplarRecorder(row).add
-            observers.append(open_traces(self.tracing, version("distillery"), sampled))
-        if settings.access_log:
-            admission.access_log = AccessLog(
-                sys.stdout.fileno(),
-                sample=settings.access_log_sample,
-                rate=settings.access_log_rate,
-                shared=settings.api_servers > 1,
-            )
-            observers.append(admission.access_log)
-        admission.observers = tuple(observers)
-        yield
-        for one in observers:
-            one.close()
+        def on_exchange() -> None:
+            app.openapi_schema = None  # made again when it is requested
 
-    def _agreements(self, row: Values, runner: ThreadPoolExecutor) -> list[Agreement]:
-        """Return the comparisons of each model with the teacher, if it is served and compared with."""
-        apis = dict(zip(self.models, self.server.apis, strict=True))
-        samples = self.settings.agreement_samples
-        if (teacher := apis.pop(TEACHER, None)) is None or not samples:
-            return []
-        return [Agreement(teacher, api, row, runner, samples) for api in apis.values()]
-
-    async def _tick(
-        self,
-        endpoints: Collection[Endpoint],
-        recorders: Collection[_Recorder],
-        loop_metrics: LoopMetrics,
-    ) -> None:
-        """Periodically do what would cost too much per request: heartbeats, deadlines, metrics."""
-        longest_run = max(self.settings.request_timeout, HANG_SECONDS)
-        while True:
-            self.server.beat()
-            sleeping = time.monotonic()
-            await asyncio.sleep(_TICK_SECONDS)
-            loop_metrics.late(time.monotonic() - sleeping - _TICK_SECONDS)
-            self.admission.expire_late()
-            self.admission.backlog.measure()
-            self.reload()
-            for endpoint in endpoints:
-                if endpoint.executor.longest_run() > longest_run:
-                    self.server.fail(f"a run of {endpoint.api.entry.name} has taken {longest_run:g} s")
-            for one in recorders:
-                one.publish()
+        process = ApiProcess(
+            self.settings,
+            self.model_settings,
+            self.models,
+            self.admission,
+            self.metrics,
+            self.server,
+            self.routes,
+            self.route_metrics,
+            self.tracing,
+            self.reload,
+            on_exchange,
+        )
+        app.state.process = process
+        async with process.running(partial(self._grpc, process)):
+            yield
 
     def reload(self) -> None:
         """Read API keys and certificate again if their files have changed.
@@ -321,7 +266,7 @@ class Service:
                 if one:
                     one.reload()
             except DistilleryError as error:
-                if not self.server.supervised:
+                if self.server.channel is None:  # not a child of the parent
                     _logger.error("%s; what was valid before remains in use", error)
 
     def check_ready(self) -> None:
@@ -331,24 +276,17 @@ class Service:
         if not self.server.workers_ready:
             raise NotReady("a worker is being restarted; retry in a second")
 
-    def _executor(self, api: DigitAPI, runner: ThreadPoolExecutor, row: Values) -> Executor:
-        fair = self.admission.access.several
-        if self.settings.executor == "workers":
-            return Workers(api, self.server.run_in_worker, self.settings.workers_per_model, fair=fair)
-        api.setup("cpu")
-        api.metrics = RunMetrics(row, api.entry.name)
-        return InProcess(api, runner, fair=fair)
-
-    def _grpc(self, endpoints: Mapping[str, Endpoint]) -> AbstractAsyncContextManager[None]:
+    def _grpc(self, process: ApiProcess) -> AbstractAsyncContextManager[None]:
         if self.grpc_address is None:
             return nullcontext()
         from serving.grpc.server import grpc_running  # noqa: PLC0415 - gRPC's threads do not survive the fork
 
         return grpc_running(
             self.grpc_address,
-            endpoints,
+            self.models,
             self.admission,
             self.metrics,
+            process.change,
             version=version("distillery"),
             max_images=self.settings.max_images,
             max_message_bytes=self.settings.max_body_bytes,
@@ -361,13 +299,14 @@ class Service:
 
     def _print_ready(self, url: str) -> None:
         grpc = f" · gRPC at {self.grpc_address}" if self.grpc_address else ""
-        names = ", ".join(self._describe(entry.manifest) for entry in self.models.values())
+        names = ", ".join(self._describe(entry.manifest) for entry in self.models.deployment.snapshot)
         names += ", all signed" if self.settings.public_key else ""
         processes = f"{self.settings.api_servers} API processes, executor {self.settings.executor}"
         notify(f"distillery-serve: ready at {url}{grpc} · {names} · {processes} · {self._describe_access()}")
 
     def _describe(self, manifest: Manifest) -> str:
-        return f"{manifest.name}/{manifest.version}{' (default)' if manifest.name == self.default else ''}"
+        default = self.models.deployment.find(STABLE) == (manifest.name, manifest.version)
+        return f"{manifest.name}/{manifest.version}{' (default)' if default else ''}"
 
     def _describe_access(self) -> str:
         """Return what is open to whom."""
@@ -421,8 +360,7 @@ def build(
     """
     device = resolve_device(settings.device)
     shared = shared or Shared.of(settings)
-    models = shared.models
-    default = choose_default(models, settings.default_model)
+    models = ServedModels(shared.deployment)
     admission = Admission(
         AdmissionLimits(
             max_body_bytes=settings.max_body_bytes,
@@ -437,21 +375,23 @@ def build(
         limits, settings.threads, device, settings.max_batch, settings.reject_unaccepted
     )
     server = DigitServer(
-        [DigitAPI(entry, model_settings) for entry in models.values()],
+        [DigitAPI(entry, model_settings) for entry in shared.deployment.snapshot],
         shared.metrics,
         workers_per_model=settings.workers_per_model if settings.executor == "workers" else 0,
         timeout=settings.request_timeout,
     )
+    server.slots = shared.deployment.slots
     route_metrics = RouteMetrics(server.app)
     app = SecurityHeaders(route_metrics, tls=shared.certificate is not None)
     normalised = NormalisedRequests(app, settings.root_path, settings.trusted_proxies)
     others = RequestIds(normalised, admission)
-    routes = PredictionRoutes(others, admission, settings.root_path)
+    routes = PredictionRoutes(others, admission, models, settings.root_path)
     cross_origin = CrossOrigin(routes, settings.cors_origins) if settings.cors_origins else None
     service = Service(
         settings,
+        model_settings,
         models,
-        default,
+        shared.public_keys,
         admission,
         Certificate(shared.certificate) if shared.certificate else None,
         shared.metrics,
@@ -467,12 +407,14 @@ def build(
     return service
 
 
-def _metrics(settings: ServiceSettings, models: Collection[str]) -> Metrics:
+def _metrics(settings: ServiceSettings, snapshot: Snapshot) -> Metrics:
     """Allocate the metrics of all processes: API processes, then workers. Raises `SharedMemoryError`."""
-    workers = len(models) * settings.workers_per_model if settings.executor == "workers" else 0
+    versions = len(list(snapshot))
+    workers = versions * settings.workers_per_model if settings.executor == "workers" else 0
+    slots = versions + (SPARE_SLOTS if settings.executor == "inprocess" else 0)
     max_run = settings.max_batch + max(settings.max_images, MAX_CANDIDATES)  # what is queued, and one request
     return Metrics(
-        metrics_table(models, PROTOCOLS, (*PREDICTION_ROUTES, *ROUTES), max_run),
+        metrics_table(slots, PROTOCOLS, (*PREDICTION_ROUTES, *ROUTES), max_run),
         settings.api_servers + workers,
     )
 
@@ -489,7 +431,7 @@ def choose_default(models: Iterable[str], wanted: str | None) -> str:
 
 def _add_fastapi_routes(service: Service) -> None:
     app: FastAPI = service.server.app
-    models, default = service.models, service.default
+    models = service.models
     app.title = "Distillery"
     app.version = version("distillery")
     app.description = "Classification of handwritten digits by a teacher and the students distilled from it."
@@ -497,8 +439,8 @@ def _add_fastapi_routes(service: Service) -> None:
     guarded = service.admission.access.required
 
     def describe() -> None:
-        describe_inference(app, models, guarded=guarded)
-        describe_predictions(app, models, default, guarded=guarded)
+        describe_inference(app, models.deployment, guarded=guarded)
+        describe_predictions(app, models.deployment, guarded=guarded)
 
     def facts() -> dict[str, Any]:
         return {
@@ -514,6 +456,14 @@ def _add_fastapi_routes(service: Service) -> None:
     add_documentation(app, guards, describe)
     add_statistics_routes(app, models, service.metrics, guards.models)
     max_in_flight = service.settings.max_in_flight * service.settings.api_servers
-    exposition = Exposition(service.metrics, (*service_facts(max_in_flight), *model_facts(models.values())))
-    add_routes(app, models, default, exposition, guards, service.check_ready)
-    add_v2_routes(app, models, guards, service.check_ready, max_images=service.settings.max_images)
+    constant = list(service_facts(max_in_flight))
+
+    def all_facts() -> Iterable[Family]:
+        return (*constant, *model_facts(models.deployment.snapshot))
+
+    async def change(action: str, **arguments: Any) -> Any:
+        return await app.state.process.change(action, **arguments)
+
+    exposition = Exposition(service.metrics, lambda: models.deployment.slots, all_facts)
+    add_routes(app, models, exposition, guards, service.check_ready)
+    add_v2_routes(app, models, guards, service.check_ready, change, max_images=service.settings.max_images)

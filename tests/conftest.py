@@ -167,6 +167,18 @@ def two_models(model_repository: Path, tmp_path_factory: pytest.TempPathFactory)
 
 
 @pytest.fixture(scope="session")
+def cascade_repository(
+    model_repository: Path, splits: "Splits", tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """A repository of student, teacher and a cascade of the two."""
+    from tests.support.cascade import export_small_cascade  # noqa: PLC0415
+
+    folder = _some_of(model_repository, tmp_path_factory, "student", "teacher")
+    export_small_cascade(folder, splits)
+    return folder
+
+
+@pytest.fixture(scope="session")
 def service(model_repository: Path) -> Iterator[Service]:
     """A service of all four models, over HTTP and gRPC, for every test that leaves no trace but in the counts."""
     flags = ("--api-servers", "2", "--max-images", "200", "--grpc-port", "0")

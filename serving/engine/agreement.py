@@ -17,17 +17,21 @@ class Agreement:
     """Compares one model with the teacher, both of which run in this process."""
 
     def __init__(
-        self, teacher: DigitAPI, student: DigitAPI, row: Values, thread: Executor, samples_per_second: float
+        self,
+        teacher: DigitAPI,
+        student: DigitAPI,
+        row: Values,
+        slot: str,
+        thread: Executor,
+        samples_per_second: float,
     ) -> None:
+        """`slot` is the student's."""
         self._teacher = teacher
         self._student = student
         self._counts = dict(
             zip(
                 (True, False),
-                (
-                    row.of(TEACHER_COMPARISONS, model=student.entry.name, agrees=agrees)
-                    for agrees in COMPARISONS
-                ),
+                (row.of(TEACHER_COMPARISONS, slot=slot, agrees=agrees) for agrees in COMPARISONS),
                 strict=True,
             )
         )

@@ -53,9 +53,8 @@ class DigitAPI(LitAPI):  # type: ignore[misc]
     """Set in a process of the service, to report why it cannot start; LitServe and uvicorn would log a traceback."""
 
     def __init__(self, entry: ModelEntry, settings: ModelSettings, loop: LitLoop | None = None) -> None:
-        super().__init__(
-            max_batch_size=max(2, settings.max_batch), api_path=f"/predict/{entry.name}", loop=loop
-        )
+        path = f"/predict/{entry.name}-v{entry.manifest.version}"  # LitServe's own, which must differ; not served
+        super().__init__(max_batch_size=max(2, settings.max_batch), api_path=path, loop=loop)
         self.entry = entry
         self.settings = settings
 

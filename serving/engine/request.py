@@ -44,10 +44,13 @@ class ClientGoneError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """A model that serves requests in this process."""
+    """A version of a model that serves requests in this process."""
 
     api: DigitAPI
     name: str
+    version: str
+    slot: str
+    """Of its metrics."""
     executor: Executor
     decoders: Decoders
     metrics: RequestMetrics
@@ -277,7 +280,7 @@ class InFlightRequest:
             self.id,
             self.trace_id,
             self._codec,
-            self._endpoint.name if self._metrics else None,
+            self._endpoint if self._metrics else None,
             self.client,
             status,
             self._code,

@@ -29,7 +29,7 @@ class SharedRows:
     def __init__(self, rows: int, columns: int, descriptor: int | None = None) -> None:
         """Allocate the memory, or map that of `descriptor`. Raises `SharedMemoryError`."""
         size = rows * columns * 8
-        self._descriptor = _allocate(size) if descriptor is None else descriptor
+        self._descriptor = allocate(bytes(size)) if descriptor is None else descriptor
         weakref.finalize(self, os.close, self._descriptor)
         self.array = np.frombuffer(mmap.mmap(self._descriptor, size), np.float64).reshape(rows, columns)
 
@@ -41,17 +41,20 @@ def _attached(rows: int, columns: int, descriptor: Any) -> SharedRows:
     return SharedRows(rows, columns, descriptor.detach())
 
 
-def _allocate(size: int) -> int:
-    """Return the descriptor of `size` zero bytes: of anonymous memory on Linux, of a deleted file elsewhere."""
+def allocate(content: bytes) -> int:
+    """Return the descriptor of memory with this content: anonymous on Linux, of a deleted file elsewhere.
+
+    Raises `SharedMemoryError`.
+    """
     descriptor: int
     try:
         if hasattr(os, "memfd_create"):
-            descriptor = os.memfd_create("distillery-metrics")
+            descriptor = os.memfd_create("distillery")
         else:
             with tempfile.TemporaryFile() as file:
                 descriptor = os.dup(file.fileno())
         with open(descriptor, "wb", closefd=False) as file:
-            file.write(bytes(size))
+            file.write(content)
     except OSError as error:
-        raise SharedMemoryError(f"no {size:,} bytes of memory for the metrics: {error.strerror}") from None
+        raise SharedMemoryError(f"no {len(content):,} bytes of shared memory: {error.strerror}") from None
     return descriptor

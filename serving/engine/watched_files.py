@@ -44,10 +44,10 @@ class WatchedFiles(Generic[T]):
         return True
 
     def _current(self) -> list[tuple[int, ...] | None]:
-        return [_stamp(path) for path in self._paths]
+        return [stamp(path) for path in self._paths]
 
 
-def _stamp(path: Path) -> tuple[int, ...] | None:
+def stamp(path: Path) -> tuple[int, ...] | None:
     """Return what changes when a file is written, replaced or moved behind a symbolic link."""
     try:
         found = path.stat()

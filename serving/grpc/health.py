@@ -1,7 +1,7 @@
 """gRPC's standard health service, `grpc.health.v1.Health`, for orchestrators and load-balancing clients.
 
 Its names are those of the service and of every model; the empty name is the whole server. All have one status, that of
-`/health/ready`: a model is loaded before the port is opened and never unloaded. The official servicer is not used,
+`/health/ready`: a model is loaded before it is served. The official servicer is not used,
 because its watches never end, which would delay the shutdown by the whole grace period.
 """
 
@@ -24,11 +24,15 @@ Context = grpc.aio.ServicerContext[Any, Any]
 class Health(HealthServicer):
     """The status of the service and its models, NOT_SERVING after `stop`."""
 
-    def __init__(self, names: Iterable[str], check_ready: Callable[[], None]) -> None:
-        """`check_ready` raises `NotReady` while the service is not ready."""
-        self._names = {"", *names}
+    def __init__(self, names: Callable[[], Iterable[str]], check_ready: Callable[[], None]) -> None:
+        """`names` returns those that are known; `check_ready` raises `NotReady` while the service is not ready."""
+        self._known = names
         self._check_ready = check_ready
         self._stopped = asyncio.Event()
+
+    @property
+    def _names(self) -> set[str]:
+        return {"", *self._known()}
 
     def stop(self) -> None:
         """Report NOT_SERVING from now on, and end all watches."""

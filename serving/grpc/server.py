@@ -20,13 +20,13 @@ from serving.codecs.errors import MalformedBody, NotReady, Overloaded, RequestEr
 from serving.codecs.open_inference import open_inference_pb2 as messages
 from serving.codecs.open_inference.config import model_config
 from serving.codecs.open_inference.grpc import GrpcCodec, describe, target
-from serving.codecs.open_inference.rest import find_model
 from serving.engine.admission.admission import Admission
 from serving.engine.admission.api_keys import Scope
 from serving.engine.admission.pacing import Pacing
 from serving.engine.metrics.series import Metrics
 from serving.engine.metrics.triton_statistics import model_statistics
-from serving.engine.request import AwaitedRequest, Endpoint
+from serving.engine.models import Change, ServedModels
+from serving.engine.request import AwaitedRequest
 from serving.engine.telemetry.correlation import REQUEST_ID, Correlation
 from serving.grpc.health import Health
 from serving.grpc.reflection import reflection_servicer
@@ -63,9 +63,10 @@ Context = grpc.aio.ServicerContext[Any, Any]
 @asynccontextmanager
 async def grpc_running(
     address: str,
-    endpoints: Mapping[str, Endpoint],
+    models: ServedModels,
     admission: Admission,
     metrics: Metrics,
+    change: Change,
     *,
     version: str,
     max_images: int,
@@ -78,8 +79,8 @@ async def grpc_running(
 ) -> AsyncIterator[None]:
     """Listen on `address`; at shutdown, calls in flight have `patience` seconds to finish.
 
-    `check_ready` raises `NotReady` while the service is not ready. A connection must be established within
-    `client_timeout` seconds; with a `certificate`, over TLS.
+    `check_ready` raises `NotReady` while the service is not ready; `change` has the parent process change the models. A
+    connection must be established within `client_timeout` seconds; with a `certificate`, over TLS.
     """
     server = grpc.aio.server(
         interceptors=_interceptors(admission, open_routes),
@@ -90,8 +91,8 @@ async def grpc_running(
             *_PINGS,
         ),
     )
-    service = _Service(endpoints, admission, metrics, version, max_images, check_ready, open_routes)
-    health = Health((SERVICE, *endpoints), check_ready)
+    service = _Service(models, admission, metrics, change, version, max_images, check_ready, open_routes)
+    health = Health(lambda: (SERVICE, *models.deployment.names), check_ready)
     server.add_generic_rpc_handlers((service,))
     add_HealthServicer_to_server(health, server)
     reflection = reflection_servicer(SERVICE, service.methods)
@@ -130,16 +131,17 @@ class _Service(grpc.GenericRpcHandler):
 
     def __init__(
         self,
-        endpoints: Mapping[str, Endpoint],
+        models: ServedModels,
         admission: Admission,
         metrics: Metrics,
+        change: Change,
         version: str,
         max_images: int,
         check_ready: Callable[[], None],
         open_routes: Collection[str],
     ) -> None:
-        self._endpoints = endpoints
-        self._models = {name: endpoint.api.entry.manifest for name, endpoint in endpoints.items()}
+        self._models = models
+        self._change = change
         self._admission = admission
         self._metrics = metrics
         self._max_images = max_images
@@ -158,6 +160,8 @@ class _Service(grpc.GenericRpcHandler):
             "ModelConfig": self._unary(messages.ModelConfigRequest, self._model_config),
             "ModelStatistics": self._unary(messages.ModelStatisticsRequest, self._model_statistics),
             "RepositoryIndex": self._unary(messages.RepositoryIndexRequest, self._repository_index),
+            "RepositoryModelLoad": self._changing(messages.RepositoryModelLoadRequest, "load"),
+            "RepositoryModelUnload": self._changing(messages.RepositoryModelUnloadRequest, "unload"),
         }
         self._handlers = {f"/{SERVICE}/{name}": handler for name, handler in handlers.items()}
         self.methods = tuple(handlers)
@@ -189,7 +193,8 @@ class _Service(grpc.GenericRpcHandler):
         if content is grpc.aio.EOF:  # also after gRPC itself has rejected a message over the limit
             raise MalformedBody("the call has no message; expected a ModelInferRequest")
         self._admission.hold(request, len(content))
-        request.assign(self._endpoints[self._find(*target(content)).name])
+        name, number = target(content)
+        request.assign(self._models.choose(name, number, head.api_key, request.correlation.request_id))
         return head, content
 
     def _server_ready(self, _: messages.ServerReadyRequest) -> Message:
@@ -204,28 +209,50 @@ class _Service(grpc.GenericRpcHandler):
         return messages.ModelReadyResponse(ready=True)
 
     def _model_metadata(self, request: messages.ModelMetadataRequest) -> Message:
-        return describe(self._find(request.name, request.version))
+        model = self._find(request.name, request.version)
+        return describe(model, list(self._models.deployment.snapshot.versions[model.name]))
 
     def _model_config(self, request: messages.ModelConfigRequest) -> Message:
-        config = model_config(self._find(request.name, request.version), self._max_images)
+        model = self._find(request.name, request.version)
+        policy = self._models.deployment.snapshot.policies[model.name]
+        config = model_config(model, policy, self._max_images)
         return ParseDict({"config": config}, messages.ModelConfigResponse())
 
     def _model_statistics(self, request: messages.ModelStatisticsRequest) -> Message:
-        models = [self._find(request.name, request.version)] if request.name else self._models.values()
-        statistics = model_statistics(self._metrics, models)
+        deployment = self._models.deployment
+        if request.version or request.name not in deployment.snapshot.manifests:
+            chosen = [self._find(request.name, request.version)] if request.name else None
+        else:
+            chosen = list(deployment.snapshot.manifests[request.name].values())
+        manifests = [entry.manifest for entry in deployment.snapshot] if chosen is None else chosen
+        statistics = model_statistics(self._metrics, deployment.slots, manifests)
         return ParseDict(statistics.model_dump(), messages.ModelStatisticsResponse())
 
-    def _repository_index(self, _: messages.RepositoryIndexRequest) -> Message:
+    def _repository_index(self, request: messages.RepositoryIndexRequest) -> Message:
         entry = messages.RepositoryIndexResponse.ModelIndex
         return messages.RepositoryIndexResponse(
             models=[
-                entry(name=model.name, version=model.version, state="READY")
-                for model in self._models.values()
+                entry(name=one.name, version=one.version, state=one.state, reason=one.reason)
+                for one in self._models.deployment.index()
+                if one.state == "READY" or not request.ready
             ]
         )
 
     def _find(self, name: str, version: str) -> Manifest:
-        return find_model(self._models, name, version or None)
+        return self._models.deployment.manifest(name, version)
+
+    def _changing(self, request: type[Message], action: str) -> Any:
+        """Return the handler of a method that changes what is served, for administrators."""
+
+        async def handle(message: Any, context: Context) -> bytes:
+            try:
+                self._admission.access.check_admin(_CODEC.check(_metadata(context)).api_key)
+                await self._change(action, model=message.model_name)
+            except RequestError as error:
+                await _abort(context, error.status, str(error))
+            return b""  # both responses are empty messages
+
+        return grpc.unary_unary_rpc_method_handler(handle, request.FromString)
 
     def _unary(self, request: type[Message], respond: Callable[[Any], Message], route: str = "models") -> Any:
         """Return the handler of a method that runs no model; it requires a key unless `route` is open."""

@@ -31,7 +31,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 from serving.codecs.base import Head, Reply
 from serving.codecs.errors import Header, Overloaded, RequestError
 from serving.engine.admission.admission import Admission
-from serving.engine.request import InFlightRequest, check_backlog
+from serving.engine.request import Endpoint, InFlightRequest, check_backlog
 from serving.engine.telemetry import correlation
 from serving.engine.telemetry.correlation import NO_CORRELATION, REQUEST_ID, Correlation
 from serving.http.connection import HttpConnection
@@ -246,9 +246,12 @@ class FastPathProtocol(HttpConnection):
         except Exception as error:  # noqa: BLE001 - it becomes the reply
             request.set_exception(error)
 
-    def _enter(self, raw_head: RawHead, correlation: Correlation) -> InFlightRequest:
+    def _enter(
+        self, raw_head: RawHead, correlation: Correlation, endpoint: Endpoint | None = None
+    ) -> InFlightRequest:
         route = raw_head.route
-        return InFlightRequest(self._admission, route.codec, route.endpoint, self._send, correlation)
+        endpoint = endpoint or route.choose(raw_head.head.api_key, correlation.request_id)
+        return InFlightRequest(self._admission, route.codec, endpoint, self._send, correlation)
 
     def _take(self, data: bytes) -> bool:
         """Serve `data` if its head is known, and its body complete or too much work; return whether it is served."""
@@ -261,6 +264,8 @@ class FastPathProtocol(HttpConnection):
                 return False
             self._raw_head = raw_head
         assert raw_head  # noqa: S101 - it has a body
+        if not raw_head.route.is_open:  # the longer path has the error
+            return False
         start, length, correlation = body
         missing = length - (len(data) - start)
         if missing == 0:
@@ -273,12 +278,13 @@ class FastPathProtocol(HttpConnection):
 
     def _reject_early(self, raw_head: RawHead, length: int, correlation: Correlation) -> bool:
         """Reject a request whose body has not arrived yet, and which uvicorn would read first, if it is overloaded."""
-        admission, head, route = self._admission, raw_head.head, raw_head.route
+        admission, head = self._admission, raw_head.head
         client = admission.access.client(head.api_key)
+        endpoint = raw_head.route.choose(head.api_key, correlation.request_id)
         try:
-            check_backlog(admission, route.endpoint, head, length, client)
+            check_backlog(admission, endpoint, head, length, client)
         except Overloaded as error:
-            self._request = request = self._enter(raw_head, correlation)
+            self._request = request = self._enter(raw_head, correlation, endpoint)
             try:
                 # An invalid key is the first error, as on the longer path.
                 request.check(head.api_key, length)

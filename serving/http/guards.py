@@ -27,6 +27,15 @@ class Guards:
         self.docs = guard("docs", "infer")
         self.metrics = guard("metrics", "metrics")
         self.health = guard("health", None)
+        self.admin = _require_admin(access)
+        """Of changes to what is served: closed without a key."""
+
+
+def _require_admin(access: Access) -> Guard:
+    async def authorise(key: Annotated[str | None, Depends(_api_key_header)]) -> None:
+        access.check_admin((key or "").encode("latin-1"))
+
+    return {"dependencies": [Depends(authorise)]}
 
 
 def _require(access: Access, scope: Scope | None) -> Guard:

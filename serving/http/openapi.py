@@ -5,7 +5,7 @@ document here. Declaring them with `openapi_extra` would need handlers that are 
 error responses from the error classes.
 """
 
-from collections.abc import Callable, Mapping, Set
+from collections.abc import Callable, Mapping, Sequence, Set
 from typing import Any
 
 from fastapi import FastAPI
@@ -21,6 +21,7 @@ from serving.codecs.schemas import (
     PredictAnswer,
     ReadAnswer,
 )
+from serving.engine.models import Deployment
 
 _REF = "#/components/schemas/{model}"
 TIMING_HEADER = {
@@ -50,8 +51,8 @@ KEY_ERRORS: set[type[errors.RequestError]] = {errors.Unauthorized, errors.Forbid
 _FILE = {"schema": {"type": "string", "format": "binary"}}
 
 
-def describe_predictions(app: FastAPI, models: Mapping[str, Any], default: str, *, guarded: bool) -> None:
-    """Add `POST /predict`, `/read`, and both with `/{model}`, to the document of `app`.
+def describe_predictions(app: FastAPI, deployment: Deployment, *, guarded: bool) -> None:
+    """Add `POST /predict`, `/read`, and both with `/{model}` and a version, to the document of `app`.
 
     `guarded` ones need the API key.
     """
@@ -84,24 +85,34 @@ def describe_predictions(app: FastAPI, models: Mapping[str, Any], default: str, 
         }
         paths[path] = operation | {
             "operationId": verb,
-            "summary": f"{summary}; default model: {default}",
+            "summary": f"{summary}; default model: {deployment.default}",
             "parameters": [_INCLUDE, CONTENT_ENCODING, TIMEOUT],
         }
         paths[f"{path}/{{model}}"] = operation | {
             "operationId": f"{verb}_with_model",
             "summary": f"{summary} with the named model",
-            "parameters": [_model(models), _INCLUDE, CONTENT_ENCODING, TIMEOUT],
+            "parameters": [path_parameter("model", deployment.names), _INCLUDE, CONTENT_ENCODING, TIMEOUT],
+        }
+        paths[f"{path}/{{model}}/versions/{{version}}"] = operation | {
+            "operationId": f"{verb}_with_version",
+            "summary": f"{summary} with a version of the named model",
+            "parameters": [*version_parameters(deployment), _INCLUDE, CONTENT_ENCODING, TIMEOUT],
         }
     add_posts(app, paths, guarded=guarded)
 
 
-def _model(models: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        "name": "model",
-        "in": "path",
-        "required": True,
-        "schema": {"type": "string", "enum": list(models)},
-    }
+def version_parameters(deployment: Deployment) -> list[dict[str, Any]]:
+    """Return the parameters of a path with a model and a version."""
+    versions = {entry.manifest.version for entry in deployment.snapshot}
+    return [
+        path_parameter("model", list(deployment.snapshot.versions)),
+        path_parameter("version", sorted(versions, key=int)),
+    ]
+
+
+def path_parameter(name: str, values: Sequence[str]) -> dict[str, Any]:
+    """Return a parameter of a path that has one of these values."""
+    return {"name": name, "in": "path", "required": True, "schema": {"type": "string", "enum": list(values)}}
 
 
 def add_schemas(app: FastAPI, *models: type[BaseModel]) -> None:

@@ -1,35 +1,35 @@
 """The FastAPI routes: models, health and metrics. `serving.http.prediction_routes` serves predictions."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from http import HTTPStatus
-from typing import Any
+from typing import Annotated, Any
 
-from fastapi import FastAPI, Request, Response
+from fastapi import Depends, FastAPI, Request, Response
 from starlette.exceptions import HTTPException
 
-from serving.codecs.errors import RequestError, error_body, unknown_model
+from serving.codecs.errors import RequestError, error_body
 from serving.codecs.open_inference.rest import PREFIX as V2
 from serving.codecs.open_inference.rest import error_body as v2_error_body
 from serving.codecs.open_inference.rest import error_status as v2_error_status
 from serving.codecs.schemas import ErrorAnswer, Health, ModelList
 from serving.engine.metrics.exposition import OPENMETRICS, PLAIN, Exposition, content_type
+from serving.engine.models import ServedModels
 from serving.http.guards import KEY_STATUSES, Guard, Guards
-from serving.model.repository import Manifest, ModelEntry, read_card
+from serving.model.repository import Manifest
 
 
 def add_routes(
     app: FastAPI,
-    models: Mapping[str, ModelEntry],
-    default: str,
+    models: ServedModels,
     exposition: Exposition,
     guards: Guards,
     check_ready: Callable[[], None],
 ) -> None:
-    """Add the routes and the error handlers to `app`. Raises `RepositoryError`.
+    """Add the routes and the error handlers to `app`.
 
     `check_ready` raises `NotReady`.
     """
-    _add_model_routes(app, models, default, guards.models)
+    _add_model_routes(app, models, guards.models)
     health, metrics_errors = _key_errors(guards.health), _key_errors(guards.metrics)
 
     @app.get(
@@ -77,49 +77,65 @@ def _key_errors(guard: Guard) -> dict[int | str, dict[str, Any]]:
     return {status: {"model": ErrorAnswer} for status in KEY_STATUSES} if guard else {}
 
 
-def _add_model_routes(app: FastAPI, models: Mapping[str, ModelEntry], default: str, guard: Guard) -> None:
-    manifests = {name: entry.manifest for name, entry in models.items()}
-    cards = {name: read_card(entry) for name, entry in models.items()}
+def _add_model_routes(app: FastAPI, models: ServedModels, guard: Guard) -> None:
     errors = _key_errors(guard)
+    missing: dict[int | str, dict[str, Any]] = {404: {"model": ErrorAnswer}}
 
-    def known(model: str) -> str:
-        if model not in models:
-            raise unknown_model(model, models)
-        return model
-
-    @app.get("/models", tags=["models"], summary="All models", responses=errors, **guard)
+    @app.get(
+        "/models",
+        tags=["models"],
+        summary="All models, each in its highest version",
+        responses=errors,
+        **guard,
+    )
     async def list_models() -> ModelList:
-        return ModelList(default=default, models=list(manifests.values()))
+        deployment = models.deployment
+        return ModelList(
+            default=deployment.default,
+            models=[entry.manifest for entry in deployment.snapshot.latest.values()],
+        )
 
-    @app.get(
-        "/models/{model}",
-        tags=["models"],
-        summary="Architecture, test results and origin of a model",
-        responses=errors | {404: {"model": ErrorAnswer}},
-        **guard,
-    )
-    async def describe_model(model: str) -> Manifest:
-        return manifests[known(model)]
+    async def latest(model: str) -> Manifest:
+        return models.deployment.manifest(model)
 
-    @app.get(
-        "/models/{model}/card",
-        tags=["models"],
-        summary="Model card: results, calibration, robustness, limitations, training",
-        response_class=Response,
-        responses=errors
-        | {
-            200: {"content": {"text/markdown": {"schema": {"type": "string"}}}},
-            404: {"model": ErrorAnswer, "description": "unknown model, or a model without a card"},
-        },
-        **guard,
-    )
-    async def show_card(model: str) -> Response:
-        if (card := cards[known(model)]) is None:
-            raise HTTPException(
-                404,
-                f"{model} has no model card; `distillery-train report` writes it, `distillery-export` publishes it",
-            )
-        return Response(card, media_type="text/markdown")
+    async def exact(model: str, version: str) -> Manifest:
+        return models.deployment.manifest(model, version)
+
+    def add(path: str, find: Callable[..., Awaitable[Manifest]], of: str) -> None:
+        @app.get(
+            f"/models/{{model}}{path}",
+            tags=["models"],
+            summary=f"Architecture, test results and origin of a {of}",
+            responses=errors | missing,
+            **guard,
+        )
+        async def describe_model(manifest: Annotated[Manifest, Depends(find)]) -> Manifest:
+            return manifest
+
+        @app.get(
+            f"/models/{{model}}{path}/card",
+            tags=["models"],
+            summary=f"Card of a {of}: results, calibration, robustness, limitations, training",
+            response_class=Response,
+            responses=errors
+            | {
+                200: {"content": {"text/markdown": {"schema": {"type": "string"}}}},
+                404: {"model": ErrorAnswer, "description": "unknown model, or a model without a card"},
+            },
+            **guard,
+        )
+        async def show_card(manifest: Annotated[Manifest, Depends(find)]) -> Response:
+            entry = models.deployment.snapshot.versions[manifest.name][manifest.version]
+            if entry.card is None:
+                raise HTTPException(
+                    404,
+                    f"{manifest.name} has no model card; `distillery-train report` writes it, "
+                    "`distillery-export` publishes it",
+                )
+            return Response(entry.card, media_type="text/markdown")
+
+    add("", latest, "model")
+    add("/versions/{version}", exact, "version of a model")
 
 
 async def _request_error(request: Request, error: Exception) -> Response:

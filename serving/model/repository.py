@@ -6,15 +6,16 @@
     models/<name>/<version>/MODEL_CARD.md    a full report for people, if the training run was reported
     models/<name>/config.pbtxt               configuration for NVIDIA Triton, which reads this layout unchanged
 
-`load_repository` rejects the whole repository when any model in it is invalid: a service must not start without one
-of its models.
+A cascade (`serving.model.cascade`) has no graph: its manifest names the two models that it consists of.
+
+A repository is rejected when any model in it is invalid: a service must not start without one of its models.
 """
 
 import hashlib
 import logging
 import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -22,6 +23,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from distillery import DistilleryError
+from serving.model.cascade import Cascade
 from serving.model.graph_check import MAX_BYTES, GraphError, check_graph
 from serving.model.signature import PublicKeys
 from serving.model.tensors import CLASSES, SIDE
@@ -33,6 +35,11 @@ MANIFEST_FILE = "manifest.json"
 CARD_FILE = "MODEL_CARD.md"
 LOCK_FILE = ".lock"
 """Of `export`, in the repository's folder."""
+RELEASE_FILE = "release.json"
+"""The aliases and what a candidate is given: `serving.model.release`."""
+OWN_FILES = (LOCK_FILE, RELEASE_FILE)
+STABLE, CANDIDATE = ALIASES = ("stable", "candidate")
+"""Names that stand for a model, or for a version of one."""
 LARGEST_CARD = 1024 * 1024
 """Bytes; every API process holds every model card in memory."""
 NAME = re.compile(r"[a-z0-9]+(?:[-_.][a-z0-9]+)*")
@@ -67,6 +74,8 @@ ACCEPTANCE_OUTPUTS = (
     TensorSpec(name="accepted", datatype="BOOL", shape=(-1, 1)),
 )
 """Outputs of the service that it computes by the acceptance rule; a model exported by version 0.1.0 has none."""
+ESCALATED = TensorSpec(name="escalated", datatype="BOOL", shape=(-1, 1))
+"""Further output of a cascade: whether the teacher predicted."""
 OUTLIER = TensorSpec(name="outlier", datatype="FP32", shape=(-1, 1))
 """Further output of a file with an acceptance rule: the logit of "no digit"."""
 POWER, THRESHOLD = "acceptance_power", "acceptance_threshold"
@@ -109,19 +118,34 @@ class Acceptance(BaseModel):
     )
 
 
+class Sample(BaseModel):
+    """A few digits and the file's logits for them: `serving.model.sample`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    images: Annotated[str, Field(max_length=65536, description="uint8 pixels, zlib, base64")]
+    logits: Annotated[list[list[float]], Field(min_length=1, max_length=64, description="of each image")]
+
+
 class Manifest(BaseModel):
-    """The manifest of one model file. Unknown fields, as a newer version may write, are rejected."""
+    """The manifest of one model file, or of a cascade. Unknown fields, as a newer version may write, are rejected.
+
+    A cascade has sums of its models' sizes, its student's origin (checkpoint, recipe), and its parity with its teacher.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: Annotated[str, Field(pattern=f"^{NAME.pattern}$", max_length=64)]
     version: Annotated[str, Field(pattern=r"^[1-9][0-9]{0,8}$")]
-    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$", description="of model.onnx")]
-    size_bytes: Annotated[int, Field(gt=0)]
+    sha256: Annotated[
+        str, Field(pattern=r"^[0-9a-f]{64}$", description="of model.onnx; of a cascade: of its rule")
+    ]
+    size_bytes: Annotated[int, Field(gt=0, description="of model.onnx; of a cascade: of both models")]
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     opset: int
-    precision: Literal["fp32", "int8"]
+    precision: Literal["fp32", "int8", "mixed"] = Field(
+        description="mixed: a cascade of a student and a teacher of different precisions"
+    )
     quantisation: dict[str, float] | None = Field(
         default=None, description="parameters and results of the quantisation of an int8 file"
     )
@@ -132,6 +156,10 @@ class Manifest(BaseModel):
     ]
     test_accuracy: Annotated[float, Field(ge=0, le=1)]
     parity: Parity
+    sample: Sample | None = Field(
+        default=None,
+        description="digits that a service runs before it loads this version; null: an older file",
+    )
     headline: dict[str, float] | None = Field(
         default=None, description="main figures of the model card, of the network before export"
     )
@@ -140,8 +168,10 @@ class Manifest(BaseModel):
     )
     acceptance: Acceptance | None = Field(
         default=None,
-        description="rule of the outputs confidence and accepted; null: an older file without them",
+        description="rule of the outputs confidence and accepted; null: an older file without them, or a cascade, "
+        "whose models have a rule each",
     )
+    cascade: Cascade | None = Field(default=None, description="rule of a cascade; null: a model with a graph")
     checkpoint_sha256: str
     recipe: dict[str, Any] = Field(description="the resolved training configuration")
     dataset: dict[str, str] = Field(description="SHA-256 of each dataset file")
@@ -150,24 +180,33 @@ class Manifest(BaseModel):
     @property
     def served_outputs(self) -> tuple[TensorSpec, ...]:
         """The outputs of the Open Inference Protocol."""
+        if self.cascade:
+            return (*OUTPUTS, *ACCEPTANCE_OUTPUTS, ESCALATED)
         return OUTPUTS + ACCEPTANCE_OUTPUTS if self.acceptance else OUTPUTS
 
 
 class ModelEntry(BaseModel):
-    """One servable model: its manifest, and its verified graph with the path it was read from.
+    """One version of a model: its manifest, and its verified graph with the path it was read from.
 
     The graph is kept in memory: a process that replaces another one, long after the start, runs the same as the
-    others, whatever has happened to the file since.
+    others, whatever has happened to the file since. A cascade has no graph, but the path of its manifest.
     """
 
     model_config = ConfigDict(frozen=True)
     manifest: Manifest
     path: Path
-    content: bytes = Field(repr=False)
+    content: bytes = Field(default=b"", repr=False)
+    card: str | None = Field(default=None, repr=False)
+    """The model card (Markdown), if the model has one."""
 
     @property
     def name(self) -> str:
         return self.manifest.name
+
+    @property
+    def version_key(self) -> tuple[str, str]:
+        """Name and version."""
+        return self.manifest.name, self.manifest.version
 
 
 def file_sha256(path: Path) -> str:
@@ -177,13 +216,21 @@ def file_sha256(path: Path) -> str:
 
 
 def load_repository(root: Path, keys: PublicKeys | None = None) -> dict[str, ModelEntry]:
-    """Read and verify every model below `root`; the highest of several versions is served.
+    """Read and verify the highest version of every model below `root`; `serving.model.versions` reads several.
 
     With `keys`, one of them must have signed each manifest. Raises `SignatureError` otherwise.
 
-    What is not a model, such as `lost+found`, is skipped, and named in a warning. Raises `RepositoryError` when the
-    folder is missing, unreadable or empty, a manifest is missing or has unknown or invalid fields, a graph differs
-    from its manifest's checksum or contains what `export` does not write, or names disagree.
+    Raises `RepositoryError` when the folder is missing, unreadable or empty, a manifest is missing or has unknown or
+    invalid fields, a graph differs from its manifest's checksum or contains what `export` does not write, or names
+    disagree.
+    """
+    return {folder.name: load_model(version_folders(folder)[-1], keys) for folder in model_folders(root)}
+
+
+def model_folders(root: Path) -> list[Path]:
+    """Return the folders of all models below `root`, sorted by name. Raises `RepositoryError`.
+
+    What is not a model, such as `lost+found`, is skipped, and named in a warning.
     """
     with _readable(root):
         if not root.is_dir():
@@ -192,11 +239,10 @@ def load_repository(root: Path, keys: PublicKeys | None = None) -> dict[str, Mod
             raise RepositoryError(
                 f"{root} is a model or a version of one: name the folder with models, NAME/VERSION/{MODEL_FILE}"
             )
-        paths = sorted(path for path in root.iterdir() if path.name != LOCK_FILE)
+        paths = sorted(path for path in root.iterdir() if path.name not in OWN_FILES)
         folders = [path for path in paths if _is_model(path)]
-        entries = {folder.name: _load_latest(folder, keys) for folder in folders}
     skipped = _listed([path.name for path in paths if path not in folders])
-    if not entries:
+    if not folders:
         raise RepositoryError(
             f"the model repository {root} {f'contains no model, only {skipped}' if skipped else 'is empty'}; "
             "`make export` writes models into it"
@@ -205,7 +251,11 @@ def load_repository(root: Path, keys: PublicKeys | None = None) -> dict[str, Mod
         _logger.warning(
             "%s: skipped %s: not a model, whose path is NAME/VERSION/%s", root, skipped, MODEL_FILE
         )
-    return entries
+    if reserved := [folder.name for folder in folders if folder.name in ALIASES]:
+        raise RepositoryError(
+            f"{root / reserved[0]}: {reserved[0]} is an alias of the service; export the model under another name"
+        )
+    return folders
 
 
 def _is_model(path: Path) -> bool:
@@ -232,18 +282,20 @@ def _versions(folder: Path) -> list[Path]:
     return sorted(versions, key=lambda path: int(path.name))
 
 
-def _load_latest(folder: Path, keys: PublicKeys | None) -> ModelEntry:
-    if not folder.is_dir():
-        raise RepositoryError(
-            f"{folder} is a link to {folder.readlink()}, which does not exist; mount that as well"
-        )
-    versions = _versions(folder)
+def version_folders(folder: Path) -> list[Path]:
+    """Return the version folders of a model, the lowest first. Raises `RepositoryError` if there is none."""
+    with _readable(folder):
+        if not folder.is_dir():
+            raise RepositoryError(
+                f"{folder} is a link to {folder.readlink()}, which does not exist; mount that as well"
+            )
+        versions = _versions(folder)
     if not versions:
         raise RepositoryError(
             f"{folder} has no version folder such as {folder / '1'}; export the model again, "
             "or move the folder away if it is no model"
         )
-    return load_model(versions[-1], keys)
+    return versions
 
 
 @contextmanager
@@ -271,9 +323,8 @@ def load_model(folder: Path, keys: PublicKeys | None = None) -> ModelEntry:
 
 def _load_model(folder: Path, keys: PublicKeys | None) -> ModelEntry:
     manifest_path, model_path = folder / MANIFEST_FILE, folder / MODEL_FILE
-    for path in (manifest_path, model_path):
-        if not path.is_file():
-            raise RepositoryError(f"{path} is missing; export the model again")
+    if not manifest_path.is_file():
+        raise RepositoryError(f"{manifest_path} is missing; export the model again")
     document = manifest_path.read_bytes()
     if keys:
         keys.verify(manifest_path, document)
@@ -295,6 +346,10 @@ def _load_model(folder: Path, keys: PublicKeys | None) -> ModelEntry:
         raise RepositoryError(
             f"{manifest_path}: inputs and outputs differ from those this service supports: {INPUTS}, {outputs}"
         )
+    if manifest.cascade:
+        return ModelEntry(manifest=manifest, path=manifest_path, card=_read_card(manifest_path))
+    if not model_path.is_file():
+        raise RepositoryError(f"{model_path} is missing; export the model again")
     content = _read_graph(model_path, manifest.sha256)
     try:
         check_graph(content, manifest.inputs, manifest.outputs)
@@ -302,7 +357,7 @@ def _load_model(folder: Path, keys: PublicKeys | None) -> ModelEntry:
         raise RepositoryError(
             f"{model_path} is not a graph that this service loads: {error}; export the model again"
         ) from None
-    return ModelEntry(manifest=manifest, path=model_path, content=content)
+    return ModelEntry(manifest=manifest, path=model_path, content=content, card=_read_card(model_path))
 
 
 def _read_graph(path: Path, sha256: str) -> bytes:
@@ -323,23 +378,57 @@ def _read_graph(path: Path, sha256: str) -> bytes:
     return content
 
 
+def check_cascade(entry: ModelEntry, models: Mapping[tuple[str, str], Manifest]) -> None:
+    """Check the two models of a cascade, among those served, by name and version; no effect on another entry.
+
+    Raises `RepositoryError` for one that is missing, another file, a cascade itself, or has other inputs or no
+    confidence.
+    """
+    if (rule := entry.manifest.cascade) is None:
+        return
+    again = f"run distillery-export cascade --name {entry.name} again"
+    for role, member in (("student", rule.student), ("teacher", rule.teacher)):
+        is_what = f"{entry.path}: the {role} of the cascade, {member},"
+        found = models.get((member.name, member.version))
+        if found is None:
+            served = sorted(f"{name}/{version}" for name, version in models if name != entry.name)
+            raise RepositoryError(
+                f"{is_what} is not served, only {_listed(served) or 'the cascade'}; "
+                f"export {member.name} as version {member.version}, or {again}"
+            )
+        if found.cascade:
+            raise RepositoryError(
+                f"{is_what} is {'this cascade' if found is entry.manifest else 'a cascade'}: cascades are not "
+                f"nested; {again} with a model that has a graph"
+            )
+        if found.sha256 != member.sha256:
+            raise RepositoryError(
+                f"{is_what} has SHA-256 {found.sha256}, the threshold was chosen for {member.sha256} and holds "
+                f"for no other file; {again}"
+            )
+        if found.inputs != entry.manifest.inputs:
+            raise RepositoryError(
+                f"{is_what} has the inputs {found.inputs}, the cascade {entry.manifest.inputs}; {again}"
+            )
+        if found.acceptance is None:
+            raise RepositoryError(
+                f"{is_what} was exported without confidence; export {member.name} again, then {again}"
+            )
+
+
 def default_model(names: Iterable[str]) -> str:
     """Return the model to use where none is named: the first of `PREFERRED`, else the first of all."""
     known = list(names)
     return next((name for name in PREFERRED if name in known), known[0])
 
 
-def read_card(entry: ModelEntry) -> str | None:
-    """Return the model card (Markdown), None if the model has none.
-
-    Raises `RepositoryError` if it exceeds 1 MiB, is not UTF-8 or cannot be read.
-    """
-    path = entry.path.with_name(CARD_FILE)
-    with _readable(path):
-        if not path.is_file():
-            return None
-        with path.open("rb") as file:
-            content = file.read(LARGEST_CARD + 1)
+def _read_card(model_path: Path) -> str | None:
+    """Return the model card next to a graph. Raises `RepositoryError` if it exceeds 1 MiB or is not UTF-8."""
+    path = model_path.with_name(CARD_FILE)
+    if not path.is_file():
+        return None
+    with path.open("rb") as file:
+        content = file.read(LARGEST_CARD + 1)
     if len(content) > LARGEST_CARD:
         raise RepositoryError(
             f"{path} has more than {LARGEST_CARD:,} bytes; report and export the model again"

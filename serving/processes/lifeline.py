@@ -1,8 +1,9 @@
 """The line between the supervisor and one of its children.
 
-Heartbeats one way, or why the child cannot start; the start of the shutdown the other.
+Heartbeats one way, or why the child cannot start; the start of the shutdown the other. Beside it, a channel of messages
+in both directions (`serving.processes.channel`).
 
-A socket pair that neither side ever waits on: a stopped process at one end cannot hold up the other.
+Socket pairs that neither side ever waits on: a stopped process at one end cannot hold up the other.
 """
 
 import os
@@ -15,6 +16,8 @@ from multiprocessing import parent_process
 from multiprocessing.connection import wait
 from typing import NoReturn
 
+from serving.processes.channel import Channel
+
 BEAT_SECONDS = 0.5
 """Between two heartbeats."""
 
@@ -26,9 +29,10 @@ _FAILED = b"!"
 class Lifeline:
     """The child's end."""
 
-    def __init__(self, end: socket.socket) -> None:
+    def __init__(self, end: socket.socket, channel: Channel) -> None:
         self._end = end
         self._next = 0.0
+        self.channel = channel
 
     def beat(self) -> None:
         """Send a heartbeat; the first one reports that the child is ready. At most one per `BEAT_SECONDS`."""
@@ -58,7 +62,10 @@ class Monitor:
 
     def __init__(self) -> None:
         self._end, child = socket.socketpair()
-        self.lifeline = Lifeline(child)
+        self.channel, of_child = Channel.pair()
+        self.lifeline = Lifeline(child, of_child)
+        self.generation: int | None = None
+        """Of what the child serves (`serving.release.controller`); None until it has reported."""
         self.last_beat: float | None = None
         """Time of the last heartbeat (`time.monotonic`); None before the first."""
         self.failure = ""
@@ -83,6 +90,8 @@ class Monitor:
 
     def close(self) -> None:
         """Close both ends."""
+        self.channel.close()
+        self.lifeline.channel.close()
         self._end.close()
         self.lifeline._end.close()  # noqa: SLF001 - of the same module
 

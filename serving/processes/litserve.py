@@ -36,8 +36,10 @@ from starlette.types import ASGIApp
 
 from serving.codecs.base import Prediction
 from serving.engine.lit_api import DigitAPI
-from serving.engine.metrics.series import Metrics
+from serving.engine.metrics.series import Metrics, Slots
 from serving.model.tensors import Images
+from serving.model.versions import Version
+from serving.processes.channel import Channel
 from serving.processes.lifeline import Lifeline, end_with_parent
 from serving.processes.sockets import Listeners, bind, format_address
 from serving.processes.supervisor import Child, Supervisor
@@ -49,8 +51,8 @@ _CLOSE = (b"connection", b"close")
 _LINGER = 1.0
 """Seconds in which a client may end TLS at a shutdown."""
 
-WorkerPaths = dict[str, list[Path]]
-"""The sockets of each model's workers."""
+WorkerPaths = dict[Version, list[Path]]
+"""The sockets of each version's workers."""
 
 
 class _Server(uvicorn.Server):
@@ -119,6 +121,8 @@ class DigitServer(LitServer):  # type: ignore[misc]
             timeout=timeout,
         )
         self.apis = apis
+        self.slots: Slots = {}
+        """Of the metrics of the models."""
         self.index = 0
         """The number of this API process."""
         self.draining = False
@@ -126,7 +130,7 @@ class DigitServer(LitServer):  # type: ignore[misc]
         self._metrics = metrics
         self._workers_per_model = workers_per_model
         self._worker_paths: WorkerPaths = {}
-        self._pools: dict[str, WorkerPool] = {}
+        self._pools: dict[Version, WorkerPool] = {}
         self._lifeline: Lifeline | None = None
         self._uvicorn: uvicorn.Server | None = None
         # Arguments that LitServe passes to a worker besides the API; unused.
@@ -141,7 +145,8 @@ class DigitServer(LitServer):  # type: ignore[misc]
     async def lifespan(self, app: FastAPI) -> AsyncIterator[None]:  # noqa: ARG002 - FastAPI's signature
         """Keep the connections to the workers while an API process runs."""
         self._pools = {
-            name: WorkerPool(name, paths, self.timeout) for name, paths in self._worker_paths.items()
+            version: WorkerPool(version[0], paths, self.timeout)
+            for version, paths in self._worker_paths.items()
         }
         connecting = [asyncio.create_task(pool.keep_connected()) for pool in self._pools.values()]
         for pool in self._pools.values():
@@ -177,9 +182,9 @@ class DigitServer(LitServer):  # type: ignore[misc]
                     connection.close_after_response()
 
     @property
-    def supervised(self) -> bool:
-        """Whether this is a child of the supervisor, which reports what concerns all processes."""
-        return self._lifeline is not None
+    def channel(self) -> Channel | None:
+        """The messages from and to the supervisor, None in a process that is not its child."""
+        return self._lifeline.channel if self._lifeline else None
 
     @property
     def workers_ready(self) -> bool:
@@ -188,7 +193,7 @@ class DigitServer(LitServer):  # type: ignore[misc]
 
     async def run_in_worker(self, api: DigitAPI, inputs: list[Images]) -> list[Prediction]:
         """Run one batch in a worker. Raises `TimedOut`, `Overloaded`."""
-        return await self._pools[api.entry.name].run(inputs)
+        return await self._pools[api.entry.version_key].run(inputs)
 
     def serve(
         self,
@@ -200,7 +205,7 @@ class DigitServer(LitServer):  # type: ignore[misc]
         delay: float,
         scheme: str,
         on_ready: Callable[[str], None],
-        on_check: Callable[[], None],
+        on_check: Callable[[Sequence[Child]], None],
     ) -> None:
         """Serve until SIGTERM or SIGINT; `on_ready` receives the URL. Raises `ServiceError`.
 
@@ -238,8 +243,8 @@ class DigitServer(LitServer):  # type: ignore[misc]
         workers: list[Child] = []
         for api in self.apis:
             for number in range(self._workers_per_model):
-                path = folder / f"{api.entry.name}-{number}"
-                self._worker_paths.setdefault(api.entry.name, []).append(path)
+                path = folder / f"{len(workers)}"
+                self._worker_paths.setdefault(api.entry.version_key, []).append(path)
                 name = f"the worker of {api.entry.name}"
                 row = first_row + len(workers)
                 start = partial(self._start_worker, api, number, listen(path), row)
@@ -249,7 +254,7 @@ class DigitServer(LitServer):  # type: ignore[misc]
     def _start_worker(
         self, api: DigitAPI, number: int, listener: Any, row: int, lifeline: Lifeline
     ) -> BaseProcess:
-        api.loop = WorkerLoop(listener, lifeline, self._metrics, row)
+        api.loop = WorkerLoop(listener, lifeline, self._metrics, row, self.slots[api.entry.version_key])
         api.end_process = lifeline.fail
         process: BaseProcess = self.launch_single_inference_worker(api, number)
         return process
@@ -281,6 +286,7 @@ class DigitServer(LitServer):  # type: ignore[misc]
         `keep_alive`: seconds after which an idle connection is closed; `client_timeout`: for a TLS handshake.
         """
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the group; the parent ends it
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # likewise; the parent reloads the models
         signal.signal(signal.SIGTERM, self._end)  # called by uvicorn after its own handler
         end_with_parent()
         for listener in listeners:

@@ -72,8 +72,10 @@ class Child:
 
     @property
     def handles(self) -> tuple[int, ...]:
-        """What to wait on for heartbeats and the end of the process."""
-        return (self.monitor.fileno(), self._process.sentinel) if self._process else ()
+        """What to wait on for heartbeats, messages and the end of the process."""
+        if self._process is None:
+            return ()
+        return self.monitor.fileno(), self.monitor.channel.fileno(), self._process.sentinel
 
     def ended(self) -> int | None:
         """Return the exit status of the process; None while it runs."""
@@ -147,12 +149,13 @@ class Supervisor:
         *,
         delay: float,
         patience: float,
-        on_check: Callable[[], None] = lambda: None,
+        on_check: Callable[[Sequence[Child]], None] = lambda _: None,
         on_end: Callable[[], None] = lambda: None,
     ) -> None:
         """`delay` is the pause before a shutdown begins, `patience` the time it may take, in seconds.
 
-        `on_check` is called before children are replaced, and at least every `CHECK_SECONDS`; `on_end` before they end.
+        `on_check` is called with the API processes before children are replaced, and at least every `CHECK_SECONDS`;
+        `on_end` before they end.
         """
         self._workers = workers
         self._apis = apis
@@ -199,7 +202,7 @@ class Supervisor:
             # After a pause of the whole service (a stopped container), the heartbeats are old as well.
             delayed = time.monotonic() - checked > 4 * CHECK_SECONDS
             checked = time.monotonic()
-            self._on_check()
+            self._on_check(self._apis)
             for child in self._children:
                 child.check(delayed=delayed)
 

@@ -72,13 +72,16 @@ def listen(path: Path) -> socket.socket:
 class WorkerLoop(LitLoop):  # type: ignore[misc]
     """The loop of a worker: run everything that has arrived as one batch; LitServe's own loops poll."""
 
-    def __init__(self, listener: socket.socket, lifeline: Lifeline, metrics: Metrics, row: int) -> None:
-        """Serve the connections of `listener`, and publish the metrics in their row number `row`."""
+    def __init__(
+        self, listener: socket.socket, lifeline: Lifeline, metrics: Metrics, row: int, slot: str
+    ) -> None:
+        """Serve the connections of `listener`, and publish the metrics in row number `row`, of the model's `slot`."""
         super().__init__()
         self._listener = listener
         self._lifeline = lifeline
         self._metrics = metrics
         self._row = row
+        self._slot = slot
         self._connections: list[socket.socket] = []
         self._process: ProcessMetrics | None = None
 
@@ -86,9 +89,10 @@ class WorkerLoop(LitLoop):  # type: ignore[misc]
         """Process one batch; LitServe calls this repeatedly, after `DigitAPI.setup`."""
         if self._process is None:
             signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the group; the parent ends it
+            signal.signal(signal.SIGHUP, signal.SIG_IGN)
             end_with_parent()
             row = self._metrics.row(self._row)
-            lit_api.metrics = RunMetrics(row, lit_api.entry.name)
+            lit_api.metrics = RunMetrics(row, self._slot)
             self._process = ProcessMetrics(row, "worker")
             self._process.publish()
         self._lifeline.beat()

@@ -1,1 +1,1 @@
-"""Release control: which version serves, and the statistics of the decision."""
+"""Release control: changes of what is served, decided by the parent process, and the statistics of the decisions."""

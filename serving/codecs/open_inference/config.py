@@ -3,12 +3,13 @@
 from typing import Any
 
 from serving.model.repository import MODEL_FILE, Manifest
+from serving.model.versions import VersionPolicy
 
 PLATFORM = "onnxruntime_onnx"
 """Triton's name for it."""
 
 
-def model_config(model: Manifest, max_images: int) -> dict[str, Any]:
+def model_config(model: Manifest, policy: VersionPolicy, max_images: int) -> dict[str, Any]:
     """Return the content of config.pbtxt in Triton's JSON form; `max_batch_size` is this service's limit."""
     fields = {
         field: [
@@ -22,7 +23,7 @@ def model_config(model: Manifest, max_images: int) -> dict[str, Any]:
         "platform": PLATFORM,
         "backend": "onnxruntime",
         "default_model_filename": MODEL_FILE,
-        "version_policy": {"latest": {"num_versions": 1}},
+        "version_policy": policy.config(),
         "max_batch_size": max_images,
         "dynamic_batching": {},
         **fields,

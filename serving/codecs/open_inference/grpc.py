@@ -87,12 +87,12 @@ def target(content: bytes) -> tuple[str, str]:
     return message.model_name, message.model_version
 
 
-def describe(model: Manifest) -> ModelMetadataResponse:
-    """Return the response of `ModelMetadata`."""
+def describe(model: Manifest, versions: Sequence[str]) -> ModelMetadataResponse:
+    """Return the response of `ModelMetadata`, for a model of which `versions` are served."""
     tensor = ModelMetadataResponse.TensorMetadata
     return ModelMetadataResponse(
         name=model.name,
-        versions=[model.version],
+        versions=versions,
         platform=PLATFORM,
         inputs=[tensor(name=spec.name, datatype=spec.datatype, shape=spec.shape) for spec in model.inputs],
         outputs=[

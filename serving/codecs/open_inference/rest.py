@@ -11,7 +11,7 @@ import orjson
 from serving.codecs.base import BodyLimits, Codec, Head, Prediction, Query, Reply, Timing
 from serving.codecs.bodies.body import MAX_INLINE_BYTES
 from serving.codecs.bodies.decompress import content_encoding, decompress
-from serving.codecs.errors import InvalidInput, MalformedBody, RequestError, UnknownModel, unknown_model
+from serving.codecs.errors import InvalidInput, MalformedBody, RequestError
 from serving.codecs.open_inference.request import read_request
 from serving.codecs.open_inference.response import HEADER_LENGTH, JSON, write_response
 from serving.codecs.timeout import timeout_of
@@ -69,20 +69,3 @@ def _json_bytes(headers: Mapping[bytes, bytes]) -> int | None:
         found = value.decode("latin-1")[:40]
         raise MalformedBody(f"Inference-Header-Content-Length is {found!r}; expected a number of bytes")
     return int(value)
-
-
-def find_model(models: Mapping[str, Manifest], name: str, version: str | None = None) -> Manifest:
-    """Return the model `name`, in `version` if one is given. Raises `UnknownModel`."""
-    model = models.get(name)
-    if model is None or version not in {None, model.version}:
-        raise not_served(models, name, version or "")
-    return model
-
-
-def not_served(models: Mapping[str, Manifest], name: str, version: str) -> UnknownModel:
-    """Return the error for a model, or a version of a model, that is not served."""
-    if name not in models:
-        return unknown_model(name, models)
-    return UnknownModel(
-        f"there is no version {version[:80]!r} of model {name!r}; expected the highest, {models[name].version}"
-    )

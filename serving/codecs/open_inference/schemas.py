@@ -123,9 +123,9 @@ class ModelMetadata(BaseModel):
 
 
 class RepositoryEntry(BaseModel):
-    """One model of the repository."""
+    """One version of a model of the repository."""
 
     name: str
-    version: str
-    state: Literal["READY"]
-    reason: str = ""
+    version: Annotated[str, Field(description="empty: the model as a whole")]
+    state: Literal["READY", "UNAVAILABLE"]
+    reason: Annotated[str, Field(description="why it is not served")] = ""

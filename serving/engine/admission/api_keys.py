@@ -32,7 +32,7 @@ from serving.engine.shared_memory import SharedRows
 from serving.engine.watched_files import WatchedFiles
 
 Scope = Literal["infer", "metrics", "admin"]
-"""infer: predictions, models and documentation; metrics: `/metrics`; admin: reserved."""
+"""infer: predictions, models and documentation; metrics: `/metrics`; admin: changes of what is served."""
 SCOPES: tuple[Scope, ...] = get_args(Scope)
 
 MAX_LIMITED = 1024
@@ -141,6 +141,15 @@ class Access:
                 f"the key {found.name!r} has not the scope {scope}, but {', '.join(found.scopes)}"
             )
         return self.quotas.spend(found) if found.rate else ()
+
+    def check_admin(self, key: bytes) -> None:
+        """Check a key for a change of what is served, which nobody may make without. Raises `RequestError`."""
+        if not self.required:
+            raise Forbidden(
+                "what is served can be changed only with an API key of the scope admin, and this service has no "
+                "keys; start it with --api-key or --api-keys"
+            )
+        self.check(key, "admin")
 
     def client(self, key: bytes) -> str | None:
         """Return the name of a valid key, if clients have keys of their own (`serving.engine.admission.fairness`)."""

@@ -23,20 +23,20 @@ class ExemplarRecorder:
         self._row = row
         self._numbers: dict[str, NDArray[np.float64]] = {}
 
-    def add(self, model: str, seconds: float, trace_id: str) -> None:
+    def add(self, slot: str, seconds: float, trace_id: str) -> None:
         """Make a request that has a span the exemplar of its bucket."""
         words = [int(trace_id[start : start + 8], 16) for start in _WORDS]
-        numbers = self._numbers.get(model)
+        numbers = self._numbers.get(slot)
         if numbers is None:
-            numbers = self._numbers[model] = self._row.of(EXEMPLARS, model=model)
+            numbers = self._numbers[slot] = self._row.of(EXEMPLARS, slot=slot)
         numbers[bisect_left(SECONDS, seconds)] = (time(), seconds, *words)
 
 
 def exemplars(metrics: Metrics) -> Iterator[tuple[int, int, str]]:
-    """Yield the newest exemplars of all processes: the indices of model and bucket, and their text in OpenMetrics."""
-    found = np.stack([row.of(EXEMPLARS) for row in metrics.rows()])  # [process, model, bucket, part]
+    """Yield the newest exemplars of all processes: the indices of slot and bucket, and their text in OpenMetrics."""
+    found = np.stack([row.of(EXEMPLARS) for row in metrics.rows()])  # [process, slot, bucket, part]
     newest = found[..., 0].argmax(axis=0)
-    for model, bucket in np.argwhere(found[..., 0].max(axis=0)).tolist():
-        moment, seconds, *words = found[newest[model, bucket], model, bucket].tolist()
+    for slot, bucket in np.argwhere(found[..., 0].max(axis=0)).tolist():
+        moment, seconds, *words = found[newest[slot, bucket], slot, bucket].tolist()
         trace_id = "".join(f"{int(word):08x}" for word in words)
-        yield model, bucket, f' # {{trace_id="{trace_id}"}} {seconds:.9f} {moment:.3f}'
+        yield slot, bucket, f' # {{trace_id="{trace_id}"}} {seconds:.9f} {moment:.3f}'

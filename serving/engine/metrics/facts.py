@@ -3,13 +3,15 @@
 import platform
 import time
 from collections.abc import Iterable, Iterator
-from importlib.metadata import version
+from importlib.metadata import version as version_of
 
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.core import Metric as Family
 
 from distillery.machine import usable_cores
 from serving.model.repository import ModelEntry
+
+_VERSION = ("model", "version")
 
 
 def service_facts(max_in_flight: int) -> Iterator[Family]:
@@ -20,7 +22,13 @@ def service_facts(max_in_flight: int) -> Iterator[Family]:
         labels=("version", "python", "onnxruntime", "litserve"),
     )
     build.add_metric(
-        (version("distillery"), platform.python_version(), version("onnxruntime"), version("litserve")), 1
+        (
+            version_of("distillery"),
+            platform.python_version(),
+            version_of("onnxruntime"),
+            version_of("litserve"),
+        ),
+        1,
     )
     yield build
     for name, text, value in (
@@ -45,22 +53,23 @@ def model_facts(models: Iterable[ModelEntry]) -> Iterator[Family]:
     accuracy = GaugeMetricFamily(
         "distillery_model_test_accuracy_ratio",
         "Share of the 10,000 test digits classified correctly.",
-        labels=("model",),
+        labels=_VERSION,
     )
     accepted = GaugeMetricFamily(
         "distillery_model_validation_accepted_ratio",
         "Share of the validation digits whose prediction is accepted.",
-        labels=("model",),
+        labels=_VERSION,
     )
-    size = GaugeMetricFamily("distillery_model_size_bytes", "Size of the ONNX file.", labels=("model",))
+    size = GaugeMetricFamily("distillery_model_size_bytes", "Size of the ONNX file.", labels=_VERSION)
     parameters = GaugeMetricFamily(
-        "distillery_model_parameters", "Parameters of the network.", labels=("model",)
+        "distillery_model_parameters", "Parameters of the network.", labels=_VERSION
     )
     for manifest in (model.manifest for model in models):
-        info.add_metric((manifest.name, manifest.version, manifest.precision, manifest.architecture), 1)
-        accuracy.add_metric((manifest.name,), manifest.test_accuracy)
+        version = manifest.name, manifest.version
+        info.add_metric((*version, manifest.precision, manifest.architecture), 1)
+        accuracy.add_metric(version, manifest.test_accuracy)
         if rule := manifest.acceptance:
-            accepted.add_metric((manifest.name,), rule.accepted / rule.digits)
-        size.add_metric((manifest.name,), manifest.size_bytes)
-        parameters.add_metric((manifest.name,), manifest.parameters)
+            accepted.add_metric(version, rule.accepted / rule.digits)
+        size.add_metric(version, manifest.size_bytes)
+        parameters.add_metric(version, manifest.parameters)
     yield from (info, accuracy, accepted, size, parameters)

@@ -112,8 +112,8 @@ class _RouteHistogramRecorder(_HistogramRecorder):
     _FIRST = (0, *(SECONDS.index(bound) + 1 for bound in ROUTE_SECONDS))
     """Of the buckets of a model that are one of a route."""
 
-    def __init__(self, row: Values, model: str, codec: Codec) -> None:
-        super().__init__(row.of(REQUEST_SECONDS, model=model), SECONDS)
+    def __init__(self, row: Values, slot: str, codec: Codec) -> None:
+        super().__init__(row.of(REQUEST_SECONDS, slot=slot), SECONDS)
         self._route_numbers = row.of(ROUTE_REQUEST_SECONDS, route=codec.route)
 
     def _write(self, new: Sequence[int], growth: float) -> None:
@@ -124,13 +124,13 @@ class _RouteHistogramRecorder(_HistogramRecorder):
 class _RunsRecorder:
     """Runs of one batch size."""
 
-    def __init__(self, row: Values, model: str, images: int) -> None:
+    def __init__(self, row: Values, slot: str, images: int) -> None:
         self.images = images
         self.count = 0
         self.batch_seconds = self.predict_seconds = self.unbatch_seconds = 0.0
         size = str(min(images, MAX_RUN_IMAGES))
-        self._runs = row.of(RUNS, model=model, images=size)
-        self._seconds = row.of(RUN_SECONDS, model=model, images=size)
+        self._runs = row.of(RUNS, slot=slot, images=size)
+        self._seconds = row.of(RUN_SECONDS, slot=slot, images=size)
         self._published_count = 0
         self._published_seconds = (0.0, 0.0, 0.0)
 
@@ -150,13 +150,13 @@ class _RunsRecorder:
 class RunMetrics:
     """Recorder of a model's runs, in the process that runs it."""
 
-    def __init__(self, row: Values, model: str) -> None:
+    def __init__(self, row: Values, slot: str) -> None:
         self._row = row
-        self._model = model
-        self._seconds = _HistogramRecorder(row.of(INFERENCE_SECONDS, model=model), SECONDS)
-        self._batch_images = row.of(BATCH_IMAGES, model=model)
+        self._slot = slot
+        self._seconds = _HistogramRecorder(row.of(INFERENCE_SECONDS, slot=slot), SECONDS)
+        self._batch_images = row.of(BATCH_IMAGES, slot=slot)
         self._runs: dict[int, _RunsRecorder] = {}  # by batch size, which the limits of the service bound
-        self._cpu_numbers = row.of(RUN_CPU_SECONDS, model=model)
+        self._cpu_numbers = row.of(RUN_CPU_SECONDS, slot=slot)
         self._cpu_seconds = self._published_cpu_seconds = 0.0
         self._cpu_due = 0.0
         self._runs_since = 0
@@ -179,7 +179,7 @@ class RunMetrics:
         self._seconds.observe(predict_seconds)
         runs = self._runs.get(images)
         if runs is None:
-            runs = self._runs.setdefault(images, _RunsRecorder(self._row, self._model, images))
+            runs = self._runs.setdefault(images, _RunsRecorder(self._row, self._slot, images))
         runs.batch_seconds += batch_seconds
         runs.predict_seconds += predict_seconds
         runs.unbatch_seconds += unbatch_seconds
@@ -204,25 +204,25 @@ class RunMetrics:
 class RequestMetrics:
     """Recorder of a model's requests, on the event loop of an API process."""
 
-    def __init__(self, row: Values, model: str) -> None:
+    def __init__(self, row: Values, slot: str) -> None:
         self.in_flight = self._published_in_flight = 0
         self._row = row
-        self._model = model
+        self._slot = slot
         self._statuses = StatusCounts(int)
         self._digits = [0] * 10
         self._seconds: dict[Codec, _RouteHistogramRecorder] = {}
         self._failed = 0.0
-        self._queue = _HistogramRecorder(row.of(QUEUE_SECONDS, model=model), SECONDS)
+        self._queue = _HistogramRecorder(row.of(QUEUE_SECONDS, slot=slot), SECONDS)
         self._decode = self._inference = self._delivery = self._encode = 0.0
         self._rejected = self._published_rejected = 0
         # Finding a series by its labels takes as long as writing to it.
-        self._in_flight = row.of(IN_FLIGHT, model=model)
-        self._last_prediction = row.of(LAST_PREDICTION, model=model)
-        self._outcome_seconds = row.of(OUTCOME_SECONDS, model=model)
-        self._stage_seconds = row.of(STAGE_SECONDS, model=model)
-        self._images = row.of(IMAGES, model=model)
-        self._predictions = row.of(PREDICTIONS, model=model)
-        self._rejected_images = row.of(REJECTED, model=model)
+        self._in_flight = row.of(IN_FLIGHT, slot=slot)
+        self._last_prediction = row.of(LAST_PREDICTION, slot=slot)
+        self._outcome_seconds = row.of(OUTCOME_SECONDS, slot=slot)
+        self._stage_seconds = row.of(STAGE_SECONDS, slot=slot)
+        self._images = row.of(IMAGES, slot=slot)
+        self._predictions = row.of(PREDICTIONS, slot=slot)
+        self._rejected_images = row.of(REJECTED, slot=slot)
 
     def predicted(
         self,
@@ -252,7 +252,7 @@ class RequestMetrics:
         if seconds is not None:
             durations = self._seconds.get(codec)
             if durations is None:
-                durations = self._seconds[codec] = _RouteHistogramRecorder(self._row, self._model, codec)
+                durations = self._seconds[codec] = _RouteHistogramRecorder(self._row, self._slot, codec)
             durations.observe(seconds)
             if status != 200:
                 self._failed += seconds
@@ -274,7 +274,7 @@ class RequestMetrics:
         growth = sum(durations.publish() for durations in self._seconds.values())
         self._outcome_seconds += (max(0.0, growth - self._failed), self._failed)
         self._failed = 0.0
-        _publish_statuses(self._row, self._model, self._statuses)
+        _publish_statuses(self._row, self._slot, self._statuses)
 
     def _publish_predictions(self, images: int) -> None:
         queue = self._queue.publish()
@@ -316,8 +316,8 @@ class RejectionMetrics:
 class QueueMetrics:
     """Recorder of the requests that wait for a run of one model."""
 
-    def __init__(self, row: Values, model: str, queued: Callable[[], int]) -> None:
-        self._numbers = row.of(QUEUED, model=model)
+    def __init__(self, row: Values, slot: str, queued: Callable[[], int]) -> None:
+        self._numbers = row.of(QUEUED, slot=slot)
         self._queued = queued
 
     def publish(self) -> None:
@@ -381,9 +381,9 @@ class ProcessMetrics:
             numbers[...] = value
 
 
-def _publish_statuses(row: Values, model: str, statuses: StatusCounts) -> None:
+def _publish_statuses(row: Values, slot: str, statuses: StatusCounts) -> None:
     for (codec, status), count in statuses.items():
-        requests = row.of(REQUESTS, model=model, protocol=codec.name, status=str(status))
+        requests = row.of(REQUESTS, slot=slot, protocol=codec.name, status=str(status))
         requests += count
         by_route = row.of(ROUTE_REQUESTS, route=codec.route, status=status_class(status))
         by_route += count

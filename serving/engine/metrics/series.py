@@ -2,15 +2,16 @@
 
 Every series exists from the start with the value 0, because Prometheus sees no increase in a series that appears with
 its first count: a burst of errors within one scrape would be invisible. So the number of series is fixed, and a process
-is a row of shared numbers with one column per series; a scrape adds the rows up. A process that replaces a dead one
-continues its row: counters never decrease, and processes that die leave nothing behind.
+is a row of shared numbers with one column per series; a scrape adds the rows up. The series of a model are those of a
+slot: there is one for each version that is served, and some for those that are loaded later (`Slots`). A process that
+replaces a dead one continues its row: counters never decrease, and processes that die leave nothing behind.
 
 prometheus_client's multiprocess mode keeps the values in a folder of memory-mapped files instead, one set per process.
 That fails with the folder: a full disk kills the process (SIGBUS), a cleaner removes the files, and those of dead
 processes accumulate. `PROMETHEUS_MULTIPROC_DIR` has no effect on this service.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import Literal
@@ -37,6 +38,10 @@ CLIENT_GONE = 499
 """The status of a request whose client hung up: never sent, but counted."""
 CLIENT_GONE_CODE = "client_gone"
 
+SLOT = "slot"
+"""The label of a served version of a model, `Slots`; /metrics has the labels `model` and `version` instead."""
+Slots = Mapping[tuple[str, str], str]
+"""The slot of each version that is or was served: by name and version of a model."""
 UNKNOWN_MODEL = ""
 """The label of requests that name no served model; the name itself must not become a label."""
 
@@ -140,12 +145,14 @@ def status_class(status: int) -> str:
 
 
 def metrics_table(
-    models: Iterable[str], protocols: Sequence[str], routes: Sequence[str], max_run: int
+    slots: int, protocols: Sequence[str], routes: Sequence[str], max_run: int
 ) -> Sequence[Metric]:
-    """Return all metrics; `max_run` is the largest number of images in a run."""
-    model = {"model": tuple(models)}
-    model_or_unknown = {"model": (*model["model"], UNKNOWN_MODEL)}
-    student = {"model": tuple(name for name in model["model"] if name != TEACHER)}
+    """Return all metrics, for at most `slots` versions of models.
+
+    `max_run` is the largest number of images in a run.
+    """
+    model = {SLOT: tuple(map(str, range(slots)))}
+    model_or_unknown = {SLOT: (*model[SLOT], UNKNOWN_MODEL)}
     process = {"process": PROCESSES}
     route = {"route": (*routes, UNKNOWN_ROUTE)}
     exact_size = {"images": tuple(map(str, range(1, min(max_run, MAX_RUN_IMAGES) + 1)))}
@@ -265,7 +272,7 @@ def metrics_table(
         Metric(
             TEACHER_COMPARISONS,
             "Images of live requests that the teacher classified as well, by whether the digits agree: one per second.",
-            student | {"agrees": COMPARISONS},
+            model | {"agrees": COMPARISONS},
         ),
         Metric(IN_FLIGHT, "Prediction requests in flight.", model, "gauge"),
         Metric(QUEUED, "Requests that wait for a run of the model.", model, "gauge"),
@@ -324,6 +331,8 @@ class Metrics:
     def __init__(self, table: Sequence[Metric], processes: int) -> None:
         """Allocate a row for each process. Raises `SharedMemoryError`."""
         self._table = table
+        self.slots = min(len(metric.labels[SLOT]) for metric in table if SLOT in metric.labels)
+        """Number of versions that can have metrics at a time."""
         self._rows = SharedRows(processes, sum(prod(metric.shape) for metric in table))
 
     def row(self, process: int) -> Values:
@@ -343,6 +352,13 @@ class Metrics:
         for metric, numbers in row:
             if metric.kind == "gauge" and metric.total == "sum":
                 numbers[...] = 0
+
+    def clear(self, slot: int) -> None:
+        """Set the series of a slot to 0, for the version that takes it over; its endpoints must be gone."""
+        for row in self.rows():
+            for metric, numbers in row:
+                if SLOT in metric.labels:
+                    numbers[slot] = 0
 
     def totals(self) -> Values:
         """Return the sums over all processes, including those that died."""

@@ -26,6 +26,7 @@ from serving.engine.metrics.series import (
     RUNS,
     STAGE_SECONDS,
     Metrics,
+    Slots,
     Values,
 )
 from serving.model.repository import Manifest
@@ -78,15 +79,17 @@ class Statistics(BaseModel):
     model_stats: list[ModelStatistics]
 
 
-def model_statistics(metrics: Metrics, models: Iterable[Manifest]) -> Statistics:
+def model_statistics(metrics: Metrics, slots: Slots, models: Iterable[Manifest]) -> Statistics:
     """Sum what all processes have published of these models."""
     totals = metrics.totals()
-    return Statistics(model_stats=[_one_model(model, totals) for model in models])
+    return Statistics(
+        model_stats=[_one_model(model, slots[model.name, model.version], totals) for model in models]
+    )
 
 
-def _one_model(model: Manifest, totals: Values) -> ModelStatistics:
+def _one_model(model: Manifest, slot: str, totals: Values) -> ModelStatistics:
     def total(metric: str, **labels: str) -> float:
-        return float(totals.of(metric, model=model.name, **labels).sum())
+        return float(totals.of(metric, slot=slot, **labels).sum())
 
     def outcome(count: float, name: str) -> Duration:
         return _duration(count, total(OUTCOME_SECONDS, outcome=name))
@@ -95,7 +98,7 @@ def _one_model(model: Manifest, totals: Values) -> ModelStatistics:
         return _duration(succeeded, total(STAGE_SECONDS, stage=name))
 
     succeeded = total(REQUESTS, status="200")
-    runs = _runs(model.name, totals)
+    runs = _runs(slot, totals)
     return ModelStatistics(
         name=model.name,
         version=model.version,
@@ -114,10 +117,10 @@ def _one_model(model: Manifest, totals: Values) -> ModelStatistics:
     )
 
 
-def _runs(model: str, totals: Values) -> list[BatchStatistics]:
+def _runs(slot: str, totals: Values) -> list[BatchStatistics]:
     """Return the statistics by batch size, in ascending order."""
-    counts = totals.of(RUNS, model=model)
-    seconds = totals.of(RUN_SECONDS, model=model)  # [images, stage]
+    counts = totals.of(RUNS, slot=slot)
+    seconds = totals.of(RUN_SECONDS, slot=slot)  # [images, stage]
     runs = []
     for index in counts.nonzero()[0].tolist():
         batch, predict, unbatch = (_duration(counts[index], stage) for stage in seconds[index])

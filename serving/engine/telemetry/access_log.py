@@ -89,7 +89,8 @@ class AccessLog:
         second, milliseconds = self._time(record.ended + offset)
         trace = b',"trace_id":"%b"' % record.trace_id.encode() if record.trace_id else b""
         codec = record.codec
-        fields = _fields(codec.name, codec.route, record.model, record.client, record.code)
+        name, version = (record.endpoint.name, record.endpoint.version) if record.endpoint else (None, None)
+        fields = _fields(codec.name, codec.route, name, version, record.client, record.code)
         total_ms = (record.ended - (record.received or record.entered)) * 1e3
         if record.result is None:
             values = (second, milliseconds, record.id, trace, fields, record.status, total_ms)
@@ -199,8 +200,16 @@ def _parts(lines: list[bytes], max_bytes: int) -> list[bytes]:
 
 
 @lru_cache(maxsize=1024)
-def _fields(protocol: str, route: str, model: str | None, client: str | None, error: str | None) -> bytes:
+def _fields(
+    protocol: str,
+    route: str,
+    model: str | None,
+    version: str | None,
+    client: str | None,
+    error: str | None,
+) -> bytes:
     """Return the fields of a line that many requests have in common."""
     document = {"protocol": protocol, "route": route, "model": model}
-    document |= {name: value for name, value in (("client", client), ("error", error)) if value}
+    optional = (("version", version), ("client", client), ("error", error))
+    document |= {name: value for name, value in optional if value}
     return orjson.dumps(document)[1:-1]

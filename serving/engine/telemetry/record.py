@@ -20,6 +20,22 @@ class Result(NamedTuple):
     """When encoding of the response began."""
 
 
+class Served(Protocol):
+    """The part of `serving.engine.request.Endpoint` that observers need."""
+
+    @property
+    def name(self) -> str:
+        """The name of the model."""
+
+    @property
+    def version(self) -> str:
+        """Its version."""
+
+    @property
+    def slot(self) -> str:
+        """Of its metrics."""
+
+
 class Record(NamedTuple):
     """One request; times are those of `time.monotonic`, and 0 for a stage that it has not reached."""
 
@@ -27,7 +43,7 @@ class Record(NamedTuple):
     trace_id: str
     """Empty unless the request has a span."""
     codec: Codec
-    model: str | None
+    endpoint: Served | None
     """None for a request that named no served model."""
     client: str | None
     """The name of its key, if clients have keys of their own."""

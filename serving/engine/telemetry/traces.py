@@ -77,7 +77,7 @@ class Traces:
     ) -> None:
         """`export` receives each span, and `close` sends those that it still holds.
 
-        `sampled` receives the model, the duration in seconds and the trace id of each request that has both.
+        `sampled` receives the model's slot, the duration in seconds and the trace id of each request that has both.
         """
         from opentelemetry import trace  # noqa: PLC0415
         from opentelemetry.sdk import trace as sdk  # noqa: PLC0415
@@ -116,8 +116,8 @@ class Traces:
         request.trace_id = f"{trace_id:032x}"
         record = request.record(status, ended)
         self._export(self._span(trace_id, parent, request.correlation.tracestate, record))
-        if record.model and record.received:
-            self._sampled(record.model, ended - record.received, request.trace_id)
+        if record.endpoint and record.received:
+            self._sampled(record.endpoint.slot, ended - record.received, request.trace_id)
 
     def _span(
         self, trace_id: int, parent: Parent | None, tracestate: bytes, record: Record
@@ -174,7 +174,8 @@ def _attributes(record: Record) -> dict[str, str | int]:
         attributes |= {"http.request.method": _method(record), "http.route": record.codec.route}
     attributes["http.response.status_code"] = record.status
     for name, value in (
-        ("distillery.model", record.model),
+        ("distillery.model", record.endpoint.name if record.endpoint else None),
+        ("distillery.model_version", record.endpoint.version if record.endpoint else None),
         ("distillery.client", record.client),
         ("distillery.images", record.result.images if record.result else None),
         ("error.type", record.code),

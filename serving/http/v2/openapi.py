@@ -1,6 +1,5 @@
 """The inference routes of the Open Inference Protocol, for the OpenAPI document."""
 
-from collections.abc import Mapping
 from typing import Any
 
 from fastapi import FastAPI
@@ -13,6 +12,7 @@ from serving.codecs.errors import (
 )
 from serving.codecs.open_inference.rest import error_status
 from serving.codecs.open_inference.schemas import InferError, InferRequest, InferResponse
+from serving.engine.models import Deployment
 from serving.http.openapi import (
     CONTENT_ENCODING,
     KEY_ERRORS,
@@ -21,20 +21,20 @@ from serving.http.openapi import (
     add_posts,
     add_schemas,
     error_responses,
+    path_parameter,
     ref,
+    version_parameters,
 )
-from serving.model.repository import ModelEntry
 
 _JSON_LENGTH = {"type": "integer", "minimum": 0}
 _PICTURE_ERRORS: set[type[RequestError]] = {InvalidPicture, TooManyPixels, UnsupportedMediaType}
 _BINARY = {"type": "string", "format": "binary"}
 
 
-def describe_inference(app: FastAPI, models: Mapping[str, ModelEntry], *, guarded: bool) -> None:
+def describe_inference(app: FastAPI, deployment: Deployment, *, guarded: bool) -> None:
     """Add `POST /v2/models/{model}[/versions/{version}]/infer` to the document of `app`."""
     add_schemas(app, InferRequest, InferResponse, InferError)
-    model = _path("model", list(models))
-    version = _path("version", sorted({entry.manifest.version for entry in models.values()}))
+    model = path_parameter("model", deployment.names)
     never = _PICTURE_ERRORS if guarded else _PICTURE_ERRORS | KEY_ERRORS
     operation: dict[str, Any] = {
         "tags": ["Open Inference Protocol"],
@@ -45,7 +45,7 @@ def describe_inference(app: FastAPI, models: Mapping[str, ModelEntry], *, guarde
     paths = {
         "/v2/models/{model}/infer": operation | {"operationId": "infer", "parameters": [model, *_HEADERS]},
         "/v2/models/{model}/versions/{version}/infer": operation
-        | {"operationId": "infer_with_version", "parameters": [model, version, *_HEADERS]},
+        | {"operationId": "infer_with_version", "parameters": [*version_parameters(deployment), *_HEADERS]},
     }
     add_posts(app, paths, guarded=guarded)
 
@@ -60,10 +60,6 @@ _HEADERS = [
     CONTENT_ENCODING,
     TIMEOUT,
 ]
-
-
-def _path(name: str, values: list[str]) -> dict[str, Any]:
-    return {"name": name, "in": "path", "required": True, "schema": {"type": "string", "enum": values}}
 
 
 def _bodies() -> dict[str, Any]:

@@ -1,17 +1,18 @@
 """The FastAPI routes below /v2: health, metadata, configuration, repository index.
 
-`serving.http.prediction_routes` serves inference. Of several versions of a model only the highest is served,
-which is Triton's default; others are status 404.
+`serving.http.prediction_routes` serves inference. A model's version policy says which of its versions are served
+(`serving.model.versions`); others are status 404. Without a version, the highest one is meant.
 """
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, FastAPI
+import orjson
+from fastapi import APIRouter, Depends, FastAPI, Request
 
 from serving.codecs.errors import InvalidInput
 from serving.codecs.open_inference.config import PLATFORM, model_config
-from serving.codecs.open_inference.rest import PREFIX, find_model
+from serving.codecs.open_inference.rest import PREFIX
 from serving.codecs.open_inference.schemas import (
     InferError,
     ModelMetadata,
@@ -21,36 +22,40 @@ from serving.codecs.open_inference.schemas import (
     ServerMetadata,
     ServerReady,
 )
+from serving.engine.models import Change, ServedModels
 from serving.http.guards import KEY_STATUSES, Guard, Guards
-from serving.model.repository import Manifest, ModelEntry
+from serving.model.repository import Manifest
 
 EXTENSIONS = ["binary_tensor_data", "classification", "model_configuration", "model_repository", "statistics"]
 """Triton's names of the extensions."""
+
 
 Finder = Callable[..., Awaitable[Manifest]]
 
 
 def add_v2_routes(
     app: FastAPI,
-    models: Mapping[str, ModelEntry],
+    models: ServedModels,
     guards: Guards,
     check_ready: Callable[[], None],
+    change: Change,
     *,
     max_images: int,
 ) -> None:
-    """Add the routes to `app`. `check_ready` raises `NotReady`."""
-    manifests = {name: entry.manifest for name, entry in models.items()}
+    """Add the routes to `app`. `check_ready` raises `NotReady`; `change` has the parent process change the models."""
 
     async def latest(model: str) -> Manifest:
-        return find_model(manifests, model)
+        return models.deployment.manifest(model)
 
     async def exact(model: str, version: str) -> Manifest:
-        return find_model(manifests, model, version)
+        return models.deployment.manifest(model, version)
 
     _add_server_routes(app, guards, check_ready)
-    _add_repository_routes(app, manifests, guards.models)
+    _add_repository_routes(app, models, guards, change)
     for path, find in (("", latest), ("/versions/{version}", exact)):
-        _add_model_routes(app, f"/models/{{model}}{path}", find, guards.models, max_images=max_images)
+        router = v2_router(f"/models/{{model}}{path}", guards.models, 404)
+        _add_model_routes(router, models, find, max_images=max_images)
+        app.include_router(router)
 
 
 def v2_router(path: str, guard: Guard, *errors: int) -> APIRouter:
@@ -80,36 +85,50 @@ def _add_server_routes(app: FastAPI, guards: Guards, check_ready: Callable[[], N
     app.include_router(health)
 
 
-def _add_repository_routes(app: FastAPI, manifests: Mapping[str, Manifest], guard: Guard) -> None:
-    repository, loading = v2_router("/repository", guard), v2_router("/repository/models", guard, 400)
+def _add_repository_routes(app: FastAPI, models: ServedModels, guards: Guards, change: Change) -> None:
+    repository = v2_router("/repository", guards.models)
+    loading = v2_router("/repository/models", guards.admin, 400, 404, 503)
 
-    @repository.post("/index", summary="All models; every one is ready")
-    async def index() -> list[RepositoryEntry]:
+    @repository.post("/index", summary="All versions of all models, and why some are not served")
+    async def index(request: Request) -> list[RepositoryEntry]:
+        wanted = await request.body()
+        only_ready = bool(wanted) and _ready_only(wanted)
         return [
-            RepositoryEntry(name=manifest.name, version=manifest.version, state="READY")
-            for manifest in manifests.values()
+            RepositoryEntry(**entry._asdict())
+            for entry in models.deployment.index()
+            if entry.state == "READY" or not only_ready
         ]
 
-    @loading.post("/{model}/load", summary="Rejected: models are loaded when the service starts")
+    @loading.post("/{model}/load", summary="Load a model, or what has changed of it, in all processes")
     async def load(model: str) -> None:
-        raise _unchangeable(model)
+        await change("load", model=model)
 
-    @loading.post("/{model}/unload", summary="Rejected: models stay loaded while the service runs")
+    @loading.post("/{model}/unload", summary="Stop serving a model, in all processes")
     async def unload(model: str) -> None:
-        raise _unchangeable(model)
+        await change("unload", model=model)
 
     app.include_router(repository)
     app.include_router(loading)
 
 
-def _add_model_routes(app: FastAPI, path: str, find: Finder, guard: Guard, *, max_images: int) -> None:
-    router = v2_router(path, guard, 404)
+def _ready_only(body: bytes) -> bool:
+    """Return the field `ready` of an index request. Raises `InvalidInput`."""
+    try:
+        document = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        raise InvalidInput('the body is not JSON; expected nothing, or {"ready": true}') from None
+    ready = document.get("ready", False) if isinstance(document, dict) else None
+    if not isinstance(ready, bool):
+        raise InvalidInput('expected no body, or {"ready": true}')
+    return ready
 
+
+def _add_model_routes(router: APIRouter, models: ServedModels, find: Finder, *, max_images: int) -> None:
     @router.get("", summary="Inputs and outputs of a model")
     async def metadata(model: Annotated[Manifest, Depends(find)]) -> ModelMetadata:
         return ModelMetadata(
             name=model.name,
-            versions=[model.version],
+            versions=[*models.deployment.snapshot.manifests[model.name]],
             platform=PLATFORM,
             inputs=list(model.inputs),
             outputs=list(model.served_outputs),
@@ -121,13 +140,5 @@ def _add_model_routes(app: FastAPI, path: str, find: Finder, guard: Guard, *, ma
 
     @router.get("/config", summary="Configuration of a model, in Triton's form")
     async def config(model: Annotated[Manifest, Depends(find)]) -> dict[str, Any]:
-        return model_config(model, max_images)
-
-    app.include_router(router)
-
-
-def _unchangeable(model: str) -> InvalidInput:
-    return InvalidInput(
-        f"model {model[:80]!r} cannot be loaded or unloaded while the service runs; "
-        "change the model repository and restart the service"
-    )
+        policy = models.deployment.snapshot.policies[model.name]
+        return model_config(model, policy, max_images)

@@ -1,0 +1,316 @@
+"""What runs in an API process: its endpoints, its periodic work, and its part in a change of the models.
+
+A change comes from the parent process (`serving.release.controller`) in two steps, so that all processes make it or
+none does: `Prepare` has the endpoints opened next to those in use, `Commit` exchanges them between two batches.
+"""
+
+import asyncio
+import itertools
+import logging
+import os
+import sys
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, suppress
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import Any, Protocol
+
+from distillery import DistilleryError
+from serving.codecs.errors import InvalidInput, NotReady, RequestError, UnknownModel
+from serving.config import ServiceSettings
+from serving.engine.admission.admission import Admission
+from serving.engine.agreement import Agreement
+from serving.engine.decoding_threads import Decoders
+from serving.engine.executors import Executor, InProcess, Workers
+from serving.engine.lit_api import DigitAPI, ModelSettings
+from serving.engine.metrics.exemplars import ExemplarRecorder
+from serving.engine.metrics.recorder import (
+    LoopMetrics,
+    ProcessMetrics,
+    QueueMetrics,
+    RejectionMetrics,
+    RequestMetrics,
+    RunMetrics,
+    UnknownModelMetrics,
+)
+from serving.engine.metrics.series import TEACHER, Metrics
+from serving.engine.models import Deployment, Endpoints, ServedModels
+from serving.engine.request import Endpoint
+from serving.engine.telemetry.access_log import AccessLog
+from serving.engine.telemetry.traces import Traces, TracingSettings, open_traces
+from serving.http.middleware.route_metrics import RouteMetrics
+from serving.http.prediction_routes import PredictionRoutes
+from serving.model.repository import ModelEntry
+from serving.processes.channel import Attached
+from serving.processes.litserve import DigitServer
+from serving.processes.messages import Abort, Asked, Commit, Failed, Prepare, Prepared, Result, Serving
+from serving.processes.supervisor import HANG_SECONDS
+
+_TICK_SECONDS = 0.1
+_DECODERS = 2
+_CHANGE_SECONDS = 120.0
+"""For the parent process to make a change that a client has asked for."""
+_LOW_PRIORITY = 19
+
+_logger = logging.getLogger("distillery")
+
+
+class Recorder(Protocol):
+    """What publishes values that it has recorded."""
+
+    def publish(self) -> None:
+        """Write the values recorded since the last call to the metrics shared by all processes."""
+
+
+@dataclass
+class _Pending:
+    """A change that is prepared, but not committed."""
+
+    deployment: Deployment
+    endpoints: Endpoints
+
+
+class ApiProcess:
+    """The state of one API process while it serves; made after the fork."""
+
+    def __init__(
+        self,
+        settings: ServiceSettings,
+        model_settings: ModelSettings,
+        models: ServedModels,
+        admission: Admission,
+        metrics: Metrics,
+        server: DigitServer,
+        routes: PredictionRoutes,
+        route_metrics: RouteMetrics,
+        tracing: TracingSettings | None,
+        reload: Callable[[], None],
+        on_exchange: Callable[[], None],
+    ) -> None:
+        """`reload` reads files again that have changed; `on_exchange` is called when other models are served."""
+        self._settings, self._model_settings = settings, model_settings
+        self._models, self._admission, self._metrics = models, admission, metrics
+        self._server, self._routes, self._route_metrics = server, routes, route_metrics
+        self._tracing, self._reload, self._on_exchange = tracing, reload, on_exchange
+        self._row = metrics.row(server.index)
+        self._apis = {api.entry.version_key: api for api in server.apis}
+        self._agreements: list[Agreement] = []
+        self._replaced: list[Endpoint] = []
+        self._pending: _Pending | None = None
+        self._asked: dict[int, asyncio.Future[Any]] = {}
+        self._numbers = itertools.count()
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    @asynccontextmanager
+    async def running(self, further: Callable[[], AbstractAsyncContextManager[None]]) -> AsyncIterator[None]:
+        """Open the endpoints, serve them, and publish metrics, within the block.
+
+        `further` opens what else must run before the process is ready: gRPC.
+        """
+        row, admission = self._row, self._admission
+        admission.access.quotas.process = self._server.index
+        with (
+            self._observed(),
+            ThreadPoolExecutor(1, "runs") as self._runner,
+            ThreadPoolExecutor(1, "loads", initializer=_lower_priority) as self._loader,
+            ThreadPoolExecutor(_DECODERS, "decodes") as pool,
+        ):
+            self._decoders = Decoders(pool, _DECODERS, fair=admission.access.several)
+            deployment = self._models.deployment
+            self._exchange(deployment, await self._models.prepare(deployment, self._open_first))
+            self._route_metrics.open(row)
+            loop_metrics = LoopMetrics(row)
+            recorders: list[Recorder] = [
+                ProcessMetrics(row, "api"),
+                self._route_metrics,
+                UnknownModelMetrics(row, admission.unknown_model),
+                RejectionMetrics(row, admission.rejected),
+                loop_metrics,
+            ]
+            if admission.access_log:
+                recorders.append(admission.access_log)
+            async with further(), self._listening():
+                ticking = asyncio.create_task(self._tick(recorders, loop_metrics))
+                yield
+                ticking.cancel()
+            self._publish(recorders)
+
+    @asynccontextmanager
+    async def _listening(self) -> AsyncIterator[None]:
+        """Receive the messages of the parent process within the block."""
+        channel, loop = self._server.channel, asyncio.get_running_loop()
+        if channel:
+            loop.add_reader(channel.fileno(), self._receive)
+            self._send(Serving(self._models.deployment.generation))
+        yield
+        if channel:
+            loop.remove_reader(channel.fileno())
+        for task in self._tasks:
+            task.cancel()
+
+    @contextmanager
+    def _observed(self) -> Iterator[None]:
+        """Open the access log and the exporter of spans, after the fork: both have a thread."""
+        settings, admission = self._settings, self._admission
+        # The span of a request is made first: its line of the log names the trace.
+        observers: list[Traces | AccessLog] = []
+        if self._tracing:
+            sampled = ExemplarRecorder(self._row).add
+            observers.append(open_traces(self._tracing, version("distillery"), sampled))
+        if settings.access_log:
+            admission.access_log = AccessLog(
+                sys.stdout.fileno(),
+                sample=settings.access_log_sample,
+                rate=settings.access_log_rate,
+                shared=settings.api_servers > 1,
+            )
+            observers.append(admission.access_log)
+        admission.observers = tuple(observers)
+        yield
+        for one in observers:
+            one.close()
+
+    async def _open_first(self, entry: ModelEntry, slot: str) -> Endpoint:
+        """Open an endpoint at the start of the process, when nothing is served yet."""
+        api = self._apis[entry.version_key]
+        if self._settings.executor == "inprocess":
+            api.setup("cpu")
+        return self._endpoint(api, slot)
+
+    async def _open(self, entry: ModelEntry, slot: str) -> Endpoint:
+        """Open an endpoint next to those in use. Raises `DistilleryError`."""
+        api = DigitAPI(entry, self._model_settings)
+        await asyncio.get_running_loop().run_in_executor(self._loader, api.setup, "cpu")
+        return self._endpoint(api, slot)
+
+    def _endpoint(self, api: DigitAPI, slot: str) -> Endpoint:
+        name, number = api.entry.name, api.entry.manifest.version
+        metrics = RequestMetrics(self._row, slot)
+        return Endpoint(api, name, number, slot, self._executor(api, slot), self._decoders, metrics)
+
+    def _executor(self, api: DigitAPI, slot: str) -> Executor:
+        fair = self._admission.access.several
+        if self._settings.executor == "workers":
+            return Workers(api, self._server.run_in_worker, self._settings.workers_per_model, fair=fair)
+        api.metrics = RunMetrics(self._row, slot)
+        return InProcess(api, self._runner, fair=fair)
+
+    def _exchange(self, deployment: Deployment, endpoints: Endpoints) -> None:
+        """Serve another deployment from the next batch on."""
+        self._replaced += self._models.exchange(deployment, endpoints).values()
+        self._routes.open()
+        self._agreements = self._compare_with_teacher()
+        self._on_exchange()
+
+    def _compare_with_teacher(self) -> list[Agreement]:
+        """Return the comparisons of each model with the teacher, if it is served and compared with."""
+        samples = self._settings.agreement_samples
+        deployment = self._models.deployment
+        if self._settings.executor != "inprocess" or not samples or TEACHER not in deployment.snapshot.latest:
+            return []
+        teacher = self._models.find(TEACHER).api
+        return [
+            Agreement(teacher, endpoint.api, self._row, endpoint.slot, self._runner, samples)
+            for endpoint in self._models.endpoints.values()
+            if endpoint.name != TEACHER
+        ]
+
+    async def _tick(self, recorders: list[Recorder], loop_metrics: LoopMetrics) -> None:
+        """Periodically do what would cost too much per request: heartbeats, deadlines, metrics."""
+        longest_run = max(self._settings.request_timeout, HANG_SECONDS)
+        while True:
+            self._server.beat()
+            sleeping = time.monotonic()
+            await asyncio.sleep(_TICK_SECONDS)
+            loop_metrics.late(time.monotonic() - sleeping - _TICK_SECONDS)
+            self._admission.expire_late()
+            self._admission.backlog.measure()
+            self._reload()
+            for endpoint in (*self._models.endpoints.values(), *self._replaced):
+                if endpoint.executor.longest_run() > longest_run:
+                    self._server.fail(f"a run of {endpoint.name} has taken {longest_run:g} s")
+            self._publish(recorders)
+
+    def _publish(self, recorders: list[Recorder]) -> None:
+        for one in (*recorders, *self._agreements):
+            one.publish()
+        for endpoint in (*self._models.endpoints.values(), *self._replaced):
+            endpoint.metrics.publish()
+            QueueMetrics(self._row, endpoint.slot, endpoint.executor.queued).publish()
+            if self._settings.executor == "inprocess":
+                endpoint.api.metrics.publish()
+        self._replaced = [endpoint for endpoint in self._replaced if endpoint.metrics.in_flight]
+
+    # Changes of what is served.
+
+    def _receive(self) -> None:
+        """Handle the messages of the parent process."""
+        channel = self._server.channel
+        assert channel  # noqa: S101 - its descriptor is read
+        for message in channel.receive():
+            match message:
+                case Attached() | Prepare():
+                    self._run(self._prepare(message))
+                case Commit(generation):
+                    if self._pending and self._pending.deployment.generation == generation:
+                        self._exchange(self._pending.deployment, self._pending.endpoints)
+                        self._pending = None
+                case Abort():
+                    self._pending = None
+                case Result(number, error, value):
+                    if (future := self._asked.pop(number, None)) and not future.done():
+                        future.set_result((error, value))
+
+    def _run(self, work: Any) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _prepare(self, message: Attached | Prepare) -> None:
+        """Open what a deployment needs, and report the result."""
+        loop = asyncio.get_running_loop()
+        if isinstance(message, Attached):
+            message = await loop.run_in_executor(self._loader, message.read)
+        assert isinstance(message, Prepare)  # noqa: S101 - no other message is large
+        deployment = message.deployment
+        try:
+            endpoints = await self._models.prepare(deployment, self._open)
+        except (DistilleryError, MemoryError) as error:
+            self._send(Failed(deployment.generation, str(error) or "not enough memory"))
+            return
+        self._pending = _Pending(deployment, endpoints)
+        self._send(Prepared(deployment.generation))
+
+    def _send(self, message: object) -> bool:
+        channel = self._server.channel
+        return channel is not None and channel.send(message)
+
+    async def change(self, action: str, **arguments: Any) -> Any:
+        """Ask the parent process for a change, and return its result. Raises `RequestError`."""
+        number = next(self._numbers)
+        future = self._asked[number] = asyncio.get_running_loop().create_future()
+        try:
+            if not self._send(Asked(number, action, arguments)):
+                raise InvalidInput(
+                    "this application runs without distillery-serve, which changes what is served; restart it"
+                )
+            async with asyncio.timeout(_CHANGE_SECONDS):
+                error, value = await future
+        except TimeoutError:
+            raise NotReady(f"the change was not made within {_CHANGE_SECONDS:g} s; see the log") from None
+        finally:
+            self._asked.pop(number, None)
+        if error:
+            kind: type[RequestError] = UnknownModel if error.unknown else InvalidInput
+            raise kind(error.message)
+        return value
+
+
+def _lower_priority() -> None:
+    """Let everything else run before this thread, which loads models; Linux has priorities of threads."""
+    if sys.platform == "linux":
+        with suppress(OSError):
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _LOW_PRIORITY)

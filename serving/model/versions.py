@@ -1,0 +1,324 @@
+"""The versions of models that are served: which ones a repository asks for, and the set that was verified.
+
+`models/<name>/config.pbtxt` may have a version policy, in Triton's form; without one, the highest version is served:
+
+    version_policy: { latest { num_versions: 2 } }
+    version_policy: { all { } }
+    version_policy: { specific { versions: [1, 3] } }
+"""
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache, cached_property
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, Self
+
+from google.protobuf import descriptor_pool, message_factory, text_format
+from google.protobuf.descriptor_pb2 import FieldDescriptorProto, FileDescriptorProto
+
+from distillery import DistilleryError
+from serving.model.repository import (
+    Manifest,
+    ModelEntry,
+    RepositoryError,
+    check_cascade,
+    load_model,
+    model_folders,
+    version_folders,
+)
+from serving.model.signature import PublicKeys
+
+CONFIG_FILE = "config.pbtxt"
+_MAX_CONFIG_BYTES = 64 * 1024
+
+Version = tuple[str, str]
+"""Name and version of a model."""
+
+
+Kind = Literal["latest", "all", "specific"]
+
+
+class VersionPolicy(NamedTuple):
+    """The versions of a model that are served."""
+
+    kind: Kind = "latest"
+    number: int = 1
+    """Of the highest versions, for `latest`."""
+    versions: tuple[int, ...] = ()
+    """For `specific`."""
+
+    @classmethod
+    def read(cls, folder: Path) -> Self:
+        """Return the policy in a model's `config.pbtxt`. Raises `RepositoryError` for an invalid one."""
+        path = folder / CONFIG_FILE
+        if not path.is_file():
+            return cls()
+        with path.open("rb") as file:
+            content = file.read(_MAX_CONFIG_BYTES + 1)
+        if len(content) > _MAX_CONFIG_BYTES:
+            raise RepositoryError(f"{path} has more than {_MAX_CONFIG_BYTES:,} bytes; export the model again")
+        try:
+            config = text_format.Parse(content, _model_config()(), allow_unknown_field=True)
+        except (text_format.ParseError, UnicodeDecodeError) as error:
+            raise RepositoryError(f"{path} is not a model configuration of Triton: {error}") from None
+        policy: Any = config.version_policy
+        found: list[Kind] = [descriptor.name for descriptor, _ in policy.ListFields()]
+        if len(found) > 1:
+            raise RepositoryError(f"{path}: version_policy has {' and '.join(found)}; expected one of them")
+        kind: Kind = found[0] if found else "latest"
+        if kind == "specific" and not policy.specific.versions:
+            raise RepositoryError(f"{path}: version_policy is specific, but names no version")
+        number = max(1, policy.latest.num_versions)  # 0 is Triton's default, too: one
+        return cls(kind, number, tuple(policy.specific.versions))
+
+    def choose(self, found: Sequence[int]) -> list[int]:
+        """Return which of the versions found, in ascending order, are served."""
+        if self.kind == "latest":
+            return list(found[-self.number :])
+        return [version for version in found if self.kind == "all" or version in self.versions]
+
+    def config(self) -> dict[str, Any]:
+        """Return the policy in the form of Triton's model configuration as JSON."""
+        if self.kind == "latest":
+            return {"latest": {"num_versions": self.number}}
+        return {"specific": {"versions": list(self.versions)}} if self.kind == "specific" else {"all": {}}
+
+    def text(self) -> str:
+        """Return the line of `config.pbtxt`."""
+        inner = {
+            "latest": f"latest {{ num_versions: {self.number} }}",
+            "all": "all { }",
+            "specific": f"specific {{ versions: [ {', '.join(map(str, self.versions))} ] }}",
+        }
+        return f"version_policy: {{ {inner[self.kind]} }}"
+
+
+@cache
+def _model_config() -> Any:
+    """Return a message class with the one field of Triton's `ModelConfig` that is read here."""
+    file = FileDescriptorProto(name="distillery_version_policy.proto", package="distillery", syntax="proto2")
+    number, message = FieldDescriptorProto.TYPE_INT64, FieldDescriptorProto.TYPE_MESSAGE
+    for name, fields in (
+        ("Latest", {"num_versions": number}),
+        ("All", {}),
+        ("Specific", {"versions": number}),
+        (
+            "Policy",
+            {"latest": ".distillery.Latest", "all": ".distillery.All", "specific": ".distillery.Specific"},
+        ),
+        ("ModelConfig", {"version_policy": ".distillery.Policy"}),
+    ):
+        kind = file.message_type.add(name=name)
+        for index, (field_name, of) in enumerate(fields.items(), 1):
+            repeated = field_name == "versions"
+            label = FieldDescriptorProto.LABEL_REPEATED if repeated else FieldDescriptorProto.LABEL_OPTIONAL
+            if isinstance(of, str):
+                kind.field.add(name=field_name, number=index, label=label, type=message, type_name=of)
+            else:
+                kind.field.add(name=field_name, number=index, label=label, type=of)
+    pool = descriptor_pool.DescriptorPool()
+    pool.Add(file)
+    return message_factory.GetMessageClass(pool.FindMessageTypeByName("distillery.ModelConfig"))
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """The verified versions of all models that are served, at one moment."""
+
+    versions: Mapping[str, Mapping[str, ModelEntry]]
+    """By name and version, the lowest version first."""
+    policies: Mapping[str, VersionPolicy] = field(default_factory=dict)
+    rejected: Mapping[Version, str] = field(default_factory=dict)
+    """Why versions of the repository are not served; the version is empty for a model as a whole."""
+
+    @cached_property
+    def latest(self) -> Mapping[str, ModelEntry]:
+        """The highest served version of each model."""
+        return {name: [*versions.values()][-1] for name, versions in self.versions.items()}
+
+    @cached_property
+    def manifests(self) -> Mapping[str, Mapping[str, Manifest]]:
+        """The manifests by name and version."""
+        return {
+            name: {version: entry.manifest for version, entry in versions.items()}
+            for name, versions in self.versions.items()
+        }
+
+    def __iter__(self) -> Iterator[ModelEntry]:
+        for versions in self.versions.values():
+            yield from versions.values()
+
+    def without(self, failures: Mapping[Version, str], previous: "Snapshot") -> "Snapshot":
+        """Return the snapshot without the versions that failed a later check, each replaced by what was served."""
+        versions: dict[str, dict[str, ModelEntry]] = {}
+        for name, found in self.versions.items():
+            good = {version: entry for version, entry in found.items() if (name, version) not in failures}
+            if len(good) < len(found):
+                good = _with_previous(good, [*found][-1], previous.versions.get(name, {}))
+            if good:
+                versions[name] = good
+        rejected = {**self.rejected, **failures}
+        return Snapshot(versions, self.policies, rejected).without_broken_cascades()
+
+    def without_broken_cascades(self, *, strict: bool = False) -> "Snapshot":
+        """Return the snapshot without cascades whose models are not in it. Raises `RepositoryError` if `strict`."""
+        models = {entry.version_key: entry.manifest for entry in self}
+        broken: dict[Version, str] = {}
+        for entry in self:
+            try:
+                check_cascade(entry, models)
+            except RepositoryError as error:
+                if strict:
+                    raise
+                broken[entry.version_key] = _reason(error, entry.path.parent.parent)
+        if not broken:
+            return self
+        kept = {
+            name: {version: entry for version, entry in versions.items() if (name, version) not in broken}
+            for name, versions in self.versions.items()
+        }
+        versions = {name: found for name, found in kept.items() if found}
+        return Snapshot(versions, self.policies, {**self.rejected, **broken})
+
+
+def load_snapshot(
+    root: Path,
+    keys: PublicKeys | None = None,
+    *,
+    previous: Snapshot | None = None,
+    pinned: Collection[Version] = (),
+    unloaded: Collection[str] = (),
+    only: str | None = None,
+) -> Snapshot:
+    """Read and verify the versions that the policies of the models below `root` name, and those that are `pinned`.
+
+    Without `previous`, an invalid model is an error, as is an invalid repository always: `RepositoryError`,
+    `SignatureError`. With it, an invalid version is recorded in `rejected`, and the model's versions of `previous`
+    stay. Models in `unloaded` are left out. With `only`, the other models are those of `previous`.
+    """
+    before = previous or Snapshot({})
+    found: dict[str, _Found] = {}
+    for folder in model_folders(root):
+        name = folder.name
+        if previous and only not in {None, name}:
+            found[name] = _Found.of(before, name)
+        elif name in unloaded:
+            found[name] = _Found(rejected={(name, ""): "unloaded"})
+        else:
+            wanted = [version for one, version in pinned if one == name]
+            served = previous.versions.get(name, {}) if previous else None
+            found[name] = _load_versions(folder, keys, wanted, served)
+    for name, version in pinned:  # what an alias names stays, even if its files are gone
+        if entry := before.versions.get(name, {}).get(version):
+            one = found.setdefault(name, _Found())
+            if version not in one.versions:
+                one.versions = _sorted(one.versions | {version: entry})
+                one.rejected.setdefault(
+                    entry.version_key, "its files are gone; it is served because an alias names it"
+                )
+    _add_members(root, keys, found, strict=previous is None)
+    snapshot = Snapshot(
+        {name: one.versions for name, one in found.items() if one.versions},
+        {name: one.policy for name, one in found.items()},
+        {version: why for one in found.values() for version, why in one.rejected.items()},
+    )
+    return snapshot.without_broken_cascades(strict=previous is None)
+
+
+def _add_members(root: Path, keys: PublicKeys | None, found: "dict[str, _Found]", *, strict: bool) -> None:
+    """Load the versions that cascades name and version policies do not. Raises `RepositoryError` if `strict`."""
+    for name, version in {member for one in found.values() for member in one.needs}:
+        one = found.get(name)
+        if one is None or version in one.versions or not (root / name / version).is_dir():
+            continue  # a missing one is an error of the cascade
+        try:
+            one.versions = _sorted(one.versions | {version: load_model(root / name / version, keys)})
+        except DistilleryError as error:
+            if strict:
+                raise
+            one.rejected[name, version] = _reason(error, root / name)
+
+
+@dataclass
+class _Found:
+    """What a repository contains of one model."""
+
+    versions: dict[str, ModelEntry] = field(default_factory=dict)
+    policy: VersionPolicy = field(default_factory=VersionPolicy)
+    rejected: dict[Version, str] = field(default_factory=dict)
+
+    @property
+    def needs(self) -> set[Version]:
+        """The versions of other models that cascades name."""
+        rules = [entry.manifest.cascade for entry in self.versions.values()]
+        return {
+            (member.name, member.version) for rule in rules if rule for member in (rule.student, rule.teacher)
+        }
+
+    @classmethod
+    def of(cls, snapshot: Snapshot, name: str) -> Self:
+        """Return what is served already."""
+        rejected = {version: why for version, why in snapshot.rejected.items() if version[0] == name}
+        policy = snapshot.policies.get(name, VersionPolicy())
+        return cls(dict(snapshot.versions.get(name, {})), policy, rejected)
+
+
+def _load_versions(
+    folder: Path, keys: PublicKeys | None, pinned: Collection[str], served: Mapping[str, ModelEntry] | None
+) -> _Found:
+    """Read the versions of a model; where one is invalid, what is `served` stays.
+
+    If nothing is served yet (None), an error is raised instead: `RepositoryError`, `SignatureError`.
+    """
+    name = folder.name
+    found = _Found()
+    try:
+        found.policy = VersionPolicy.read(folder)
+        wanted = _wanted(folder, found.policy, pinned)
+    except DistilleryError as error:
+        if served is None:
+            raise
+        return _Found(dict(served), rejected={(name, ""): _reason(error, folder)})
+    for version in wanted:
+        try:
+            found.versions[version] = load_model(folder / version, keys)
+        except DistilleryError as error:
+            if served is None:
+                raise
+            found.rejected[name, version] = _reason(error, folder)
+    found.versions = _with_previous(found.versions, wanted[-1], served or {})
+    return found
+
+
+def _reason(error: DistilleryError, folder: Path) -> str:
+    """Return the message of an error without the path of the repository, which clients need not know."""
+    return str(error).replace(f"{folder.parent}/", "")
+
+
+def _wanted(folder: Path, policy: VersionPolicy, pinned: Collection[str]) -> list[str]:
+    """Return the versions to serve, in ascending order. Raises `RepositoryError`."""
+    found = [int(path.name) for path in version_folders(folder)]
+    missing = sorted(set(policy.versions) - set(found))
+    if missing:
+        raise RepositoryError(
+            f"{folder / CONFIG_FILE}: version_policy names version {missing[0]}, but {folder} has "
+            f"{', '.join(map(str, found))}"
+        )
+    chosen = {*policy.choose(found), *(int(version) for version in pinned if int(version) in found)}
+    names = {int(path.name): path.name for path in version_folders(folder)}
+    return [names[version] for version in sorted(chosen)]
+
+
+def _with_previous(
+    good: Mapping[str, ModelEntry], highest: str, served: Mapping[str, ModelEntry]
+) -> dict[str, ModelEntry]:
+    """Return the valid versions of a model, and what was served before if its highest version is not among them."""
+    kept = dict(good)
+    if highest not in good and served:
+        last = [*served][-1]
+        kept.setdefault(last, served[last])
+    return _sorted(kept)
+
+
+def _sorted(versions: Mapping[str, ModelEntry]) -> dict[str, ModelEntry]:
+    return {version: versions[version] for version in sorted(versions, key=int)}

@@ -1,0 +1,113 @@
+"""A cascade is loaded with the two models that it was made for, and with no others."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from serving.model.repository import RepositoryError, TensorSpec, check_cascade, load_repository
+
+
+@pytest.fixture
+def repository(cascade_repository: Path, tmp_path: Path) -> Path:
+    """A copy that tests may change."""
+    return Path(shutil.copytree(cascade_repository, tmp_path / "models"))
+
+
+def edit(repository: Path, change: Callable[[dict[str, Any]], object], name: str = "cascade") -> None:
+    path = repository / name / "1" / "manifest.json"
+    manifest = json.loads(path.read_text())
+    change(manifest)
+    path.write_text(json.dumps(manifest))
+
+
+def rejected(repository: Path) -> str:
+    with pytest.raises(RepositoryError) as caught:
+        load_repository(repository)
+    return str(caught.value)
+
+
+def test_a_cascade_is_an_entry_without_a_graph(cascade_repository: Path) -> None:
+    entry = load_repository(cascade_repository)["cascade"]
+    assert entry.content == b""
+    assert sorted(path.name for path in entry.path.parent.iterdir()) == ["MODEL_CARD.md", "manifest.json"]
+    rule = entry.manifest.cascade
+    assert rule
+    assert (str(rule.student), str(rule.teacher)) == ("student/1", "teacher/1")
+    assert [spec.name for spec in entry.manifest.served_outputs] == [
+        *("logits", "probabilities", "confidence", "accepted", "escalated")
+    ]
+
+
+def test_a_member_that_is_missing_is_named_with_what_is_served(repository: Path) -> None:
+    shutil.rmtree(repository / "teacher")
+    message = rejected(repository)
+    assert (
+        "cascade/1/manifest.json: the teacher of the cascade, teacher/1, is not served, only student/1"
+        in message
+    )
+    assert "run distillery-export cascade --name cascade again" in message
+
+
+def test_another_version_of_a_member_is_another_model(repository: Path) -> None:
+    edit(repository, lambda manifest: manifest["cascade"]["student"].update(version="2"))
+    assert "student/2, is not served, only student/1, teacher/1; export student as version 2" in rejected(
+        repository
+    )
+
+
+def test_a_member_that_was_exported_again_is_rejected_with_both_hashes(repository: Path) -> None:
+    edit(repository, lambda manifest: manifest["cascade"]["student"].update(sha256="0" * 64))
+    sha256 = json.loads((repository / "student/1/manifest.json").read_text())["sha256"]
+    message = rejected(repository)
+    assert f"student/1, has SHA-256 {sha256}, the threshold was chosen for {'0' * 64}" in message
+
+
+def test_a_cascade_of_itself_is_rejected(repository: Path) -> None:
+    edit(repository, lambda manifest: manifest["cascade"]["teacher"].update(name="cascade"))
+    assert "the teacher of the cascade, cascade/1, is this cascade: cascades are not nested" in rejected(
+        repository
+    )
+
+
+def test_cascades_of_each_other_are_rejected(repository: Path) -> None:
+    shutil.copytree(repository / "cascade", repository / "other")
+    edit(repository, lambda manifest: manifest.update(name="other"), "other")
+    edit(repository, lambda manifest: manifest["cascade"]["teacher"].update(name="other"))
+    edit(repository, lambda manifest: manifest["cascade"]["teacher"].update(name="cascade"), "other")
+    assert "other/1, is a cascade: cascades are not nested" in rejected(repository)
+
+
+@pytest.mark.parametrize("threshold", [-0.1, 1.5, "high"])
+def test_a_threshold_that_is_no_share_is_rejected(repository: Path, threshold: object) -> None:
+    edit(repository, lambda manifest: manifest["cascade"].update(threshold=threshold))
+    message = rejected(repository)
+    assert "cascade.threshold: " in message
+    assert f"(found {threshold!r}); export the model again" in message
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"acceptance": None}, "was exported without confidence; export teacher again"),
+        ({"inputs": (TensorSpec(name="image", datatype="FP32", shape=(-1, 784)),)}, "has the inputs"),
+    ],
+)
+def test_a_member_with_other_inputs_or_outputs_is_rejected(
+    cascade_repository: Path, change: dict[str, object], message: str
+) -> None:
+    """As another version of the exporter may write it; this one's files are checked before."""
+    entries = load_repository(cascade_repository)
+    models = {(name, "1"): entry.manifest for name, entry in entries.items()}
+    check_cascade(entries["cascade"], models)
+    models["teacher", "1"] = models["teacher", "1"].model_copy(update=change)
+    with pytest.raises(RepositoryError, match=message):
+        check_cascade(entries["cascade"], models)
+
+
+def test_a_cascade_with_other_inputs_is_rejected(repository: Path) -> None:
+    edit(repository, lambda manifest: manifest["inputs"][0].update(shape=[-1, 784]))
+    assert "inputs and outputs differ from those this service supports" in rejected(repository)
