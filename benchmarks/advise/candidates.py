@@ -120,9 +120,10 @@ def choose_models(
 
 
 class SessionCosts:
-    """CPU time per image of a model alone, the least over batch sizes; measured once per model and threads.
+    """CPU time per image of a model alone, the least over batch sizes; measured once per model, threads and batch.
 
-    It is a lower bound: the service adds what it takes to receive and answer a request.
+    It is a lower bound: the service adds what it takes to receive and answer a request. A cascade has its student's,
+    and its teacher's for the share of digits that were escalated when its threshold was chosen.
     """
 
     def __init__(self, entries: Mapping[str, ModelEntry]) -> None:
@@ -133,7 +134,16 @@ class SessionCosts:
         """Return the CPU seconds per request of `images`."""
         shape = candidate.shape
         batches = {max(1, round(images)), max(round(images), shape.max_batch)}
-        return images * min(self._measured(candidate.model, shape.threads, batch) for batch in batches)
+        return images * min(self._per_image(candidate.model, shape.threads, batch) for batch in batches)
+
+    def _per_image(self, model: str, threads: int, batch: int) -> float:
+        if cascade := self._entries[model].manifest.cascade:
+            student, teacher = (
+                self._measured(member.name, threads, batch) if member.name in self._entries else 0.0
+                for member in (cascade.student, cascade.teacher)
+            )
+            return student + cascade.guarantee.escalated_share * teacher
+        return self._measured(model, threads, batch)
 
     def _measured(self, model: str, threads: int, batch: int) -> float:
         key = (model, threads, batch)

@@ -9,7 +9,7 @@ from statistics import median
 from typing import Annotated, Any, Self
 
 import tomli_w
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from benchmarks.advise.candidates import Candidate, SessionCosts, Shape, choose_models, powers_of_two, shapes
@@ -21,7 +21,7 @@ from benchmarks.commands.bench import Bench, RepositorySettings
 from benchmarks.errors import BenchmarkError
 from benchmarks.load.workloads import BodyKind, check_answers
 from benchmarks.results.files import describe_run
-from benchmarks.results.models import model_facts
+from benchmarks.results.models import model_facts, select_models
 from benchmarks.systems.servers import Executor, ServerProcess, running_service
 from distillery import Metavar
 from distillery.files import require_writable, sha256, write_atomically
@@ -53,13 +53,16 @@ class Advise(Bench, RepositorySettings):
     examples = (
         "distillery-bench advise --p99 5 --rate 500",
         "distillery-bench advise --p99 10 --rate 200 --max-errors 120 --minutes 10",
-        "distillery-serve --config advice/serve.toml",
     )
 
-    p99: Annotated[PositiveFloat, Metavar("MS")] = Field(
-        description="99th percentile of the latency that must not be exceeded, in milliseconds"
+    p99: Annotated[float, Metavar("MS")] = Field(
+        gt=0,
+        le=60_000,
+        description="99th percentile of the latency that must not be exceeded, in milliseconds",
     )
-    rate: Annotated[PositiveFloat | None, Metavar("R")] = Field(None, description="requests per second")
+    rate: Annotated[float | None, Metavar("R")] = Field(
+        None, gt=0, le=1_000_000, description="requests per second"
+    )
     body: BodyKind = Field("json", description="request body: one image, or as many as its name says")
     max_errors: NonNegativeInt | None = Field(
         None, description="only models with at most this number of test errors"
@@ -79,9 +82,9 @@ class Advise(Bench, RepositorySettings):
         default_factory=lambda: powers_of_two(usable_cores()), description="threads per run to consider"
     )
     max_batch: list[PositiveInt] = Field([1, 8, 64], description="maximum images per batch to consider")
-    connections: PositiveInt = Field(32, description="connections of the load generator")
-    minutes: PositiveFloat = Field(5.0, description="time for all, about")
-    price: NonNegativeFloat = Field(0.04, description="price of a core-hour, in any currency")
+    connections: int = Field(32, ge=1, le=4096, description="connections of the load generator")
+    minutes: float = Field(5.0, gt=0, le=1440, description="time for all, about")
+    price: float = Field(0.04, ge=0, le=1e6, description="price of a core-hour, in any currency")
     out: Path = Field(Path("advice"), description="folder of the settings file and the report")
 
     @model_validator(mode="after")
@@ -110,7 +113,7 @@ class Advise(Bench, RepositorySettings):
         with _progress(60 * self.minutes) as show:
             search = Search(
                 profile=profile,
-                costs=SessionCosts(entries),
+                costs=SessionCosts(select_models(self.models_dir)),
                 start=_Services(self.models_dir, entries, profile).open,
                 run=lambda service, one, length, rung: runs.run(service, one, length, f"search {rung}", rung),
                 clock=time.monotonic,
@@ -267,7 +270,7 @@ class _Services:
             )
 
     def _check(self, url: str, model: str) -> None:
-        if model not in self._checked:
+        if model not in self._checked and not self._entries[model].manifest.cascade:
             check_answers(self._profile.workload(url, model), self._entries[model].path)
             self._checked.add(model)
 
