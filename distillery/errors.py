@@ -16,6 +16,7 @@ class DistilleryError(Exception):
 
     DistilleryError
     ├── distillery.files.FileError                  a folder that cannot be written
+    ├── distillery.request_log.RequestLogError      a request log that is missing, damaged or empty
     ├── training.data.mnist_files.DatasetError      MNIST files missing, or with the wrong checksum
     ├── training.model.checkpoint.CheckpointError   a truncated checkpoint, or one of another shape
     ├── training.runs.folder.RunError               an unusable run folder
