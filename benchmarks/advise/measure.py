@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any, Self
 
 import numpy as np
@@ -119,21 +120,12 @@ def run_candidate(
 
     The run ends early when the target is missed for certain.
     """
-    workload = profile.workload(server.url, candidate.model)
-    warm_up = profile.schedule(WARM_UP_S, seed)
-    run_schedule(
-        workload.url, workload.requests, warm_up, connections=profile.connections, limit_s=profile.limit_s
-    )
-    schedule = profile.schedule(seconds, seed)
+    send = partial(run_schedule, server.url, connections=profile.connections, limit_s=profile.limit_s)
+    warm_up = profile.load(server.url, candidate.model, WARM_UP_S, seed)
+    send(warm_up.requests, warm_up.schedule)
+    schedule, requests = profile.load(server.url, candidate.model, seconds, seed)
     before = server.cpu_seconds()
-    load = run_schedule(
-        workload.url,
-        workload.requests,
-        schedule,
-        connections=profile.connections,
-        limit_s=profile.limit_s,
-        max_late=most_late(len(schedule.due)),
-    )
+    load = send(requests, schedule, max_late=most_late(len(schedule.due)))
     cpu = server.cpu_seconds() - before
     latencies = load.latencies
     return Run(

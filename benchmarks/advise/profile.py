@@ -1,10 +1,17 @@
-"""The load: requests that arrive at random at a rate, or as a recorded request log has them."""
+"""The load: requests that arrive at random at a rate."""
 
 from functools import cache
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from benchmarks.load.open_loop import Schedule, poisson
 from benchmarks.load.workloads import BodyKind, Workload, service_workload
+
+
+class Requests(NamedTuple):
+    """Complete HTTP/1.1 requests, and when each is sent."""
+
+    schedule: Schedule
+    requests: tuple[bytes, ...]
 
 
 class Profile(Protocol):
@@ -18,13 +25,10 @@ class Profile(Protocol):
     rate: float
     """Requests per second, on average."""
 
-    def workload(self, url: str, model: str) -> Workload:
-        """Return the requests to a model of the service at `url`."""
+    def load(self, url: str, model: str, seconds: float, seed: int) -> Requests:
+        """Return the requests of one run, to a model of the service at `url`."""
 
-    def schedule(self, seconds: float, seed: int) -> Schedule:
-        """Return the arrivals of one run."""
-
-    def describe(self) -> str:
+    def __str__(self) -> str:
         """Return the profile in words."""
 
 
@@ -34,17 +38,13 @@ class PoissonProfile:
     def __init__(self, rate: float, body: BodyKind, *, connections: int, limit_s: float) -> None:
         self.rate, self.connections, self.limit_s = rate, connections, limit_s
         self._body = body
-        sample = service_workload("http://127.0.0.1", "model", body)
-        self.images = float(sample.images_per_request)
-        self._kinds = len(sample.requests)
+        self.images = float(_workload("http://127.0.0.1", "model", body).images_per_request)
 
-    def workload(self, url: str, model: str) -> Workload:
-        return _workload(url, model, self._body)
+    def load(self, url: str, model: str, seconds: float, seed: int) -> Requests:
+        requests = _workload(url, model, self._body).requests
+        return Requests(poisson(self.rate, seconds, len(requests), seed), requests)
 
-    def schedule(self, seconds: float, seed: int) -> Schedule:
-        return poisson(self.rate, seconds, self._kinds, seed)
-
-    def describe(self) -> str:
+    def __str__(self) -> str:
         return f"{self.rate:g} requests/s ({self._body}), Poisson arrivals"
 
 

@@ -19,7 +19,7 @@ from benchmarks.advise.search import FINALISTS, Race, Search
 from benchmarks.advise.verify import ROUNDS, Verified, verify
 from benchmarks.commands.bench import Bench, RepositorySettings
 from benchmarks.errors import BenchmarkError
-from benchmarks.load.workloads import BodyKind, check_answers
+from benchmarks.load.workloads import BodyKind, check_answers, service_workload
 from benchmarks.results.files import describe_run
 from benchmarks.results.models import model_facts, select_models
 from benchmarks.systems.servers import Executor, ServerProcess, running_service
@@ -114,7 +114,7 @@ class Advise(Bench, RepositorySettings):
             search = Search(
                 profile=profile,
                 costs=SessionCosts(select_models(self.models_dir)),
-                start=_Services(self.models_dir, entries, profile).open,
+                start=_Services(self.models_dir, entries).open,
                 run=lambda service, one, length, rung: runs.run(service, one, length, f"search {rung}", rung),
                 clock=time.monotonic,
                 progress=lambda text, race: show(_with_best(text, race)),
@@ -125,7 +125,7 @@ class Advise(Bench, RepositorySettings):
         winner = next((each.choose(preference) for each in verified if each.passed), None)
         return {
             "models": model_facts(entries),
-            "target": {"p99_ms": self.p99, "profile": profile.describe(), "rate": round(profile.rate, 3)},
+            "target": {"p99_ms": self.p99, "profile": str(profile), "rate": round(profile.rate, 3)},
             "constraint": self._constraint(),
             "price": self.price,
             "left_out": left_out,
@@ -257,8 +257,8 @@ class Advise(Bench, RepositorySettings):
 class _Services:
     """Starts services, and compares the answers of each model with onnxruntime's, once."""
 
-    def __init__(self, models_dir: Path, entries: dict[str, ModelEntry], profile: Profile) -> None:
-        self._models_dir, self._entries, self._profile = models_dir, entries, profile
+    def __init__(self, models_dir: Path, entries: dict[str, ModelEntry]) -> None:
+        self._models_dir, self._entries = models_dir, entries
         self._checked: set[str] = set()
 
     @contextmanager
@@ -271,7 +271,7 @@ class _Services:
 
     def _check(self, url: str, model: str) -> None:
         if model not in self._checked and not self._entries[model].manifest.cascade:
-            check_answers(self._profile.workload(url, model), self._entries[model].path)
+            check_answers(service_workload(url, model), self._entries[model].path)
             self._checked.add(model)
 
 

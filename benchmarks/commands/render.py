@@ -36,6 +36,7 @@ class Render(Command):
     documents: list[Path] = Field(
         [
             Path("README.md"),
+            Path("docs/advise.md"),
             Path("docs/benchmarks.md"),
             Path("docs/distillation.md"),
             Path("docs/paper.md"),

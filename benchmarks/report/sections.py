@@ -62,6 +62,7 @@ SECTIONS = (
         figure="autoscaling.png",
         draw=figures.autoscaling_figure,
     ),
+    Section(name="advise", kinds=("advise",)),
     Section(name="sequential", kinds=("sequential",)),
     Section(name="soak", kinds=("soak",)),
     Section(name="profile", kinds=("profile",)),

@@ -10,7 +10,7 @@ import pytest
 from benchmarks.__main__ import COMMANDS
 from benchmarks.results.files import latest, read_result
 from distillery import main
-from tests.support.service import Service
+from tests.support.service import running_service
 
 SHORT = ("--rate=500", "--minutes=0.15", "--api-servers=1", "--threads=1", "--max-batch=64")
 
@@ -47,10 +47,8 @@ def test_settings_that_meet_the_target_are_written_and_can_be_served(
     assert again
     assert read_result(again)["data"]["verified"] == data["verified"]
 
-    service = Service(tmp_path, None, f"--config={tmp_path / 'advice' / 'serve.toml'}", forked=False)
-    url = service.wait_until_ready()
-    models = httpx.get(f"{url}/models").json()
-    service.end()
+    with running_service(None, f"--config={tmp_path / 'advice' / 'serve.toml'}") as service:
+        models = httpx.get(f"{service.url}/models").json()
     assert models["default"] == settings["default_model"]
 
 
