@@ -23,6 +23,7 @@ from serving.codecs.errors import InvalidInput, NotReady, RequestError, UnknownM
 from serving.config import ServiceSettings
 from serving.engine.admission.admission import Admission
 from serving.engine.agreement import Agreement
+from serving.engine.cascade import CascadeExecutor
 from serving.engine.decoding_threads import Decoders
 from serving.engine.executors import Executor, InProcess, Workers
 from serving.engine.lit_api import DigitAPI, ModelSettings
@@ -173,26 +174,29 @@ class ApiProcess:
         for one in observers:
             one.close()
 
-    async def _open_first(self, entry: ModelEntry, slot: str) -> Endpoint:
+    async def _open_first(self, entry: ModelEntry, slot: str, others: Endpoints) -> Endpoint:
         """Open an endpoint at the start of the process, when nothing is served yet."""
         api = self._apis[entry.version_key]
         if self._settings.executor == "inprocess":
             api.setup("cpu")
-        return self._endpoint(api, slot)
+        return self._endpoint(api, slot, others)
 
-    async def _open(self, entry: ModelEntry, slot: str) -> Endpoint:
+    async def _open(self, entry: ModelEntry, slot: str, others: Endpoints) -> Endpoint:
         """Open an endpoint next to those in use. Raises `DistilleryError`."""
         api = DigitAPI(entry, self._model_settings)
         await asyncio.get_running_loop().run_in_executor(self._loader, api.setup, "cpu")
-        return self._endpoint(api, slot)
+        return self._endpoint(api, slot, others)
 
-    def _endpoint(self, api: DigitAPI, slot: str) -> Endpoint:
+    def _endpoint(self, api: DigitAPI, slot: str, others: Endpoints) -> Endpoint:
         name, number = api.entry.name, api.entry.manifest.version
         metrics = RequestMetrics(self._row, slot)
-        return Endpoint(api, name, number, slot, self._executor(api, slot), self._decoders, metrics)
+        return Endpoint(api, name, number, slot, self._executor(api, slot, others), self._decoders, metrics)
 
-    def _executor(self, api: DigitAPI, slot: str) -> Executor:
+    def _executor(self, api: DigitAPI, slot: str, others: Endpoints) -> Executor:
         fair = self._admission.access.several
+        if rule := api.entry.manifest.cascade:
+            student, teacher = (others[member.key].executor for member in (rule.student, rule.teacher))
+            return CascadeExecutor(api, student, teacher)
         if self._settings.executor == "workers":
             return Workers(api, self._server.run_in_worker, self._settings.workers_per_model, fair=fair)
         api.metrics = RunMetrics(self._row, slot)
@@ -240,7 +244,7 @@ class ApiProcess:
         for endpoint in (*self._models.endpoints.values(), *self._replaced):
             endpoint.metrics.publish()
             QueueMetrics(self._row, endpoint.slot, endpoint.executor.queued).publish()
-            if self._settings.executor == "inprocess":
+            if self._settings.executor == "inprocess" and not endpoint.api.entry.manifest.cascade:
                 endpoint.api.metrics.publish()
         self._replaced = [endpoint for endpoint in self._replaced if endpoint.metrics.in_flight]
 

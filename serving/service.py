@@ -410,7 +410,8 @@ def build(
 def _metrics(settings: ServiceSettings, snapshot: Snapshot) -> Metrics:
     """Allocate the metrics of all processes: API processes, then workers. Raises `SharedMemoryError`."""
     versions = len(list(snapshot))
-    workers = versions * settings.workers_per_model if settings.executor == "workers" else 0
+    graphs = sum(entry.manifest.cascade is None for entry in snapshot)
+    workers = graphs * settings.workers_per_model if settings.executor == "workers" else 0
     slots = versions + (SPARE_SLOTS if settings.executor == "inprocess" else 0)
     max_run = settings.max_batch + max(settings.max_images, MAX_CANDIDATES)  # what is queued, and one request
     return Metrics(

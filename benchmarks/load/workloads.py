@@ -109,7 +109,7 @@ def _read_predictions(_: HTTPMessage, body: bytes) -> ArrayLike:
     return probabilities
 
 
-def read_binary_probabilities(headers: HTTPMessage, body: bytes) -> NDArray[np.float32]:
+def read_binary_probabilities(headers: HTTPMessage | Mapping[str, str], body: bytes) -> NDArray[np.float32]:
     """Return the probabilities `[N, 10]` of a V2 response. Raises `BenchmarkError` for a response without them."""
     try:
         _, tensors = unpack(headers[LENGTH], body)

@@ -62,7 +62,8 @@ class Prediction(NamedTuple):
     """Results for N images, and when their run started and finished (`time.monotonic`).
 
     `confidence` is the calibrated probability that an image shows a digit, and the predicted one; `accepted` is whether
-    it reaches the model's threshold. A model without an acceptance rule has neither.
+    it reaches the model's threshold. A model without an acceptance rule has neither. `escalated` is whether the teacher
+    of a cascade predicted; other models have none.
     """
 
     digits: list[int]  # N
@@ -72,6 +73,7 @@ class Prediction(NamedTuple):
     finished: float
     confidence: list[float] | None = None  # N
     accepted: list[bool] | None = None  # N
+    escalated: list[bool] | None = None  # N
 
     def part(self, chosen: slice) -> "Prediction":
         """Return the results for consecutive images."""
@@ -83,6 +85,7 @@ class Prediction(NamedTuple):
             self.finished,
             self.confidence and self.confidence[chosen],
             self.accepted and self.accepted[chosen],
+            self.escalated and self.escalated[chosen],
         )
 
     def selection(self, chosen: Sequence[int]) -> "Prediction":
@@ -93,6 +96,7 @@ class Prediction(NamedTuple):
             probabilities=self.probabilities[chosen],
             confidence=self.confidence and [self.confidence[index] for index in chosen],
             accepted=self.accepted and [self.accepted[index] for index in chosen],
+            escalated=self.escalated and [self.escalated[index] for index in chosen],
         )
 
 

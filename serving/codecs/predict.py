@@ -43,13 +43,13 @@ class PredictCodec(Codec):
         return Query(body.decode(head, content, limits), includes_input=head.includes_input)
 
     def encode(self, model: Manifest, query: Query, prediction: Prediction, timing: Timing) -> Reply:
-        return respond(model, {"predictions": digits_of(query, prediction)}, timing)
+        return respond(model, {"predictions": digits_of(model, query, prediction)}, timing)
 
     def reject(self, error: RequestError) -> Reply:
         return Reply(error.status, error_body(error.code, str(error)), (_JSON, *error.headers))
 
 
-def digits_of(query: Query, prediction: Prediction) -> list[dict[str, Any]]:
+def digits_of(model: Manifest, query: Query, prediction: Prediction) -> list[dict[str, Any]]:
     """Return the part of the response about each image."""
     unknown = (None,) * len(prediction.digits)
     digits = [
@@ -68,6 +68,10 @@ def digits_of(query: Query, prediction: Prediction) -> list[dict[str, Any]]:
             strict=True,
         )
     ]
+    if model.cascade and prediction.escalated is not None:
+        names = model.cascade.student.name, model.cascade.teacher.name
+        for digit, escalated in zip(digits, prediction.escalated, strict=True):
+            digit["model"] = names[escalated]
     if query.includes_input:
         for digit, image in zip(digits, query.images, strict=True):
             digit["input"] = image

@@ -42,7 +42,7 @@ class ReadCodec(PredictCodec):
         return selected, prediction.selection(chosen)
 
     def encode(self, model: Manifest, query: Query, prediction: Prediction, timing: Timing) -> Reply:
-        digits = digits_of(query, prediction)
+        digits = digits_of(model, query, prediction)
         for digit, candidate in zip(digits, query.line, strict=True):
             rows, columns = candidate.box
             digit["box"] = {

@@ -68,6 +68,10 @@ class DigitPrediction(BaseModel):
             description="whether the confidence reaches the model's threshold: `acceptance` of its manifest"
         ),
     ]
+    model: Annotated[
+        str | None,
+        Field(default=None, description="model of the cascade that predicted; of cascades only"),
+    ]
     input: Annotated[
         Rows | None,
         Field(default=None, description="the image that the model saw; with `?include=input` only"),

@@ -59,7 +59,12 @@ class DigitAPI(LitAPI):  # type: ignore[misc]
         self.settings = settings
 
     def setup(self, device: str) -> None:  # noqa: ARG002 - `settings.device` replaces LitServe's device
-        """Load and warm up the model in the process that runs it. Raises `DistilleryError`, or ends the process."""
+        """Load and warm up the model in the process that runs it. Raises `DistilleryError`, or ends the process.
+
+        A cascade has nothing to load (`serving.engine.cascade`).
+        """
+        if self.entry.manifest.cascade:
+            return
         try:
             self.session = self._open_session()
         except DistilleryError as error:
@@ -114,13 +119,14 @@ class DigitAPI(LitAPI):  # type: ignore[misc]
         return codec.encode(self.entry.manifest, query, output, timing)
 
     def _not_accepted(self, output: Prediction) -> NotAccepted:
-        rule = self.entry.manifest.acceptance
-        assert rule and output.confidence is not None and output.accepted is not None  # noqa: S101, PT018
+        manifest = self.entry.manifest
+        assert output.confidence is not None and output.accepted is not None  # noqa: S101, PT018
         index = output.accepted.index(False)
+        rule = manifest.acceptance
+        threshold = f"the threshold of {manifest.name} is {rule.threshold:.4f}" if rule else "too low"
         return NotAccepted(
             f"image {index + 1} of {len(output.digits)} is not accepted: its confidence is "
-            f"{output.confidence[index]:.4f}, the threshold of {self.entry.name} is {rule.threshold:.4f}; "
-            "it shows no digit, or an unclear one"
+            f"{output.confidence[index]:.4f}, {threshold}; it shows no digit, or an unclear one"
         )
 
 

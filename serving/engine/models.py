@@ -113,8 +113,11 @@ class Split(NamedTuple):
 
 
 Endpoints = Mapping[Version, Endpoint]
-OpenEndpoint = Callable[[ModelEntry, str], Awaitable[Endpoint]]
-"""Loads a model for the slot given, without holding up the event loop. Raises `DistilleryError`."""
+OpenEndpoint = Callable[[ModelEntry, str, Endpoints], Awaitable[Endpoint]]
+"""Loads a model for the slot given, without holding up the event loop. Raises `DistilleryError`.
+
+A cascade uses the endpoints of its two models, which are open already.
+"""
 
 
 class ServedModels:
@@ -128,15 +131,26 @@ class ServedModels:
     async def prepare(self, deployment: Deployment, open_endpoint: OpenEndpoint) -> Endpoints:
         """Return the endpoints of another deployment: those of unchanged files are the present ones."""
         endpoints: dict[Version, Endpoint] = {}
-        for entry in deployment.snapshot:
+        for entry in sorted(deployment.snapshot, key=lambda one: one.manifest.cascade is not None):
             key = entry.version_key
             present = self.endpoints.get(key)
-            if present and present.api.entry.manifest == entry.manifest:
+            if (
+                present
+                and present.api.entry.manifest == entry.manifest
+                and self._has_models(entry, endpoints)
+            ):
                 endpoints[key] = present
             else:
-                endpoints[key] = await open_endpoint(entry, deployment.slots[key])
+                endpoints[key] = await open_endpoint(entry, deployment.slots[key], endpoints)
                 await asyncio.sleep(0)
         return endpoints
+
+    def _has_models(self, entry: ModelEntry, endpoints: Endpoints) -> bool:
+        """Return whether the endpoints of a cascade's models are the present ones; true for any other entry."""
+        rule = entry.manifest.cascade
+        return rule is None or all(
+            endpoints[member.key] is self.endpoints.get(member.key) for member in (rule.student, rule.teacher)
+        )
 
     def exchange(self, deployment: Deployment, endpoints: Endpoints) -> Endpoints:
         """Serve another deployment from now on; return the endpoints that it replaces."""

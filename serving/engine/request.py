@@ -205,6 +205,8 @@ class InFlightRequest:
             self._result = Result(images, prediction.started, prediction.finished, timing, encoding)
         if prediction.accepted is not None and (rejected := prediction.accepted.count(False)):
             endpoint.metrics.rejected(rejected)
+        if prediction.escalated is not None and (escalated := prediction.escalated.count(True)):
+            endpoint.metrics.escalated(escalated)
         reply = endpoint.api.encode_response(prediction, codec=self._codec, query=query, timing=timing)
         endpoint.metrics.predicted(
             prediction.digits,

@@ -26,6 +26,11 @@ class Member(_Part):
     version: Annotated[str, Field(pattern=r"^[1-9][0-9]{0,8}$")]
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$", description="of its model.onnx")]
 
+    @property
+    def key(self) -> tuple[str, str]:
+        """Name and version."""
+        return self.name, self.version
+
     def __str__(self) -> str:
         return f"{self.name}/{self.version}"
 

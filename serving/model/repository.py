@@ -224,7 +224,10 @@ def load_repository(root: Path, keys: PublicKeys | None = None) -> dict[str, Mod
     invalid fields, a graph differs from its manifest's checksum or contains what `export` does not write, or names
     disagree.
     """
-    return {folder.name: load_model(version_folders(folder)[-1], keys) for folder in model_folders(root)}
+    entries = {folder.name: load_model(version_folders(folder)[-1], keys) for folder in model_folders(root)}
+    for entry in entries.values():
+        check_cascade(entry, {each.version_key: each.manifest for each in entries.values()})
+    return entries
 
 
 def model_folders(root: Path) -> list[Path]:

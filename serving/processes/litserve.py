@@ -107,7 +107,7 @@ class DigitServer(LitServer):  # type: ignore[misc]
     """LitServe's application and workers, supervised by `serving.processes.supervisor`.
 
     With `workers_per_model` 0, no worker is started and the models run in the API processes. The rows of `metrics` are
-    those of the API processes, then those of the workers, by model.
+    those of the API processes, then those of the workers, by model; cascades have none.
     """
 
     def __init__(
@@ -242,6 +242,8 @@ class DigitServer(LitServer):  # type: ignore[misc]
         """Open the sockets of the workers, and return the workers, not started yet."""
         workers: list[Child] = []
         for api in self.apis:
+            if api.entry.manifest.cascade:
+                continue
             for number in range(self._workers_per_model):
                 path = folder / f"{len(workers)}"
                 self._worker_paths.setdefault(api.entry.version_key, []).append(path)

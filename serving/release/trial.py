@@ -86,6 +86,9 @@ def _run(entries: Sequence[ModelEntry], threads: int, device: Device, sender: Co
         os.nice(19)
     for entry in entries:
         error = None
+        if entry.manifest.cascade:  # its models are tried
+            sender.send((entry.version_key, error))
+            continue
         try:
             session = Session(entry.content, threads=threads, device=device)
             check_sample(entry.manifest, session)

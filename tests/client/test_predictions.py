@@ -103,7 +103,7 @@ def test_models_and_readiness(url: str, model_repository: Path) -> None:
 
 @BOTH
 def test_an_error_status_is_not_retried(kind: Kind, url: str) -> None:
-    label = 'distillery_requests_total{model="teacher",protocol="v2",status="400"}'
+    label = 'distillery_requests_total{model="teacher",protocol="v2",status="400",version="1"}'
 
     def rejected() -> float:
         time.sleep(0.3)  # counts are published a few times a second

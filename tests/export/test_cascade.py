@@ -20,7 +20,7 @@ from export.cascade import (
 )
 from export.signing import SigningKey
 from export.splits import Splits
-from serving.model.repository import load_model, load_repository, read_card
+from serving.model.repository import load_model, load_repository
 from serving.model.session import Session
 from serving.model.signature import PublicKeys
 
@@ -142,7 +142,7 @@ def test_the_published_figures_are_those_of_the_rule(cascade_repository: Path, s
 
 def test_the_card_states_rule_and_guarantee(cascade_repository: Path) -> None:
     entry = load_repository(cascade_repository)["cascade"]
-    card, rule = read_card(entry), entry.manifest.cascade
+    card, rule = entry.card, entry.manifest.cascade
     assert card
     assert rule
     assert f"confidence is below **{rule.threshold:g}**" in card

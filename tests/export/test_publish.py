@@ -17,7 +17,7 @@ from export.parity import measure_parity, network_logits
 from export.pipeline import Source, export_checkpoint, find_current
 from export.publish import publish
 from export.splits import Splits
-from serving.model.repository import load_model, load_repository, read_card
+from serving.model.repository import load_model, load_repository
 from serving.model.session import open_session
 from tests.support.training.networks import metadata, used
 from training.evaluation.calibration import fit_temperature
@@ -131,7 +131,7 @@ def test_a_report_is_published_with_its_model(
     )  # exported from the same checkpoint without a report
     entry = load_model(models / "student" / "1")
     assert entry.manifest.headline is None
-    assert read_card(entry) is None
+    assert entry.card is None
     assert find_current(models, "student", 1, checkpoint) == entry
 
     figures = {"test_errors": 85, "ece": 0.012}
@@ -140,7 +140,7 @@ def test_a_report_is_published_with_its_model(
     assert find_current(models, "student", 1, checkpoint) is None
     for entry in export_checkpoint(source, splits, models_dir=models, int8=True):
         assert entry.manifest.headline == figures
-        rule, card = entry.manifest.acceptance, read_card(entry)
+        rule, card = entry.manifest.acceptance, entry.card
         assert rule
         assert card
         assert card.startswith("# student\n\n## Acceptance\n")

@@ -56,7 +56,7 @@ def test_the_private_key_is_readable_for_its_owner_alone_and_never_overwritten(
 
 def test_a_signed_model_is_served(folder: Path) -> None:
     service = build(Serve(models_dir=folder / "models", public_key=folder / "public.pem"))
-    assert list(service.models) == ["student"]
+    assert list(service.models.deployment.snapshot.latest) == ["student"]
 
 
 def test_an_export_signs_what_it_publishes(folder: Path, model_repository: Path) -> None:

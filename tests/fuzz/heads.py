@@ -16,6 +16,7 @@ import re
 from collections.abc import Callable
 from functools import cache
 from itertools import accumulate, pairwise
+from pathlib import Path
 from typing import Any
 
 import h11
@@ -28,10 +29,14 @@ from serving.engine.admission.admission import Admission, AdmissionLimits
 from serving.engine.decoding_threads import Decoded
 from serving.engine.metrics.recorder import RequestMetrics
 from serving.engine.metrics.series import Metrics, metrics_table
+from serving.engine.models import Deployment, ServedModels
 from serving.engine.request import Endpoint
 from serving.http.connection import HttpConnection
 from serving.http.fast_path import FastPathProtocol, RawHead, RawHeads, Template
 from serving.http.prediction_routes import PredictionRoutes
+from serving.model.release import Release
+from serving.model.repository import ModelEntry
+from serving.model.versions import Snapshot
 from tests.fuzz.bodies import LIMITS, MANIFEST, predict
 from tests.fuzz.target import Mutation, Target
 
@@ -170,16 +175,20 @@ class Site:
         self.loop = asyncio.new_event_loop()
         self.admission = Admission(AdmissionLimits(max_body_bytes=LIMITS.max_body_bytes))
         metrics = Metrics(
-            metrics_table(
-                [MANIFEST.name], ("rest", "v2", "grpc"), ("/predict", "/read", "/v2/models/{model}/infer"), 64
-            ),
+            metrics_table(1, ("rest", "v2", "grpc"), ("/predict", "/read", "/v2/models/{model}/infer"), 64),
             1,
         )
-        self.metrics = RequestMetrics(metrics.row(0), MANIFEST.name)
+        self.metrics = RequestMetrics(metrics.row(0), "0")
         hooks: Any = Hooks()
-        endpoint = Endpoint(hooks, MANIFEST.name, hooks, Immediately(), self.metrics)  # type: ignore[arg-type]
-        self.routes = PredictionRoutes(other, self.admission)
-        self.routes.open({MANIFEST.name: endpoint}, MANIFEST.name)
+        version = MANIFEST.name, MANIFEST.version
+        endpoint = Endpoint(hooks, *version, "0", hooks, Immediately(), self.metrics)  # type: ignore[arg-type]
+        entry = ModelEntry(manifest=MANIFEST, path=Path("model.onnx"))
+        snapshot = Snapshot({MANIFEST.name: {MANIFEST.version: entry}})
+        deployment = Deployment(0, snapshot, {version: "0"}, Release(stable=MANIFEST.name))
+        models = ServedModels(deployment)
+        models.exchange(deployment, {version: endpoint})
+        self.routes = PredictionRoutes(other, self.admission, models)
+        self.routes.open()
         self.uvicorn = {
             "config": Config(self.routes, ws="none", log_config=None, lifespan="off"),
             "server_state": ServerState(),

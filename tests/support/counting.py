@@ -4,8 +4,8 @@ from serving.engine.metrics.recorder import RunMetrics
 from serving.engine.metrics.series import Metrics
 
 
-def count_a_run(shared: Metrics, process: int) -> None:
+def count_a_run(shared: Metrics, process: int, slot: str) -> None:
     """Count a run of eight images."""
-    runs = RunMetrics(shared.row(process), "student")
+    runs = RunMetrics(shared.row(process), slot)
     runs.ran(8, 1e-5, 1e-4, 1e-5)
     runs.publish()

@@ -148,4 +148,14 @@ def _elapsed(seconds: float) -> str:
 
 
 def _result(metadata: dict[str, Any]) -> str:
-    return f"{metadata['validation_errors']} validation errors at epoch {metadata['epoch']}"
+    result = f"{metadata['validation_errors']} validation errors at epoch {metadata['epoch']}"
+    log = metadata.get("request_log", {})
+    if "errors" in log:
+        errors = f"{log['errors']} (teacher: {log['errors_of_teacher']})"
+        result += f", {errors} errors on {log['validation']} held-out images of the log"
+    if log and not log["teacher_unlabelled"]:
+        result += (
+            f"; unlabelled ones not used: the teacher is wrong on {log['teacher_errors']} of {log['teacher_checked']} "
+            "labelled ones"
+        )
+    return result

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from datetime import timedelta
 from importlib.metadata import version
+from pathlib import Path
 from typing import Annotated, ClassVar
 
 from pydantic import Field, PositiveFloat
@@ -28,7 +29,7 @@ class Train(RecipeSettings):
 
     A control is a student trained without its teacher. Models trained before with the same settings are reused; an
     interrupted training resumes after its last epoch and gives the same result. The test digits are not read;
-    `evaluate` and `report` do that.
+    `evaluate` and `report` do that. With a request log, test images are read to remove them from it.
 
     Every setting of every model is an option; --help lists those of the given recipe.
     """
@@ -39,9 +40,16 @@ class Train(RecipeSettings):
         "distillery-train --recipe best --seeds 1,2         # three seeds",
         "distillery-train --recipe recipe.toml --sanity-check  # can it learn?",
         "distillery-train --student.hidden 256,128 --out runs-small",
+        "distillery-train --models fast --request-log log  # real inputs, too",
         "torchrun --nproc-per-node 2 -m training --recipe best",
     )
 
+    request_log: Annotated[Path | None, Metavar("DIR")] = Field(
+        None, description="request log of a service, which students learn from besides MNIST"
+    )
+    models: Annotated[list[str], Metavar("MODEL,...")] = Field(
+        [], description="train only these models of the recipe, and the teachers they need"
+    )
     seeds: list[Annotated[int, Field(ge=0)]] = Field(
         [], description="further seeds to train, one after another; --seed remains the current one"
     )
@@ -54,12 +62,14 @@ class Train(RecipeSettings):
     )
 
     def run(self) -> None:
-        recipe, device = self.resolved(), self.choose_device()
+        recipe, device = self.resolved().only(self.models), self.choose_device()
         timeout = timedelta(seconds=self.peer_timeout)
         with process_group(device.type, self._decisive(recipe, device), timeout=timeout):
             quiet = rank() > 0
-            data = on_rank_0(lambda: DataSet.of_mnist(self.data_dir))
+            data = on_rank_0(lambda: DataSet.of_mnist(self.data_dir, self.request_log))
             with TrainingProgress(Console(quiet=quiet)) as progress:
+                if data.log:
+                    progress.print(f"{self.request_log}: {data.log.counts}")
                 if self.sanity_check:
                     overfit_one_batch(jobs(recipe), data.training, device=device, observer=progress)
                     progress.print("every network overfits one batch")
@@ -79,6 +89,7 @@ class Train(RecipeSettings):
             "seed": recipe.seed,
             "teacher-seed": recipe.teacher_seed,
             "seeds": self.seeds,
+            "models": self.models,
             "sanity-check": self.sanity_check,
             "device": device.type,
             "precision": "bfloat16" if device.bfloat16 else "float32",

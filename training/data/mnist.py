@@ -88,6 +88,11 @@ def load_test(folder: Path) -> Digits:
     return _read_digits(folder, "t10k")
 
 
+def load_test_images(folder: Path) -> Tensor:
+    """Return the images of the test set alone, `uint8 [10000, 28, 28]`, to recognise them. Raises `DatasetError`."""
+    return parse_images(read_verified(folder, "t10k-images-idx3-ubyte"))
+
+
 def split(digits: Digits, validation: int) -> tuple[Digits, Digits]:
     """Hold out `validation` digits, stratified by class and evenly spread over the order of the file.
 

@@ -6,6 +6,7 @@ the teacher's, q and p their softmax at temperature T, N the digits of a batch a
 """
 
 from collections.abc import Callable
+from typing import TypedDict, Unpack
 
 import torch
 from torch import Tensor
@@ -16,6 +17,14 @@ from training.recipe.schema import LossName
 SoftLoss = Callable[[Tensor, Tensor, Tensor, float, float], Tensor]
 """From the student's and the teacher's logits `float [N, C]`, labels `int64 [N]`, temperature and beta to a scalar, the
 mean over digits. A parameter with an underscore is not used by that loss."""
+
+
+class LossSettings(TypedDict):
+    """What a loss depends on besides alpha."""
+
+    loss: LossName
+    temperature: float
+    beta: float
 
 
 def distillation_loss(
@@ -40,6 +49,24 @@ def distillation_loss(
     if alpha == 1:
         return soft
     return alpha * soft + (1 - alpha) * functional.cross_entropy(student_logits, labels)
+
+
+def mixed_loss(
+    student_logits: Tensor,
+    teacher_logits: Tensor,
+    labels: Tensor,
+    alphas: Tensor,
+    **settings: Unpack[LossSettings],
+) -> Tensor:
+    """Return `distillation_loss` with an alpha for every image, `float [N]`; where it is 1, labels are not used."""
+    total = student_logits.new_zeros(())
+    for alpha in torch.unique(alphas).tolist():
+        rows = alphas == alpha
+        part = distillation_loss(
+            student_logits[rows], teacher_logits[rows], labels[rows], alpha=round(alpha, 6), **settings
+        )
+        total = total + rows.float().mean() * part
+    return total
 
 
 def kl(student: Tensor, teacher: Tensor, _labels: Tensor, temperature: float, _beta: float) -> Tensor:

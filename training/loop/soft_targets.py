@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from training.data.mnist import Digits
 from training.distributed import compute_in_shares, on_rank_0, rank
 from training.loop.device import Device
 from training.model.checkpoint import CheckpointError, load_tensors, save_tensors
@@ -30,6 +31,10 @@ class SoftTargets:
         if self._last is None or self._last[0] != view:  # plain digits are the same in every epoch
             self._last = view, self._load_or_compute(view, images)
         return self._last[1]
+
+    def errors(self, digits: Digits) -> int:
+        """Return the number of `digits` that the teacher misclassifies."""
+        return int((self._compute(digits.images).argmax(1) != digits.labels).sum())
 
     def _load_or_compute(self, view: int, images: Tensor) -> Tensor:
         cached = on_rank_0(lambda: self._load(view, len(images)))

@@ -13,12 +13,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from distillery.request_log.distinct import UNLABELLED
 from training.data.mnist import Digits, without
 from training.data.views import Views, draw_seed
 from training.distributed import data_parallel, gather_logits, on_rank_0, rank, share, size
 from training.loop.adamw import AdamW
 from training.loop.device import Device
-from training.loop.losses import distillation_loss
+from training.loop.logged_images import LoggedImages
+from training.loop.losses import LossSettings, distillation_loss, mixed_loss
 from training.loop.schedule import one_cycle, plateau
 from training.loop.soft_targets import SoftTargets
 from training.model.network import CLASSES, HiddenLayer, Network, build, normalise
@@ -29,7 +31,7 @@ EVALUATION_BATCH = 2_500
 
 Record = dict[str, float]
 """One epoch: epoch, loss (nats), accuracy, validation_loss, validation_errors, validation_accuracy, learning_rate (of
-its last step), images_per_second, seconds."""
+its last step), images_per_second, seconds; with a request log also log_errors, those on its held-out images."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,11 @@ class Job:
     def role(self) -> str:
         """The name without `-alone`: a student and its control start from the same weights and use the same batches."""
         return self.name.removesuffix(ALONE)
+
+    @property
+    def view_seed_or_seed(self) -> int:
+        """The seed of the views."""
+        return self.seed if self.view_seed is None else self.view_seed
 
     def draw_seed(self, epoch: int) -> int:
         """Return the seed of all random numbers of `epoch` except the views; epoch 0: the initial weights."""
@@ -89,15 +96,17 @@ class Training:
         *,
         device: Device,
         teacher: SoftTargets | None = None,
+        logged: LoggedImages | None = None,
+        logged_validation: Digits | None = None,
     ) -> None:
         if (teacher is None) != (job.distillation is None):
             raise ValueError(f"{job.name}: a teacher is required with a distillation, and only then")
         self.job, self.device, self.teacher = job, device, teacher
         self.digits = device.move(without(digits, job.model.leave_out))
         self.validation = device.move(validation)
-        self.views = Views(
-            self.digits.images, job.model, job.seed if job.view_seed is None else job.view_seed
-        )
+        self.logged = logged
+        self.logged_validation = device.move(logged_validation) if logged_validation else None
+        self.views = Views(self.digits.images, job.model, job.view_seed_or_seed)
         torch.manual_seed(job.draw_seed(0))
         self.network = build(job.model, dropout=job.model.dropout).to(device.type)
         self._data_parallel = data_parallel(self.network)
@@ -112,38 +121,58 @@ class Training:
 
     @property
     def selected_record(self) -> Record:
-        """The epoch with the fewest validation errors, of equals the lowest loss; the last with `keep = "last"`."""
+        """The epoch with the fewest validation errors, of equals the lowest loss; the last with `keep = "last"`.
+
+        Errors on held-out images of a request log count as much as those on MNIST's.
+        """
         if self.job.model.keep == "last":
             return self.history[-1]
-        return min(self.history, key=lambda record: (record["validation_errors"], record["validation_loss"]))
+
+        def errors(record: Record) -> tuple[float, float]:
+            return record["validation_errors"] + record.get("log_errors", 0), record["validation_loss"]
+
+        return min(self.history, key=errors)
 
     def train_epoch(self, observer: Observer) -> None:
         """Train one epoch, validate, and select the weights if they are the best so far."""
         epoch, start = len(self.history) + 1, time.perf_counter()
         view = self.views.number(epoch)
         images = self.views.show(view)
+        labels = self.digits.labels
         targets = self.teacher.logits(view, images) if self.teacher else None
+        alphas: Tensor | None = None
+        if self.logged and targets is not None and self.job.distillation:
+            sample = self.logged.sample(epoch)
+            alphas = torch.full([len(labels)], self.job.distillation.alpha, device=labels.device)
+            alphas = torch.cat([alphas, sample.alphas])
+            images, labels = torch.cat([images, sample.images]), torch.cat([labels, sample.labels])
+            targets = torch.cat([targets, sample.targets])
         self.network.train()
         batches = self.batches(epoch)
         steps = len(batches)
         loss_sum = torch.zeros((), device=self.device.type)
         hits = torch.zeros((), dtype=torch.int64, device=self.device.type)
+        known = torch.zeros((), dtype=torch.int64, device=self.device.type)
         seen, reported, members = 0, 0.0, self.job.model.members
         for step, places in enumerate(batches, start=1):
             rate = self.set_rate(epoch - 1 + step / steps)
-            labels = self.digits.labels[places]
+            of_batch = labels[places]
             loss, logits = self._step(
-                images[places], labels, targets[places] if targets is not None else None
+                images[places],
+                of_batch,
+                targets[places] if targets is not None else None,
+                alphas[places] if alphas is not None else None,
             )
             loss_sum += loss * len(places)
-            hits += (logits.argmax(2) == labels).sum()
+            hits += (logits.argmax(2) == of_batch).sum()
+            known += (of_batch != UNLABELLED).sum()
             seen += len(places)
             now = time.perf_counter()
             if now - reported > REPORT_INTERVAL_S or step == steps:
                 reported = now
                 figures: Record = {
                     "loss": loss_sum.item() / seen,
-                    "accuracy": hits.item() / (seen * members),
+                    "accuracy": hits.item() / (known.item() * members),
                     "learning_rate": rate,
                     "images_per_second": seen / (time.perf_counter() - start),
                 }
@@ -182,11 +211,12 @@ class Training:
         self.history = list(facts["history"])
 
     def batches(self, epoch: int) -> tuple[Tensor, ...]:
-        """Return the indices of each batch's digits; seeds all random numbers of `epoch` that follow."""
+        """Return the indices of each batch's digits, MNIST's before a log's; seeds all random numbers of `epoch`."""
         torch.manual_seed(self.job.draw_seed(epoch))
-        steps = math.ceil(len(self.digits) / self.job.model.batch_size)
+        images = len(self.digits) + (self.logged.size if self.logged else 0)
+        steps = math.ceil(images / self.job.model.batch_size)
         # Nearly equal batches: a small last one would give BatchNorm poor statistics.
-        batches = torch.randperm(len(self.digits)).to(self.device.type).tensor_split(steps)
+        batches = torch.randperm(images).to(self.device.type).tensor_split(steps)
         if size() > 1:  # dropout differs between ranks
             torch.manual_seed(draw_seed(self.job.draw_seed(epoch), rank()))
         return batches
@@ -199,13 +229,24 @@ class Training:
         return gather_logits(own.view(self.job.model.members, -1, CLASSES), part, len(images))
 
     def validate(self) -> Record:
-        """Return validation_loss (nats), validation_errors and validation_accuracy of the network now."""
-        return on_rank_0(lambda: validate(self.network, self.validation))
+        """Return validation_loss (nats), validation_errors and validation_accuracy of the network now.
 
-    def _step(self, images: Tensor, labels: Tensor, targets: Tensor | None) -> tuple[Tensor, Tensor]:
+        With the held-out images of a request log, `log_errors` are those on them.
+        """
+        return on_rank_0(self._validate)
+
+    def _validate(self) -> Record:
+        record = validate(self.network, self.validation)
+        if self.logged_validation:
+            record["log_errors"] = validate(self.network, self.logged_validation)["validation_errors"]
+        return record
+
+    def _step(
+        self, images: Tensor, labels: Tensor, targets: Tensor | None, alphas: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
         """Train one step on uint8 `[N, 28, 28]`; return the members' mean loss and logits `[members, N, 10]`."""
         logits = self.logits(images)
-        losses = torch.stack([self.loss(of_member, labels, targets) for of_member in logits])
+        losses = torch.stack([self.loss(of_member, labels, targets, alphas) for of_member in logits])
         self.optimizer.zero_grad()
         losses.sum().backward()  # type: ignore[no-untyped-call] # not the mean: members train independently
         self.optimizer.step()
@@ -213,20 +254,24 @@ class Training:
             limit_norms(self.network, self.job.model.max_norm)
         return losses.detach().mean(), logits
 
-    def loss(self, logits: Tensor, labels: Tensor, targets: Tensor | None) -> Tensor:
-        """Return the loss of one network on a batch, a scalar; `targets` are the teacher's logits, if any."""
+    def loss(
+        self, logits: Tensor, labels: Tensor, targets: Tensor | None, alphas: Tensor | None = None
+    ) -> Tensor:
+        """Return the loss of one network on a batch, a scalar.
+
+        `targets` are the teacher's logits, if any, and `alphas` their weights, that of the recipe if None.
+        """
         settings = self.job.distillation
         if settings is None or targets is None:
             return functional.cross_entropy(logits, labels)
-        return distillation_loss(
-            logits,
-            targets,
-            labels,
-            loss=settings.loss,
-            temperature=settings.temperature,
-            alpha=settings.alpha,
-            beta=settings.beta,
-        )
+        of_recipe: LossSettings = {
+            "loss": settings.loss,
+            "temperature": settings.temperature,
+            "beta": settings.beta,
+        }
+        if alphas is None:
+            return distillation_loss(logits, targets, labels, alpha=settings.alpha, **of_recipe)
+        return mixed_loss(logits, targets, labels, alphas, **of_recipe)
 
     def set_rate(self, epochs: float) -> float:
         """Set the optimizer's learning rate for progress `epochs` (a fraction), and return it."""

@@ -7,9 +7,12 @@ only. `training/recipe/inheritance.py`: recipes that extend another one.
 """
 
 import re
+from collections.abc import Sequence
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, field_validator, model_validator
+
+from distillery import DistilleryError, unknown
 
 LossName = Literal["kl", "mse", "dkd", "lskd", "dist"]
 """Losses on soft targets: training/loop/losses.py."""
@@ -76,6 +79,27 @@ class Distillation(Section):
     temperature: float = Field(20, gt=0, description="divides the logits of teacher and student")
     alpha: float = Field(0.7, ge=0, le=1, description="weight of the soft targets; the labels' is 1 - alpha")
     beta: float = Field(1, ge=0, description="weight of the second term of dkd and dist")
+    log_share: float = Field(
+        0.2,
+        gt=0,
+        le=0.5,
+        description="with --request-log: share of an epoch's images that are of the log, at most",
+    )
+    log_trust: float = Field(
+        0.95,
+        ge=0,
+        le=1,
+        description="with --request-log: use unlabelled images if the teacher is right on at least this share of the "
+        "labelled ones",
+    )
+    log_repeats: PositiveInt = Field(
+        20, description="with --request-log: times that an epoch shows an image of it, at most"
+    )
+
+    @property
+    def needs_labels(self) -> bool:
+        """True if an image without a label cannot be learned from."""
+        return self.alpha == 0 or self.loss == "dkd"
 
 
 class Architecture(Section):
@@ -154,6 +178,18 @@ class Recipe(Section):
     teacher_seed: int | None = Field(None, ge=0)
     """Seed of the first teachers and of all views; students of several seeds then share soft targets."""
     models: dict[str, Model] = Field(min_length=1)
+
+    def only(self, names: Sequence[str]) -> "Recipe":
+        """Return the recipe of the models `names` and of their teachers; of all for none. Raises `DistilleryError`."""
+        needed = set(names or self.models)
+        for name in names:
+            if name not in self.models:
+                raise DistilleryError(f"--models: {unknown('model', name, self.models)}")
+        for name, model in reversed(self.models.items()):
+            if name in needed and model.distillation:
+                needed.add(model.distillation.teacher)
+        chosen = {name: model for name, model in self.models.items() if name in needed}
+        return self.model_copy(update={"models": chosen})
 
     @field_validator("models")
     @classmethod

@@ -24,6 +24,8 @@ from training.report.model_card import model_card
 from training.runs.trained import Trained, current_model, over_seeds
 
 REPORT, CARD = "report.json", "MODEL_CARD.md"
+OPTIONAL_FIELDS = ("request_log", "threads")
+"""Of a checkpoint's metadata; not all checkpoints have them."""
 DECIMALS = 6
 
 
@@ -55,7 +57,9 @@ def _report(
     return {
         "headline": _headline(rows[model.name], metrics, saved),
         "name": model.name,
-        "metadata": {field: metadata[field] for field in (*METADATA_FIELDS, "threads") if field in metadata},
+        "metadata": {
+            field: metadata[field] for field in (*METADATA_FIELDS, *OPTIONAL_FIELDS) if field in metadata
+        },
         "settings": model.model.model_dump(),
         "recipe_toml": to_toml(_recipe_of(model)),
         "models": rows,

@@ -13,12 +13,14 @@ from typing import Any
 
 import torch
 
-from training.data.mnist import Digits, find_mnist, load_training
-from training.data.mnist_files import SHA256
+from training.data.mnist import Digits, find_mnist, load_training, without
+from training.data.mnist_files import SHA256, DatasetError
+from training.data.request_log import KEY, LoggedDigits
 from training.distributed import on_rank_0, size
 from training.loop.device import Device
+from training.loop.logged_images import LoggedImages, Trust
 from training.loop.soft_targets import SoftTargets
-from training.loop.trainer import Job, Observer, Training
+from training.loop.trainer import Job, Observer, Record, Training
 from training.model.checkpoint import load_checkpoint
 from training.recipe.schema import ALONE, Recipe
 from training.runs.folder import ModelRun, cache_key
@@ -44,16 +46,52 @@ def jobs(recipe: Recipe) -> list[Job]:
 
 @dataclass(frozen=True)
 class DataSet:
-    """Training and validation digits, and the SHA-256 of the files they come from, by name."""
+    """Training and validation digits, and the SHA-256 of the files they come from, by name.
+
+    Students also learn from the images of a request log.
+    """
 
     training: Digits
     validation: Digits
     sha256: dict[str, str]
+    log: LoggedDigits | None = None
 
     @classmethod
-    def of_mnist(cls, data_dir: Path | None) -> "DataSet":
-        """Load MNIST's training files. Raises `DatasetError`."""
-        return cls(*load_training(find_mnist(data_dir)), SHA256)
+    def of_mnist(cls, data_dir: Path | None, request_log: Path | None = None) -> "DataSet":
+        """Load MNIST's training files, and a request log. Raises `DatasetError` and `RequestLogError`."""
+        folder = find_mnist(data_dir)
+        log = LoggedDigits.read(request_log, folder) if request_log else None
+        return cls(*load_training(folder), SHA256, log)
+
+    def log_of(self, job: Job) -> LoggedDigits | None:
+        """Return the request log for a student; None for other models: a control has no teacher to label it."""
+        return self.log if job.distillation else None
+
+    def hashes(self, job: Job) -> dict[str, str]:
+        """Return the SHA-256 of everything that `job` learns from, by name."""
+        log = self.log_of(job)
+        return self.sha256 | ({KEY: log.sha256} if log else {})
+
+    def logged_digits(self, job: Job) -> Digits | None:
+        """Return the images of the log that `job` can learn from. Raises `DatasetError` where labels are missing."""
+        log = self.log_of(job)
+        if log is None or job.distillation is None:
+            return None
+        if not (job.distillation.needs_labels or job.model.leave_out):
+            return log.training
+        labelled = without(log.labelled, job.model.leave_out)
+        if not len(labelled):
+            reason = (
+                f"leave_out = {job.model.leave_out}"
+                if job.model.leave_out
+                else f'loss = "{job.distillation.loss}", alpha = {job.distillation.alpha:g}'
+            )
+            raise DatasetError(
+                f"--request-log: {job.name} learns from labelled images only ({reason}), and of the log's "
+                f"{len(log.training):,} images none is labelled; send feedback to the service, or use the loss kl "
+                "with an alpha above 0"
+            )
+        return labelled
 
 
 def train_recipe(
@@ -71,6 +109,8 @@ def train_recipe(
     """
     with locked(root):
         current = _runs(recipe, data, device=device, root=root)
+        for job in jobs(recipe):
+            data.logged_digits(job)  # missing labels are an error before any training
         for run in current.values():
             on_rank_0(run.drop_stale_link)
         for seed in dict.fromkeys([recipe.seed, *seeds]):
@@ -130,7 +170,16 @@ def _train(
     job: Job, run: ModelRun, data: DataSet, *, device: Device, teacher: ModelRun | None, observer: Observer
 ) -> Training:
     targets = _soft_targets(job, teacher, device) if teacher else None
-    training = Training(job, data.training, data.validation, device=device, teacher=targets)
+    log = data.log_of(job)
+    training = Training(
+        job,
+        data.training,
+        data.validation,
+        device=device,
+        teacher=targets,
+        logged=_logged_images(job, data, teacher, device) if teacher else None,
+        logged_validation=log.validation if log else None,
+    )
     if state := on_rank_0(run.prepare):
         run.resume(training, state)
     observer.started(job, epochs_done=len(training.history))
@@ -140,15 +189,33 @@ def _train(
     return training
 
 
-def _soft_targets(job: Job, teacher: ModelRun, device: Device) -> SoftTargets:
-    """Return the logits of `teacher`, cached next to it for all jobs with the same views as `job`."""
+def _soft_targets(job: Job, teacher: ModelRun, device: Device, **images: Any) -> SoftTargets:
+    """Return the logits of `teacher`, cached next to it for all jobs with the same views as `job` of these `images`."""
     views = {
-        "seed": job.seed if job.view_seed is None else job.view_seed,
+        "seed": job.view_seed_or_seed,
         "augmentation": job.model.augmentation.model_dump(exclude_defaults=True),
         "leave_out": sorted(job.model.leave_out),
     }
     network = on_rank_0(lambda: load_checkpoint(teacher.checkpoint).network)
-    return SoftTargets(network, device, teacher.folder / f"soft-targets-{cache_key(views)[:8]}")
+    return SoftTargets(network, device, teacher.folder / f"soft-targets-{cache_key(views | images)[:8]}")
+
+
+def _logged_images(job: Job, data: DataSet, teacher: ModelRun, device: Device) -> LoggedImages | None:
+    """Return the images of the request log that `job` learns from, with soft targets of `teacher`."""
+    digits, log = data.logged_digits(job), data.log_of(job)
+    if digits is None or log is None or job.distillation is None:
+        return None
+    network = on_rank_0(lambda: load_checkpoint(teacher.checkpoint).network)
+    trust = Trust.of(SoftTargets(network, device), device.move(log.labelled), job.distillation.log_trust)
+    if not trust.unlabelled:
+        digits = without(log.labelled, job.model.leave_out)
+    mnist = len(without(data.training, job.model.leave_out))
+    logged = LoggedImages(digits, job.model, job.view_seed_or_seed, mnist=mnist, device=device)
+    logged.teacher = _soft_targets(
+        job, teacher, device, log=log.sha256, labelled=len(digits) < len(log.training), size=logged.size
+    )
+    logged.trust = trust
+    return logged
 
 
 def _inputs(job: Job, data: DataSet, device: Device, teacher: str | None) -> dict[str, Any]:
@@ -158,7 +225,7 @@ def _inputs(job: Job, data: DataSet, device: Device, teacher: str | None) -> dic
         "model": job.model.model_dump(exclude={"control"}),
         "teacher": teacher,
         "seed": job.seed,
-        "dataset": data.sha256,
+        "dataset": data.hashes(job),
         "validation_digits": len(data.validation),
         "device": device.type,
         "bfloat16": device.bfloat16,
@@ -169,12 +236,14 @@ def _inputs(job: Job, data: DataSet, device: Device, teacher: str | None) -> dic
 
 def _metadata(job: Job, run: ModelRun, training: Training, data: DataSet) -> dict[str, Any]:
     selected = training.selected_record
-    return {
+    log = data.log_of(job)
+    of_log = {"request_log": _describe_log(log, training, selected)} if log else {}
+    return of_log | {
         "name": job.name,
         "architecture": job.model.architecture.model_dump(),
         "recipe": run.inputs,
         "cache_key": run.cache_key,
-        "dataset": data.sha256,
+        "dataset": data.hashes(job),
         "tools": {name: version(name) for name in ("torch", "numpy", "safetensors")}
         | {"python": platform.python_version()},
         "threads": torch.get_num_threads(),
@@ -184,3 +253,16 @@ def _metadata(job: Job, run: ModelRun, training: Training, data: DataSet) -> dic
         "parameters": sum(weight.numel() for weight in training.network.parameters()),
         "seconds": round(sum(record["seconds"] for record in training.history), 3),
     }
+
+
+def _describe_log(log: LoggedDigits, training: Training, selected: Record) -> dict[str, int]:
+    """Return what a checkpoint states on a request log: its counts, images per epoch, and errors on those held out."""
+    logged, held_out = training.logged, training.logged_validation
+    facts = log.facts()
+    if logged and logged.trust:
+        facts["per_epoch"] = logged.size
+        facts |= {f"teacher_{name}": int(value) for name, value in logged.trust._asdict().items()}
+    if logged and held_out:
+        facts["errors"] = int(selected["log_errors"])
+        facts["errors_of_teacher"] = on_rank_0(lambda: logged.teacher.errors(held_out))
+    return facts

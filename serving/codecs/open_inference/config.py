@@ -5,8 +5,10 @@ from typing import Any
 from serving.model.repository import MODEL_FILE, Manifest
 from serving.model.versions import VersionPolicy
 
-PLATFORM = "onnxruntime_onnx"
-"""Triton's name for it."""
+
+def platform(model: Manifest) -> str:
+    """Return Triton's name for what runs a model; a model that consists of others is an ensemble there."""
+    return "ensemble" if model.cascade else "onnxruntime_onnx"
 
 
 def model_config(model: Manifest, policy: VersionPolicy, max_images: int) -> dict[str, Any]:
@@ -18,11 +20,11 @@ def model_config(model: Manifest, policy: VersionPolicy, max_images: int) -> dic
         ]
         for field, specs in (("input", model.inputs), ("output", model.served_outputs))
     }
+    graph = {"backend": "onnxruntime", "default_model_filename": MODEL_FILE}
     return {
         "name": model.name,
-        "platform": PLATFORM,
-        "backend": "onnxruntime",
-        "default_model_filename": MODEL_FILE,
+        "platform": platform(model),
+        **({} if model.cascade else graph),
         "version_policy": policy.config(),
         "max_batch_size": max_images,
         "dynamic_batching": {},

@@ -29,7 +29,7 @@ from serving.codecs.errors import (
     RequestError,
     TooManyImages,
 )
-from serving.codecs.open_inference.config import PLATFORM
+from serving.codecs.open_inference.config import platform
 from serving.codecs.open_inference.open_inference_pb2 import (
     InferTensorContents,
     ModelInferRequest,
@@ -93,7 +93,7 @@ def describe(model: Manifest, versions: Sequence[str]) -> ModelMetadataResponse:
     return ModelMetadataResponse(
         name=model.name,
         versions=versions,
-        platform=PLATFORM,
+        platform=platform(model),
         inputs=[tensor(name=spec.name, datatype=spec.datatype, shape=spec.shape) for spec in model.inputs],
         outputs=[
             tensor(name=spec.name, datatype=spec.datatype, shape=spec.shape) for spec in model.served_outputs

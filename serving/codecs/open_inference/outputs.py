@@ -14,9 +14,9 @@ from serving.codecs.base import Prediction, RequestedOutput
 from serving.codecs.bodies.pixels import describe
 from serving.codecs.errors import InvalidInput, InvalidType
 from serving.codecs.open_inference.fields import Object, as_object, flag, parameters_of
-from serving.model.repository import ACCEPTANCE_OUTPUTS, OUTPUTS
+from serving.model.repository import ACCEPTANCE_OUTPUTS, ESCALATED, OUTPUTS
 
-SPECS = {spec.name: spec for spec in OUTPUTS + ACCEPTANCE_OUTPUTS}
+SPECS = {spec.name: spec for spec in (*OUTPUTS, *ACCEPTANCE_OUTPUTS, ESCALATED)}
 _NAMES = tuple(SPECS)
 _SCORES = tuple(spec.name for spec in OUTPUTS)
 _DTYPES = {"FP32": np.dtype(np.float32), "BOOL": np.dtype(np.bool_)}
@@ -29,13 +29,19 @@ def available(requested: Sequence[RequestedOutput], prediction: Prediction) -> S
 
     Raises `InvalidInput` for a requested one that the model lacks, as those exported by earlier versions do.
     """
-    if prediction.accepted is not None:
+    if prediction.escalated is not None:
         return requested
+    known = len(OUTPUTS) if prediction.accepted is None else -1
     if requested in ALL_OUTPUTS.values():
-        return requested[: len(OUTPUTS)]
+        return requested[:known]
     for output in requested:
-        if output.name not in _SCORES:
-            raise InvalidInput(f"this model has no output {output.name!r}: export it again, or omit it")
+        if output.name not in _NAMES[:known]:
+            reason = (
+                "only cascades have it, omit it"
+                if output.name == ESCALATED.name
+                else "export it again, or omit it"
+            )
+            raise InvalidInput(f"this model has no output {output.name!r}: {reason}")
     return requested
 
 

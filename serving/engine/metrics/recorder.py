@@ -24,6 +24,7 @@ from serving.engine.metrics.series import (
     CPU_PERIODS,
     CPU_THROTTLED_PERIODS,
     CPU_THROTTLED_SECONDS,
+    ESCALATED,
     IMAGES,
     IN_FLIGHT,
     INFERENCE_SECONDS,
@@ -215,6 +216,7 @@ class RequestMetrics:
         self._queue = _HistogramRecorder(row.of(QUEUE_SECONDS, slot=slot), SECONDS)
         self._decode = self._inference = self._delivery = self._encode = 0.0
         self._rejected = self._published_rejected = 0
+        self._escalated = self._published_escalated = 0
         # Finding a series by its labels takes as long as writing to it.
         self._in_flight = row.of(IN_FLIGHT, slot=slot)
         self._last_prediction = row.of(LAST_PREDICTION, slot=slot)
@@ -223,6 +225,7 @@ class RequestMetrics:
         self._images = row.of(IMAGES, slot=slot)
         self._predictions = row.of(PREDICTIONS, slot=slot)
         self._rejected_images = row.of(REJECTED, slot=slot)
+        self._escalated_images = row.of(ESCALATED, slot=slot)
 
     def predicted(
         self,
@@ -245,6 +248,10 @@ class RequestMetrics:
     def rejected(self, images: int) -> None:
         """Record predictions that are not accepted."""
         self._rejected += images
+
+    def escalated(self, images: int) -> None:
+        """Record images that the teacher of a cascade classified."""
+        self._escalated += images
 
     def answered(self, codec: Codec, status: int, *, seconds: float | None) -> None:
         """Record the status of a request; `seconds` is None if its body never arrived."""
@@ -269,6 +276,9 @@ class RequestMetrics:
         if self._rejected != self._published_rejected:
             self._rejected_images += self._rejected - self._published_rejected
             self._published_rejected = self._rejected
+        if self._escalated != self._published_escalated:
+            self._escalated_images += self._escalated - self._published_escalated
+            self._published_escalated = self._escalated
 
     def _publish_answers(self) -> None:
         growth = sum(durations.publish() for durations in self._seconds.values())

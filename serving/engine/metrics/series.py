@@ -76,6 +76,7 @@ OUTCOME_SECONDS = "distillery_request_outcome_seconds_total"
 IMAGES = "distillery_images_total"
 PREDICTIONS = "distillery_predictions_total"
 REJECTED = "distillery_rejected_predictions_total"
+ESCALATED = "distillery_escalated_images_total"
 REJECTED_REQUESTS = "distillery_rejected_requests_total"
 TEACHER_COMPARISONS = "distillery_teacher_comparisons_total"
 QUEUED = "distillery_requests_queued"
@@ -216,6 +217,11 @@ def metrics_table(
         Metric(
             REJECTED,
             "Images classified whose confidence is below the model's threshold: accepted is false.",
+            model,
+        ),
+        Metric(
+            ESCALATED,
+            "Images classified by the teacher of a cascade, because its student was not confident; 0 for other models.",
             model,
         ),
         Metric(

@@ -11,7 +11,7 @@ import orjson
 from fastapi import APIRouter, Depends, FastAPI, Request
 
 from serving.codecs.errors import InvalidInput
-from serving.codecs.open_inference.config import PLATFORM, model_config
+from serving.codecs.open_inference.config import model_config, platform
 from serving.codecs.open_inference.rest import PREFIX
 from serving.codecs.open_inference.schemas import (
     InferError,
@@ -129,7 +129,7 @@ def _add_model_routes(router: APIRouter, models: ServedModels, find: Finder, *, 
         return ModelMetadata(
             name=model.name,
             versions=[*models.deployment.snapshot.manifests[model.name]],
-            platform=PLATFORM,
+            platform=platform(model),
             inputs=list(model.inputs),
             outputs=list(model.served_outputs),
         )

@@ -1,5 +1,6 @@
 """Agreement with the teacher: one image per interval, off the request path, and only where there is a teacher."""
 
+import asyncio
 import threading
 import time
 from collections.abc import Iterator
@@ -26,11 +27,12 @@ from tests.support.service import eventually
 from tests.support.training.samples import sample_test
 
 IMAGES = sample_test().images.numpy()
+SLOTS = {"student": "0", "teacher": "1"}
 
 
 @pytest.fixture
 def row() -> Values:
-    return Metrics(metrics_table(("student", "teacher"), ["rest"], ["/predict"], 64), 1).row(0)
+    return Metrics(metrics_table(2, ["rest"], ["/predict"], 64), 1).row(0)
 
 
 @pytest.fixture
@@ -40,7 +42,7 @@ def apis(model_repository: Path, row: Values) -> dict[str, DigitAPI]:
     found = {name: DigitAPI(entries[name], ModelSettings(BodyLimits())) for name in ("teacher", "student")}
     for name, api in found.items():
         api.setup("cpu")
-        api.metrics = RunMetrics(row, name)
+        api.metrics = RunMetrics(row, SLOTS[name])
     return found
 
 
@@ -51,7 +53,7 @@ def thread() -> Iterator[ThreadPoolExecutor]:
 
 
 def compared(row: Values) -> dict[str, float]:
-    counts = row.of(TEACHER_COMPARISONS, model="student")
+    counts = row.of(TEACHER_COMPARISONS, slot=SLOTS["student"])
     return dict(zip(("agree", "differ"), counts.tolist(), strict=True))
 
 
@@ -60,7 +62,9 @@ def test_the_digits_of_the_same_image_are_compared(
 ) -> None:
     teacher = apis["teacher"].session.run(IMAGES[:50]).digits
     student = apis["student"].session.run(IMAGES[:50]).digits
-    agreement = Agreement(apis["teacher"], apis["student"], row, thread, samples_per_second=1e9)
+    agreement = Agreement(
+        apis["teacher"], apis["student"], row, SLOTS["student"], thread, samples_per_second=1e9
+    )
     for index in range(50):
         run_batch(apis["student"], [IMAGES[index : index + 1], IMAGES[:3]])
         agreement.publish()
@@ -68,13 +72,15 @@ def test_the_digits_of_the_same_image_are_compared(
     expected = sum(one == other for one, other in zip(student, teacher, strict=True))
     assert compared(row) == {"agree": expected, "differ": 50 - expected}
     apis["teacher"].metrics.publish()
-    assert row.of(INFERENCE_SECONDS, model="teacher").sum() == 0  # no run of the teacher's own
+    assert row.of(INFERENCE_SECONDS, slot=SLOTS["teacher"]).sum() == 0  # no run of the teacher's own
 
 
 def test_an_image_is_compared_once_and_not_before_the_interval_is_over(
     apis: dict[str, DigitAPI], row: Values, thread: ThreadPoolExecutor
 ) -> None:
-    agreement = Agreement(apis["teacher"], apis["student"], row, thread, samples_per_second=5)
+    agreement = Agreement(
+        apis["teacher"], apis["student"], row, SLOTS["student"], thread, samples_per_second=5
+    )
 
     def comparisons() -> float:
         agreement.publish()
@@ -95,7 +101,9 @@ def test_an_image_is_compared_once_and_not_before_the_interval_is_over(
 def test_a_busy_thread_has_no_comparisons_waiting(
     apis: dict[str, DigitAPI], row: Values, thread: ThreadPoolExecutor
 ) -> None:
-    agreement = Agreement(apis["teacher"], apis["student"], row, thread, samples_per_second=1e9)
+    agreement = Agreement(
+        apis["teacher"], apis["student"], row, SLOTS["student"], thread, samples_per_second=1e9
+    )
     go_on = threading.Event()
     thread.submit(go_on.wait, 10)
     for _ in range(5):
@@ -115,12 +123,13 @@ def test_a_busy_thread_has_no_comparisons_waiting(
     ids=["with a teacher", "turned off", "without a teacher"],
 )
 def test_only_students_of_a_served_teacher_are_compared(
-    repository: str,
-    settings: dict[str, float],
-    models: int,
-    request: pytest.FixtureRequest,
-    thread: ThreadPoolExecutor,
+    repository: str, settings: dict[str, float], models: int, request: pytest.FixtureRequest
 ) -> None:
-    folder = request.getfixturevalue(repository)
-    service = build(Serve(models_dir=folder, **settings))
-    assert len(service._agreements(service.metrics.row(0), thread)) == models
+    service = build(Serve(models_dir=request.getfixturevalue(repository), **settings))
+    app = service.server.app
+
+    async def test() -> None:
+        async with app.router.lifespan_context(app):
+            assert len(app.state.process._agreements) == models
+
+    asyncio.run(test())

@@ -157,9 +157,9 @@ def test_a_cancelled_call_is_not_computed_and_shutdown_waits_for_the_others(one_
 
         os.kill(worker, signal.SIGSTOP)
         first = infer.future(message(model_name="student"))
-        eventually(lambda: metrics_contain('in_flight{model="student"} 1.0'))
+        eventually(lambda: metrics_contain('in_flight{model="student",version="1"} 1.0'))
         others = [infer.future(message(model_name="student")) for _ in range(4)]
-        eventually(lambda: metrics_contain('in_flight{model="student"} 5.0'))
+        eventually(lambda: metrics_contain('in_flight{model="student",version="1"} 5.0'))
         for call in others:
             call.cancel()
         eventually(lambda: counts(url).get(("student", "499")) == 4)
@@ -169,7 +169,7 @@ def test_a_cancelled_call_is_not_computed_and_shutdown_waits_for_the_others(one_
 
         os.kill(worker, signal.SIGSTOP)
         last = infer.future(message(model_name="student"))
-        eventually(lambda: metrics_contain('in_flight{model="student"} 1.0'))
+        eventually(lambda: metrics_contain('in_flight{model="student",version="1"} 1.0'))
         running.process.send_signal(signal.SIGTERM)
         time.sleep(0.3)
         os.kill(worker, signal.SIGCONT)

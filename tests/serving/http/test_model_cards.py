@@ -14,9 +14,11 @@ from serving.codecs.schemas import ErrorAnswer
 from serving.engine.admission.api_keys import Access
 from serving.engine.metrics.exposition import Exposition
 from serving.engine.metrics.series import Metrics, metrics_table
+from serving.engine.models import ServedModels
 from serving.http.guards import Guards
 from serving.http.routes import add_routes
-from serving.model.repository import LARGEST_CARD, RepositoryError, load_repository, read_card
+from serving.model.repository import LARGEST_CARD, RepositoryError, load_repository
+from tests.support.deployment import deploy
 
 CARD = "# student\n\n**7 ± 2** errors on 200 digits; KL(teacher ‖ student)\n"
 Get = Callable[[str], httpx.Response]
@@ -40,9 +42,10 @@ def repository(two_models: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
 def get(repository: Path) -> Get:
     """GET a path from the routes alone, without a server."""
     app = FastAPI()
-    models = load_repository(repository)
-    exposition = Exposition(Metrics(metrics_table(models, ["rest"], ["/predict"], 1), 1))
-    add_routes(app, models, "student", exposition, Guards(Access(), []), check_ready=lambda: None)
+    models = ServedModels(deploy(repository))
+    slots = models.deployment.slots
+    exposition = Exposition(Metrics(metrics_table(len(slots), ["rest"], ["/predict"], 1), 1), lambda: slots)
+    add_routes(app, models, exposition, Guards(Access(), []), check_ready=lambda: None)
 
     async def fetch(path: str) -> httpx.Response:
         async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as client:
@@ -93,11 +96,11 @@ def test_an_invalid_card_is_rejected_at_start(
     root = Path(shutil.copytree(repository, tmp_path / "models"))
     (root / "student" / "1" / "MODEL_CARD.md").write_bytes(content)
     with pytest.raises(RepositoryError, match=f"student/1/MODEL_CARD.md {message}.*export the model again"):
-        read_card(load_repository(root)["student"])
+        load_repository(root)
 
 
 def test_a_card_of_the_maximum_size_is_accepted(repository: Path, tmp_path: Path) -> None:
     root = Path(shutil.copytree(repository, tmp_path / "models"))
     (root / "student" / "1" / "MODEL_CARD.md").write_bytes(b"x" * LARGEST_CARD)
-    assert len(read_card(load_repository(root)["student"]) or "") == LARGEST_CARD
-    assert read_card(load_repository(root)["teacher"]) is None
+    assert len(load_repository(root)["student"].card or "") == LARGEST_CARD
+    assert load_repository(root)["teacher"].card is None

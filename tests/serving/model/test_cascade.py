@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from serving.model.repository import RepositoryError, TensorSpec, check_cascade, load_repository
+from serving.model.versions import load_snapshot
 
 
 @pytest.fixture
@@ -26,7 +27,7 @@ def edit(repository: Path, change: Callable[[dict[str, Any]], object], name: str
 
 def rejected(repository: Path) -> str:
     with pytest.raises(RepositoryError) as caught:
-        load_repository(repository)
+        load_snapshot(repository)
     return str(caught.value)
 
 
@@ -50,6 +51,21 @@ def test_a_member_that_is_missing_is_named_with_what_is_served(repository: Path)
         in message
     )
     assert "run distillery-export cascade --name cascade again" in message
+
+
+def test_the_version_of_a_member_is_served_whatever_its_policy(repository: Path) -> None:
+    shutil.copytree(repository / "student" / "1", repository / "student" / "2")
+    path = repository / "student" / "2" / "manifest.json"
+    path.write_text(path.read_text().replace('"version": "1"', '"version": "2"'))
+    assert list(load_snapshot(repository).versions["student"]) == ["1", "2"]
+
+
+def test_a_cascade_that_a_reload_breaks_is_left_out_with_the_reason(repository: Path) -> None:
+    before = load_snapshot(repository)
+    edit(repository, lambda manifest: manifest["cascade"]["student"].update(sha256="0" * 64))
+    found = load_snapshot(repository, previous=before)
+    assert list(found.versions) == ["student", "teacher"]
+    assert "holds for no other file" in found.rejected["cascade", "1"]
 
 
 def test_another_version_of_a_member_is_another_model(repository: Path) -> None:

@@ -72,7 +72,7 @@ def test_the_server_has_none_of_litserves_routes(model_repository: Path) -> None
     apis = [
         DigitAPI(entry, ModelSettings(BodyLimits())) for entry in load_repository(model_repository).values()
     ]
-    metrics = Metrics(metrics_table([api.entry.name for api in apis], ["rest"], ["/predict"], 1), 1)
+    metrics = Metrics(metrics_table(len(apis), ["rest"], ["/predict"], 1), 1)
     server = DigitServer(apis, metrics, workers_per_model=0, timeout=1)
     paths = {route.path for route in server.app.routes}
     assert paths == {"/openapi.json", "/docs", "/docs/oauth2-redirect", "/redoc"}  # FastAPI's

@@ -165,7 +165,7 @@ def not_ready(status: int = 503) -> Iterator[int]:
 def test_without_memory_for_the_metrics_the_error_is_one_line(one_model: Path) -> None:
     limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))"
     error = failed_start(one_model, setup=limit)
-    assert error.endswith("bytes of memory for the metrics: File too large\n")
+    assert error.endswith("bytes of shared memory: File too large\n")
 
 
 READ_ONLY = """

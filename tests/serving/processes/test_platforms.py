@@ -48,7 +48,7 @@ def test_predictions_come_from_all_processes(one_model: Path, facilities: tuple[
         for number in range(20):  # each on a connection of its own
             answer = httpx.post(f"{service.url}/predict", json={"image": DIGITS[number]}, timeout=10)
             assert answer.status_code == 200
-        counted = 'distillery_requests_total{model="student",protocol="rest",status="200"} 20.0'
+        counted = 'distillery_requests_total{model="student",protocol="rest",status="200",version="1"} 20.0'
         eventually(lambda: counted in httpx.get(f"{service.url}/metrics").text)
 
 

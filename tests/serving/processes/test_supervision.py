@@ -102,7 +102,7 @@ def test_an_api_process_that_dies_is_replaced(one_model: Path, tmp_path: Path) -
         clients.end()
         assert set(clients.statuses) == {200}
         assert len(clients.failed) <= 4  # what was inside the process: its socket queued the others
-        idle = 'distillery_requests_in_flight{model="student"} 0.0'  # those of the dead process are gone
+        idle = 'distillery_requests_in_flight{model="student",version="1"} 0.0'  # those of the dead process are gone
         eventually(lambda: idle in httpx.get(f"{url}/metrics").text)
         assert second in service.children()
         assert len(service.children()) == 2

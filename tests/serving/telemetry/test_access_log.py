@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -104,6 +104,14 @@ def test_a_reader_that_has_gone_ends_nothing(open_log: Open) -> None:
     os.close(writer)
 
 
+class Endpoint(NamedTuple):
+    """A version that has served a request."""
+
+    name: str = "student"
+    version: str = "1"
+    slot: str = "0"
+
+
 class Ended:
     """A request that has ended, with values that JSON must escape wherever they may have any."""
 
@@ -118,7 +126,7 @@ class Ended:
             b"Az09._:=+/@~-",
             self.trace_id,
             PredictCodec(),
-            "student",
+            Endpoint(),
             'one"\\\n\u2028é',
             status,
             None,
@@ -136,7 +144,7 @@ def test_every_line_is_valid_json(tmp_path: Path, open_log: Open) -> None:
     cases = (
         {},
         {"result": result},
-        {"model": None, "code": "unknown_model"},
+        {"endpoint": None, "code": "unknown_model"},
         {"client": None, "trace_id": ""},
     )
     file = tmp_path / "log"

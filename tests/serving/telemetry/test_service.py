@@ -92,6 +92,7 @@ def test_the_line_of_a_prediction_has_its_times_and_neither_pixels_nor_keys(
         "protocol": "rest",
         "route": "/predict",
         "model": "teacher",
+        "version": "1",
         "images": 2,
         "status": 200,
     }
@@ -176,6 +177,7 @@ def test_a_span_has_the_stages_of_its_request_as_events(observed: Observed, clie
     assert attributes(span) == {
         "distillery.request_id": "spanned",
         "distillery.model": "student",
+        "distillery.model_version": "1",
         "distillery.images": 3,
         "http.request.method": "POST",
         "http.route": "/predict",

@@ -47,6 +47,8 @@ from tests.support.service import Service, eventually
 from tests.support.training.samples import sample_test
 
 MODELS = ("teacher", "student")
+SLOTS = {(name, "1"): str(slot) for slot, name in enumerate(MODELS)}
+STUDENT = SLOTS["student", "1"]
 ALL_ROUTES = (*PREDICTION_ROUTES, *ROUTES)
 REST, V2 = PredictCodec(), OpenInferenceCodec()
 DIGITS = sample_test().images.tolist()
@@ -77,11 +79,11 @@ def scrape(client: httpx.Client) -> Samples:
 
 def metrics() -> Metrics:
     """Metrics of two processes."""
-    return Metrics(metrics_table(MODELS, PROTOCOLS, ALL_ROUTES, 64), 2)
+    return Metrics(metrics_table(len(MODELS), PROTOCOLS, ALL_ROUTES, 64), 2)
 
 
 def exposed(shared: Metrics) -> Samples:
-    return samples_of(Exposition(shared).text())
+    return samples_of(Exposition(shared, lambda: SLOTS).text())
 
 
 def settled(client: httpx.Client) -> Samples:
@@ -104,6 +106,8 @@ def of_requests(samples: Samples) -> Samples:
 
 
 def value(samples: Samples, name: str, **labels: str) -> float:
+    if "model" in labels:
+        labels.setdefault("version", "1" if labels["model"] else "")
     return samples.get((f"distillery_{name}", tuple(sorted(labels.items()))), 0.0)
 
 
@@ -210,7 +214,7 @@ def test_the_durations_of_a_route_are_those_of_its_models() -> None:
     shared = metrics()
     durations = (1e-6, 3e-4, 3.1e-4, 9e-4, 0.09, 0.2, 1.5, 9.0)
     for model in MODELS:
-        requests = RequestMetrics(shared.row(0), model)
+        requests = RequestMetrics(shared.row(0), SLOTS[model, "1"])
         for seconds in durations:
             requests.answered(REST, 200, seconds=seconds)
             requests.answered(V2, 200, seconds=1e-3)
@@ -343,7 +347,7 @@ def test_a_sample_of_live_images_is_compared_with_the_teacher(
 
 def test_cpu_time_of_runs_is_estimated_from_some_of_them() -> None:
     shared = metrics()
-    runs = RunMetrics(shared.row(0), "student")
+    runs = RunMetrics(shared.row(0), STUDENT)
     measured = 0
     for run in range(31):
         started = runs.cpu_started(run * CPU_SAMPLE_SECONDS / 9.9)
@@ -397,7 +401,7 @@ def test_buckets_resolve_from_20_microseconds_to_5_seconds() -> None:
 
 def test_recording_a_request_costs_a_fraction_of_publishing_it() -> None:
     row = metrics().row(0)
-    requests, runs = RequestMetrics(row, "student"), RunMetrics(row, "student")
+    requests, runs = RequestMetrics(row, STUDENT), RunMetrics(row, STUDENT)
 
     def cpu_seconds(*, publish: bool) -> float:
         started = time.process_time()
@@ -417,10 +421,10 @@ def test_recording_a_request_costs_a_fraction_of_publishing_it() -> None:
 
 def test_a_histogram_is_the_one_that_prometheus_client_makes_of_the_same_observations() -> None:
     shared, registry = metrics(), CollectorRegistry()
-    theirs = Histogram(INFERENCE_SECONDS, "help", ("model",), buckets=SECONDS, registry=registry)
-    ours = RunMetrics(shared.row(0), "student")
+    theirs = Histogram(INFERENCE_SECONDS, "help", ("model", "version"), buckets=SECONDS, registry=registry)
+    ours = RunMetrics(shared.row(0), STUDENT)
     for amount in (1e-6, 2e-5, 1e-3, 1e-3, 2e-3, 9.0):
-        theirs.labels("student").observe(amount)
+        theirs.labels("student", "1").observe(amount)
         ours.ran(1, 0.0, amount, 0.0)
     ours.publish()
     found = exposed(shared)
@@ -447,14 +451,19 @@ def test_every_series_exists_from_the_start() -> None:
         errors += error.__subclasses__()
     assert statuses == {200, 499} | {error.status for error in errors}
     for model, protocol, status in product((*MODELS, ""), PROTOCOLS, statuses):
-        key = REQUESTS, (("model", model), ("protocol", protocol), ("status", str(status)))
-        assert found[key] == 0
+        labels = {
+            "model": model,
+            "protocol": protocol,
+            "status": str(status),
+            "version": "1" if model else "",
+        }
+        assert found[REQUESTS, tuple(labels.items())] == 0
     assert len(found) < 1000
 
 
 def test_an_idle_process_publishes_no_requests() -> None:
     row = metrics().row(0)
-    requests, in_flight = RequestMetrics(row, "student"), row.of(IN_FLIGHT, model="student")
+    requests, in_flight = RequestMetrics(row, STUDENT), row.of(IN_FLIGHT, slot=STUDENT)
     requests.in_flight = 1
     requests.publish()
     in_flight[...] = 7
@@ -467,7 +476,7 @@ def test_an_idle_process_publishes_no_requests() -> None:
 
 def test_a_process_that_replaces_a_dead_one_continues_its_counts() -> None:
     shared = metrics()
-    first = RequestMetrics(shared.row(0), "student")
+    first = RequestMetrics(shared.row(0), STUDENT)
     first.in_flight = 3
     first.predicted([7], 1e-5, 1e-5, 1e-5, 1e-5, 1e-5)
     first.answered(REST, 200, seconds=1e-3)
@@ -477,7 +486,7 @@ def test_a_process_that_replaces_a_dead_one_continues_its_counts() -> None:
     assert value(before, "requests_in_flight", model="student") == 0
     assert value(before, "last_prediction_timestamp_seconds", model="student") > 0
     assert value(before, "process_restarts_total", process="api") == 1
-    second = RequestMetrics(shared.row(0), "student")
+    second = RequestMetrics(shared.row(0), STUDENT)
     second.answered(REST, 200, seconds=1e-3)
     second.answered(V2, 503, seconds=None)
     second.publish()
@@ -491,7 +500,7 @@ def test_a_process_that_replaces_a_dead_one_continues_its_counts() -> None:
 @pytest.mark.parametrize("method", ["fork", "spawn"])
 def test_children_count_in_the_memory_of_their_parent(method: str) -> None:
     shared, context = metrics(), multiprocessing.get_context(method)
-    child = context.Process(target=count_a_run, args=(shared, 1))
+    child = context.Process(target=count_a_run, args=(shared, 1, STUDENT))
     child.start()
     child.join()
     assert child.exitcode == 0
@@ -499,12 +508,12 @@ def test_children_count_in_the_memory_of_their_parent(method: str) -> None:
 
 
 def test_a_run_larger_than_any_exact_size_is_counted() -> None:
-    shared = Metrics(metrics_table(MODELS, PROTOCOLS, ALL_ROUTES, 100_000), 1)
-    runs = RunMetrics(shared.row(0), "student")
+    shared = Metrics(metrics_table(len(MODELS), PROTOCOLS, ALL_ROUTES, 100_000), 1)
+    runs = RunMetrics(shared.row(0), STUDENT)
     for images in (MAX_RUN_IMAGES, MAX_RUN_IMAGES + 1):
         runs.ran(images, 1e-5, 1e-4, 1e-5)
     runs.publish()
-    assert shared.totals().of(RUNS, model="student", images=str(MAX_RUN_IMAGES)) == 2
+    assert shared.totals().of(RUNS, slot=STUDENT, images=str(MAX_RUN_IMAGES)) == 2
     assert value(exposed(shared), "batch_size_images_sum", model="student") == 2 * MAX_RUN_IMAGES + 1
 
 
@@ -512,9 +521,7 @@ def test_memory_that_cannot_be_allocated_is_a_one_line_error() -> None:
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))  # applies to anonymous memory too
     try:
-        with pytest.raises(
-            SharedMemoryError, match="no 8,000 bytes of memory for the metrics: File too large"
-        ):
+        with pytest.raises(SharedMemoryError, match="no 8,000 bytes of shared memory: File too large"):
             SharedRows(1, 1000)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)

@@ -22,6 +22,7 @@ from tests.support.service import Service, eventually, running_service
 from tests.support.training.samples import sample_test
 
 MODELS = ("student", "teacher")
+SLOTS = {(name, "1"): str(slot) for slot, name in enumerate(MODELS)}
 PROMETHEUS = (
     "application/openmetrics-text;version=1.0.0,application/openmetrics-text;version=0.0.1;q=0.75,"
     "text/plain;version=0.0.4;q=0.5,*/*;q=0.1"
@@ -45,19 +46,19 @@ def exemplars_of(text: str) -> Exemplars:
 
 def metrics() -> Metrics:
     """Metrics of two processes."""
-    return Metrics(metrics_table(MODELS, ["rest"], ["/predict"], 64), 2)
+    return Metrics(metrics_table(len(MODELS), ["rest"], ["/predict"], 64), 2)
 
 
 def test_an_exemplar_is_in_the_bucket_of_its_request() -> None:
     shared = metrics()
     cases = {0.00042: "0" * 31 + "1", 1e-6: "f" * 32, 99.0: "0123456789abcdef" * 2, SECONDS[3]: "a" * 32}
     for model in MODELS:
-        requests = RequestMetrics(shared.row(0), model)
+        requests = RequestMetrics(shared.row(0), SLOTS[model, "1"])
         for seconds, trace_id in cases.items():
             requests.answered(PredictCodec(), 200, seconds=seconds)
-            ExemplarRecorder(shared.row(0)).add(model, seconds, trace_id)
+            ExemplarRecorder(shared.row(0)).add(SLOTS[model, "1"], seconds, trace_id)
         requests.publish()
-    text = Exposition(shared).text(OPENMETRICS)
+    text = Exposition(shared, lambda: SLOTS).text(OPENMETRICS)
     found = exemplars_of(text)
     assert len(found) == len(MODELS) * len(cases)
     for (_, bound), (trace_id, seconds, moment) in found.items():
@@ -67,16 +68,16 @@ def test_an_exemplar_is_in_the_bucket_of_its_request() -> None:
         assert time.time() - 60 < moment < time.time() + 1
     lines = [line for line in text.splitlines() if " # {" in line]
     assert all(line.startswith(f"{REQUEST_SECONDS}_bucket") for line in lines)
-    assert " # {" not in Exposition(shared).text(PLAIN)
+    assert " # {" not in Exposition(shared, lambda: SLOTS).text(PLAIN)
 
 
 def test_the_newest_exemplar_of_all_processes_is_exposed(monkeypatch: pytest.MonkeyPatch) -> None:
     shared = metrics()
     for moment, (process, trace_id) in enumerate(((1, "1" * 32), (0, "2" * 32), (1, "3" * 32))):
         monkeypatch.setattr("serving.engine.metrics.exemplars.time", lambda moment=moment: 1e9 + moment)
-        ExemplarRecorder(shared.row(process)).add("student", 0.001, trace_id)
+        ExemplarRecorder(shared.row(process)).add(SLOTS["student", "1"], 0.001, trace_id)
         shared.process_died("api", process)  # which loses none
-        found = exemplars_of(Exposition(shared).text(OPENMETRICS))
+        found = exemplars_of(Exposition(shared, lambda: SLOTS).text(OPENMETRICS))
         assert list(found.values()) == [(trace_id, 0.001, 1e9 + moment)]
 
 

@@ -171,14 +171,16 @@ def test_the_openapi_document_is_valid_and_complete(client: httpx.Client) -> Non
     openapi_spec_validator.validate(document)
     model, version = "/v2/models/{model}", "/v2/models/{model}/versions/{version}"
     assert set(document["paths"]) == {
-        "/predict", "/predict/{model}", "/read", "/read/{model}", "/models", "/models/{model}", "/models/{model}/card",
+        "/predict", "/predict/{model}", "/read", "/read/{model}", "/models",
+        *(f"/models/{{model}}{of}{path}" for of in ("", "/versions/{version}") for path in ("", "/card")),
+        "/predict/{model}/versions/{version}", "/read/{model}/versions/{version}",
         "/health/live", "/health/ready", "/metrics",
         "/v2", "/v2/health/live", "/v2/health/ready", "/v2/models/stats", "/v2/repository/index",
         "/v2/repository/models/{model}/load", "/v2/repository/models/{model}/unload",
         *(f"{one}{path}" for one in (model, version) for path in ("", "/ready", "/config", "/stats", "/infer")),
     }  # fmt: skip
     operation = document["paths"]["/predict/{model}"]["post"]
-    assert operation["parameters"][0]["schema"]["enum"] == list(MODELS)
+    assert operation["parameters"][0]["schema"]["enum"] == [*MODELS, "stable"]
     assert set(operation["responses"]) == {
         "200",
         "400",

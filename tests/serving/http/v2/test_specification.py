@@ -90,14 +90,14 @@ def test_the_configuration_is_valid_for_triton(client: httpx.Client, model_repos
     assert found.max_batch_size == 200  # what this service takes in one request
 
 
-def test_the_repository_can_be_listed_but_not_changed(client: httpx.Client) -> None:
+def test_the_repository_is_listed_and_changed_by_administrators_only(client: httpx.Client) -> None:
     listed = client.post("/v2/repository/index", content=b'{"ready": true}').json()
     assert [one["name"] for one in listed] == ["student", "student-alone", "student-int8", "teacher"]
     assert {(one["version"], one["state"]) for one in listed} == {("1", "READY")}
     for verb in ("load", "unload"):
         answer = client.post(f"/v2/repository/models/student/{verb}")
-        assert answer.status_code == 400
-        assert "restart the service" in answer.json()["error"]
+        assert answer.status_code == 403
+        assert "an API key of the scope admin" in answer.json()["error"]
 
 
 def test_the_documented_requests_are_accepted(client: httpx.Client) -> None:
@@ -148,7 +148,7 @@ def test_without_the_key_only_health_is_available(strict_service: Service) -> No
 
 
 def test_requests_are_counted_with_their_protocol(client: httpx.Client) -> None:
-    series = 'distillery_requests_total{model="",protocol="v2",status="404"} '
+    series = 'distillery_requests_total{model="",protocol="v2",status="404",version=""} '
 
     def count() -> float:
         (line,) = (line for line in client.get("/metrics").text.splitlines() if line.startswith(series))
