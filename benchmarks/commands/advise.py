@@ -14,7 +14,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from benchmarks.advise.candidates import Candidate, SessionCosts, Shape, choose_models, powers_of_two, shapes
 from benchmarks.advise.measure import Known, Run, requests_to_verify, run_candidate
-from benchmarks.advise.profile import PoissonProfile, Profile
+from benchmarks.advise.profile import LogProfile, PoissonProfile, Profile
 from benchmarks.advise.search import FINALISTS, Race, Search
 from benchmarks.advise.verify import ROUNDS, Verified, verify
 from benchmarks.commands.bench import Bench, RepositorySettings
@@ -26,12 +26,15 @@ from benchmarks.systems.servers import Executor, ServerProcess, running_service
 from distillery import Metavar
 from distillery.files import require_writable, sha256, write_atomically
 from distillery.machine import usable_cores
+from distillery.request_log.read import read_log
 from serving.model.repository import ModelEntry
 
 SHARE_OF_SEARCH = 0.5
 """Of the time; the rest is for the verification, and for starting services."""
 SHARE_OF_VERIFICATION = 0.35
 SETTINGS_FILE, REPORT_FILE, RUNS_FILE = "serve.toml", "report.md", "runs.json"
+NEWEST = 100_000
+"""Images of a log that are read, the newest ones."""
 BUSY = 0.75
 """Above this part of the cores, of service and generator together, the cores limit."""
 
@@ -53,6 +56,7 @@ class Advise(Bench, RepositorySettings):
     examples = (
         "distillery-bench advise --p99 5 --rate 500",
         "distillery-bench advise --p99 10 --rate 200 --max-errors 120 --minutes 10",
+        "distillery-bench advise --p99 10 --log log",
     )
 
     p99: Annotated[float, Metavar("MS")] = Field(
@@ -63,7 +67,14 @@ class Advise(Bench, RepositorySettings):
     rate: Annotated[float | None, Metavar("R")] = Field(
         None, gt=0, le=1_000_000, description="requests per second"
     )
-    body: BodyKind = Field("json", description="request body: one image, or as many as its name says")
+    log: Annotated[Path | None, Metavar("DIR")] = Field(
+        None,
+        description="folder of a request log, whose busiest part is the load: its images and its arrivals, as fast as "
+        "recorded or at --rate",
+    )
+    body: BodyKind = Field(
+        "json", description="request body without --log: one image, or as many as its name says"
+    )
     max_errors: NonNegativeInt | None = Field(
         None, description="only models with at most this number of test errors"
     )
@@ -89,8 +100,10 @@ class Advise(Bench, RepositorySettings):
 
     @model_validator(mode="after")
     def _complete(self) -> Self:
-        if self.rate is None:
-            raise ValueError("--rate is missing: name the requests per second that the service must serve")
+        if self.rate is None and self.log is None:
+            raise ValueError(
+                "--rate is missing: name the requests per second that the service must serve, or a --log"
+            )
         for name in ("api_servers", "threads", "max_batch"):
             if not getattr(self, name):
                 raise ValueError(f"--{name.replace('_', '-')} is empty: name at least one number")
@@ -102,8 +115,8 @@ class Advise(Bench, RepositorySettings):
 
     def measure(self) -> dict[str, Any]:
         entries = self.entries()
-        profile = self._profile()
         seconds = 60 * self.minutes * SHARE_OF_VERIFICATION / ROUNDS / 2
+        profile = self._profile(seconds)
         self._check_time(profile, seconds)
         models, left_out = choose_models(entries, max_errors=self.max_errors, min_accuracy=self.min_accuracy)
         cores = usable_cores()
@@ -149,9 +162,13 @@ class Advise(Bench, RepositorySettings):
     def summary(self, data: dict[str, Any]) -> dict[str, Any]:
         return {name: data[name] for name in ("advice", "failure")}
 
-    def _profile(self) -> Profile:
+    def _profile(self, seconds: float) -> Profile:
+        connections, limit_s = self.connections, self.p99 / 1e3
+        if self.log:
+            log = read_log(self.log, newest=NEWEST)
+            return LogProfile(log, self.rate, seconds=seconds, connections=connections, limit_s=limit_s)
         assert self.rate is not None  # noqa: S101 - `_complete`
-        return PoissonProfile(self.rate, self.body, connections=self.connections, limit_s=self.p99 / 1e3)
+        return PoissonProfile(self.rate, self.body, connections=connections, limit_s=limit_s)
 
     def _check_time(self, profile: Profile, seconds: float) -> None:
         expected, needed = profile.rate * ROUNDS * seconds, requests_to_verify()
