@@ -74,6 +74,11 @@ class Known:
         return sum(run.cpu_s for run in self.runs) / sum(run.seconds for run in self.runs)
 
     @property
+    def served_per_s(self) -> float:
+        """Responses with status 200 per second."""
+        return sum(run.requests - run.failed for run in self.runs) / sum(run.seconds for run in self.runs)
+
+    @property
     def generator_cores(self) -> float:
         return max(run.generator_cores for run in self.runs)
 
@@ -114,18 +119,24 @@ def requests_to_verify() -> int:
 
 
 def run_candidate(
-    server: ServerProcess, candidate: Candidate, profile: Profile, *, seconds: float, seed: int
+    server: ServerProcess,
+    candidate: Candidate,
+    profile: Profile,
+    *,
+    seconds: float,
+    seed: int,
+    whole: bool = False,
 ) -> Run:
     """Put a running service under load for `seconds`, after a warm-up; arrivals and requests depend on `seed`.
 
-    The run ends early when the target is missed for certain.
+    Unless it is to be `whole`, the run ends early when the target is missed for certain.
     """
     send = partial(run_schedule, server.url, connections=profile.connections, limit_s=profile.limit_s)
     warm_up = profile.load(server.url, candidate.model, WARM_UP_S, seed)
     send(warm_up.requests, warm_up.schedule)
     schedule, requests = profile.load(server.url, candidate.model, seconds, seed)
     before = server.cpu_seconds()
-    load = send(requests, schedule, max_late=most_late(len(schedule.due)))
+    load = send(requests, schedule, max_late=None if whole else most_late(len(schedule.due)))
     cpu = server.cpu_seconds() - before
     latencies = load.latencies
     return Run(

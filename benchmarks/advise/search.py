@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from itertools import count
-from math import ceil
+from math import ceil, inf
 from typing import Any, Literal
 
 from benchmarks.advise.candidates import Candidate, SessionCosts, Shape
@@ -51,12 +51,12 @@ class Race:
         return sorted(possible, key=lambda one: self.known(one).cpu_us)
 
     def closest(self) -> Candidate | None:
-        """Return the measured candidate with the smallest share of late requests, and then the cheapest."""
+        """Return the measured candidate with the lowest 99th percentile, or the lowest median without one."""
         measured = [one for one in self.candidates if self.runs.get(one)]
 
         def distance(one: Candidate) -> tuple[float, float]:
-            known = self.known(one)
-            return known.late / max(1, known.requests), known.cpu_us
+            p99, p50 = (self.known(one).latency_ms(quantile) for quantile in (0.99, 0.5))
+            return inf if p99 is None else p99, inf if p50 is None else p50
 
         return min(measured, key=distance, default=None)
 

@@ -35,6 +35,10 @@ SHARE_OF_VERIFICATION = 0.35
 SETTINGS_FILE, REPORT_FILE, RUNS_FILE = "serve.toml", "report.md", "runs.json"
 NEWEST = 100_000
 """Images of a log that are read, the newest ones."""
+LEAST_SECONDS = 2.0
+"""Of the run that describes the closest candidate."""
+SERVED = 0.95
+"""Below this part of the rate, the service does not keep up."""
 BUSY = 0.75
 """Above this part of the cores, of service and generator together, the cores limit."""
 
@@ -134,8 +138,9 @@ class Advise(Bench, RepositorySettings):
             )
             race = search.race(candidates, time.monotonic() + 60 * self.minutes * SHARE_OF_SEARCH)
             verified = self._verify(race, search, runs, seconds, show)
-        preference = self._preference(entries, candidates)
-        winner = next((each.choose(preference) for each in verified if each.passed), None)
+            preference = self._preference(entries, candidates)
+            winner = next((each.choose(preference) for each in verified if each.passed), None)
+            closest = None if winner else self._closest(race, search, runs, seconds)
         return {
             "models": model_facts(entries),
             "target": {"p99_ms": self.p99, "profile": str(profile), "rate": round(profile.rate, 3)},
@@ -143,7 +148,7 @@ class Advise(Bench, RepositorySettings):
             "price": self.price,
             "left_out": left_out,
             "advice": self._advice(winner, verified) if winner else None,
-            "failure": None if winner else self._failure(race, verified, profile, cores),
+            "failure": None if winner else self._failure(closest, profile.rate, cores),
             "rounds": ROUNDS,
             "verified": [_verified_row(one, each) for each in verified for one in each.rounds],
             "rows": [_row(one, race) for one in candidates],
@@ -219,30 +224,40 @@ class Advise(Bench, RepositorySettings):
             "saving": rounds.saving(winner, other).as_json() if other else None,
         }
 
-    def _failure(self, race: Race, verified: Sequence[Verified], profile: Profile, cores: int) -> str:
+    def _closest(
+        self, race: Race, search: Search, runs: "_Runs", seconds: float
+    ) -> tuple[Candidate, Known] | None:
+        """Return the candidate with the lowest 99th percentile and a run of it that does not end early."""
         closest = race.closest()
         if closest is None:
+            return None
+        with search.start(closest.shape) as service:
+            run = runs.run(service, closest, max(seconds, LEAST_SECONDS), "closest", 0, whole=True)
+        return closest, Known([run])
+
+    def _failure(self, found: tuple[Candidate, Known] | None, rate: float, cores: int) -> str:
+        """Return what limits, and the fix."""
+        if found is None:
             return (
                 f"nothing was measured: each model alone needs more than the processes and threads allowed at "
-                f"{profile.rate:g} requests/s; lower --rate, or use more cores than the {cores} of this machine"
+                f"{rate:g} requests/s; lower --rate, or use more cores than the {cores} of this machine"
             )
-        known = Known(
-            [run for each in verified for run in each.rounds.get(closest, [])] or race.runs[closest]
-        )
+        closest, known = found
         p99 = known.latency_ms(0.99)
-        found = f"p99 {p99:.3g} ms" if p99 else "more than 1 % without a response"
-        busy = known.cores + known.generator_cores
         message = (
-            f"nothing meets p99 ≤ {self.p99:g} ms at {profile.rate:g} requests/s; the closest is {closest} with "
-            f"{found} and {known.late / max(1, known.requests):.1%} late requests"
+            f"nothing meets p99 ≤ {self.p99:g} ms at {rate:g} requests/s; the closest is {closest} with "
+            f"{f'p99 {p99:.3g} ms' if p99 else 'more than 1 % without a response'} and "
+            f"{known.late / max(1, known.requests):.1%} late requests"
         )
-        if busy > BUSY * cores:
-            lower = profile.rate * BUSY * cores / busy
+        busy = known.cores + known.generator_cores
+        if busy > BUSY * cores or known.served_per_s < SERVED * rate:
+            lower = min(rate, known.served_per_s) * min(1.0, BUSY * cores / busy)
             return (
                 f"{message}. The cores limit: the service took {known.cores:.2f} and the load generator "
-                f"{known.generator_cores:.2f} of {cores}; use --rate {lower:.3g} or less, or more cores"
+                f"{known.generator_cores:.2f} of {cores}, and {known.served_per_s:,.0f} requests/s were served; "
+                f"use --rate {_two_digits(lower)} or less, or more cores"
             )
-        larger = f"--p99 {p99 * 1.2:.2g}" if p99 else "a larger --p99"
+        larger = f"--p99 {_two_digits(1.2 * p99)}" if p99 else "a larger --p99"
         return (
             f"{message}. The latency limits, not the {cores} cores, of which {busy:.2f} were busy; use {larger}, "
             "a faster model, or a machine on which nothing else runs"
@@ -318,12 +333,23 @@ class _Runs:
         except (OSError, ValueError, KeyError, TypeError):
             pass
 
-    def run(self, service: _Service, candidate: Candidate, seconds: float, part: str, seed: int) -> Run:
+    def run(
+        self,
+        service: _Service,
+        candidate: Candidate,
+        seconds: float,
+        part: str,
+        seed: int,
+        *,
+        whole: bool = False,
+    ) -> Run:
         """Return a run of this part of the work, measured now unless it was before."""
         name = f"{part}: {candidate}"
         if name not in self._runs:
             server = service.serving(candidate.model)
-            measured = run_candidate(server, candidate, self._profile, seconds=seconds, seed=seed)
+            measured = run_candidate(
+                server, candidate, self._profile, seconds=seconds, seed=seed, whole=whole
+            )
             self._runs[name] = measured.as_json()
             document = {"key": self._key, "runs": self._runs}
             write_atomically(self._path, json.dumps(document).encode())
@@ -399,3 +425,7 @@ def _verified_row(candidate: Candidate, verified: Verified) -> dict[str, Any]:
 
 def _rounded(value: float | None) -> float | None:
     return None if value is None else round(value, 3)
+
+
+def _two_digits(value: float) -> str:
+    return f"{float(f'{value:.2g}'):g}"
