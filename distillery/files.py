@@ -33,6 +33,11 @@ _FIXES = {
 class FileError(DistilleryError):
     """A folder that cannot be written: full, read-only, in the place of a file."""
 
+    def __init__(self, reason: str, fix: str) -> None:
+        super().__init__(f"{reason}; {fix}")
+        self.reason = reason
+        """The message without the fix, for a program that goes on."""
+
 
 def write_atomically(path: Path, content: bytes) -> None:
     """Write `content` to `path`, whole or not at all, even if the machine loses power. Creates missing folders.
@@ -70,7 +75,7 @@ def file_errors(folder: Path) -> Iterator[None]:
         yield
     except OSError as error:
         fix = _FIXES.get(error.errno or 0, "choose another folder")
-        raise FileError(f"{folder} cannot be written: {error.strerror or error}; {fix}") from None
+        raise FileError(f"{folder} cannot be written: {error.strerror or error}", fix) from None
 
 
 def make_folder(folder: Path) -> None:
@@ -80,7 +85,7 @@ def make_folder(folder: Path) -> None:
         try:
             folder.mkdir(exist_ok=True)
         except FileExistsError:
-            raise FileError(f"{folder} is a file, expected a folder; choose another one") from None
+            raise FileError(f"{folder} is a file, expected a folder", "choose another one") from None
         flush_folder(folder.parent)
 
 

@@ -10,6 +10,7 @@ import sys
 # an orderly end yet, and an exception within the import of a C extension would become an ImportError.
 signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
 
+from pathlib import Path
 from typing import Annotated
 
 from pydantic import Field
@@ -99,7 +100,46 @@ class Key(distillery.Command):
         print(key, file=sys.stderr)
 
 
-COMMANDS: dict[str, type[distillery.Command]] = {"serve": Serve, "health": Health, "key": Key}
+class Erase(distillery.Command):
+    """Erase requests by their ids from a request log, also of a running service.
+
+    Images, predictions and labels of these ids are removed from all files, and rows that a service still holds in
+    memory are not written. The exit status is 1 if no row was found.
+    """
+
+    model_config = SettingsConfigDict(extra="ignore")
+    examples = (
+        "distillery-serve erase 0f8c3b1e5a7d4c2b9e6f1a3d5c7b9e0f --request-log log",
+        "distillery-serve erase alice-17 alice-18 --request-log log",
+    )
+
+    ids: CliPositionalArg[list[str]] = Field(min_length=1, description="X-Request-ID of each request")
+    request_log: Annotated[Path, Metavar("DIR")] = Field(description="folder of the request log")
+
+    def run(self) -> None:
+        from distillery.request_log import RequestLogError  # noqa: PLC0415
+        from distillery.request_log.files import erase  # noqa: PLC0415 - `--help` needs no pyarrow
+
+        erased = erase(self.request_log, self.ids)
+        images, labels = sum(erased.requests.values()), sum(erased.labels.values())
+        missing = [one for one in self.ids if not erased.requests.get(one) and not erased.labels.get(one)]
+        if missing:
+            message = (
+                f"{self.request_log} has no row of {', '.join(missing)[:200]}; rows that a service still holds in "
+                "memory will not be written"
+            )
+            if len(missing) == len(self.ids):
+                raise RequestLogError(message)
+            print(message, file=sys.stderr)
+        print(f"{images} images and {labels} labels erased from {self.request_log}")
+
+
+COMMANDS: dict[str, type[distillery.Command]] = {
+    "serve": Serve,
+    "health": Health,
+    "key": Key,
+    "erase": Erase,
+}
 
 
 def run() -> None:

@@ -26,6 +26,7 @@ from serving.engine.agreement import Agreement
 from serving.engine.cascade import CascadeExecutor
 from serving.engine.decoding_threads import Decoders
 from serving.engine.executors import Executor, InProcess, Workers
+from serving.engine.feedback import Feedback
 from serving.engine.lit_api import DigitAPI, ModelSettings
 from serving.engine.metrics.exemplars import ExemplarRecorder
 from serving.engine.metrics.recorder import (
@@ -39,7 +40,9 @@ from serving.engine.metrics.recorder import (
 )
 from serving.engine.metrics.series import TEACHER, Metrics
 from serving.engine.models import Deployment, Endpoints, ServedModels
+from serving.engine.recent_predictions import RecentPredictions
 from serving.engine.request import Endpoint
+from serving.engine.request_log import LogSettings, RequestLog
 from serving.engine.telemetry.access_log import AccessLog
 from serving.engine.telemetry.traces import Traces, TracingSettings, open_traces
 from serving.http.middleware.route_metrics import RouteMetrics
@@ -88,6 +91,7 @@ class ApiProcess:
         routes: PredictionRoutes,
         route_metrics: RouteMetrics,
         tracing: TracingSettings | None,
+        recent: RecentPredictions | None,
         reload: Callable[[], None],
         on_exchange: Callable[[], None],
     ) -> None:
@@ -96,6 +100,9 @@ class ApiProcess:
         self._models, self._admission, self._metrics = models, admission, metrics
         self._server, self._routes, self._route_metrics = server, routes, route_metrics
         self._tracing, self._reload, self._on_exchange = tracing, reload, on_exchange
+        self._recent = recent
+        self.feedback: Feedback | None = None
+        self._log: RequestLog | None = None
         self._row = metrics.row(server.index)
         self._apis = {api.entry.version_key: api for api in server.apis}
         self._agreements: list[Agreement] = []
@@ -115,6 +122,7 @@ class ApiProcess:
         admission.access.quotas.process = self._server.index
         with (
             self._observed(),
+            self._remembered(),
             ThreadPoolExecutor(1, "runs") as self._runner,
             ThreadPoolExecutor(1, "loads", initializer=_lower_priority) as self._loader,
             ThreadPoolExecutor(_DECODERS, "decodes") as pool,
@@ -133,6 +141,8 @@ class ApiProcess:
             ]
             if admission.access_log:
                 recorders.append(admission.access_log)
+            if self._log:
+                recorders.append(self._log)
             async with further(), self._listening():
                 ticking = asyncio.create_task(self._tick(recorders, loop_metrics))
                 yield
@@ -173,6 +183,22 @@ class ApiProcess:
         yield
         for one in observers:
             one.close()
+
+    @contextmanager
+    def _remembered(self) -> Iterator[None]:
+        """Remember predictions for feedback and the request log, whose thread is started after the fork."""
+        if settings := log_settings(self._settings):
+            self._log = RequestLog(settings, self._server.index, self._row)
+            self._admission.on_prediction = self._log.predicted
+        if self._recent:
+            self._recent.open(self._server.index)
+            self.feedback = Feedback(
+                self._recent, self._row, lambda: self._models.deployment.slots, self._log
+            )
+            self._admission.on_prediction = self.feedback.predicted
+        yield
+        if self._log:
+            self._log.close()
 
     async def _open_first(self, entry: ModelEntry, slot: str, others: Endpoints) -> Endpoint:
         """Open an endpoint at the start of the process, when nothing is served yet."""
@@ -217,7 +243,7 @@ class ApiProcess:
             return []
         teacher = self._models.find(TEACHER).api
         return [
-            Agreement(teacher, endpoint.api, self._row, endpoint.slot, self._runner, samples)
+            Agreement(teacher, endpoint.api, self._row, endpoint.slot, self._runner, samples, self._log)
             for endpoint in self._models.endpoints.values()
             if endpoint.name != TEACHER
         ]
@@ -311,6 +337,19 @@ class ApiProcess:
             kind: type[RequestError] = UnknownModel if error.unknown else InvalidInput
             raise kind(error.message)
         return value
+
+
+def log_settings(settings: ServiceSettings) -> LogSettings | None:
+    """Return the settings of the request log, None without one."""
+    if settings.request_log is None:
+        return None
+    return LogSettings(
+        settings.request_log,
+        settings.request_log_sample,
+        settings.request_log_rate,
+        settings.request_log_bytes,
+        settings.request_log_seconds,
+    )
 
 
 def _lower_priority() -> None:

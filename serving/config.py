@@ -251,6 +251,48 @@ class TelemetrySettings(Command):
     )
 
 
+class FeedbackSettings(Command):
+    """True digits that clients send."""
+
+    group = "feedback"
+
+    feedback: bool = Field(
+        True,
+        description="count the accuracy of each model by the true digits that clients send to POST /feedback",
+    )
+    feedback_expiry: Annotated[float, Metavar("SECONDS")] = Field(
+        3600.0, gt=0, le=86400, description="how long the id of a request is known"
+    )
+    feedback_requests: int = Field(
+        65536,
+        ge=1024,
+        le=1 << 24,
+        description="how many of its latest requests an API process knows: 60 bytes of memory for each",
+    )
+
+
+class RequestLogSettings(Command):
+    """A sample of the images that are classified, for training and benchmarks."""
+
+    group = "request log"
+
+    request_log: Annotated[Path | None, Metavar("DIR")] = Field(
+        None,
+        description="log images and predictions of a sample of the requests to Parquet files in this folder (extra "
+        "scoring); unaccepted predictions, and those that the teacher contradicts, always",
+    )
+    request_log_sample: float = Field(0.01, ge=0, le=1, description="share of the requests that is logged")
+    request_log_rate: PositiveInt = Field(
+        100, le=10_000, description="maximum images logged per second and API process"
+    )
+    request_log_bytes: int = Field(
+        1 << 30, ge=1 << 20, description="maximum size of the folder; the oldest files are removed"
+    )
+    request_log_seconds: float = Field(
+        60.0, ge=0.1, le=3600, description="time after which logged images are written to a file"
+    )
+
+
 class RepositorySettings(Command):
     """The model repository."""
 
@@ -274,6 +316,8 @@ class ServiceSettings(
     AccessSettings,
     LimitSettings,
     TelemetrySettings,
+    FeedbackSettings,
+    RequestLogSettings,
 ):
     """All settings of the service."""
 

@@ -27,7 +27,7 @@ from prometheus_client.core import Metric as Family
 from starlette.types import ASGIApp
 
 from distillery import DistilleryError, notify, unknown
-from serving.api_process import ApiProcess
+from serving.api_process import ApiProcess, log_settings
 from serving.codecs.base import BodyLimits
 from serving.codecs.errors import NotReady
 from serving.codecs.open_inference.rest import OpenInferenceCodec
@@ -36,11 +36,14 @@ from serving.codecs.read import MAX_CANDIDATES, ReadCodec
 from serving.config import ServiceSettings
 from serving.engine.admission.admission import Admission, AdmissionLimits
 from serving.engine.admission.api_keys import Access, Quotas
+from serving.engine.feedback import live_accuracy
 from serving.engine.lit_api import DigitAPI, ModelSettings
 from serving.engine.metrics.exposition import Exposition
 from serving.engine.metrics.facts import model_facts, service_facts
 from serving.engine.metrics.series import Metrics, metrics_table
 from serving.engine.models import Deployment, ServedModels
+from serving.engine.recent_predictions import RecentPredictions
+from serving.engine.request_log import check_log
 from serving.engine.telemetry.traces import TracingSettings
 from serving.engine.watched_files import WatchedFiles
 from serving.grpc.port import grpc_address
@@ -48,13 +51,14 @@ from serving.health import announcement
 from serving.http.connection import HttpConnection
 from serving.http.documentation import add_documentation
 from serving.http.fast_path import FastPathProtocol, RawHeads
+from serving.http.feedback import Label, Labels, add_feedback_routes
 from serving.http.guards import Guards
 from serving.http.middleware.cross_origin import CrossOrigin
 from serving.http.middleware.normalise import NormalisedRequests
 from serving.http.middleware.request_ids import RequestIds
 from serving.http.middleware.route_metrics import ROUTES, RouteMetrics
 from serving.http.middleware.security_headers import SecurityHeaders
-from serving.http.openapi import describe_predictions
+from serving.http.openapi import add_schemas, describe_predictions
 from serving.http.page.routes import add_documentation_redirect, add_page
 from serving.http.prediction_routes import PredictionRoutes
 from serving.http.routes import add_routes
@@ -102,6 +106,7 @@ class Shared(NamedTuple):
     metrics: Metrics
     access: Access
     certificate: WatchedFiles[Pem] | None
+    recent: RecentPredictions | None
 
     @classmethod
     def of(cls, settings: ServiceSettings) -> Self:
@@ -111,7 +116,18 @@ class Shared(NamedTuple):
         key = settings.api_key.get_secret_value() if settings.api_key else None
         access = Access(key, settings.api_keys, Quotas(settings.api_servers))
         files = watch(settings.tls_cert, settings.tls_key) if settings.tls_cert and settings.tls_key else None
-        return cls(deployment, public_keys, _metrics(settings, deployment.snapshot), access, files)
+        if log := log_settings(settings):
+            check_log(log)
+        return cls(
+            deployment,
+            public_keys,
+            _metrics(settings, deployment.snapshot),
+            access,
+            files,
+            RecentPredictions(settings.api_servers, settings.feedback_requests, settings.feedback_expiry)
+            if settings.feedback
+            else None,
+        )
 
 
 def _first_deployment(settings: ServiceSettings, keys: PublicKeys | None) -> Deployment:
@@ -148,6 +164,7 @@ class Service:
     cross_origin: CrossOrigin | None
     grpc_address: str | None
     tracing: TracingSettings | None
+    recent: RecentPredictions | None
 
     @property
     def app(self) -> ASGIApp:
@@ -210,7 +227,12 @@ class Service:
             spawn = multiprocessing.get_context("spawn")
             files = self.certificate.files if self.certificate else None
             shared = Shared(
-                self.models.deployment, self.public_keys, self.metrics, self.admission.access, files
+                self.models.deployment,
+                self.public_keys,
+                self.metrics,
+                self.admission.access,
+                files,
+                self.recent,
             )
             args = (
                 self.settings,
@@ -249,6 +271,7 @@ class Service:
             self.routes,
             self.route_metrics,
             self.tracing,
+            self.recent,
             self.reload,
             on_exchange,
         )
@@ -401,6 +424,7 @@ def build(
         cross_origin,
         grpc_address,
         TracingSettings.of(os.environ) if settings.tracing else None,
+        shared.recent,
     )
     server.app.include_router(APIRouter(lifespan=service.lifespan))  # FastAPI runs it inside LitServe's
     _add_fastapi_routes(service)
@@ -442,12 +466,14 @@ def _add_fastapi_routes(service: Service) -> None:
     def describe() -> None:
         describe_inference(app, models.deployment, guarded=guarded)
         describe_predictions(app, models.deployment, guarded=guarded)
+        if service.settings.feedback:
+            add_schemas(app, Label, Labels)
 
     def facts() -> dict[str, Any]:
         return {
             "version": app.version,
             "max_images": service.settings.max_images,
-            "feedback": any(getattr(route, "path", None) == "/feedback" for route in app.routes),
+            "feedback": service.settings.feedback,
         }
 
     if service.settings.page:
@@ -467,4 +493,15 @@ def _add_fastapi_routes(service: Service) -> None:
 
     exposition = Exposition(service.metrics, lambda: models.deployment.slots, all_facts)
     add_routes(app, models, exposition, guards, service.check_ready)
+    if service.settings.feedback:
+        add_feedback_routes(
+            app,
+            guards,
+            service.admission.access,
+            lambda: app.state.process.feedback,
+            lambda: live_accuracy(service.metrics, models.deployment.slots),
+            expiry=service.settings.feedback_expiry,
+            requests=service.settings.feedback_requests,
+            client_timeout=service.settings.client_timeout,
+        )
     add_v2_routes(app, models, guards, service.check_ready, change, max_images=service.settings.max_images)

@@ -52,6 +52,11 @@ def log_files(folder: Path, kind: Kind) -> list[Path]:
     return sorted(folder.glob(f"{kind}-*.parquet"), key=_age)
 
 
+def size_of(folder: Path) -> int:
+    """Return the bytes of all files."""
+    return sum(_sizes(folder).values())
+
+
 def add_file(folder: Path, kind: Kind, rows: Any, *, process: int, max_bytes: int) -> Added:
     """Write a table as a new file, then remove the oldest files until the folder has at most `max_bytes`.
 
@@ -148,11 +153,7 @@ def _age(path: Path) -> tuple[str, str]:
 
 def _make_room(folder: Path, max_bytes: int) -> tuple[int, int]:
     """Remove the oldest files; return the bytes of those left, and of those removed."""
-    files = sorted((*log_files(folder, "requests"), *log_files(folder, "feedback")), key=_age)
-    sizes = {}
-    for path in files:
-        with suppress(FileNotFoundError):
-            sizes[path] = path.stat().st_size
+    sizes = _sizes(folder)
     total, removed = sum(sizes.values()), 0
     for path, size in sizes.items():
         if total <= max_bytes:
@@ -162,6 +163,15 @@ def _make_room(folder: Path, max_bytes: int) -> tuple[int, int]:
         total -= size
         removed += size
     return total, removed
+
+
+def _sizes(folder: Path) -> dict[Path, int]:
+    """Return the bytes of all files, oldest first."""
+    sizes = {}
+    for path in sorted((*log_files(folder, "requests"), *log_files(folder, "feedback")), key=_age):
+        with suppress(FileNotFoundError):
+            sizes[path] = path.stat().st_size
+    return sizes
 
 
 def _hash(request_id: str) -> str:

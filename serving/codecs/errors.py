@@ -5,7 +5,7 @@
 Every message names the value found and what is expected, and reveals nothing about the service's internals.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import orjson
 
@@ -33,6 +33,9 @@ class RequestError(Exception):
     │   ├── InvalidPicture     422 invalid_picture
     │   ├── TooManyImages      422 too_many_images
     │   └── NotAccepted        422 not_accepted
+    ├── FeedbackError          of POST /feedback only
+    │   ├── UnknownRequest     404 unknown_request
+    │   └── AlreadyLabelled    409 already_labelled
     ├── RateLimited            429 rate_limited
     ├── Overloaded             503 overloaded
     ├── NotReady               503 not_ready
@@ -151,6 +154,22 @@ class NotAccepted(InvalidInput):
     code = "not_accepted"
 
 
+class FeedbackError(RequestError):
+    """A label that cannot be counted."""
+
+
+class UnknownRequest(FeedbackError):  # noqa: N818
+    """No request of the client has this id, or it is too long ago."""
+
+    status, code = 404, "unknown_request"
+
+
+class AlreadyLabelled(FeedbackError):  # noqa: N818
+    """The image has another label already."""
+
+    status, code = 409, "already_labelled"
+
+
 class RateLimited(RequestError):  # noqa: N818
     """The API key has reached its rate limit."""
 
@@ -188,6 +207,14 @@ class InternalError(RequestError):
 
     def __init__(self) -> None:
         super().__init__("internal error; see the log of the service")
+
+
+def prediction_errors(base: type[RequestError] = RequestError) -> Iterator[type[RequestError]]:
+    """Yield the classes of the errors that a prediction request can end with, those below `base`."""
+    for error in base.__subclasses__():
+        if error is not FeedbackError:
+            yield error
+            yield from prediction_errors(error)
 
 
 def error_body(code: str, message: str) -> bytes:

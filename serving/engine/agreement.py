@@ -10,6 +10,7 @@ from concurrent.futures import Executor, Future
 
 from serving.engine.lit_api import DigitAPI
 from serving.engine.metrics.series import COMPARISONS, TEACHER_COMPARISONS, Values
+from serving.engine.request_log import Latest, RequestLog
 from serving.model.tensors import Images
 
 
@@ -24,8 +25,10 @@ class Agreement:
         slot: str,
         thread: Executor,
         samples_per_second: float,
+        log: RequestLog | None = None,
     ) -> None:
-        """`slot` is the student's."""
+        """`slot` is the student's; with `log`, the latest requests are compared, and what differs is logged."""
+        self._slot, self._log = slot, log
         self._teacher = teacher
         self._student = student
         self._counts = dict(
@@ -43,15 +46,22 @@ class Agreement:
     def publish(self) -> None:
         """Start a comparison if one is due and the model has classified an image since the last one."""
         now = time.monotonic()
-        if now < self._due or (latest := self._student.latest_run) is None:
+        if now < self._due or (self._comparison and not self._comparison.done()):  # it is busy with long runs
             return
-        if self._comparison and not self._comparison.done():  # the thread is busy with long runs
+        latest = self._log.take_latest(self._slot) if self._log else None
+        if latest:
+            images, prediction = latest.images, latest.prediction
+        elif self._log or self._student.latest_run is None:
             return
+        else:
+            images, prediction = self._student.latest_run
         self._due = now + self._interval
         self._student.latest_run = None
-        images, prediction = latest
-        self._comparison = self._thread.submit(self._compare, images[:1], prediction.digits[0])
+        self._comparison = self._thread.submit(self._compare, images[:1], prediction.digits[0], latest)
 
-    def _compare(self, image: Images, digit: int) -> None:
-        counts = self._counts[self._teacher.session.run(image).digits[0] == digit]
+    def _compare(self, image: Images, digit: int, latest: Latest | None) -> None:
+        teacher_digit = self._teacher.session.run(image).digits[0]
+        counts = self._counts[teacher_digit == digit]
         counts += 1
+        if self._log and latest:
+            self._log.compared(latest, teacher_digit)

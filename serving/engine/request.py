@@ -207,6 +207,8 @@ class InFlightRequest:
             endpoint.metrics.rejected(rejected)
         if prediction.escalated is not None and (escalated := prediction.escalated.count(True)):
             endpoint.metrics.escalated(escalated)
+        if remember := self._admission.on_prediction:
+            remember(self.id, self.client, endpoint, self._codec, query, prediction)
         reply = endpoint.api.encode_response(prediction, codec=self._codec, query=query, timing=timing)
         endpoint.metrics.predicted(
             prediction.digits,

@@ -24,6 +24,8 @@ class Guards:
             return {} if routes in open_routes or not access.required else _require(access, scope)
 
         self.models = guard("models", "infer")
+        self.infer = _require(access, "infer") if access.required else {}
+        """As of predictions, which `open_routes` does not open."""
         self.docs = guard("docs", "infer")
         self.metrics = guard("metrics", "metrics")
         self.health = guard("health", None)

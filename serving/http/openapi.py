@@ -172,7 +172,7 @@ def error_responses(
 ) -> dict[str, Any]:
     """Return the error responses of a prediction by status, derived from the error classes except `never`."""
     kinds: dict[int, list[type[errors.RequestError]]] = {}
-    for kind in _all_kinds(errors.RequestError):
+    for kind in errors.prediction_errors():
         if kind not in never:
             kinds.setdefault(status(kind), []).append(kind)
     return {
@@ -182,10 +182,6 @@ def error_responses(
         }
         for number in sorted(kinds)
     }
-
-
-def _all_kinds(base: type[errors.RequestError]) -> list[type[errors.RequestError]]:
-    return [kind for child in base.__subclasses__() for kind in (child, *_all_kinds(child))]
 
 
 def ref(model: type[BaseModel]) -> dict[str, str]:

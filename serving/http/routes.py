@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 from fastapi import Depends, FastAPI, Request, Response
 from starlette.exceptions import HTTPException
+from starlette.routing import Match
 
 from serving.codecs.errors import RequestError, error_body
 from serving.codecs.open_inference.rest import PREFIX as V2
@@ -150,9 +151,18 @@ async def _http_error(request: Request, error: Exception) -> Response:
     code = HTTPStatus(error.status_code).phrase.lower().replace(" ", "_")
     message = f"{request.method} {request.url.path[:80]}: {error.detail}; /docs lists all routes"
     headers = dict(error.headers or {})
-    if headers.get("Allow") == "GET":
-        headers["Allow"] = "GET, HEAD"  # `serving.http.middleware.normalise` routes it like GET
+    if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+        headers["Allow"] = ", ".join(sorted(_allowed_methods(request))) or headers.get("Allow", "")
     return _error_response(request, error.status_code, code, message, headers)
+
+
+def _allowed_methods(request: Request) -> set[str]:
+    """Return the methods of all routes of a path; starlette names those of the first one."""
+    routes = [route for route in request.app.routes if route.matches(request.scope)[0] != Match.NONE]
+    methods = {method for route in routes for method in getattr(route, "methods", None) or ()}
+    return (
+        methods | {"HEAD"} if "GET" in methods else methods
+    )  # `serving.http.middleware.normalise` routes it like GET
 
 
 async def _internal_error(request: Request, error: Exception) -> Response:  # noqa: ARG001 - FastAPI's signature

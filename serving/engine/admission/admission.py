@@ -1,10 +1,11 @@
 """Admission control: authentication, limits and deadlines, the same for every transport and codec."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from serving.codecs.base import Codec, Prediction, Query
 from serving.codecs.errors import BodyTooLarge, Header, Overloaded
 from serving.engine.admission.api_keys import Access
 from serving.engine.admission.backlog import Backlog
@@ -12,7 +13,10 @@ from serving.engine.admission.fairness import Shares
 from serving.engine.admission.pacing import Rejections
 from serving.engine.metrics.recorder import RejectionCounts, StatusCounts
 from serving.engine.telemetry.access_log import AccessLog
-from serving.engine.telemetry.record import Observer
+from serving.engine.telemetry.record import Observer, Served
+
+OnPrediction = Callable[[bytes, str | None, Served, Codec, Query, Prediction], object]
+"""Receives the id, the client, the version, and what is in the response, before it is sent; must not raise."""
 
 MIN_BYTES_PER_SECOND = 16 * 1024
 """Of a body that a client sends, and of a response that it reads, averaged over `client_timeout`."""
@@ -61,6 +65,8 @@ class Admission:
         """Of completed requests that named no served model, until they are published."""
         self.observers: Sequence[Observer] = ()
         """Of every prediction request that has ended; set before the first one."""
+        self.on_prediction: OnPrediction | None = None
+        """Remembers predictions, for feedback and the request log."""
         self.access_log: AccessLog | None = None
         """Also one of the observers; here for requests that are no predictions."""
         self.rejected = RejectionCounts(int)

@@ -19,7 +19,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from serving.codecs.errors import RequestError
+from serving.codecs.errors import prediction_errors
 from serving.engine.shared_memory import SharedRows
 
 SECONDS = tuple(
@@ -52,6 +52,11 @@ RUN_STAGES = ("batch", "predict", "unbatch")
 OUTCOMES = ("success", "failure")
 COMPARISONS = ("true", "false")
 """Whether the digit of a model is that of the teacher."""
+CORRECT = ("true", "false")
+"""Whether the digit of a model is the true one."""
+LOG_KINDS = ("requests", "feedback")
+DROP_REASONS = ("rate", "memory", "disk")
+"""Why a row is not in the request log: over its rate, a writer that is behind, a folder that cannot be written."""
 ROUTE_SECONDS = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 0.1, 1.0)
 """Bounds of the durations by route, fewer than those by model; all of them are in `SECONDS`."""
 UNKNOWN_ROUTE = "unknown"
@@ -79,6 +84,12 @@ REJECTED = "distillery_rejected_predictions_total"
 ESCALATED = "distillery_escalated_images_total"
 REJECTED_REQUESTS = "distillery_rejected_requests_total"
 TEACHER_COMPARISONS = "distillery_teacher_comparisons_total"
+FEEDBACK = "distillery_feedback_total"
+LOG_ROWS = "distillery_request_log_rows_total"
+LOG_DROPPED = "distillery_request_log_dropped_rows_total"
+LOG_WRITTEN_BYTES = "distillery_request_log_written_bytes_total"
+LOG_REMOVED_BYTES = "distillery_request_log_removed_bytes_total"
+LOG_BYTES = "distillery_request_log_bytes"
 QUEUED = "distillery_requests_queued"
 LOOP_LAG = "distillery_event_loop_lag_seconds"
 PROCESSES_RUNNING = "distillery_processes"
@@ -123,21 +134,13 @@ class Metric:
 
 def statuses() -> Sequence[str]:
     """Return every status that a prediction request can end with."""
-    found = {200, CLIENT_GONE, *(error.status for error in _request_errors())}
+    found = {200, CLIENT_GONE, *(error.status for error in prediction_errors())}
     return [str(status) for status in sorted(found)]
 
 
 def rejections() -> Sequence[str]:
     """Return every reason for which a prediction request ends without a prediction: the codes of errors."""
-    return sorted({error.code for error in _request_errors()} | {CLIENT_GONE_CODE})
-
-
-def _request_errors() -> Iterator[type[RequestError]]:
-    errors = [RequestError]
-    while errors:
-        error = errors.pop()
-        yield error
-        errors += error.__subclasses__()
+    return sorted({error.code for error in prediction_errors()} | {CLIENT_GONE_CODE})
 
 
 def status_class(status: int) -> str:
@@ -280,6 +283,20 @@ def metrics_table(
             "Images of live requests that the teacher classified as well, by whether the digits agree: one per second.",
             model | {"agrees": COMPARISONS},
         ),
+        Metric(
+            FEEDBACK,
+            "Images of live requests whose true digit clients have sent, by whether the model's digit was correct.",
+            model | {"correct": CORRECT},
+        ),
+        Metric(LOG_ROWS, "Rows written to the request log: images, and labels.", {"kind": LOG_KINDS}),
+        Metric(
+            LOG_DROPPED,
+            "Rows that were not written to the request log: over its rate, its writer behind, its folder not writable.",
+            {"reason": DROP_REASONS},
+        ),
+        Metric(LOG_WRITTEN_BYTES, "Bytes written to the request log.", {}),
+        Metric(LOG_REMOVED_BYTES, "Bytes of old files removed from the request log.", {}),
+        Metric(LOG_BYTES, "Size of the request log.", {}, "gauge", "max"),
         Metric(IN_FLIGHT, "Prediction requests in flight.", model, "gauge"),
         Metric(QUEUED, "Requests that wait for a run of the model.", model, "gauge"),
         Metric(

@@ -24,6 +24,7 @@ ROUTES = (
     "/models",
     "/models/{model}",
     "/models/{model}/card",
+    "/feedback",
     "/health/live",
     "/health/ready",
     "/metrics",

@@ -52,11 +52,18 @@ export async function convert(picture) {
   return Uint8Array.from(answer.predictions[0].input.flat());
 }
 
-/** Classify 28×28 images: N · 784 ink values. `trip` is the round trip in milliseconds. */
+/** Classify 28×28 images: N · 784 ink values. `trip` is the round trip in milliseconds, `id` that of the request. */
 export async function predict(model, pixels) {
   const start = performance.now();
-  const answer = await (await request(`predict/${model}`, { method: "POST", body: pixels, headers: octets })).json();
-  return { ...answer, trip: performance.now() - start };
+  const response = await request(`predict/${model}`, { method: "POST", body: pixels, headers: octets });
+  const answer = await response.json();
+  return { ...answer, id: response.headers.get("X-Request-ID"), trip: performance.now() - start };
+}
+
+/** Send the digit that the image of each of these requests shows. */
+export async function sendLabels(ids, digit) {
+  const body = JSON.stringify({ labels: ids.map((id) => ({ id, digit })) });
+  return (await request("feedback", { method: "POST", body, headers: { "Content-Type": "application/json" } })).json();
 }
 
 /** Return the logits of N · 784 ink values, ten of each image, from a binary response of the Open Inference Protocol. */

@@ -15,6 +15,7 @@ export class Live extends EventTarget {
     this.teacher = rows.find((row) => row.model.isTeacher);
     this.generation = 0;
     this.pixels = undefined;
+    this.ids = []; // of the requests for these pixels
     this.submit = newest((input) => this.round(input));
     for (const row of rows) row.compare(this.teacher);
     pad.addEventListener("change", () => this.drawn(false));
@@ -49,6 +50,7 @@ export class Live extends EventTarget {
   clear() {
     this.generation += 1;
     this.pixels = undefined;
+    this.ids = [];
     for (const row of this.rows) row.clear();
     $("seen").getContext("2d").clearRect(0, 0, 28, 28);
     $("seen").setAttribute("aria-label", "The 28 by 28 input of the models: empty");
@@ -64,10 +66,12 @@ export class Live extends EventTarget {
       const pixels = input.pixels ?? (await convert(await input.picture()));
       if (!isCurrent()) return;
       this.pixels = pixels;
+      this.ids = [];
       paint28($("seen"), pixels);
       const answers = await this.predictAll(pixels, isCurrent);
       if (!isCurrent()) return;
       succeed();
+      this.ids = [...answers.values()].map(({ id }) => id);
       this.summarise(answers, performance.now() - input.started, input.ended);
       performance.measure("responses", { start: input.started });
       this.dispatchEvent(new CustomEvent("digit", { detail: { pixels, ended: input.ended } }));

@@ -1,6 +1,6 @@
 // The start of the page: what the service has, and what belongs together.
 
-import { describe, request, setKey } from "./api.js";
+import { describe, sendLabels, setKey } from "./api.js";
 import { $, el, count } from "./dom.js";
 import { Pad } from "./draw.js";
 import { Knowledge } from "./knowledge.js";
@@ -10,7 +10,7 @@ import { Race } from "./race.js";
 import { Line } from "./read.js";
 import { enableCopying, showSnippets } from "./snippets.js";
 import { acceptPaste, acceptPictures, bitmapOf } from "./sources.js";
-import { fail, onKey, succeed } from "./status.js";
+import { fail, onKey, sentence, succeed } from "./status.js";
 import { testDigits } from "./test_digits.js";
 
 const pad = new Pad($("pad"), 20);
@@ -89,19 +89,19 @@ function connectCode(models, chosen, live) {
   update();
 }
 
-/** Send the true digit, where the service has a route for it. */
+/** Send the true digit of what all models have classified, where the service counts it. */
 function connectFeedback(live) {
   const [box, note] = [$("feedback").querySelector(".digits"), $("feedback").querySelector("p")];
   const send = async (digit) => {
     try {
-      const body = JSON.stringify({ image: [...live.pixels], digit });
-      await request("feedback", { method: "POST", body, headers: { "Content-Type": "application/json" } });
-      note.textContent = `Thank you: a ${digit}.`;
+      const { counted, repeated, rejected } = await sendLabels(live.ids, digit);
+      if (counted + repeated) note.textContent = `Thank you: a ${digit}.`;
+      else note.textContent = rejected[0].code === "already_labelled" ? "A label cannot be changed: draw it again." : sentence(rejected[0].message);
     } catch (error) {
       fail(error, () => send(digit));
     }
   };
-  for (let digit = 0; digit < 10; digit += 1) box.append(el("button", { click: () => live.pixels && send(digit) }, String(digit)));
+  for (let digit = 0; digit < 10; digit += 1) box.append(el("button", { click: () => live.ids.length && send(digit) }, String(digit)));
   for (const event of ["change", "end"]) pad.addEventListener(event, () => (note.textContent = ""));
   $("feedback").hidden = false;
 }

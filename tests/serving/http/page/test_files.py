@@ -122,7 +122,7 @@ def test_the_page_can_be_turned_off(one_model: Path) -> None:
 
 def test_the_page_knows_the_service(client: httpx.Client) -> None:
     facts = client.get("/page/service.json").json()
-    assert (facts["max_images"], facts["feedback"]) == (200, False)
+    assert (facts["max_images"], facts["feedback"]) == (200, True)
 
 
 def test_the_digits_are_every_25th_of_the_test_set(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from itertools import pairwise
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import httpx
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Route, expect
@@ -289,25 +290,30 @@ def test_a_model_without_a_card_shows_its_manifest(browser: Browser, service: Se
         expect(visit.page.locator("dialog")).to_be_hidden()
 
 
-def test_feedback_is_hidden_without_its_route(visit: Visit) -> None:
-    expect(visit.page.locator("#feedback")).to_be_hidden()
+def test_feedback_is_hidden_where_it_is_off(browser: Browser, one_model: Path) -> None:
+    with (
+        running_service(one_model, "--api-servers", "1", "--no-feedback") as service,
+        Visit(browser, service.url) as visit,
+    ):
+        visit.wait_for_models(1)
+        expect(visit.page.locator("#feedback")).to_be_hidden()
 
 
-def test_feedback_sends_the_true_digit(browser: Browser, service: Service) -> None:
-    """To a route that the browser simulates: the service has none."""
-    with Visit(browser, "about:blank") as visit:
-        facts = {"version": "1", "max_images": 256, "feedback": True}
-        visit.page.route("**/page/service.json", lambda route: route.fulfill(json=facts))
-        visit.page.route("**/feedback", lambda route: route.fulfill(json={}))
-        visit.page.goto(service.url)
+def test_the_true_digit_is_counted_for_every_model(browser: Browser, model_repository: Path) -> None:
+    with (
+        running_service(model_repository, "--api-servers", "2") as service,
+        Visit(browser, service.url) as visit,
+    ):
         visit.wait_for_models(MODELS)
         visit.draw()
         visit.expect_digits("7", MODELS)
-        with visit.page.expect_request("**/feedback") as sent:
-            visit.page.locator("#feedback").get_by_role("button", name="7").click()
-        document = sent.value.post_data_json
-        assert (document["digit"], len(document["image"])) == (7, 784)
-        expect(visit.page.locator("#feedback")).to_contain_text("Thank you: a 7.")
+        feedback = visit.page.locator("#feedback")
+        feedback.get_by_role("button", name="7").click()
+        expect(feedback).to_contain_text("Thank you: a 7.")
+        feedback.get_by_role("button", name="1").click()
+        expect(feedback).to_contain_text("A label cannot be changed: draw it again.")
+        found = httpx.get(f"{service.url}/feedback").json()["models"]
+        assert [(one["labels"], one["correct"]) for one in found] == [(1, 1)] * MODELS
 
 
 def test_a_key_is_requested_and_used(browser: Browser, one_model: Path, tmp_path: Path) -> None:

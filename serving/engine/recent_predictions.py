@@ -1,0 +1,189 @@
+"""The newest predictions of all processes, in memory that they share: the digits of each request, found by its id.
+
+Each process writes to a row of its own, without a lock: a ring of requests, and one of digits. A hash table in the row
+leads to the newest request of a bucket, and each request to the one before it in its bucket. Instead of an id, a
+keyed hash of id and client is kept, so one client cannot find the requests of another one; images are not kept.
+
+A request is found until it is `seconds` old, or the rings of its process have been filled by newer ones: `requests` of
+them, or four times as many images. Of several requests with the same id and client, the newest one is found.
+"""
+
+import fcntl
+import mmap
+import os
+import struct
+import time
+import weakref
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from hashlib import blake2b
+from multiprocessing.reduction import DupFd
+from secrets import token_bytes
+from typing import Any, NamedTuple
+from zlib import crc32
+
+from serving.engine.shared_memory import allocate
+from serving.engine.telemetry.record import Served
+
+IMAGES_PER_REQUEST = 4
+_COUNTS = struct.Struct("<QQ")
+"""Of a row: requests and images that were ever added."""
+_HEAD = struct.Struct("<Q")
+_ENTRY = struct.Struct("<QdQQIIII")
+"""Of a request: hash, time, first image, the number of the one before in its bucket, images, slot, version, flags."""
+_LOGGED = 1
+_SLACK = 16
+"""The oldest of so many parts of a ring is not read any more, because its process may be writing there."""
+
+
+class Found(NamedTuple):
+    """A request that is known."""
+
+    time: float
+    """Of its prediction (`time.monotonic`)."""
+    images: int
+    slot: int
+    """Of the metrics of the version that responded."""
+    version: int
+    """What distinguishes it from another version that has the slot now: `version_tag`."""
+    logged: bool
+    """Whether an image of it is in the request log."""
+    place: int
+    """Of its first digit in the memory."""
+
+
+class RecentPredictions:
+    """The memory of a service, and in each API process its writer."""
+
+    def __init__(
+        self,
+        processes: int,
+        requests: int,
+        seconds: float,
+        *,
+        descriptor: int | None = None,
+        secret: bytes | None = None,
+    ) -> None:
+        """Allocate the memory, or map that of `descriptor`. Raises `SharedMemoryError`."""
+        self.requests, self.seconds = requests, seconds
+        self._processes = processes
+        self._images = requests * IMAGES_PER_REQUEST
+        self._entries_at = _COUNTS.size + requests * _HEAD.size
+        self._digits_at = self._entries_at + requests * _ENTRY.size
+        self._row_size = self._digits_at + self._images
+        size = processes * self._row_size
+        self._secret = secret or token_bytes(32)
+        self._keyed = blake2b(digest_size=_HEAD.size, key=self._secret)
+        self._descriptor = allocate(bytes(size)) if descriptor is None else descriptor
+        weakref.finalize(self, os.close, self._descriptor)
+        self._memory = memoryview(mmap.mmap(self._descriptor, size))
+        self._tags: dict[tuple[str, str], int] = {}
+        self.open(0)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        descriptor = DupFd(self._descriptor)
+        return _attached, (self._processes, self.requests, self.seconds, descriptor, self._secret)
+
+    def open(self, process: int) -> None:
+        """Write to the row of this process from now on; one that replaces another continues its row."""
+        start = process * self._row_size
+        self._row = self._memory[start : start + self._row_size]
+        self._added, self._added_images = _COUNTS.unpack_from(self._row)
+
+    def add(
+        self, request_id: bytes, client: str | None, served: Served, digits: Sequence[int], *, logged: bool
+    ) -> None:
+        """Add a request; one with more images than a sixteenth of the memory is left out."""
+        images = len(digits)
+        if images > self._images // _SLACK:
+            return
+        row, number, first = self._row, self._added, self._added_images
+        start = first % self._images
+        if start + images > self._images:  # in one piece
+            first += self._images - start
+            start = 0
+        key = self._hash(request_id, client)
+        head_at = _COUNTS.size + key % self.requests * _HEAD.size
+        (before,) = _HEAD.unpack_from(row, head_at)
+        entry_at = self._entries_at + number % self.requests * _ENTRY.size
+        tag = self._tags.get((served.name, served.version))
+        if tag is None:
+            tag = self._tags[served.name, served.version] = version_tag(served.name, served.version)
+        moment = time.monotonic()
+        slot = int(served.slot)
+        _ENTRY.pack_into(row, entry_at, key, moment, first, before, images, slot, tag, logged)
+        place = self._digits_at + start
+        if images == 1:  # a slice takes longer
+            row[place] = digits[0]
+        else:
+            row[place : place + images] = bytes(digits)
+        self._added, self._added_images = number + 1, first + images
+        _COUNTS.pack_into(row, 0, self._added, self._added_images)
+        _HEAD.pack_into(row, head_at, number + 1)
+
+    def find(self, request_id: bytes, client: str | None) -> Found | None:
+        """Return the newest request with this id and client, of any process."""
+        key = self._hash(request_id, client)
+        oldest = time.monotonic() - self.seconds
+        found = [
+            one
+            for process in range(self._processes)
+            if (one := self._find_in(process, key)) and one.time >= oldest
+        ]
+        return max(found, default=None)
+
+    def _find_in(self, process: int, key: int) -> Found | None:
+        memory, start = self._memory, process * self._row_size
+        kept, kept_images = (size - size // _SLACK for size in (self.requests, self._images))
+        (number,) = _HEAD.unpack_from(memory, start + _COUNTS.size + key % self.requests * _HEAD.size)
+        newer = number + 1
+        while 0 < number < newer:
+            added, added_images = _COUNTS.unpack_from(memory, start)
+            if added - number >= kept:
+                return None
+            entry_at = start + self._entries_at + (number - 1) % self.requests * _ENTRY.size
+            found, moment, first, before, images, slot, version, flags = _ENTRY.unpack_from(memory, entry_at)
+            if found == key:
+                if added_images - first > kept_images:
+                    return None
+                place = start + self._digits_at + first % self._images
+                return Found(moment, images, slot, version, bool(flags & _LOGGED), place)
+            newer, number = number, before
+        return None
+
+    def label(self, found: Found, index: int, label: int) -> tuple[int, int | None]:
+        """Label an image; return the predicted digit, and the label that it had before, which remains."""
+        with self._locked():
+            place = found.place + index
+            digit, before = self._memory[place] & 15, self._memory[place] >> 4
+            if before:
+                return digit, before - 1
+            self._memory[place] = (label + 1) << 4 | digit
+        return digit, None
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        """Exclude other processes from labelling; the kernel releases the lock of one that dies."""
+        fcntl.lockf(self._descriptor, fcntl.LOCK_EX)
+        try:
+            yield
+        finally:
+            fcntl.lockf(self._descriptor, fcntl.LOCK_UN)
+
+    def _hash(self, request_id: bytes, client: str | None) -> int:
+        content = request_id if client is None else b"%b %b" % (request_id, client.encode())
+        hashed = self._keyed.copy()  # to start from the key takes longer
+        hashed.update(content)
+        key: int = _HEAD.unpack(hashed.digest())[0]
+        return key
+
+
+def version_tag(name: str, version: str) -> int:
+    """Return the number of a version by which a slot that has been taken over is noticed."""
+    return crc32(f"{name}/{version}".encode())
+
+
+def _attached(
+    processes: int, requests: int, seconds: float, descriptor: Any, secret: bytes
+) -> RecentPredictions:
+    return RecentPredictions(processes, requests, seconds, descriptor=descriptor.detach(), secret=secret)
