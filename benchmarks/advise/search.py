@@ -14,7 +14,7 @@ from math import ceil, inf
 from typing import Any, Literal
 
 from benchmarks.advise.candidates import Candidate, SessionCosts, Shape
-from benchmarks.advise.measure import Known, Run
+from benchmarks.advise.measure import TRIES, Known, Run
 from benchmarks.advise.profile import Profile
 
 KEPT = 3
@@ -69,7 +69,7 @@ class Search:
     costs: SessionCosts
     start: Callable[[Shape], AbstractContextManager[Any]]
     run: Callable[[Any, Candidate, float, int], Run]
-    """With what `start` returned, the seconds and the rung."""
+    """With what `start` returned, the seconds, and the number of this run of the candidate."""
     clock: Clock
     progress: Callable[[str, Race], None] = lambda _text, _race: None
 
@@ -125,9 +125,12 @@ class Search:
                 yield candidate
 
     def _measure(self, race: Race, service: Any, candidate: Candidate, seconds: float, rung: int) -> None:
-        self.progress(f"round {rung + 1}, {candidate}", race)
-        race.runs[candidate].append(self.run(service, candidate, seconds, rung))
         race.states[candidate] = "measured"
+        for attempt in range(TRIES):
+            self.progress(f"round {rung + 1}, {candidate}", race)
+            race.runs[candidate].append(self.run(service, candidate, seconds, rung * TRIES + attempt))
+            if not race.runs[candidate][-1].missed or race.known(candidate).hopeless:
+                break
 
 
 def _by_shape(candidates: Sequence[Candidate]) -> Mapping[Shape, list[Candidate]]:

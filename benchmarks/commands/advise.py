@@ -132,7 +132,9 @@ class Advise(Bench, RepositorySettings):
                 profile=profile,
                 costs=SessionCosts(select_models(self.models_dir)),
                 start=_Services(self.models_dir, entries).open,
-                run=lambda service, one, length, rung: runs.run(service, one, length, f"search {rung}", rung),
+                run=lambda service, one, length, number: runs.run(
+                    service, one, length, f"run {number}", number
+                ),
                 clock=time.monotonic,
                 progress=lambda text, race: show(_with_best(text, race)),
             )
