@@ -50,6 +50,15 @@ class Race:
         possible = [one for one in self.candidates if self.runs.get(one) and not self.known(one).hopeless]
         return sorted(possible, key=lambda one: self.known(one).cpu_us)
 
+    def finalists(self) -> list[Candidate]:
+        """Return the two cheapest candidates, and the simplest settings of the cheapest one's model.
+
+        Of settings that differ by noise alone, any may be the cheapest of the search.
+        """
+        cheapest = self.cheapest()
+        simplest = [one for one in self.candidates if one in cheapest and one.model == cheapest[0].model][:1]
+        return list(dict.fromkeys([*cheapest[: FINALISTS - 1], *simplest]))
+
     def closest(self) -> Candidate | None:
         """Return the measured candidate with the lowest 99th percentile, or the lowest median without one."""
         measured = [one for one in self.candidates if self.runs.get(one)]

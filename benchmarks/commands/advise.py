@@ -31,7 +31,7 @@ from serving.model.repository import ModelEntry
 
 SHARE_OF_SEARCH = 0.5
 """Of the time; the rest is for the verification, and for starting services."""
-SHARE_OF_VERIFICATION = 0.35
+SHARE_OF_VERIFICATION = 0.4
 SETTINGS_FILE, REPORT_FILE, RUNS_FILE = "serve.toml", "report.md", "runs.json"
 NEWEST = 100_000
 """Images of a log that are read, the newest ones."""
@@ -49,7 +49,8 @@ class Advise(Bench, RepositorySettings):
     The target is the 99th percentile of the latency at a rate of requests, which arrive at random (an open loop). All
     models, numbers of processes, batch sizes and threads are measured on this machine, in shorter and then longer runs
     of ever fewer; the cheapest one takes the least CPU time per request. It is verified in interleaved rounds with the
-    second one. What it writes into the folder --out: serve.toml for `distillery-serve --config`, and report.md.
+    second one and with simpler settings. The folder --out gets serve.toml, for `distillery-serve --config`, and
+    report.md.
     """
 
     limitations = (
@@ -119,7 +120,7 @@ class Advise(Bench, RepositorySettings):
 
     def measure(self) -> dict[str, Any]:
         entries = self.entries()
-        seconds = 60 * self.minutes * SHARE_OF_VERIFICATION / ROUNDS / 2
+        seconds = 60 * self.minutes * SHARE_OF_VERIFICATION / ROUNDS / FINALISTS
         profile = self._profile(seconds)
         self._check_time(profile, seconds)
         models, left_out = choose_models(entries, max_errors=self.max_errors, min_accuracy=self.min_accuracy)
@@ -189,13 +190,14 @@ class Advise(Bench, RepositorySettings):
     def _verify(
         self, race: Race, search: Search, runs: "_Runs", seconds: float, show: Callable[[str], None]
     ) -> list[Verified]:
-        """Verify the two cheapest candidates, and the next ones as long as none meets the target."""
+        """Verify the finalists, and the next candidates if none of them meets the target."""
         verified: list[Verified] = []
-        finalists = race.cheapest()[: FINALISTS + 1]
-        for pair in (finalists[:2], finalists[2:]):
-            if pair and not any(each.passed for each in verified):
-                measure = _verification(pair, runs, seconds, show)
-                verified.append(verify(pair, start=search.start, run=measure))
+        first = race.finalists()
+        others = [one for one in race.cheapest() if one not in first][:FINALISTS]
+        for several in (first, others):
+            if several and not any(each.passed for each in verified):
+                measure = _verification(several, runs, seconds, show)
+                verified.append(verify(several, start=search.start, run=measure))
         return verified
 
     @staticmethod
@@ -359,11 +361,11 @@ class _Runs:
 
 
 def _verification(
-    pair: Sequence[Candidate], runs: _Runs, seconds: float, show: Callable[[str], None]
+    several: Sequence[Candidate], runs: _Runs, seconds: float, show: Callable[[str], None]
 ) -> Callable[[_Service, Candidate, int], Run]:
     def run(service: _Service, candidate: Candidate, number: int) -> Run:
         show(f"verification {number} of {ROUNDS}, {candidate}")
-        part = f"verification {number} of {' and '.join(map(str, pair))}"
+        part = f"verification {number} of {' and '.join(map(str, several))}"
         return runs.run(service, candidate, seconds, part, 1000 + number)
 
     return run

@@ -130,6 +130,15 @@ def test_a_model_that_needs_more_cores_than_it_may_use_is_not_measured() -> None
     assert overloaded == {("teacher", 1)}  # 6000 × 200 µs are 1.2 cores
 
 
+def test_the_finalists_include_the_simplest_settings_of_the_cheapest_model() -> None:
+    machine = Machine()
+    race = machine.search().race(CANDIDATES, deadline=120)
+    finalists = race.finalists()
+    assert finalists[:2] == race.cheapest()[:2]
+    assert Candidate(SHAPES[0], "fast") in finalists
+    assert len(finalists) <= 3
+
+
 def prove(machine: Machine, finalists: list[Candidate]) -> Iterator[Candidate]:
     proof = verify(finalists, start=machine.start, run=lambda service, one, _: machine.run(service, one, 3))
     yield from proof.passed

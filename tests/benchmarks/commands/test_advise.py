@@ -94,7 +94,7 @@ def test_impossible_values_are_rejected(
     ("arguments", "message"),
     [
         (["--models=nobody"], "there is no model 'nobody'"),
-        (["--rate=1"], "--minutes 5: 1 requests/s are 52 requests in the verification, and 473 are needed"),
+        (["--rate=1"], "--minutes 5: 1 requests/s are 40 requests in the verification, and 473 are needed"),
         (["--max-errors=0"], "--max-errors 0: no model is as accurate"),
         (["--api-servers=4096"], "--api-servers 4096 × --threads 1: more threads than the"),
     ],
