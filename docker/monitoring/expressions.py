@@ -96,6 +96,12 @@ def rejected_share(scope: Scope, models: str) -> str:
     return f"{scope.rate('distillery_rejected_predictions_total', models)} / ({images} > 0)"
 
 
+def escalated_share(scope: Scope, models: str) -> str:
+    """Return the share of images that the teacher of a cascade classified."""
+    images = scope.rate("distillery_images_total", models)
+    return f"{scope.rate('distillery_escalated_images_total', models)} / ({images} > 0)"
+
+
 def agreement(scope: Scope, models: str) -> str:
     """Return the share of compared live images for which model and teacher predict the same digit."""
     agree = scope.rate("distillery_teacher_comparisons_total", models, 'agrees="true"')
