@@ -13,6 +13,8 @@ from benchmarks.results.ratio import Ratio
 
 ROUNDS = 6
 """With five or more, the interval of a ratio exists."""
+SMALL = 1.05
+"""Below this factor, a difference in cost that is not decided decides nothing."""
 
 
 @dataclass(frozen=True)
@@ -32,12 +34,13 @@ class Verified:
         return sorted(passed, key=lambda one: median(self.costs(one)))
 
     def choose(self, preference: Callable[[Candidate], Any]) -> Candidate:
-        """Return the cheapest that meets the target, or one whose difference from it is not decided.
+        """Return the cheapest that meets the target, or one whose difference from it is small and not decided.
 
         Of these, the one with the least `preference`: the difference may be noise, and the preference is not.
         """
         cheapest, *others = self.passed
-        equal = [one for one in others if not self.saving(cheapest, one).decided]
+        savings = {one: self.saving(cheapest, one) for one in others}
+        equal = [one for one, saving in savings.items() if saving.median < SMALL and not saving.decided]
         return min([cheapest, *equal], key=preference)
 
     def costs(self, candidate: Candidate) -> list[float]:
