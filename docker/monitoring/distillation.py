@@ -7,6 +7,7 @@ from expressions import (
     agreement,
     cpu_per_image,
     duration_quantile,
+    live_accuracy,
     rejected_share,
     seconds_per_image,
     speedup,
@@ -186,6 +187,14 @@ def quality() -> list[Json]:
             width=8,
             runbook="DistilleryAgreement",
             about="Share of the sampled live images with the teacher's digit. It is no accuracy: both may be wrong.",
+        ),
+        graph(
+            "Live accuracy",
+            [query(live_accuracy(S, S.models))],
+            unit="percentunit",
+            width=8,
+            about="Share of the live images whose true digit clients have sent to POST /feedback that the model"
+            " classified correctly. People label what they notice: GET /feedback has the numbers and intervals.",
         ),
         graph(
             "Accepted share",
