@@ -1,7 +1,7 @@
 """A cascade of two exported models: a threshold with a statistical guarantee, and its entry in the repository.
 
-    escalated = confidence of the student < threshold          the teacher predicts
-    worse     = not escalated, student wrong, teacher right     a digit that the cascade costs
+    escalated = probability of the student's digit < threshold     the teacher predicts
+    worse     = not escalated, student wrong, teacher right        a digit that the cascade costs
 
 A digit of the cascade that is not escalated may also be right where the teacher is wrong, so
 
@@ -51,7 +51,7 @@ class Answers(NamedTuple):
     """What one model predicts for N labelled digits."""
 
     correct: Mask  # N
-    confidence: NDArray[np.float64]  # N
+    probability: NDArray[np.float64]  # N, of the predicted digit
     logits: Scores  # [N, 10]
 
     @classmethod
@@ -63,7 +63,8 @@ class Answers(NamedTuple):
         found = session.outputs_of(runs)
         if found.confidence is None:
             raise ExportError(f"{entry.name} was exported without confidence; export it again")
-        return cls(found.digits == digits.labels.numpy(), found.confidence, found.logits)
+        probability = found.probabilities.max(axis=1).astype(np.float64)
+        return cls(found.digits == digits.labels.numpy(), probability, found.logits)
 
 
 class Choice(NamedTuple):
@@ -93,7 +94,7 @@ class Pair(NamedTuple):
 
     def at(self, threshold: float) -> Choice:
         """Return the results of a threshold."""
-        kept = self.student.confidence >= threshold
+        kept = self.student.probability >= threshold
         right, teacher_right = self.student.correct, self.teacher.correct
         return Choice(
             threshold,
@@ -105,17 +106,19 @@ class Pair(NamedTuple):
     def lowest(self, allowed: int) -> Choice | None:
         """Return the lowest threshold with at most `allowed` worse digits; None if it would escalate every digit.
 
-        It lies halfway between two confidences, so that rounding on another machine does not move a digit across it.
+        It lies halfway between two probabilities, so that rounding on another machine does not move a digit across it.
         """
-        confidences = self.student.confidence
-        worse = np.sort(confidences[~self.student.correct & self.teacher.correct])[::-1]
+        probabilities = self.student.probability
+        worse = np.sort(probabilities[~self.student.correct & self.teacher.correct])[::-1]
         if len(worse) <= allowed:
             return self.at(0.0)
         too_low = worse[allowed]
-        above = confidences[confidences > too_low]
+        above = probabilities[probabilities > too_low]
         if not len(above):
             return None
-        return self.at(max(round((too_low + above.min()) / 2, 6), float(np.nextafter(too_low, 1))))
+        middle = float(too_low + above.min()) / 2
+        rounded = round(middle, 6)
+        return self.at(rounded if too_low < rounded <= above.min() else middle)
 
 
 def allowed_worse(digits: int, epsilon: float, probability: float = PROBABILITY) -> int:
@@ -252,7 +255,7 @@ def _manifest(
 
 def _parity(test: Pair, threshold: float) -> Parity:
     """Compare the cascade with its teacher: images that are not escalated may differ."""
-    kept = test.student.confidence >= threshold
+    kept = test.student.probability >= threshold
     own, others = test.student.logits, test.teacher.logits
     differences = np.abs(own - others).max(axis=1) / np.maximum(np.abs(others).max(axis=1), 1)
     return Parity(

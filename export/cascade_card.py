@@ -4,9 +4,9 @@ from serving.model.repository import Manifest
 
 _CARD = """# {name}
 
-A cascade: `{student}` predicts every image, and `{teacher}` those that `{student}` is not confident of.
-An image is escalated if the student's confidence is below **{threshold:g}**. Its digit, its probabilities, its
-confidence and whether it is accepted are then the teacher's.
+A cascade: `{student}` predicts every image, and `{teacher}` those that `{student}` is not sure of.
+An image is escalated if the probability of the student's digit is below **{threshold:.8g}**. Its digit, its
+probabilities, its confidence and whether it is accepted are then the teacher's.
 
 | | model | layers | precision | errors of {images:,} test digits |
 | --- | --- | --- | --- | --: |

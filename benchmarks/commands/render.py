@@ -37,6 +37,7 @@ class Render(Command):
         [
             Path("README.md"),
             Path("docs/benchmarks.md"),
+            Path("docs/cascade.md"),
             Path("docs/distillation.md"),
             Path("docs/paper.md"),
             Path("docs/performance.md"),

@@ -23,7 +23,7 @@ from benchmarks.errors import BenchmarkError
 from benchmarks.load.digits import load_digits
 from serving.client.tensors import LENGTH, pack, unpack
 from serving.model.session import open_session
-from serving.model.tensors import Images
+from serving.model.tensors import Images, Scores
 
 PROBABILITIES = {"name": "probabilities", "parameters": {"binary_data": True}}
 """The output that a V2 request asks for."""
@@ -118,16 +118,17 @@ def read_binary_probabilities(headers: HTTPMessage | Mapping[str, str], body: by
         raise BenchmarkError(f"the response has no binary tensor of probabilities: {body[:300]!r}") from None
 
 
-def check_answers(workload: Workload, model_path: Path) -> float:
+def check_answers(workload: Workload, model: Path | Callable[[Images], Scores]) -> float:
     """Send every request once, each on a new connection, and compare the response with a session of the same file.
 
-    Returns the largest difference between two probabilities. Raises `BenchmarkError` for a status other than
-    200 or probabilities that are not the model's.
+    Instead of a file, `model` may be what computes the probabilities `[N, 10]` of images. Returns the largest
+    difference between two probabilities. Raises `BenchmarkError` for a status other than 200 or probabilities that are
+    not the model's.
     """
-    session = open_session(model_path)
+    infer, name = (model, workload.model) if callable(model) else (_session_of(model), model.name)
     worst = 0.0
     for prepared, images in zip(workload.requests, workload.groups, strict=True):
-        (expected,) = session.run(["probabilities"], {"image": images})
+        expected = infer(images)
         status, headers, answer = _send(workload, prepared)
         if status != 200:
             raise BenchmarkError(f"{workload}: status {status}: {answer[:300].decode(errors='replace')}")
@@ -135,12 +136,22 @@ def check_answers(workload: Workload, model_path: Path) -> float:
         difference = np.abs(found - expected).max() if found.shape == expected.shape else np.inf
         if not difference <= TOLERANCE:
             raise BenchmarkError(
-                f"{workload}: the predictions are not those of {model_path.name} in the given model repository "
+                f"{workload}: the predictions are not those of {name} in the given model repository "
                 f"(probabilities differ by {difference:.2g}, shape {found.shape} against {expected.shape}); "
                 "--models-dir must name the repository that the service reads"
             )
         worst = max(worst, float(difference))
     return worst
+
+
+def _session_of(path: Path) -> Callable[[Images], Scores]:
+    session = open_session(path)
+
+    def infer(images: Images) -> Scores:
+        probabilities: Scores = session.run(["probabilities"], {"image": images})[0]
+        return probabilities
+
+    return infer
 
 
 def _send(workload: Workload, prepared: bytes) -> tuple[int, HTTPMessage, bytes]:

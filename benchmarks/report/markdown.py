@@ -70,6 +70,14 @@ def _ratio(ratio: Ratio | dict[str, Any] | float | None, before: str = "") -> st
     return f"{before}{ratio if isinstance(ratio, Ratio) else Ratio.from_json(ratio)}"
 
 
+def _share(ratio: dict[str, Any]) -> str:
+    """Return a ratio as a percentage with its interval; nothing for a case's ratio to itself."""
+    found = Ratio.from_json(ratio)
+    if found.low == found.high == 1:
+        return ""
+    return f"{found.median:.1%} ({found.low:.1%}–{found.high:.1%})"
+
+
 def _mean(row: dict[str, Any], form: str = ",.1f", *, values: bool = False) -> str:
     """Return a mean over seeds with its 95 % interval, and with its `values`; one value is an integer."""
     if row["interval_95"] is None:
@@ -107,6 +115,7 @@ _ENVIRONMENT.filters |= {
     "percent": lambda share, decimals: f"{share:.{decimals}%}",
     "ratio": _ratio,
     "row": _row,
+    "share": _share,
     "slug": slug,
 }
 _ENVIRONMENT.globals |= {

@@ -52,6 +52,7 @@ SECTIONS = (
         files=thumbnail_files,
     ),
     Section(name="scenarios", kinds=("scenarios",)),
+    Section(name="cascade", kinds=("cascade",)),
     Section(name="score", kinds=("score",)),
     Section(name="capacity", kinds=("http",)),
     Section(name="overload", kinds=("overload",), figure="overload.png", draw=figures.overload_figure),

@@ -22,9 +22,15 @@ FACTS = (
 
 
 def select_models(models_dir: Path, names: Sequence[str] = ()) -> dict[str, ModelEntry]:
-    """Return the models called `names`, or all of them. Raises `BenchmarkError` for an unknown name."""
-    entries = load_repository(models_dir)
+    """Return the models called `names`, or all of them but cascades, which `distillery-bench cascade` measures.
+
+    Raises `BenchmarkError` for an unknown name, or that of a cascade.
+    """
+    found = load_repository(models_dir)
+    entries = {name: entry for name, entry in found.items() if entry.manifest.cascade is None}
     for name in names:
+        if name in found and name not in entries:
+            raise BenchmarkError(f"{name} is a cascade, which `distillery-bench cascade` measures")
         if name not in entries:
             raise BenchmarkError(f"{models_dir}: {unknown('model', name, entries)}")
     return {name: entries[name] for name in names or entries}

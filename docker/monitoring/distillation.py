@@ -7,6 +7,7 @@ from expressions import (
     agreement,
     cpu_per_image,
     duration_quantile,
+    escalated_share,
     live_accuracy,
     rejected_share,
     seconds_per_image,
@@ -177,24 +178,16 @@ def quality() -> list[Json]:
             "Test accuracy",
             [query(fact("test_accuracy_ratio"))],
             unit="percentunit",
-            width=8,
+            width=6,
             about="Share of the 10,000 test digits that the exported file classifies correctly.",
         ),
         graph(
             "Agreement with the teacher",
             [query(agreement(S, STUDENTS))],
             unit="percentunit",
-            width=8,
+            width=6,
             runbook="DistilleryAgreement",
             about="Share of the sampled live images with the teacher's digit. It is no accuracy: both may be wrong.",
-        ),
-        graph(
-            "Live accuracy",
-            [query(live_accuracy(S, S.models))],
-            unit="percentunit",
-            width=8,
-            about="Share of the live images whose true digit clients have sent to POST /feedback that the model"
-            " classified correctly. People label what they notice: GET /feedback has the numbers and intervals.",
         ),
         graph(
             "Accepted share",
@@ -203,9 +196,24 @@ def quality() -> list[Json]:
                 query(fact("validation_accepted_ratio"), "{{model}} · validation"),
             ],
             unit="percentunit",
-            width=8,
+            width=6,
             runbook="DistilleryAcceptance",
             about="Share of live images whose prediction is accepted, and that of validation digits.",
+        ),
+        graph(
+            "Escalated share",
+            [query(f"{escalated_share(S, S.models)} > 0")],
+            unit="percentunit",
+            width=6,
+            about="Share of a cascade's images that its teacher classified. Its runs are those of its two models.",
+        ),
+        graph(
+            "Live accuracy",
+            [query(live_accuracy(S, S.models))],
+            unit="percentunit",
+            width=8,
+            about="Share of the live images whose true digit clients have sent to POST /feedback that the model"
+            " classified correctly. People label what they notice: GET /feedback has the numbers and intervals.",
         ),
         graph(
             "Predictions by digit",
@@ -217,6 +225,7 @@ def quality() -> list[Json]:
                 )
             ],
             unit="percentunit",
+            width=8,
             runbook="DistilleryDigitDrift",
             about="Share of each digit in the predictions of the selected models. In MNIST each digit has 9 to 11 %.",
         ),
@@ -233,6 +242,7 @@ def quality() -> list[Json]:
                 ),
             ],
             unit="percentunit",
+            width=8,
             runbook="DistilleryConfidenceDrift",
             about="Digits: the share of predictions that would have to be others to have the frequencies of the"
             " training set. Confidence: how much less is accepted than of validation digits.",

@@ -96,6 +96,12 @@ def rejected_share(scope: Scope, models: str) -> str:
     return f"{scope.rate('distillery_rejected_predictions_total', models)} / ({images} > 0)"
 
 
+def escalated_share(scope: Scope, models: str) -> str:
+    """Return the share of images that the teacher of a cascade classified."""
+    images = scope.rate("distillery_images_total", models)
+    return f"{scope.rate('distillery_escalated_images_total', models)} / ({images} > 0)"
+
+
 def live_accuracy(scope: Scope, models: str) -> str:
     """Return the share of the images with a label for which the model predicted that digit."""
     correct = scope.rate("distillery_feedback_total", models, 'correct="true"')

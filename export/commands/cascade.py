@@ -23,10 +23,11 @@ _ROWS = 12
 
 
 class Cascade(DataSettings, RepositorySettings):
-    """Publish a cascade: a teacher predicts where a student is not confident.
+    """Publish a cascade: a teacher predicts where a student is not sure.
 
-    The threshold is the lowest one on the student's confidence that keeps a promise: with 95 % probability, the cascade
-    has at most --epsilon more errors per image than the teacher alone. It is chosen on the validation digits (Learn
+    Below a threshold on the probability of the student's digit, the teacher predicts. The threshold is the lowest one
+    with a guarantee: with 95 % probability, the cascade has at most --epsilon more errors per image than the teacher
+    alone. It is chosen on the validation digits (Learn
     then Test), and holds for the two files given: export the cascade again after either of them. The test digits are
     read afterwards, for the figures of the model card.
     """
@@ -41,7 +42,7 @@ class Cascade(DataSettings, RepositorySettings):
         "fast-int8", description="model that predicts first; of its versions, the newest"
     )
     teacher: Annotated[str, Metavar("MODEL[/VERSION]")] = Field(
-        "teacher", description="model that predicts what the student is not confident of"
+        "teacher", description="model that predicts what the student is not sure of"
     )
     epsilon: float = Field(
         EPSILON, gt=0, lt=1, description="errors per image that the cascade may have above the teacher's"
@@ -70,7 +71,7 @@ class Cascade(DataSettings, RepositorySettings):
         console.print(_table(found))
         errors = (student.manifest, teacher.manifest, found.entry.manifest)
         console.print(
-            f"chosen: threshold {found.choice.threshold:g}; test errors: "
+            f"chosen: threshold {found.choice.threshold:.8g}; test errors: "
             + ", ".join(f"{each.name} {each.test_errors}" for each in errors)
         )
 

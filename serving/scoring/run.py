@@ -70,6 +70,11 @@ def _model(settings: ScoringSettings) -> ModelEntry:
     name = settings.model or default_model(entries)
     if name not in entries:
         raise DistilleryError(f"--model: {unknown('model', name, entries)}")
+    if rule := entries[name].manifest.cascade:
+        raise DistilleryError(
+            f"--model: {name} is a cascade, which only the service runs; score with {rule.student.name} or "
+            f"{rule.teacher.name}"
+        )
     return entries[name]
 
 

@@ -27,20 +27,20 @@ from serving.model.signature import PublicKeys
 LOGITS = np.zeros((1, 10), np.float32)
 
 
-def pair_of(confidence: list[float], student: list[int], teacher: list[int]) -> Pair:
-    confidences = np.array(confidence)
+def pair_of(probability: list[float], student: list[int], teacher: list[int]) -> Pair:
+    probabilities = np.array(probability)
     return Pair(
-        Answers(np.array(student, bool), confidences, LOGITS),
-        Answers(np.array(teacher, bool), confidences, LOGITS),
+        Answers(np.array(student, bool), probabilities, LOGITS),
+        Answers(np.array(teacher, bool), probabilities, LOGITS),
     )
 
 
 def drawn(random: np.random.Generator, digits: int) -> Pair:
-    """Digits of a population in which a less confident student is more often wrong: 0.2 * (1 - confidence)."""
-    confidence = np.trunc(random.uniform(0, 1, digits) * 1e6) / 1e6
-    wrong = random.random(digits) < 0.2 * (1 - confidence)
+    """Digits of a population in which a less sure student is more often wrong: 0.2 * (1 - probability)."""
+    probability = random.uniform(0, 1, digits)
+    wrong = random.random(digits) < 0.2 * (1 - probability)
     teacher_wrong = random.random(digits) < 0.01
-    return Pair(Answers(~wrong, confidence, LOGITS), Answers(~teacher_wrong, confidence, LOGITS))
+    return Pair(Answers(~wrong, probability, LOGITS), Answers(~teacher_wrong, probability, LOGITS))
 
 
 def test_the_number_of_worse_digits_is_that_of_the_exact_test() -> None:
@@ -63,12 +63,12 @@ def test_the_lowest_threshold_escalates_all_but_the_allowed_worse_digits() -> No
     assert pair.lowest(2) == (0.0, 0, 2, 1)
 
 
-def test_digits_of_one_confidence_are_escalated_together() -> None:
+def test_digits_of_one_probability_are_escalated_together() -> None:
     assert pair_of([0.9, 0.9, 0.8], student=[1, 0, 1], teacher=[1, 1, 1]).lowest(0) is None
     assert pair_of([0.9, 0.8, 0.8], student=[1, 1, 0], teacher=[1, 1, 1]).lowest(0) == (0.85, 2, 0, 0)
 
 
-def test_neighbouring_confidences_are_separated() -> None:
+def test_neighbouring_probabilities_are_separated() -> None:
     pair = pair_of([0.900001, 0.9], student=[1, 0], teacher=[1, 1])
     chosen = pair.lowest(0)
     assert chosen
@@ -127,8 +127,7 @@ def test_the_published_figures_are_those_of_the_rule(cascade_repository: Path, s
     ):
         images, labels = digits.images.numpy(), digits.labels.numpy()
         student, teacher = (Session(entries[name].content).run(images) for name in ("student", "teacher"))
-        assert student.confidence
-        kept = np.array(student.confidence) >= rule.threshold
+        kept = student.probabilities.max(axis=1) >= rule.threshold
         right, teacher_right = np.array(student.digits) == labels, np.array(teacher.digits) == labels
         assert (escalated, worse, better) == (
             int((~kept).sum()),
@@ -145,7 +144,7 @@ def test_the_card_states_rule_and_guarantee(cascade_repository: Path) -> None:
     card, rule = entry.card, entry.manifest.cascade
     assert card
     assert rule
-    assert f"confidence is below **{rule.threshold:g}**" in card
+    assert f"digit is below **{rule.threshold:.8g}**" in card
     assert "With 95% probability, the cascade's error rate is at most **5.0000%** above the teacher's" in card
     for member in (rule.student, rule.teacher):
         assert f"`{member}`, SHA-256\n  {member.sha256}" in card

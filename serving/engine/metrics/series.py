@@ -224,7 +224,7 @@ def metrics_table(
         ),
         Metric(
             ESCALATED,
-            "Images classified by the teacher of a cascade, because its student was not confident; 0 for other models.",
+            "Images classified by the teacher of a cascade, because its student was not sure; 0 for other models.",
             model,
         ),
         Metric(

@@ -17,6 +17,7 @@ from serving.engine.metrics.recorder import RunMetrics
 from serving.engine.metrics.series import Metrics, metrics_table
 from serving.model.repository import load_repository
 from serving.model.tensors import Images
+from tests.support.cascade import middle_threshold
 from tests.support.training.samples import sample_test
 
 IMAGES = sample_test().images.numpy()
@@ -35,7 +36,7 @@ def apis(cascade_repository: Path) -> dict[str, DigitAPI]:
         api.metrics = RunMetrics(row, str(slot))
     manifest = entries["cascade"].manifest
     assert manifest.cascade
-    threshold = float(np.median(student.session.run(IMAGES).confidence or ()))
+    threshold = middle_threshold(student.session.run(IMAGES))
     rule = manifest.cascade.model_copy(update={"threshold": threshold})
     entry = entries["cascade"].model_copy(update={"manifest": manifest.model_copy(update={"cascade": rule})})
     cascade = DigitAPI(entry, ModelSettings(BodyLimits()))
@@ -104,12 +105,10 @@ async def predict(cascade: CascadeExecutor, images: Images, client: str | None =
 
 
 def split(apis: dict[str, DigitAPI]) -> tuple[Images, Images]:
-    """Return the digits that the student is confident of, and the others, by the rule of the manifest."""
+    """Return the digits that the student is sure of, and the others, by the rule of the manifest."""
     rule = apis["cascade"].entry.manifest.cascade
-    confidence = apis["student"].session.run(IMAGES).confidence
     assert rule
-    assert confidence
-    kept = np.array(confidence) >= rule.threshold
+    kept = apis["student"].session.run(IMAGES).probabilities.max(axis=1) >= rule.threshold
     return IMAGES[kept], IMAGES[~kept]
 
 
@@ -121,7 +120,7 @@ def test_each_image_has_the_prediction_of_the_model_that_the_rule_names(apis: di
     async def test(cascade: CascadeExecutor, *_: Recorded) -> None:
         found = await predict(cascade, IMAGES)
         assert found.escalated
-        assert found.escalated == [share < rule.threshold for share in student.confidence or ()]
+        assert found.escalated == (student.probabilities.max(axis=1) < rule.threshold).tolist()
         assert {True, False} == set(found.escalated)
         for index, escalated in enumerate(found.escalated):
             expected = teacher if escalated else student
@@ -138,27 +137,27 @@ def test_each_image_has_the_prediction_of_the_model_that_the_rule_names(apis: di
 def test_the_teacher_runs_the_escalated_images_only_those_of_several_requests_together(
     apis: dict[str, DigitAPI],
 ) -> None:
-    confident, uncertain = split(apis)
+    sure, unsure = split(apis)
 
     async def test(cascade: CascadeExecutor, student: Recorded, teacher: Recorded) -> None:
-        requests = [np.stack([confident[i], uncertain[i], confident[i + 1]]) for i in range(5)]
+        requests = [np.stack([sure[i], unsure[i], sure[i + 1]]) for i in range(5)]
         found = await asyncio.gather(*(predict(cascade, images) for images in requests))
         assert student.runs == [15]
         assert teacher.runs == [5]
         assert [one.escalated for one in found] == [[False, True, False]] * 5
-        for asked, image in zip(teacher.requests, uncertain, strict=False):
+        for asked, image in zip(teacher.requests, unsure, strict=False):
             assert np.array_equal(asked, image[None])
 
     run(apis, test)
 
 
-def test_a_confident_request_does_not_wait_for_the_teacher(apis: dict[str, DigitAPI]) -> None:
-    confident, uncertain = split(apis)
+def test_a_request_that_is_not_escalated_does_not_wait_for_the_teacher(apis: dict[str, DigitAPI]) -> None:
+    sure, unsure = split(apis)
 
     async def test(cascade: CascadeExecutor, _: Recorded, teacher: Recorded) -> None:
         teacher.gate.clear()
-        escalated = asyncio.create_task(predict(cascade, uncertain[:1]))
-        assert (await predict(cascade, confident[:2])).escalated == [False, False]
+        escalated = asyncio.create_task(predict(cascade, unsure[:1]))
+        assert (await predict(cascade, sure[:2])).escalated == [False, False]
         await asyncio.sleep(0.01)
         assert not escalated.done()
         teacher.gate.set()
@@ -169,28 +168,28 @@ def test_a_confident_request_does_not_wait_for_the_teacher(apis: dict[str, Digit
 
 @pytest.mark.parametrize("failing", ["student", "teacher"])
 def test_an_error_of_either_run_ends_the_request(apis: dict[str, DigitAPI], failing: str) -> None:
-    confident, uncertain = split(apis)
+    sure, unsure = split(apis)
 
     async def test(cascade: CascadeExecutor, student: Recorded, teacher: Recorded) -> None:
         {"student": student, "teacher": teacher}[failing].error = RuntimeError("out of memory")
         with pytest.raises(RuntimeError, match="out of memory"):
-            await predict(cascade, uncertain[:2])
+            await predict(cascade, unsure[:2])
         if failing == "teacher":
-            assert (await predict(cascade, confident[:1])).escalated == [False]
+            assert (await predict(cascade, sure[:1])).escalated == [False]
 
     run(apis, test)
 
 
 def test_a_request_that_ends_between_the_two_runs_is_not_run_again(apis: dict[str, DigitAPI]) -> None:
     """Its deadline passed, or its client hung up."""
-    _, uncertain = split(apis)
+    _, unsure = split(apis)
 
     async def test(cascade: CascadeExecutor, student: Recorded, teacher: Recorded) -> None:
         teacher.gate.clear()
-        first = asyncio.create_task(predict(cascade, uncertain[:1]))
+        first = asyncio.create_task(predict(cascade, unsure[:1]))
         await asyncio.sleep(0.05)
         gone = Client()
-        cascade.submit(uncertain[1:3], gone)
+        cascade.submit(unsure[1:3], gone)
         await asyncio.sleep(0.05)
         assert [len(images) for images in teacher.requests] == [1, 2]
         gone.future.cancel()
@@ -205,12 +204,12 @@ def test_a_request_that_ends_between_the_two_runs_is_not_run_again(apis: dict[st
 
 
 def test_the_times_are_those_of_both_runs_and_the_wait_between_them(apis: dict[str, DigitAPI]) -> None:
-    _, uncertain = split(apis)
+    _, unsure = split(apis)
 
     async def test(cascade: CascadeExecutor, _: Recorded, teacher: Recorded) -> None:
         teacher.gate.clear()
         begun = asyncio.get_running_loop().time()
-        request = asyncio.create_task(predict(cascade, uncertain[:4]))
+        request = asyncio.create_task(predict(cascade, unsure[:4]))
         await asyncio.sleep(0.2)
         teacher.gate.set()
         found = await request
@@ -221,10 +220,10 @@ def test_the_times_are_those_of_both_runs_and_the_wait_between_them(apis: dict[s
 
 
 def test_clients_take_turns_in_the_teachers_queue(apis: dict[str, DigitAPI]) -> None:
-    _, uncertain = split(apis)
+    _, unsure = split(apis)
 
     async def test(cascade: CascadeExecutor, student: Recorded, teacher: Recorded) -> None:
-        await asyncio.gather(*(predict(cascade, uncertain[:1], client) for client in ("a", "a", "b")))
+        await asyncio.gather(*(predict(cascade, unsure[:1], client) for client in ("a", "a", "b")))
         assert student.clients == ["a", "a", "b"]
         assert teacher.clients == ["a", "b", "a"]
 
@@ -232,7 +231,7 @@ def test_clients_take_turns_in_the_teachers_queue(apis: dict[str, DigitAPI]) -> 
 
 
 def test_the_expected_duration_follows_the_escalated_share(apis: dict[str, DigitAPI]) -> None:
-    confident, uncertain = split(apis)
+    sure, unsure = split(apis)
     rule = apis["cascade"].entry.manifest.cascade
     assert rule
 
@@ -241,12 +240,12 @@ def test_the_expected_duration_follows_the_escalated_share(apis: dict[str, Digit
         assert cascade.seconds(10) == pytest.approx(student.seconds(10) + share * 10 * teacher.seconds(1))
         before = cascade.seconds(1)
         for _ in range(100):
-            await predict(cascade, uncertain[:20])
+            await predict(cascade, unsure[:20])
         everything = student.seconds(1) + teacher.seconds(1)
         assert before < cascade.seconds(1) <= everything
         assert cascade.seconds(1) > before + 0.8 * (everything - before)
         for _ in range(400):
-            await predict(cascade, confident[:20])
+            await predict(cascade, sure[:20])
         assert cascade.seconds(1) < before
 
     run(apis, test)

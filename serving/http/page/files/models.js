@@ -64,6 +64,9 @@ export class Row {
     });
     this.figure.setAttribute("aria-label", likeliest(probabilities));
     const parts = [el("span", {}, "inference ", el("b", {}, ms(timing.inference_ms))), el("span", {}, "round trip ", el("b", {}, ms(trip)))];
+    if (prediction.model) {
+      parts.push(el("span", { title: "The model of the cascade that predicted" }, "by ", el("b", {}, prediction.model)));
+    }
     if (accepted !== null) {
       const text = `${accepted ? "✓ accepted" : "✗ not accepted"}: ${percent(confidence)}`;
       parts.push(el("span", { class: accepted ? "good" : "bad", title: "Confidence, and whether it reaches the model's threshold" }, text));

@@ -18,6 +18,7 @@ from tritonclient.utils import InferenceServerException
 from serving.codecs.schemas import PredictAnswer, ReadAnswer
 from serving.model.repository import load_repository
 from serving.model.session import Outputs, Session
+from tests.support.cascade import middle_threshold
 from tests.support.requests.grpc_calls import image_input
 from tests.support.requests.tensors import binary, split, tensor
 from tests.support.service import Service, eventually, failed_start, running_service
@@ -40,24 +41,16 @@ def repository(
     folder = Path(shutil.copytree(cascade_repository, tmp_path_factory.mktemp("cascade") / "models"))
     path = folder / "cascade" / "1" / "manifest.json"
     manifest = json.loads(path.read_text())
-    manifest["cascade"]["threshold"] = threshold_of(members)
+    manifest["cascade"]["threshold"] = middle_threshold(members["student"])
     path.write_text(json.dumps(manifest))
     return folder
-
-
-def threshold_of(members: dict[str, Outputs]) -> float:
-    """Return a threshold with as many confidences below as above, and none close to it."""
-    confidence = np.sort(members["student"].confidence or ())
-    middle = slice(len(confidence) // 3, 2 * len(confidence) // 3)
-    gaps = np.diff(confidence[middle])
-    at = int(gaps.argmax())
-    return float(confidence[middle][at : at + 2].mean())
 
 
 @pytest.fixture(scope="module")
 def escalated(members: dict[str, Outputs]) -> list[bool]:
     """Whether the teacher predicts each of the digits."""
-    found = [share < threshold_of(members) for share in members["student"].confidence or ()]
+    student = members["student"]
+    found: list[bool] = (student.probabilities.max(axis=1) < middle_threshold(student)).tolist()
     assert 20 < sum(found) < len(found) - 20
     return found
 
