@@ -19,6 +19,7 @@ COMMANDS = CommandModules(
         "overload",
         "advise",
         "sequential",
+        "overhead",
         "replay",
         "loop",
         "cluster",

@@ -60,9 +60,23 @@ def test_the_version_of_a_member_is_served_whatever_its_policy(repository: Path)
     assert list(load_snapshot(repository).versions["student"]) == ["1", "2"]
 
 
-def test_a_cascade_that_a_reload_breaks_is_left_out_with_the_reason(repository: Path) -> None:
+def test_a_cascade_that_a_reload_breaks_stays_as_it_was(repository: Path) -> None:
     before = load_snapshot(repository)
     edit(repository, lambda manifest: manifest["cascade"]["student"].update(sha256="0" * 64))
+    found = load_snapshot(repository, previous=before)
+    assert found.versions == before.versions
+    assert "holds for no other file" in found.rejected["cascade", "1"]
+
+
+def test_a_cascade_whose_student_is_another_file_after_a_reload_is_left_out_with_the_reason(
+    repository: Path,
+) -> None:
+    before = load_snapshot(repository)
+    path = repository / "student" / "1"
+    shutil.copy(repository / "teacher" / "1" / "model.onnx", path)
+    manifest = json.loads((path / "manifest.json").read_text())
+    teacher = json.loads((repository / "teacher" / "1" / "manifest.json").read_text())
+    (path / "manifest.json").write_text(json.dumps(manifest | {"sha256": teacher["sha256"]}))
     found = load_snapshot(repository, previous=before)
     assert list(found.versions) == ["student", "teacher"]
     assert "holds for no other file" in found.rejected["cascade", "1"]
