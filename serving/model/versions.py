@@ -158,27 +158,50 @@ class Snapshot:
             if good:
                 versions[name] = good
         rejected = {**self.rejected, **failures}
-        return Snapshot(versions, self.policies, rejected).without_broken_cascades()
+        return Snapshot(versions, self.policies, rejected).with_whole_cascades(previous)
 
-    def without_broken_cascades(self, *, strict: bool = False) -> "Snapshot":
-        """Return the snapshot without cascades whose models are not in it. Raises `RepositoryError` if `strict`."""
+    def with_whole_cascades(self, previous: "Snapshot | None") -> "Snapshot":
+        """Return the snapshot with what was served of each cascade whose models are not in it, or without it.
+
+        Its models are then those that were served with it. Without `previous`, such a cascade is a `RepositoryError`.
+        """
+        broken = self._broken_cascades()
+        if not broken:
+            return self
+        if previous is None:
+            raise next(iter(broken.values()))
+        versions = {name: dict(found) for name, found in self.versions.items()}
+        rejected = dict(self.rejected)
+        for (name, version), error in broken.items():
+            entry = versions[name].pop(version)
+            rejected[name, version] = _reason(error, entry.path.parent.parent)
+            for kept in previous.with_models(name, version):
+                found = versions.setdefault(kept.name, {})
+                if found.get(kept.manifest.version, kept).manifest != kept.manifest:
+                    rejected[kept.version_key] = f"the cascade {name} needs the file that is served"
+                found[kept.manifest.version] = kept
+        whole = Snapshot(
+            {name: _sorted(found) for name, found in versions.items() if found}, self.policies, rejected
+        )
+        return whole.with_whole_cascades(Snapshot({}))  # two cascades may need two files of one version
+
+    def with_models(self, name: str, version: str) -> list[ModelEntry]:
+        """Return the entry of a cascade and those of its models; nothing if it is not served."""
+        entry = self.versions.get(name, {}).get(version)
+        rule = entry.manifest.cascade if entry else None
+        if entry is None or rule is None:
+            return []
+        return [entry, *(self.versions[one][number] for one, number in (rule.student.key, rule.teacher.key))]
+
+    def _broken_cascades(self) -> dict[Version, RepositoryError]:
         models = {entry.version_key: entry.manifest for entry in self}
-        broken: dict[Version, str] = {}
+        broken = {}
         for entry in self:
             try:
                 check_cascade(entry, models)
             except RepositoryError as error:
-                if strict:
-                    raise
-                broken[entry.version_key] = _reason(error, entry.path.parent.parent)
-        if not broken:
-            return self
-        kept = {
-            name: {version: entry for version, entry in versions.items() if (name, version) not in broken}
-            for name, versions in self.versions.items()
-        }
-        versions = {name: found for name, found in kept.items() if found}
-        return Snapshot(versions, self.policies, {**self.rejected, **broken})
+                broken[entry.version_key] = error
+        return broken
 
 
 def load_snapshot(
@@ -222,7 +245,7 @@ def load_snapshot(
         {name: one.policy for name, one in found.items()},
         {version: why for one in found.values() for version, why in one.rejected.items()},
     )
-    return snapshot.without_broken_cascades(strict=previous is None)
+    return snapshot.with_whole_cascades(previous)
 
 
 def _add_members(root: Path, keys: PublicKeys | None, found: "dict[str, _Found]", *, strict: bool) -> None:
