@@ -31,9 +31,13 @@ from serving.model.repository import (
     Manifest,
     ModelEntry,
     RepositoryError,
+    Sample,
     file_sha256,
     load_model,
 )
+from serving.model.sample import make_sample
+from serving.model.versions import VersionPolicy
+from training.data.mnist import Digits
 from training.evaluation.calibration import fit_temperature
 from training.model.checkpoint import load_checkpoint
 from training.recipe.schema import Architecture
@@ -81,7 +85,9 @@ def find_current(
         return None
     found = entry.manifest
     same = (found.checkpoint_sha256, found.tools) == (file_sha256(checkpoint), _versions())
-    current = same and found.acceptance is not None and found.acceptance.risk == risk
+    current = (
+        same and found.acceptance is not None and found.acceptance.risk == risk and found.sample is not None
+    )
     return entry if current and documents_match(checkpoint, entry) else None
 
 
@@ -94,10 +100,11 @@ def export_checkpoint(
     int8: bool = False,
     risk: float = RISK,
     key: SigningKey | None = None,
+    policy: VersionPolicy | None = None,
 ) -> list[ModelEntry]:
     """Export one checkpoint in fp32, and in int8 if requested; publish each file once it is verified.
 
-    `key` signs the manifests.
+    `key` signs the manifests, `policy` says which versions are served; by default as before.
 
     Raises `ExportError`, and publishes nothing, if the fp32 graph does not compute what the network computes, or if
     int8 is requested of an ensemble.
@@ -133,7 +140,7 @@ def export_checkpoint(
         tools=_versions(),
         **facts,
     )
-    entries = [publish(models_dir, manifest, fp32.content, source.path, key)]
+    entries = [publish(models_dir, manifest, fp32.content, source.path, key, policy)]
     if int8:
         chosen = choose_quantisation(members[0], plain, splits)
         quantised, facts = _finish(chosen.graph, unit, splits, exact, risk)
@@ -141,7 +148,7 @@ def export_checkpoint(
             update=facts
             | {"name": f"{source.name}-int8", "precision": "int8", "quantisation": chosen.describe()}
         )
-        entries.append(publish(models_dir, manifest, quantised.content, source.path, key))
+        entries.append(publish(models_dir, manifest, quantised.content, source.path, key, policy))
     return entries
 
 
@@ -172,7 +179,15 @@ def _finish(
         "calibration_temperature": temperature,
         "acceptance": acceptance,
         "parity": measure_parity(found, exact),
+        "sample": _sample(graph, splits.validation),
     }
+
+
+def _sample(graph: Graph, validation: Digits) -> Sample:
+    """Return the first validation digit of each class, with the file's logits."""
+    _, first = np.unique(validation.labels.numpy(), return_index=True)
+    images = validation.images.numpy()[first]
+    return make_sample(images, graph.logits(images))
 
 
 def _versions() -> dict[str, str]:

@@ -15,11 +15,11 @@ from export import ExportError
 from export.signing import SigningKey
 from serving.model.repository import MANIFEST_FILE, MODEL_FILE, Acceptance, Manifest, ModelEntry, load_model
 from serving.model.signature import SIGNATURE_FILE
+from serving.model.versions import CONFIG_FILE, VersionPolicy
 from training.report.report import CARD, REPORT
 from training.runs.lock import locked
 
 STAGING = ".publish-"
-CONFIG_FILE = "config.pbtxt"
 _CURRENT, _EXCHANGE = -100, 2
 """AT_FDCWD and RENAME_EXCHANGE of renameat2(2)."""
 TRITON_TYPES = {"UINT8": "TYPE_UINT8", "FP32": "TYPE_FP32"}
@@ -29,25 +29,38 @@ HEADLINE = TypeAdapter(dict[str, float])
 
 
 def publish(
-    root: Path, manifest: Manifest, content: bytes, checkpoint: Path, key: SigningKey | None = None
+    root: Path,
+    manifest: Manifest,
+    content: bytes,
+    checkpoint: Path,
+    key: SigningKey | None = None,
+    policy: VersionPolicy | None = None,
 ) -> ModelEntry:
     """Write `<name>/<version>/` below `root`: the graph, the manifest and the documents next to `checkpoint`.
 
-    Raises `FileError`.
+    Raises `FileError`, `RepositoryError`.
     """
-    return publish_files(root, manifest, {MODEL_FILE: content, **_documents(checkpoint, manifest)}, key)
+    return publish_files(
+        root, manifest, {MODEL_FILE: content, **_documents(checkpoint, manifest)}, key, policy
+    )
 
 
 def publish_files(
-    root: Path, manifest: Manifest, files: Mapping[str, bytes], key: SigningKey | None = None
+    root: Path,
+    manifest: Manifest,
+    files: Mapping[str, bytes],
+    key: SigningKey | None = None,
+    policy: VersionPolicy | None = None,
 ) -> ModelEntry:
     """Write `<name>/<version>/` below `root`: `files` by name, and the manifest.
 
     The folder is written and flushed to the disk under another name, then renamed or exchanged with the one it
-    replaces: a reader never finds an incomplete model, whatever ends this process. `key` signs the manifest.
-    Raises `FileError`.
+    replaces: a reader never finds an incomplete model, whatever ends this process. `key` signs the manifest. `policy`
+    says which versions of the model are served; by default as before. Raises `FileError`, `ExportError` for a policy
+    that names a missing version, and `RepositoryError` for an invalid configuration of the model.
     """
     with locked(root, wait=True), file_errors(root):
+        policy = _checked(policy or VersionPolicy.read(root / manifest.name), root / manifest.name, manifest)
         for leftover in root.glob(f"{STAGING}*"):  # of a process that was killed
             shutil.rmtree(leftover)
         staging = Path(tempfile.mkdtemp(prefix=STAGING, dir=root))
@@ -59,7 +72,7 @@ def publish_files(
             for name, content in {**files, MANIFEST_FILE: document, **signature}.items():
                 write_atomically(version / name, content)
             load_model(version)  # what the service would reject at its start is rejected here
-            config = triton_config(manifest).encode()
+            config = triton_config(manifest, policy).encode()
             target = root / manifest.name
             if target.exists():
                 _put(version, target / manifest.version)
@@ -70,6 +83,34 @@ def publish_files(
             return load_model(target / manifest.version)
         finally:
             shutil.rmtree(staging, ignore_errors=True)
+
+
+def set_policy(entry: ModelEntry, policy: VersionPolicy) -> bool:
+    """Have another choice of a published model's versions served; return whether it is another one.
+
+    Raises `FileError`, `ExportError` for a policy that names a missing version, and `RepositoryError` for an invalid
+    configuration of the model.
+    """
+    folder = entry.path.parent.parent
+    with locked(folder.parent, wait=True), file_errors(folder.parent):
+        if VersionPolicy.read(folder) == _checked(policy, folder, entry.manifest):
+            return False
+        write_atomically(folder / CONFIG_FILE, triton_config(entry.manifest, policy).encode())
+        return True
+
+
+def _checked(policy: VersionPolicy, folder: Path, manifest: Manifest) -> VersionPolicy:
+    """Check that a policy names versions in a model's folder, or that of `manifest`. Raises `ExportError`."""
+    found = {int(manifest.version)}
+    if folder.exists():
+        found |= {int(path.name) for path in folder.iterdir() if path.name.isdecimal()}
+    if missing := sorted(set(policy.versions) - found):
+        raise ExportError(
+            f"the version policy of {manifest.name} names version {missing[0]}, but there "
+            f"{'are' if len(found) > 1 else 'is'} {', '.join(map(str, sorted(found)))}; set another one with "
+            "--version-policy"
+        )
+    return policy
 
 
 def _put(new: Path, place: Path) -> None:
@@ -111,8 +152,10 @@ def headline(checkpoint: Path) -> dict[str, float] | None:
         ) from None
 
 
-def triton_config(manifest: Manifest) -> str:
+def triton_config(manifest: Manifest, policy: VersionPolicy | None = None) -> str:
     """Return the `config.pbtxt` for NVIDIA Triton's onnxruntime backend, which serves the same folder.
+
+    Without a policy, the highest version is served.
 
     Triton has no backend for a cascade, whose configuration describes inputs and outputs only.
     """
@@ -120,6 +163,8 @@ def triton_config(manifest: Manifest) -> str:
     if manifest.cascade:
         backend = ["# a cascade, which distillery-serve runs"]
     lines = [f'name: "{manifest.name}"', *backend, "max_batch_size: 256", "dynamic_batching { }"]
+    if policy and policy != VersionPolicy():
+        lines.append(policy.text())
     for field, specs in (("input", manifest.inputs), ("output", manifest.outputs)):
         for spec in specs:
             dims = ", ".join(str(size) for size in spec.shape[1:])  # Triton adds the batch dimension itself

@@ -8,6 +8,7 @@ import asyncio
 import itertools
 import logging
 import os
+import signal
 import sys
 import threading
 import time
@@ -55,8 +56,10 @@ from serving.processes.supervisor import HANG_SECONDS
 
 _TICK_SECONDS = 0.1
 _DECODERS = 2
-_CHANGE_SECONDS = 120.0
-"""For the parent process to make a change that a client has asked for."""
+_CHANGE_SECONDS = 150.0
+"""For the parent process to make a change that a client has asked for: longer than trial and preparation may take."""
+_MAX_REASON = 2000
+"""Characters."""
 _LOW_PRIORITY = 19
 
 _logger = logging.getLogger("distillery")
@@ -104,10 +107,12 @@ class ApiProcess:
         self.feedback: Feedback | None = None
         self._log: RequestLog | None = None
         self._row = metrics.row(server.index)
-        self._apis = {api.entry.version_key: api for api in server.apis}
         self._agreements: list[Agreement] = []
         self._replaced: list[Endpoint] = []
         self._pending: _Pending | None = None
+        self._preparing = asyncio.Lock()
+        self._aborted: set[int] = set()
+        """The generations of changes that were given up; a few bytes each."""
         self._asked: dict[int, asyncio.Future[Any]] = {}
         self._numbers = itertools.count()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -155,7 +160,7 @@ class ApiProcess:
         channel, loop = self._server.channel, asyncio.get_running_loop()
         if channel:
             loop.add_reader(channel.fileno(), self._receive)
-            self._send(Serving(self._models.deployment.generation))
+            await self._deliver(Serving(self._models.deployment.generation))
         yield
         if channel:
             loop.remove_reader(channel.fileno())
@@ -201,8 +206,9 @@ class ApiProcess:
             self._log.close()
 
     async def _open_first(self, entry: ModelEntry, slot: str, others: Endpoints) -> Endpoint:
-        """Open an endpoint at the start of the process, when nothing is served yet."""
-        api = self._apis[entry.version_key]
+        """Open an endpoint at the start of the process, when nothing is served yet, maybe after changes."""
+        api = DigitAPI(entry, self._model_settings)
+        api.end_process = self._server.end_process
         if self._settings.executor == "inprocess":
             api.setup("cpu")
         return self._endpoint(api, slot, others)
@@ -267,7 +273,10 @@ class ApiProcess:
     def _publish(self, recorders: list[Recorder]) -> None:
         for one in (*recorders, *self._agreements):
             one.publish()
-        for endpoint in (*self._models.endpoints.values(), *self._replaced):
+        for endpoint in (
+            *self._replaced,
+            *self._models.endpoints.values(),
+        ):  # of one slot, the one in use last
             endpoint.metrics.publish()
             QueueMetrics(self._row, endpoint.slot, endpoint.executor.queued).publish()
             if self._settings.executor == "inprocess" and not endpoint.api.entry.manifest.cascade:
@@ -281,53 +290,71 @@ class ApiProcess:
         channel = self._server.channel
         assert channel  # noqa: S101 - its descriptor is read
         for message in channel.receive():
-            match message:
-                case Attached() | Prepare():
-                    self._run(self._prepare(message))
-                case Commit(generation):
-                    if self._pending and self._pending.deployment.generation == generation:
-                        self._exchange(self._pending.deployment, self._pending.endpoints)
-                        self._pending = None
-                case Abort():
+            if isinstance(message, Attached):
+                self._run(self._read(message))
+            else:
+                self._handle(message)
+
+    async def _read(self, message: Attached) -> None:
+        self._handle(await asyncio.get_running_loop().run_in_executor(self._loader, message.read))
+
+    def _handle(self, message: object) -> None:
+        match message:
+            case Prepare(deployment):
+                self._run(self._prepare(deployment))
+            case Commit(generation):
+                if self._pending and self._pending.deployment.generation == generation:
+                    self._exchange(self._pending.deployment, self._pending.endpoints)
                     self._pending = None
-                case Result(number, error, value):
-                    if (future := self._asked.pop(number, None)) and not future.done():
-                        future.set_result((error, value))
+                elif (
+                    self._models.deployment.generation != generation
+                ):  # it cannot serve what the others serve: its requests end, and another process replaces it
+                    os.kill(os.getpid(), signal.SIGTERM)
+            case Abort(generation):
+                self._aborted.add(generation)
+                if self._pending and self._pending.deployment.generation == generation:
+                    self._pending = None
+            case Result(number, error, value):
+                if (future := self._asked.pop(number, None)) and not future.done():
+                    future.set_result((error, value))
 
     def _run(self, work: Any) -> None:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _prepare(self, message: Attached | Prepare) -> None:
+    async def _prepare(self, deployment: Deployment) -> None:
         """Open what a deployment needs, and report the result."""
-        loop = asyncio.get_running_loop()
-        if isinstance(message, Attached):
-            message = await loop.run_in_executor(self._loader, message.read)
-        assert isinstance(message, Prepare)  # noqa: S101 - no other message is large
-        deployment = message.deployment
-        try:
-            endpoints = await self._models.prepare(deployment, self._open)
-        except (DistilleryError, MemoryError) as error:
-            self._send(Failed(deployment.generation, str(error) or "not enough memory"))
-            return
-        self._pending = _Pending(deployment, endpoints)
-        self._send(Prepared(deployment.generation))
+        async with self._preparing:
+            if deployment.generation in self._aborted:
+                return
+            try:
+                endpoints = await self._models.prepare(deployment, self._open)
+            except (DistilleryError, MemoryError) as error:
+                reason = str(error) or "not enough memory"
+                await self._deliver(Failed(deployment.generation, reason[:_MAX_REASON]))
+                return
+            if deployment.generation not in self._aborted:
+                self._pending = _Pending(deployment, endpoints)
+                await self._deliver(Prepared(deployment.generation))
 
-    def _send(self, message: object) -> bool:
+    async def _deliver(self, message: object) -> bool:
+        """Send a message as soon as the parent has read some of those before; return False without a parent."""
         channel = self._server.channel
-        return channel is not None and channel.send(message)
+        while channel and not channel.send(message):  # noqa: ASYNC110 - the parent is another process
+            await asyncio.sleep(_TICK_SECONDS)
+        return channel is not None
 
     async def change(self, action: str, **arguments: Any) -> Any:
         """Ask the parent process for a change, and return its result. Raises `RequestError`."""
         number = next(self._numbers)
         future = self._asked[number] = asyncio.get_running_loop().create_future()
         try:
-            if not self._send(Asked(number, action, arguments)):
-                raise InvalidInput(
-                    "this application runs without distillery-serve, which changes what is served; restart it"
-                )
             async with asyncio.timeout(_CHANGE_SECONDS):
+                if not await self._deliver(Asked(number, action, arguments)):
+                    raise InvalidInput(
+                        "this application runs without distillery-serve, which changes what is served; restart it"
+                    )
                 error, value = await future
         except TimeoutError:
             raise NotReady(f"the change was not made within {_CHANGE_SECONDS:g} s; see the log") from None

@@ -304,7 +304,7 @@ class RepositorySettings(Command):
     watch: bool = Field(
         False,
         description="look for changes of the repository every second, and load them; without it, SIGHUP or a request "
-        "of an administrator does",
+        "of an administrator does; needs --executor inprocess",
     )
 
 
@@ -326,3 +326,9 @@ class ServiceSettings(
         description="model that answers POST /predict, unless the repository has a release.json; default: fast-int8, "
         "student-int8, student or the first",
     )
+
+    @model_validator(mode="after")
+    def _models_change(self) -> Self:
+        if self.watch and self.executor == "workers":
+            raise ValueError("--watch needs --executor inprocess: workers keep the models of their start")
+        return self

@@ -201,6 +201,7 @@ class Service:
                 scheme="https" if self.certificate else "http",
                 on_ready=on_ready,
                 on_check=on_check,
+                on_end=controller.end,
             )
 
     def run_api(self, index: int, listeners: Listeners, lifeline: Lifeline) -> None:

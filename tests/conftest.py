@@ -155,6 +155,25 @@ def demo_repository(
 
 
 @pytest.fixture(scope="session")
+def two_versions(
+    trained: dict[str, Path],
+    splits: "Splits",
+    model_repository: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Path:
+    """A repository of the teacher and of two versions of the student, different networks; 2 is served by default."""
+    from export.pipeline import Source, export_checkpoint  # noqa: PLC0415
+
+    def export(folder: Path) -> None:
+        for name in ("student", "teacher"):
+            copytree(model_repository / name, folder / name)
+        source = Source("student", trained["student-alone"])
+        export_checkpoint(source, splits, models_dir=folder, version=2)
+
+    return made_once(tmp_path_factory, "two-versions", export)
+
+
+@pytest.fixture(scope="session")
 def one_model(model_repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A repository of the student alone: one model is enough to see processes come and go."""
     return _some_of(model_repository, tmp_path_factory, "student")

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import torch
-from pydantic import Field
+from pydantic import AfterValidator, Field
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
@@ -17,13 +17,21 @@ from export import ExportError
 from export.acceptance import RISK
 from export.commands.settings import RepositorySettings
 from export.pipeline import Source, export_checkpoint, find_current
+from export.publish import set_policy
 from export.signing import SigningKey, sign_model
 from export.splits import Splits
 from serving.model.repository import ModelEntry
+from serving.model.versions import VersionPolicy
 from training.commands.settings import DataSettings
 
 MAX_EXTRA_ERRORS = 2
 """Test errors of int8 above those of fp32 that need no warning."""
+
+
+def _valid_policy(text: str | None) -> str | None:
+    if text is not None:
+        VersionPolicy.parse(text)
+    return text
 
 
 class Export(DataSettings, RepositorySettings):
@@ -40,6 +48,7 @@ class Export(DataSettings, RepositorySettings):
         "distillery-export --run-dir runs/best --int8 student,fast,tiny",
         "distillery-export --signing-key signing.pem",
         "distillery-export --checkpoint my.safetensors --name mine --int8 mine",
+        "distillery-export --model-version 2 --version-policy latest:2",
     )
 
     run_dir: Path = Field(Path("runs/quick"), description="training run to export")
@@ -54,6 +63,11 @@ class Export(DataSettings, RepositorySettings):
         RISK, gt=0, lt=0.5, description="largest share of errors among accepted validation digits"
     )
     model_version: int = Field(1, ge=1, description="version folder to write")
+    version_policy: Annotated[str | None, AfterValidator(_valid_policy), Metavar("POLICY")] = Field(
+        None,
+        description="versions that a service serves: latest:N, all, or numbers such as 1,3; default: as before, at "
+        "first the latest",
+    )
     force: bool = Field(False, description="export unchanged models again")
 
     def run(self) -> None:
@@ -61,6 +75,7 @@ class Export(DataSettings, RepositorySettings):
         sources = [Source(self.name, self.checkpoint)] if self.checkpoint else Source.of_run(self.run_dir)
         self._require_known(sources)
         key = SigningKey.read(self.signing_key) if self.signing_key else None
+        policy = VersionPolicy.parse(self.version_policy) if self.version_policy else None
         console = Console()
         splits: Splits | None = None  # read when the first model needs them
         entries: list[ModelEntry] = []
@@ -74,6 +89,8 @@ class Export(DataSettings, RepositorySettings):
             if len(current) == len(names) and not self.force:
                 signed = [entry.name for entry in current if key and sign_model(entry, key)]
                 console.print(f"{'signed' if signed else 'unchanged':<11}{', '.join(signed or names)}")
+                if policy and (other := [entry.name for entry in current if set_policy(entry, policy)]):
+                    console.print(f"{'policy':<11}{', '.join(other)}")
                 entries += current
                 continue
             require_writable(self.models_dir)
@@ -87,6 +104,7 @@ class Export(DataSettings, RepositorySettings):
                     int8=source.name in self.int8,
                     risk=self.risk,
                     key=key,
+                    policy=policy,
                 )
             console.print(f"exported   {', '.join(names)}")
         console.print(_table(entries))

@@ -62,10 +62,14 @@ class Deployment:
         return [*self.snapshot.versions, *self.aliases]
 
     def index(self) -> Iterator[IndexEntry]:
-        """Yield all versions of all models: those that are served, then those that are not."""
+        """Yield all versions of all models: those that are served, then those that are not.
+
+        One that is served may have a reason as well: why its present files are not.
+        """
+        rejected = dict(self.snapshot.rejected)
         for entry in self.snapshot:
-            yield IndexEntry(*entry.version_key, "READY")
-        for (name, version), why in self.snapshot.rejected.items():
+            yield IndexEntry(*entry.version_key, "READY", rejected.pop(entry.version_key, ""))
+        for (name, version), why in rejected.items():
             yield IndexEntry(name, version, "UNAVAILABLE", why)
 
     def find(self, name: str, version: str = "") -> Version:

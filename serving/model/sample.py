@@ -44,7 +44,10 @@ def check_sample(manifest: Manifest, session: Session) -> None:
 
 def _read(sample: Sample) -> tuple[Images, Scores]:
     """Return images and logits of a sample. Raises `GraphError`."""
-    expected = np.array(sample.logits, np.float32)
+    try:
+        expected = np.array(sample.logits, np.float32)
+    except ValueError:
+        raise GraphError("the logits of the sample in its manifest have rows of different lengths") from None
     count = len(sample.logits)
     size = count * SIDE * SIDE
     reader: Any = zlib.decompressobj()

@@ -7,7 +7,8 @@
     version_policy: { specific { versions: [1, 3] } }
 """
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+import re
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache, cached_property
 from pathlib import Path
@@ -35,7 +36,12 @@ Version = tuple[str, str]
 """Name and version of a model."""
 
 
+UNLOADED = "unloaded"
+"""Why a model is not served that an administrator has unloaded."""
+
 Kind = Literal["latest", "all", "specific"]
+_LATEST = re.compile("latest(?::([1-9][0-9]{0,8}))?")
+_SPECIFIC = re.compile("[1-9][0-9]{0,8}(?:,[1-9][0-9]{0,8})*")
 
 
 class VersionPolicy(NamedTuple):
@@ -46,6 +52,19 @@ class VersionPolicy(NamedTuple):
     """Of the highest versions, for `latest`."""
     versions: tuple[int, ...] = ()
     """For `specific`."""
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Return the policy written as `latest`, `latest:2`, `all` or `1,3`. Raises `ValueError`."""
+        if text == "all":
+            return cls("all")
+        if found := _LATEST.fullmatch(text):
+            return cls("latest", int(found[1] or 1))
+        if _SPECIFIC.fullmatch(text):
+            return cls("specific", versions=tuple(sorted(set(map(int, text.split(","))))))
+        raise ValueError(
+            f"{text[:80]!r} is not a version policy; expected latest:2, all, or versions such as 1,3"
+        )
 
     @classmethod
     def read(cls, folder: Path) -> Self:
@@ -63,8 +82,11 @@ class VersionPolicy(NamedTuple):
             raise RepositoryError(f"{path} is not a model configuration of Triton: {error}") from None
         policy: Any = config.version_policy
         found: list[Kind] = [descriptor.name for descriptor, _ in policy.ListFields()]
-        if len(found) > 1:
-            raise RepositoryError(f"{path}: version_policy has {' and '.join(found)}; expected one of them")
+        if len(found) > 1 or (not found and config.HasField("version_policy")):
+            raise RepositoryError(
+                f"{path}: version_policy has {' and '.join(found) or 'none of them'}; expected one of latest, all, "
+                "specific"
+            )
         kind: Kind = found[0] if found else "latest"
         if kind == "specific" and not policy.specific.versions:
             raise RepositoryError(f"{path}: version_policy is specific, but names no version")
@@ -97,11 +119,11 @@ class VersionPolicy(NamedTuple):
 def _model_config() -> Any:
     """Return a message class with the one field of Triton's `ModelConfig` that is read here."""
     file = FileDescriptorProto(name="distillery_version_policy.proto", package="distillery", syntax="proto2")
-    number, message = FieldDescriptorProto.TYPE_INT64, FieldDescriptorProto.TYPE_MESSAGE
+    message = FieldDescriptorProto.TYPE_MESSAGE
     for name, fields in (
-        ("Latest", {"num_versions": number}),
+        ("Latest", {"num_versions": FieldDescriptorProto.TYPE_UINT32}),
         ("All", {}),
-        ("Specific", {"versions": number}),
+        ("Specific", {"versions": FieldDescriptorProto.TYPE_INT64}),
         (
             "Policy",
             {"latest": ".distillery.Latest", "all": ".distillery.All", "specific": ".distillery.Specific"},
@@ -136,6 +158,11 @@ class Snapshot:
         """The highest served version of each model."""
         return {name: [*versions.values()][-1] for name, versions in self.versions.items()}
 
+    @property
+    def unloaded(self) -> set[str]:
+        """The models that an administrator has unloaded."""
+        return {name for (name, _), why in self.rejected.items() if why == UNLOADED}
+
     @cached_property
     def manifests(self) -> Mapping[str, Mapping[str, Manifest]]:
         """The manifests by name and version."""
@@ -152,9 +179,9 @@ class Snapshot:
         """Return the snapshot without the versions that failed a later check, each replaced by what was served."""
         versions: dict[str, dict[str, ModelEntry]] = {}
         for name, found in self.versions.items():
-            good = {version: entry for version, entry in found.items() if (name, version) not in failures}
-            if len(good) < len(found):
-                good = _with_previous(good, [*found][-1], previous.versions.get(name, {}))
+            failed = [version for version in found if (name, version) in failures]
+            good = {version: entry for version, entry in found.items() if version not in failed}
+            good = _keep_served(good, failed, previous.versions.get(name, {}), self._policy(name))
             if good:
                 versions[name] = good
         rejected = {**self.rejected, **failures}
@@ -175,23 +202,28 @@ class Snapshot:
         for (name, version), error in broken.items():
             entry = versions[name].pop(version)
             rejected[name, version] = _reason(error, entry.path.parent.parent)
-            for kept in previous.with_models(name, version):
-                found = versions.setdefault(kept.name, {})
-                if found.get(kept.manifest.version, kept).manifest != kept.manifest:
-                    rejected[kept.version_key] = f"the cascade {name} needs the file that is served"
-                found[kept.manifest.version] = kept
+        for name in {name for name, _ in broken}:
+            failed = [version for one, version in broken if one == name]
+            served = previous.versions.get(name, {})
+            versions[name] = _keep_served(versions[name], failed, served, self._policy(name))
+            for member in previous.members(versions[name].values()):
+                found = versions.setdefault(member.name, {})
+                number = member.manifest.version
+                if found.get(number, member).manifest != member.manifest:
+                    rejected[member.version_key] = f"the cascade {name} needs the file that is served"
+                found[number] = member
         whole = Snapshot(
             {name: _sorted(found) for name, found in versions.items() if found}, self.policies, rejected
         )
         return whole.with_whole_cascades(Snapshot({}))  # two cascades may need two files of one version
 
-    def with_models(self, name: str, version: str) -> list[ModelEntry]:
-        """Return the entry of a cascade and those of its models; nothing if it is not served."""
-        entry = self.versions.get(name, {}).get(version)
-        rule = entry.manifest.cascade if entry else None
-        if entry is None or rule is None:
-            return []
-        return [entry, *(self.versions[one][number] for one, number in (rule.student.key, rule.teacher.key))]
+    def members(self, cascades: Iterable[ModelEntry]) -> Iterator[ModelEntry]:
+        """Yield the models of those of the cascades that are in this snapshot."""
+        for entry in cascades:
+            rule = entry.manifest.cascade
+            if rule and self.versions.get(entry.name, {}).get(entry.manifest.version) == entry:
+                for name, version in (rule.student.key, rule.teacher.key):
+                    yield self.versions[name][version]
 
     def _broken_cascades(self) -> dict[Version, RepositoryError]:
         models = {entry.version_key: entry.manifest for entry in self}
@@ -202,6 +234,9 @@ class Snapshot:
             except RepositoryError as error:
                 broken[entry.version_key] = error
         return broken
+
+    def _policy(self, name: str) -> VersionPolicy:
+        return self.policies.get(name, VersionPolicy())
 
 
 def load_snapshot(
@@ -216,17 +251,20 @@ def load_snapshot(
     """Read and verify the versions that the policies of the models below `root` name, and those that are `pinned`.
 
     Without `previous`, an invalid model is an error, as is an invalid repository always: `RepositoryError`,
-    `SignatureError`. With it, an invalid version is recorded in `rejected`, and the model's versions of `previous`
-    stay. Models in `unloaded` are left out. With `only`, the other models are those of `previous`.
+    `SignatureError`. With it, an invalid version is recorded in `rejected`, and the versions of `previous` that it
+    would have replaced stay. Models in `unloaded` are left out. With `only`, the other models are those of `previous`.
     """
     before = previous or Snapshot({})
     found: dict[str, _Found] = {}
+    if only is not None:
+        others = {*before.versions, *before.policies, *(name for name, _ in before.rejected)} - {only}
+        found = {name: _Found.of(before, name) for name in sorted(others)}
     for folder in model_folders(root):
         name = folder.name
-        if previous and only not in {None, name}:
-            found[name] = _Found.of(before, name)
-        elif name in unloaded:
-            found[name] = _Found(rejected={(name, ""): "unloaded"})
+        if name in found or only not in {None, name}:
+            continue
+        if name in unloaded:
+            found[name] = _Found(rejected={(name, ""): UNLOADED})
         else:
             wanted = [version for one, version in pinned if one == name]
             served = previous.versions.get(name, {}) if previous else None
@@ -239,7 +277,7 @@ def load_snapshot(
                 one.rejected.setdefault(
                     entry.version_key, "its files are gone; it is served because an alias names it"
                 )
-    _add_members(root, keys, found, strict=previous is None)
+    _add_members(root, keys, found, previous)
     snapshot = Snapshot(
         {name: one.versions for name, one in found.items() if one.versions},
         {name: one.policy for name, one in found.items()},
@@ -248,8 +286,13 @@ def load_snapshot(
     return snapshot.with_whole_cascades(previous)
 
 
-def _add_members(root: Path, keys: PublicKeys | None, found: "dict[str, _Found]", *, strict: bool) -> None:
-    """Load the versions that cascades name and version policies do not. Raises `RepositoryError` if `strict`."""
+def _add_members(
+    root: Path, keys: PublicKeys | None, found: "dict[str, _Found]", previous: Snapshot | None
+) -> None:
+    """Load the versions that cascades name and version policies do not. Without `previous`, raises `RepositoryError`.
+
+    With it, an invalid version is recorded in `rejected`, and that of `previous` stays.
+    """
     for name, version in {member for one in found.values() for member in one.needs}:
         one = found.get(name)
         if one is None or version in one.versions or not (root / name / version).is_dir():
@@ -257,9 +300,11 @@ def _add_members(root: Path, keys: PublicKeys | None, found: "dict[str, _Found]"
         try:
             one.versions = _sorted(one.versions | {version: load_model(root / name / version, keys)})
         except DistilleryError as error:
-            if strict:
+            if previous is None:
                 raise
             one.rejected[name, version] = _reason(error, root / name)
+            if entry := previous.versions.get(name, {}).get(version):
+                one.versions = _sorted(one.versions | {version: entry})
 
 
 @dataclass
@@ -309,7 +354,8 @@ def _load_versions(
             if served is None:
                 raise
             found.rejected[name, version] = _reason(error, folder)
-    found.versions = _with_previous(found.versions, wanted[-1], served or {})
+    failed = [version for version in wanted if version not in found.versions]
+    found.versions = _keep_served(found.versions, failed, served or {}, found.policy)
     return found
 
 
@@ -332,14 +378,20 @@ def _wanted(folder: Path, policy: VersionPolicy, pinned: Collection[str]) -> lis
     return [names[version] for version in sorted(chosen)]
 
 
-def _with_previous(
-    good: Mapping[str, ModelEntry], highest: str, served: Mapping[str, ModelEntry]
+def _keep_served(
+    good: Mapping[str, ModelEntry],
+    failed: Collection[str],
+    served: Mapping[str, ModelEntry],
+    policy: VersionPolicy,
 ) -> dict[str, ModelEntry]:
-    """Return the valid versions of a model, and what was served before if its highest version is not among them."""
+    """Return the valid versions of a model, and those served before that stay because others have `failed`."""
     kept = dict(good)
-    if highest not in good and served:
-        last = [*served][-1]
-        kept.setdefault(last, served[last])
+    if failed:
+        kept |= {version: entry for version, entry in served.items() if version in failed}
+        number = policy.number if policy.kind == "latest" else 1
+        missing = [version for version in served if version not in kept]  # the highest last
+        for version in missing[max(0, len(missing) + len(kept) - number) :]:
+            kept[version] = served[version]
     return _sorted(kept)
 
 

@@ -13,7 +13,8 @@ from typing import Any, Self
 
 from serving.engine.shared_memory import allocate
 
-_INLINE_BYTES = 1024
+_INLINE_BYTES = 8192
+"""Of a datagram: what most messages fit in, and the socket's buffer many times."""
 _MESSAGE, _ATTACHED = b"m", b"a"
 
 
@@ -75,10 +76,10 @@ class Attached:
     """A large message, not read yet."""
 
     def __init__(self, descriptor: int) -> None:
-        self._descriptor = descriptor
+        self._file = os.fdopen(descriptor, "rb")
 
     def read(self) -> Any:
         """Return the message; once, on a thread where the event loop must not be held up."""
-        with os.fdopen(self._descriptor, "rb") as file:
-            file.seek(0)
-            return pickle.load(file)  # noqa: S301 - of a process of this service
+        with self._file:
+            self._file.seek(0)
+            return pickle.load(self._file)  # noqa: S301 - of a process of this service

@@ -182,6 +182,11 @@ class DigitServer(LitServer):  # type: ignore[misc]
                     connection.close_after_response()
 
     @property
+    def end_process(self) -> Callable[[str], object] | None:
+        """What ends a process that cannot start, with the reason for the supervisor; None in a program of others."""
+        return self._lifeline.fail if self._lifeline else None
+
+    @property
     def channel(self) -> Channel | None:
         """The messages from and to the supervisor, None in a process that is not its child."""
         return self._lifeline.channel if self._lifeline else None
@@ -206,11 +211,12 @@ class DigitServer(LitServer):  # type: ignore[misc]
         scheme: str,
         on_ready: Callable[[str], None],
         on_check: Callable[[Sequence[Child]], None],
+        on_end: Callable[[], None],
     ) -> None:
         """Serve until SIGTERM or SIGINT; `on_ready` receives the URL. Raises `ServiceError`.
 
         `start_api` starts an API process, which calls `run_api`; `on_check` is called at least every
-        `CHECK_SECONDS`. A shutdown begins after `delay` seconds.
+        `CHECK_SECONDS`, `on_end` at the end. A shutdown begins after `delay` seconds.
         """
         with ExitStack() as stack:
             sockets = bind(host, port, api_servers)
@@ -219,6 +225,10 @@ class DigitServer(LitServer):  # type: ignore[misc]
                 # With the API processes' own: the system then refuses connections, rather than keep them unanswered.
                 for listener in sockets:
                     listener.close()
+
+            def end() -> None:
+                on_end()
+                close()
 
             stack.callback(close)
             folder = socket_folder() if self._workers_per_model else nullcontext("")
@@ -234,7 +244,7 @@ class DigitServer(LitServer):  # type: ignore[misc]
             url = f"{scheme}://{format_address(sockets[0])}"
             patience = math.ceil(self.timeout) + 2
             supervisor = Supervisor(
-                workers, apis, delay=delay, patience=patience, on_check=on_check, on_end=close
+                workers, apis, delay=delay, patience=patience, on_check=on_check, on_end=end
             )
             supervisor.run(lambda: on_ready(url))
 
@@ -296,8 +306,6 @@ class DigitServer(LitServer):  # type: ignore[misc]
                 listener.close()
         self.index = index
         self._lifeline = lifeline
-        for api in self.apis:
-            api.end_process = lifeline.fail
         config = uvicorn.Config(
             app,
             http=http,  # type: ignore[arg-type] # a class or a factory

@@ -123,7 +123,7 @@ class Child:
     def describe_end(self, status: int) -> str:
         """Return the exit status and, if the process has sent one, the reason."""
         self.monitor.receive()  # what it sent last
-        return _describe(status) + (f" ({self.monitor.failure})" if self.monitor.failure else "")
+        return describe_status(status) + (f" ({self.monitor.failure})" if self.monitor.failure else "")
 
     def terminate(self) -> None:
         """Ask the process to end; a stopped one ends as soon as it is continued, or is killed by `join`."""
@@ -249,7 +249,7 @@ def _stop_signals() -> Iterator[socket.socket]:
         sender.close()
 
 
-def _describe(status: int) -> str:
+def describe_status(status: int) -> str:
     """Return an exit status as a shell's user knows it: `status 1`, `SIGKILL`."""
     if status < 0:
         try:

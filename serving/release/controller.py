@@ -17,6 +17,7 @@ import signal
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -25,9 +26,11 @@ from distillery import DistilleryError
 from serving.config import ServiceSettings
 from serving.engine.metrics.series import Metrics
 from serving.engine.models import Deployment
+from serving.engine.shared_memory import SharedMemoryError
 from serving.model.release import Release, read_release
 from serving.model.signature import PublicKeys
-from serving.model.versions import Snapshot, Version, load_snapshot
+from serving.model.versions import UNLOADED, Snapshot, Version, load_snapshot
+from serving.processes.channel import Attached
 from serving.processes.lifeline import Monitor
 from serving.processes.messages import (
     Abort,
@@ -98,12 +101,11 @@ class Controller:
         self._on_change = on_change
         self._waiting: deque[Change] = deque()
         self._change: Change | None = None
-        self._unloaded: set[str] = set()
         self._retired: dict[Version, float] = {}
         self._prepared: set[Monitor] = set()
         self._sent: dict[Monitor, int] = {}
         self._generation = deployment.generation
-        self._hangup = False
+        self._reload_due = False
         self._watch = RepositoryWatch(settings.models_dir) if settings.watch else None
 
     # What asks for changes.
@@ -115,7 +117,7 @@ class Controller:
         def on_signal(*_: object) -> None:
             if has_terminal and not os.isatty(0):
                 os.kill(os.getpid(), signal.SIGTERM)
-            self._hangup = True
+            self._reload_due = True
 
         signal.signal(signal.SIGHUP, on_signal)
 
@@ -124,23 +126,21 @@ class Controller:
 
         def plan(before: Deployment) -> Deployment:
             release = read_release(self._settings.models_dir) or before.release
-            unloaded = self._unloaded - {only}
             snapshot = load_snapshot(
                 self._settings.models_dir,
                 self._keys,
                 previous=before.snapshot,
                 pinned=release.pinned(),
-                unloaded=unloaded,
+                unloaded=before.snapshot.unloaded - {only},
                 only=only,
             )
             if only and only not in snapshot.versions:
-                why = snapshot.rejected.get((only, ""), "")
-                if why:
-                    raise ChangeError(why)
+                if whys := [why for (name, _), why in snapshot.rejected.items() if name == only]:
+                    raise ChangeError("; ".join(whys))
                 raise UnknownNameError(
-                    f"there is no model {only[:80]!r} in the repository, which has {', '.join(snapshot.versions)}"
+                    f"there is no model {only[:80]!r} in the repository; this service has "
+                    f"{', '.join(snapshot.versions)}"
                 )
-            self._unloaded = unloaded
             return self._planned(before, snapshot, release)
 
         return Change(
@@ -163,15 +163,19 @@ class Controller:
                 rule = entry.manifest.cascade
                 if rule and entry.name != name and name in {rule.student.name, rule.teacher.name}:
                     raise ChangeError(f"the cascade {entry.name} needs {name}; unload {entry.name} first")
-            self._unloaded.add(name)
             snapshot = replace(
                 before.snapshot,
                 versions={one: found for one, found in versions.items() if one != name},
-                rejected={**before.snapshot.rejected, (name, ""): "unloaded"},
+                rejected={**before.snapshot.rejected, (name, ""): UNLOADED},
             )
             return self._planned(before, snapshot, before.release)
 
         return Change(f"unload of {name}", plan)
+
+    def end(self) -> None:
+        """Give up what is not complete, when the service ends."""
+        if self._change and self._change.trial:
+            self._change.trial.stop()
 
     def ask(self, change: Change) -> None:
         """Make a change as soon as those before it are made."""
@@ -184,10 +188,11 @@ class Controller:
         ready = [child.monitor for child in children if child.ready]
         for child in children:
             for message in child.monitor.channel.receive():
-                self._handle(child.monitor, message)
-        if self._hangup or (self._watch and self._watch.changed()):
-            self._hangup = False
-            self.ask(self.reload())
+                self._handle(child.monitor, message.read() if isinstance(message, Attached) else message)
+        self._reload_due |= self._watch is not None and self._watch.changed()
+        if self._change is None and self._reload_due:
+            self._reload_due = False
+            self._begin(self.reload())
         if self._change is None and self._waiting:
             self._begin(self._waiting.popleft())
         if self._change:
@@ -204,6 +209,8 @@ class Controller:
                 monitor.generation = generation
             case Prepared(generation) if generation == self._sent.get(monitor):
                 self._prepared.add(monitor)
+            case Failed(generation) if generation == self.deployment.generation:
+                monitor.channel.send(Commit(generation))  # which it cannot: it ends, and is replaced
             case Failed(generation, reason) if self._change and self._change.target:
                 if generation == self._change.target.generation:
                     self._end(self._change, ChangeError(f"a process cannot load it: {reason}"))
@@ -248,8 +255,12 @@ class Controller:
             self.deployment = replace(target, generation=self.deployment.generation)
             self._finish(change)
             return
-        for monitor in ready:
-            self._prepare(monitor, target)
+        try:
+            for monitor in ready:
+                self._prepare(monitor, target)
+        except SharedMemoryError as error:
+            self._end(change, error)
+            return
         if all(monitor in self._prepared for monitor in ready):
             self.deployment = target
             self._on_change(target)
@@ -304,7 +315,7 @@ class Controller:
         """Return whether the processes must do anything for `target`: its reasons alone are told to them as well."""
         before = self.deployment
         return (
-            target.snapshot.manifests != before.snapshot.manifests
+            target.snapshot.versions != before.snapshot.versions  # also of the model cards
             or target.release != before.release
             or target.snapshot.rejected != before.snapshot.rejected
             or target.snapshot.policies != before.snapshot.policies
@@ -324,7 +335,8 @@ class Controller:
         for monitor in alive:
             if monitor.generation in {None, generation}:  # None: it has not reported yet
                 continue
-            self._prepare(monitor, self.deployment)
+            with suppress(SharedMemoryError):  # tried again at the next step
+                self._prepare(monitor, self.deployment)
             if (
                 monitor in self._prepared
                 and self._sent.get(monitor) == generation
@@ -368,7 +380,7 @@ class Controller:
         """Raise the first error of a model that was to be loaded, or log those of all."""
         rejected = self.deployment.snapshot.rejected
         for (name, version), why in rejected.items():
-            if why == "unloaded":
+            if why == UNLOADED:
                 continue
             if name == only:
                 raise ChangeError(f"{name}{version and f'/{version}'} was not loaded: {why}")

@@ -6,10 +6,13 @@ when it was exported.
 
 import multiprocessing
 import os
+import signal
 import time
+from collections import deque
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from multiprocessing.connection import Connection
+from pathlib import Path
 
 from distillery import DistilleryError
 from serving.model.graph_check import GraphError
@@ -17,10 +20,13 @@ from serving.model.repository import ModelEntry
 from serving.model.sample import check_sample
 from serving.model.session import Device, Session
 from serving.model.versions import Version
-from serving.processes.supervisor import can_fork
+from serving.processes.lifeline import end_with_parent
+from serving.processes.supervisor import can_fork, describe_status
 
 TRIAL_SECONDS = 60.0
-"""For all models of a trial."""
+"""For the models of a trial, of which one that takes longer ends its process."""
+_MAX_BYTES = 2000
+"""Of the reason for a failure."""
 
 
 class Trial:
@@ -28,71 +34,95 @@ class Trial:
 
     def __init__(self, entries: Sequence[ModelEntry], threads: int, device: Device) -> None:
         """Start the process."""
-        self._entries = entries
+        self._waiting = deque(entries)
+        self._threads, self._device = threads, device
         self._failures: dict[Version, str] = {}
-        self._tested = 0
+        self._start()
+
+    def _start(self) -> None:
+        """Start a process for the models that are not tried yet."""
         self._deadline = time.monotonic() + TRIAL_SECONDS
         self._receiver, sender = multiprocessing.Pipe(duplex=False)
         context = multiprocessing.get_context("fork" if can_fork() else "spawn")
         self._process = context.Process(  # type: ignore[attr-defined] # of both contexts
-            target=_run, args=(entries, threads, device, sender), name="trial of models", daemon=True
+            target=_run,
+            args=(tuple(self._waiting), self._threads, self._device, sender),
+            name="trial of models",
+            daemon=True,
         )
         self._process.start()
         sender.close()
 
-    @property
-    def handle(self) -> Connection:
-        """What to wait on."""
-        return self._receiver
-
     def failures(self) -> Mapping[Version, str] | None:
         """Return which models failed and why, None while the trial runs."""
+        alive = self._process.is_alive()  # before the last results are read
         with suppress(EOFError, OSError):
-            while self._receiver.poll():
-                version, error = self._receiver.recv()
-                self._tested += 1
-                if error:
-                    self._failures[version] = error
-        if self._tested < len(self._entries):
-            if self._process.is_alive():
-                if time.monotonic() < self._deadline:
-                    return None
-                self._process.kill()
-                self._fail_rest(f"its trial did not end within {TRIAL_SECONDS:g} s")
-            else:
-                self._process.join()
-                self._fail_rest(f"its trial ended the process with status {self._process.exitcode}")
+            while self._waiting and self._receiver.poll():
+                self._record(self._receiver.recv_bytes(_MAX_BYTES).decode(errors="replace"))
+        if not self._waiting:
+            self.stop()
+            return self._failures
+        if alive and time.monotonic() < self._deadline:
+            return None
+        status, place = self._process.exitcode, _place(self._waiting[0])
+        end = (
+            f"did not end within {TRIAL_SECONDS:g} s"
+            if status is None
+            else f"ended its process with {describe_status(status)}"
+        )
+        self._record(f"{place}: its trial {end}; export the model again")
+        self.stop()
+        if self._waiting:  # one that ends its process harms no other
+            self._start()
+            return None
+        return self._failures
+
+    def _record(self, failure: str) -> None:
+        """Record the result of the next model: why it failed, or nothing."""
+        entry = self._waiting.popleft()
+        if failure:
+            self._failures[entry.version_key] = failure
+
+    def stop(self) -> None:
+        """End the process, if it has not ended."""
+        self._process.kill()
         self._process.join()
         self._process.close()
         self._receiver.close()
-        return self._failures
 
-    def stop(self) -> None:
-        """End the trial early."""
-        self._process.kill()
-        self._process.join()
 
-    def _fail_rest(self, reason: str) -> None:
-        first, *others = self._entries[self._tested :]
-        self._failures[first.version_key] = f"{first.path}: {reason}; export the model again"
-        for entry in others:
-            self._failures[entry.version_key] = (
-                f"{entry.path} was not tried: the trial of {first.path} failed first"
-            )
+def _place(entry: ModelEntry) -> str:
+    """Return the path of a model within the repository; clients need not know the other part."""
+    return "/".join(entry.path.parts[-3:])
 
 
 def _run(entries: Sequence[ModelEntry], threads: int, device: Device, sender: Connection) -> None:
-    with suppress(OSError):
-        os.nice(19)
+    _isolate()
     for entry in entries:
-        error = None
+        error = ""
         if entry.manifest.cascade:  # its models are tried
-            sender.send((entry.version_key, error))
+            sender.send_bytes(b"")
             continue
         try:
             session = Session(entry.content, threads=threads, device=device)
             check_sample(entry.manifest, session)
-        except (DistilleryError, GraphError) as failure:
-            error = f"{entry.path} is not a graph that this service runs: {failure}; export the model again"
-        sender.send((entry.version_key, error))
+        except (DistilleryError, GraphError, MemoryError) as failure:
+            reason = str(failure) or "not enough memory"
+            error = f"{_place(entry)} is not a graph that this service runs: {reason}; export the model again"
+        sender.send_bytes(error.encode()[:_MAX_BYTES])
     os._exit(0)  # without the end of what was inherited from the parent
+
+
+def _isolate() -> None:
+    """Let nothing else suffer: the service runs first, this process is the first to end where memory is short.
+
+    It ends with the service, or by a signal that no code of the graph can delay.
+    """
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGALRM):
+        signal.signal(number, signal.SIG_DFL)  # the handlers are those of the parent
+    signal.alarm(round(TRIAL_SECONDS) + 5)
+    end_with_parent()
+    with suppress(OSError):
+        os.nice(19)
+    with suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text("1000")

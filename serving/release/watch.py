@@ -4,7 +4,7 @@ import time
 from pathlib import Path
 
 from serving.engine.watched_files import stamp
-from serving.model.repository import MANIFEST_FILE, MODEL_FILE, RELEASE_FILE
+from serving.model.repository import CARD_FILE, MANIFEST_FILE, MODEL_FILE, RELEASE_FILE
 from serving.model.signature import SIGNATURE_FILE
 from serving.model.versions import CONFIG_FILE
 
@@ -13,7 +13,7 @@ POLL_SECONDS = 1.0
 _PATTERNS = (
     RELEASE_FILE,
     f"*/{CONFIG_FILE}",
-    *(f"*/[0-9]*/{name}" for name in (MANIFEST_FILE, MODEL_FILE, SIGNATURE_FILE)),
+    *(f"*/[0-9]*/{name}" for name in (MANIFEST_FILE, MODEL_FILE, CARD_FILE, SIGNATURE_FILE)),
 )
 
 

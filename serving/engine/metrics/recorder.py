@@ -267,8 +267,11 @@ class RequestMetrics:
     def publish(self) -> None:
         """Write what was recorded since the last call to the shared metrics."""
         if self.in_flight != self._published_in_flight:
-            self._published_in_flight = self.in_flight
-            self._in_flight[...] = self.in_flight
+            in_flight = self.in_flight
+            self._in_flight += (
+                in_flight - self._published_in_flight
+            )  # a version may have two, old and new files
+            self._published_in_flight = in_flight
         if self._statuses:
             self._publish_answers()
         if images := sum(self._digits):

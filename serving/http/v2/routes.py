@@ -100,15 +100,36 @@ def _add_repository_routes(app: FastAPI, models: ServedModels, guards: Guards, c
         ]
 
     @loading.post("/{model}/load", summary="Load a model, or what has changed of it, in all processes")
-    async def load(model: str) -> None:
+    async def load(model: str, request: Request) -> None:
+        _require_no_parameters(await request.body())
         await change("load", model=model)
 
     @loading.post("/{model}/unload", summary="Stop serving a model, in all processes")
-    async def unload(model: str) -> None:
+    async def unload(model: str, request: Request) -> None:
+        _require_no_parameters(await request.body())
         await change("unload", model=model)
 
     app.include_router(repository)
     app.include_router(loading)
+
+
+def _require_no_parameters(body: bytes) -> None:
+    """Check that the body of a change has no parameters of Triton's that this service lacks. Raises `InvalidInput`."""
+    if not body:
+        return
+    try:
+        document = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        raise InvalidInput("the body is not JSON; expected nothing") from None
+    parameters = document.get("parameters", {}) if isinstance(document, dict) else None
+    if not isinstance(parameters, dict):
+        raise InvalidInput("expected no body, or a JSON object")
+    unsupported = [name for name, value in parameters.items() if value is not False]  # unload_dependents
+    if unsupported:
+        raise InvalidInput(
+            f"the parameter {unsupported[0][:80]!r} is not supported: models and their configuration are those of "
+            "the repository"
+        )
 
 
 def _ready_only(body: bytes) -> bool:

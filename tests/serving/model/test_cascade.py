@@ -85,6 +85,26 @@ def test_what_was_served_of_a_cascade_stays_where_a_reload_misses_a_model(reposi
     assert "teacher/1, is not served, only student/1" in found.rejected["cascade", "1"]
 
 
+def test_a_cascade_that_a_reload_breaks_stays_as_it_was(repository: Path) -> None:
+    before = load_snapshot(repository)
+    edit(repository, lambda manifest: manifest["cascade"]["student"].update(sha256="0" * 64))
+    found = load_snapshot(repository, previous=before)
+    assert found.versions == before.versions
+    assert "holds for no other file" in found.rejected["cascade", "1"]
+
+
+def test_a_new_version_of_a_cascade_that_is_broken_does_not_replace_the_one_before(repository: Path) -> None:
+    before = load_snapshot(repository)
+    shutil.copytree(repository / "cascade" / "1", repository / "cascade" / "2")
+    path = repository / "cascade" / "2" / "manifest.json"
+    manifest = json.loads(path.read_text()) | {"version": "2"}
+    manifest["cascade"]["teacher"]["name"] = "cascade"
+    path.write_text(json.dumps(manifest))
+    found = load_snapshot(repository, previous=before)
+    assert found.versions == before.versions
+    assert "cascades are not nested" in found.rejected["cascade", "2"]
+
+
 def test_a_new_cascade_that_is_broken_is_left_out_with_the_reason(repository: Path, tmp_path: Path) -> None:
     shutil.move(repository / "cascade", tmp_path / "cascade")
     before = load_snapshot(repository)

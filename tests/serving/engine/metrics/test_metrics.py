@@ -471,7 +471,23 @@ def test_an_idle_process_publishes_no_requests() -> None:
     assert in_flight == 7
     requests.in_flight = 0
     requests.publish()
-    assert in_flight == 0
+    assert in_flight == 6
+
+
+def test_requests_of_a_version_with_old_and_new_files_are_in_flight_together() -> None:
+    row = metrics().row(0)
+    old, new, in_flight = (
+        RequestMetrics(row, STUDENT),
+        RequestMetrics(row, STUDENT),
+        row.of(IN_FLIGHT, slot=STUDENT),
+    )
+    old.in_flight, new.in_flight = 2, 3
+    for requests in (old, new):
+        requests.publish()
+    assert in_flight == 5
+    old.in_flight = 0
+    old.publish()
+    assert in_flight == 3
 
 
 def test_a_process_that_replaces_a_dead_one_continues_its_counts() -> None:
