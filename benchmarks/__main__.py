@@ -17,6 +17,7 @@ COMMANDS = CommandModules(
         "footprint",
         "score",
         "overload",
+        "overhead",
         "replay",
         "loop",
         "cluster",

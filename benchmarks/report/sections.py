@@ -65,6 +65,7 @@ SECTIONS = (
     ),
     Section(name="soak", kinds=("soak",)),
     Section(name="profile", kinds=("profile",)),
+    Section(name="overhead", kinds=("overhead",)),
     Section(name="footprint", kinds=("footprint",)),
     Section(name="perf-analyzer", kinds=("perf_analyzer",)),
     Section(name="paper", kinds=("reproduction",), figure="paper.png", draw=figures.paper_figure),
