@@ -147,8 +147,7 @@ class ApiProcess:
             ]
             if admission.access_log:
                 recorders.append(admission.access_log)
-            if self._log:
-                recorders.append(self._log)
+            recorders += [one for one in (self._recent, self._log) if one]
             async with further(), self._listening():
                 ticking = asyncio.create_task(self._tick(recorders, loop_metrics))
                 yield

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
 from multiprocessing.process import BaseProcess
+from secrets import token_bytes
 from typing import Any, NamedTuple, Self
 
 from fastapi import APIRouter, FastAPI
@@ -125,9 +126,7 @@ class Shared(NamedTuple):
             _metrics(settings, deployment.snapshot),
             access,
             files,
-            RecentPredictions(settings.api_servers, settings.feedback_requests, settings.feedback_expiry)
-            if settings.feedback
-            else None,
+            _recent(settings) if settings.feedback else None,
         )
 
 
@@ -146,6 +145,14 @@ def _first_deployment(settings: ServiceSettings, keys: PublicKeys | None) -> Dep
     release.check(snapshot)
     slots = {entry.version_key: str(slot) for slot, entry in enumerate(snapshot)}
     return Deployment(0, snapshot, slots, release)
+
+
+def _recent(settings: ServiceSettings) -> RecentPredictions:
+    """Allocate the memory of feedback. Raises `SharedMemoryError`."""
+    secret = None if can_fork() else token_bytes(32)
+    return RecentPredictions(
+        settings.api_servers, settings.feedback_requests, settings.feedback_expiry, secret=secret
+    )
 
 
 @dataclass(frozen=True)
