@@ -27,7 +27,7 @@ class DistilleryError(Exception):
     ├── serving.engine.telemetry.sampling.TracingError  tracing is on, and cannot work
     ├── serving.health.HealthError                  a service that is not ready
     ├── serving.model.repository.RepositoryError    an invalid model repository
-    ├── serving.release.controller.ChangeError      a change of what is served that is rejected
+    ├── serving.release.changes.ChangeError         a change of what is served that is rejected
     ├── serving.model.signature.SignatureError      a model without a valid signature, or an unusable key
     ├── serving.model.session.DeviceError           a device that onnxruntime cannot use
     ├── serving.scoring.inputs.base.InputError      an input of bulk scoring that is missing or of an unknown kind

@@ -238,7 +238,9 @@ def test_a_stopped_process_delays_a_change_until_it_is_replaced(
 
 def test_metrics_of_versions_that_are_gone_make_room(root: Path, newer: Path) -> None:
     """Spare slots are reused after a while; until then a change that has none is rejected."""
-    setup = "import serving.release.controller as c, serving.service as s; c.RETIRED_SECONDS = 1; s.SPARE_SLOTS = 1"
+    setup = (
+        "import serving.release.slots as c, serving.service as s; c.RETIRED_SECONDS = 1; s.SPARE_SLOTS = 1"
+    )
     with administered(root, setup) as (service, client):
         client.post("/predict/student", json=BODY)
         publish(root, newer, 2)
