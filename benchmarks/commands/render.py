@@ -39,6 +39,7 @@ class Render(Command):
             Path("docs/benchmarks.md"),
             Path("docs/cascade.md"),
             Path("docs/distillation.md"),
+            Path("docs/feedback.md"),
             Path("docs/paper.md"),
             Path("docs/performance.md"),
             Path("docs/pictures.md"),

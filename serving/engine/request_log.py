@@ -10,9 +10,6 @@ Rows are in memory for `seconds` at most before they are written; a process that
 """
 
 import logging
-import os
-import sys
-import threading
 import time
 from collections import deque
 from collections.abc import Sequence
@@ -26,6 +23,7 @@ from typing import Any, NamedTuple
 
 from distillery import DistilleryError
 from distillery.files import FileError, require_writable
+from distillery.machine import lower_priority
 from distillery.request_log import RequestLogError
 from serving.codecs.base import Codec, Prediction, Query
 from serving.engine.metrics.series import (
@@ -41,12 +39,13 @@ from serving.model.tensors import Images
 
 _ROW_BYTES = 1024
 """Of an image, at most, once it is written."""
+_MAX_IMAGES = 32_767
+"""Of a request: their number and indices have two bytes."""
 _MAX_ROWS = 8192
 """Of a file, and of what waits to be written."""
 _CLOSING_SECONDS = 5.0
 _MEASURE_SECONDS = 10.0
 _REPORT_SECONDS = 60.0
-_LOW_PRIORITY = 19
 
 _logger = logging.getLogger("distillery")
 
@@ -144,13 +143,15 @@ class RequestLog:
         prediction: Prediction,
     ) -> bool:
         """Log a request if it is sampled, or what of it is not accepted; return whether an image is logged."""
-        images = query.images
+        images = query.images[:_MAX_IMAGES]
         latest = Latest(time.time(), request_id, client, served, codec.name, images, prediction)
         self._latest[served.slot] = latest
         if random() < self._sample:  # noqa: S311
             chosen: Sequence[int] = range(len(images))
         elif prediction.accepted is not None and False in prediction.accepted:
-            chosen = [index for index, accepted in enumerate(prediction.accepted) if not accepted]
+            chosen = [
+                index for index, accepted in enumerate(prediction.accepted[:_MAX_IMAGES]) if not accepted
+            ]
         else:
             return False
         logged = False
@@ -268,7 +269,7 @@ class _Writer(Thread):
         self.join(_CLOSING_SECONDS)
 
     def run(self) -> None:
-        _lower_priority()
+        lower_priority()
         while True:
             try:
                 batch = self._waiting.get(timeout=_MEASURE_SECONDS)
@@ -290,7 +291,7 @@ class _Writer(Thread):
             added = self._files.add_file(
                 settings.folder, kind, table, process=self._process, max_bytes=settings.max_bytes
             )
-        except DistilleryError as error:
+        except (DistilleryError, OSError) as error:
             dropped = self._row.of(LOG_DROPPED, reason="disk")
             dropped += table.num_rows
             self._report(error)
@@ -309,7 +310,7 @@ class _Writer(Thread):
         with suppress(OSError):
             self._row.of(LOG_BYTES)[...] = self._files.size_of(self._settings.folder)
 
-    def _report(self, error: DistilleryError) -> None:
+    def _report(self, error: DistilleryError | OSError) -> None:
         now = time.monotonic()
         if now - self._reported >= _REPORT_SECONDS or not self._reported:
             self._reported = now
@@ -336,7 +337,7 @@ class _Writer(Thread):
         return self._pa.Table.from_pydict(columns, FEEDBACK)
 
 
-def _explain(error: DistilleryError) -> str:
+def _explain(error: DistilleryError | OSError) -> str:
     """Return the message of an error that the service outlasts."""
     why = error.reason if isinstance(error, FileError) else str(error)
     fix = (
@@ -345,9 +346,3 @@ def _explain(error: DistilleryError) -> str:
         else ""
     )
     return "; ".join(filter(None, (why, fix, "rows are dropped until then, and serving continues")))
-
-
-def _lower_priority() -> None:
-    if sys.platform == "linux":
-        with suppress(OSError):
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _LOW_PRIORITY)

@@ -10,6 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
+from serving.engine.admission.api_keys import hash_of
 from serving.engine.feedback import Accuracy
 from tests.support.service import Service, eventually, running_service
 from tests.support.training.samples import sample_test
@@ -179,8 +180,6 @@ def test_feedback_can_be_turned_off(one_model: Path) -> None:
 
 
 def test_clients_label_their_own_requests_only(one_model: Path, tmp_path: Path) -> None:
-    from serving.engine.admission.api_keys import hash_of  # noqa: PLC0415
-
     keys = {"alice": "key-of-alice", "bob": "key-of-bob"}
     file = tmp_path / "keys.toml"
     file.write_text(
