@@ -10,6 +10,7 @@ Rows are in memory for `seconds` at most before they are written; a process that
 """
 
 import logging
+import math
 import time
 from collections import deque
 from collections.abc import Sequence
@@ -127,6 +128,9 @@ class RequestLog:
         self._rows: dict[tuple[bytes, int], _Row] = {}
         self._labels: list[_Label] = []
         self._latest: dict[str, Latest] = {}
+        self._wanted: set[str] = set()
+        """The slots of the versions of which the next request is kept for the teacher."""
+        self._until_sample = self._draw()
         self._compared: deque[tuple[Latest, int]] = deque()
         self._dropped = {"rate": 0, "memory": 0}
         self._numbers = {why: row.of(LOG_DROPPED, reason=why) for why in self._dropped}
@@ -143,15 +147,23 @@ class RequestLog:
         prediction: Prediction,
     ) -> bool:
         """Log a request if it is sampled, or what of it is not accepted; return whether an image is logged."""
+        self._until_sample -= 1
+        sampled = self._until_sample <= 0
+        unaccepted = prediction.accepted is not None and False in prediction.accepted
+        wanted = self._wanted and served.slot in self._wanted
+        if not (sampled or unaccepted or wanted):
+            return False
         images = query.images[:_MAX_IMAGES]
         latest = Latest(time.time(), request_id, client, served, codec.name, images, prediction)
-        self._latest[served.slot] = latest
-        if random() < self._sample:  # noqa: S311
-            chosen: Sequence[int] = range(len(images))
-        elif prediction.accepted is not None and False in prediction.accepted:
-            chosen = [
-                index for index, accepted in enumerate(prediction.accepted[:_MAX_IMAGES]) if not accepted
-            ]
+        if wanted:
+            self._wanted.remove(served.slot)
+            self._latest[served.slot] = latest
+        chosen: Sequence[int] = range(len(images))
+        if sampled:
+            self._until_sample = self._draw()
+        elif unaccepted and prediction.accepted is not None:
+            accepted = prediction.accepted
+            chosen = [index for index in chosen if not accepted[index]]
         else:
             return False
         logged = False
@@ -160,6 +172,12 @@ class RequestLog:
             reason, rate = ("unaccepted", 1.0) if unaccepted else ("sample", self._sample)
             logged |= self._add(latest, index, reason, rate)
         return logged
+
+    def _draw(self) -> float:
+        """Return after how many requests the next one is sampled: cheaper than a random number for each."""
+        if self._sample in {0.0, 1.0}:
+            return 1.0 if self._sample else math.inf
+        return 1 + math.log(1 - random()) // math.log1p(-self._sample)  # noqa: S311
 
     def _add(
         self, latest: Latest, index: int, reason: str, rate: float, teacher_digit: int | None = None
@@ -200,8 +218,11 @@ class RequestLog:
             self._dropped["memory"] += 1
 
     def take_latest(self, slot: str) -> Latest | None:
-        """Return the latest request of a version, once."""
-        return self._latest.pop(slot, None)
+        """Return a request of a version since the last call; without one, the next one is kept."""
+        latest = self._latest.pop(slot, None)
+        if latest is None:
+            self._wanted.add(slot)
+        return latest
 
     def compared(self, latest: Latest, teacher_digit: int) -> None:
         """Log what the teacher says of the first image of a request; called on another thread."""

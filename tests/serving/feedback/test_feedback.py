@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -104,6 +105,7 @@ def test_ids_of_clients_are_used_and_the_last_request_counts(service: Service) -
     for image in IMAGES[:2]:
         request_id, _ = predict(service.url, image, **{"X-Request-ID": "mine/17"})
         assert request_id == "mine/17"
+        time.sleep(0.3)  # until then, another process may find the request before
         assert send(service.url, {"id": "mine/17", "digit": 3}).json()["counted"] == 1
 
 
@@ -157,6 +159,7 @@ def test_bad_bodies_are_rejected(
 def test_labels_survive_the_death_of_the_process_that_made_the_prediction(one_model: Path) -> None:
     with running_service(one_model, "--api-servers", "2") as service:
         ids = [predict(service.url, IMAGES[0])[0] for _ in range(10)]
+        time.sleep(0.5)  # what a process has not published yet dies with it
         killed, _ = service.children()
         os.kill(killed, signal.SIGKILL)
         eventually(lambda: len(service.children()) == 2 and killed not in service.children())
