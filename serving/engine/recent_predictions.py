@@ -1,6 +1,6 @@
 """The newest predictions of all processes, in memory that they share: the digits of each request, found by its id.
 
-Each process writes to a row of its own, without a lock: a ring of requests, and one of digits. A hash table in the row
+Each process writes to a row of its own, ten times a second and without a lock: a ring of requests, and one of digits. A hash table in the row
 leads to the newest request of a bucket, and each request to the one before it in its bucket. Instead of an id, a
 keyed hash of id and client is kept, so one client cannot find the requests of another one; images are not kept.
 
