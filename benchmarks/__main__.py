@@ -17,6 +17,8 @@ COMMANDS = CommandModules(
         "footprint",
         "score",
         "overload",
+        "advise",
+        "sequential",
         "overhead",
         "replay",
         "loop",

@@ -63,6 +63,8 @@ SECTIONS = (
         figure="autoscaling.png",
         draw=figures.autoscaling_figure,
     ),
+    Section(name="advise", kinds=("advise",)),
+    Section(name="sequential", kinds=("sequential",)),
     Section(name="soak", kinds=("soak",)),
     Section(name="profile", kinds=("profile",)),
     Section(name="overhead", kinds=("overhead",)),

@@ -1,8 +1,9 @@
 """The newest predictions of all processes, in memory that they share: the digits of each request, found by its id.
 
-Each process writes to a row of its own, ten times a second and without a lock: a ring of requests, and one of digits. A hash table in the row
-leads to the newest request of a bucket, and each request to the one before it in its bucket. Instead of an id, a
-keyed hash of id and client is kept, so one client cannot find the requests of another one; images are not kept.
+Each process writes to a row of its own, ten times a second and without a lock: a ring of requests, and one of digits. A
+hash table in the row leads to the newest request of a bucket, and each request to the one before it in its bucket.
+Instead of an id, a keyed hash of id and client is kept, so one client cannot find the requests of another one; images
+are not kept.
 
 A request is found until it is `seconds` old, or the rings of its process have been filled by newer ones: `requests` of
 them, or four times as many images. Of several requests with the same id and client, the newest one is found.

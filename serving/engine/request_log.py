@@ -153,6 +153,11 @@ class RequestLog:
         wanted = self._wanted and served.slot in self._wanted
         if not (sampled or unaccepted or wanted):
             return False
+        if self._room < 1 and not wanted:  # the usual case of traffic that is rarely accepted
+            self._dropped["rate"] += len(prediction.digits) if sampled else 1
+            if sampled:
+                self._until_sample = self._draw()
+            return False
         images = query.images[:_MAX_IMAGES]
         latest = Latest(time.time(), request_id, client, served, codec.name, images, prediction)
         if wanted:
