@@ -47,6 +47,7 @@ class Render(Command):
             Path("docs/releases.md"),
             Path("docs/scaling.md"),
             Path("docs/scoring.md"),
+            Path("docs/training.md"),
         ],
         description="documents with markers",
     )
