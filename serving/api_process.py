@@ -10,11 +10,10 @@ import logging
 import os
 import signal
 import sys
-import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, suppress
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any, Protocol
@@ -60,7 +59,6 @@ _CHANGE_SECONDS = 150.0
 """For the parent process to make a change that a client has asked for: longer than trial and preparation may take."""
 _MAX_REASON = 2000
 """Characters."""
-_LOW_PRIORITY = 19
 
 _logger = logging.getLogger("distillery")
 
@@ -129,7 +127,8 @@ class ApiProcess:
             self._observed(),
             self._remembered(),
             ThreadPoolExecutor(1, "runs") as self._runner,
-            ThreadPoolExecutor(1, "loads", initializer=_lower_priority) as self._loader,
+            # Not of a low priority: it would keep the interpreter's lock for as long as it has to wait for a core.
+            ThreadPoolExecutor(1, "loads") as self._loader,
             ThreadPoolExecutor(_DECODERS, "decodes") as pool,
         ):
             self._decoders = Decoders(pool, _DECODERS, fair=admission.access.several)
@@ -377,10 +376,3 @@ def log_settings(settings: ServiceSettings) -> LogSettings | None:
         settings.request_log_bytes,
         settings.request_log_seconds,
     )
-
-
-def _lower_priority() -> None:
-    """Let everything else run before this thread, which loads models; Linux has priorities of threads."""
-    if sys.platform == "linux":
-        with suppress(OSError):
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _LOW_PRIORITY)

@@ -5,7 +5,7 @@ steps, each of which can reject it while the models in use keep serving:
 
 1. plan: the repository is read and verified (hash, signature, operators), and a `Deployment` planned;
 2. trial: a process of its own opens what is new, warms it up and runs its sample (`serving.release.trial`);
-3. prepare: every API process opens it next to what is in use;
+3. prepare: one API process after the other opens it next to what is in use;
 4. commit: every API process exchanges it, between two batches.
 
 A process that is replaced meanwhile starts with what was served, and prepares and commits the rest on its own.
@@ -209,6 +209,8 @@ class Controller:
                 monitor.generation = generation
             case Prepared(generation) if generation == self._sent.get(monitor):
                 self._prepared.add(monitor)
+                if self._change:
+                    self._change.deadline = time.monotonic() + PREPARE_SECONDS
             case Failed(generation) if generation == self.deployment.generation:
                 monitor.channel.send(Commit(generation))  # which it cannot: it ends, and is replaced
             case Failed(generation, reason) if self._change and self._change.target:
@@ -256,8 +258,10 @@ class Controller:
             self._finish(change)
             return
         try:
-            for monitor in ready:
+            for monitor in ready:  # one after the other, so that most of the cores serve
                 self._prepare(monitor, target)
+                if monitor not in self._prepared:
+                    break
         except SharedMemoryError as error:
             self._end(change, error)
             return
@@ -266,7 +270,7 @@ class Controller:
             self._on_change(target)
             self._finish(change)
         elif time.monotonic() > change.deadline:
-            self._end(change, ChangeError(f"not all processes had loaded it within {PREPARE_SECONDS:g} s"))
+            self._end(change, ChangeError(f"a process had not loaded it within {PREPARE_SECONDS:g} s"))
 
     def _replan(self, change: Change, failures: Mapping[Version, str]) -> bool:
         """Plan again without the versions that failed; return whether the change goes on."""
