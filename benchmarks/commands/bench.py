@@ -62,6 +62,10 @@ class Bench(Command):
         data = self.measure()
         if self.limitations:
             data["limitations"] = list(self.limitations)
+        self.publish(data)
+
+    def publish(self, data: dict[str, Any]) -> str:
+        """Write the result file, print the section and the line of JSON; return the section."""
         path = write_result(self.kind, data, folder=self.results_dir)
         text = fill(self.template, {self.kind: Source(read_result(path), str(path))})
         console = Console()
@@ -70,6 +74,7 @@ class Bench(Command):
             console.print(Markdown(text))
         print(*(line.rstrip() for line in capture.get().splitlines()), sep="\n")
         print(json.dumps({"result": str(path), **self.summary(data)}))
+        return text
 
 
 class RepositorySettings(Command):

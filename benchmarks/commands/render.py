@@ -36,12 +36,14 @@ class Render(Command):
     documents: list[Path] = Field(
         [
             Path("README.md"),
+            Path("docs/advise.md"),
             Path("docs/benchmarks.md"),
             Path("docs/cascade.md"),
             Path("docs/distillation.md"),
             Path("docs/paper.md"),
             Path("docs/performance.md"),
             Path("docs/pictures.md"),
+            Path("docs/releases.md"),
             Path("docs/scaling.md"),
             Path("docs/scoring.md"),
         ],

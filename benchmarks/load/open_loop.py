@@ -1,9 +1,10 @@
 """An open loop: requests at scheduled times, whether or not earlier ones have been answered.
 
-    python -m benchmarks.load.open_loop HOST PORT CONNECTIONS LIMIT MAX_LATE SCHEDULE_FILE REQUEST_FILE...
+    python -m benchmarks.load.open_loop HOST PORT CONNECTIONS LIMIT MAX_LATE FOLDER
 
 A latency counts from the scheduled time, so that a request that waits for a connection, or for the generator, is as
-late as it is for its client. `run_schedule` runs the generator in a process of its own.
+late as it is for its client. `run_schedule` runs the generator in a process of its own, which reads schedule and
+requests from a folder.
 """
 
 import json
@@ -14,6 +15,7 @@ import time
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
@@ -25,6 +27,7 @@ from benchmarks.load.latency import Latencies
 from benchmarks.load.overload import Clients
 from benchmarks.load.run import GRACE_S
 
+SCHEDULE_FILE, REQUESTS_FILE = "schedule.json", "requests.bin"
 ANSWERED_S = 5.0
 """A request that has no response this long after the last one was due is not answered."""
 
@@ -53,6 +56,8 @@ def poisson(rate: float, seconds: float, kinds: int, seed: int) -> Schedule:
 class OpenLoad:
     """What became of the requests of a schedule."""
 
+    seconds: float
+    """Until the last response."""
     scheduled: int
     ended: int
     """Requests that were answered, with any status, or whose connection was closed."""
@@ -88,11 +93,7 @@ def run_schedule(
     """
     address = urlsplit(url)
     with tempfile.TemporaryDirectory(prefix="distillery-load-") as folder:
-        files = [Path(folder) / f"{number}.http" for number in range(len(requests))]
-        for file, request in zip(files, requests, strict=True):
-            file.write_bytes(request)
-        plan = Path(folder) / "schedule.json"
-        plan.write_text(json.dumps(schedule))
+        _write(Path(folder), requests, schedule)
         place = (str(address.hostname), str(address.port or 80), str(connections))
         limits = (f"{limit_s:.9g}", str(len(schedule.due) if max_late is None else max_late))
         try:
@@ -103,8 +104,7 @@ def run_schedule(
                     "benchmarks.load.open_loop",
                     *place,
                     *limits,
-                    str(plan),
-                    *map(str, files),
+                    folder,
                 ],
                 capture_output=True,
                 text=True,
@@ -144,8 +144,10 @@ def follow(clients: Clients, requests: Sequence[bytes], schedule: Schedule, max_
         wait = start + due[0] - time.perf_counter() if due and clients.idle else 0.05
         clients.receive(max(0.0, wait))
         now = time.perf_counter()
+    seconds = time.perf_counter() - start
     ended = sum(clients.statuses.values())
     return {
+        "seconds": round(seconds, 4),
         "scheduled": total,
         "ended": ended,
         "late": (ended if gave_up else total) - clients.good,
@@ -153,16 +155,29 @@ def follow(clients: Clients, requests: Sequence[bytes], schedule: Schedule, max_
         "statuses": dict(clients.statuses),
         "latency_us": sorted(clients.microseconds.items()),
         "lag_p99_ms": round(float(np.quantile(lags, 0.99)) * 1e3, 4) if lags else 0.0,
-        "generator_cores": round((time.process_time() - cpu) / (time.perf_counter() - start), 4),
+        "generator_cores": round((time.process_time() - cpu) / seconds, 4),
     }
 
 
+def _write(folder: Path, requests: Sequence[bytes], schedule: Schedule) -> None:
+    lengths = [len(request) for request in requests]
+    (folder / SCHEDULE_FILE).write_text(json.dumps({**schedule._asdict(), "lengths": lengths}))
+    (folder / REQUESTS_FILE).write_bytes(b"".join(requests))
+
+
+def _read(folder: Path) -> tuple[list[bytes], Schedule]:
+    plan = json.loads((folder / SCHEDULE_FILE).read_text())
+    content, ends = (folder / REQUESTS_FILE).read_bytes(), list(accumulate(plan["lengths"]))
+    requests = [content[end - length : end] for end, length in zip(ends, plan["lengths"], strict=True)]
+    return requests, Schedule(plan["due"], plan["numbers"])
+
+
 def main(arguments: Sequence[str]) -> None:
-    """Run the schedule that the arguments name and print its report."""
-    host, port, connections, limit, max_late, plan, *files = arguments
-    requests = [Path(file).read_bytes() for file in files]
+    """Run the schedule in the folder that the arguments name and print its report."""
+    host, port, connections, limit, max_late, folder = arguments
+    requests, schedule = _read(Path(folder))
     clients = Clients(host, int(port), int(connections), requests, float(limit))
-    report = follow(clients, requests, Schedule(*json.loads(Path(plan).read_text())), int(max_late))
+    report = follow(clients, requests, schedule, int(max_late))
     clients.close()
     print("RESULT", json.dumps(report))
 

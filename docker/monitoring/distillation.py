@@ -8,6 +8,7 @@ from expressions import (
     cpu_per_image,
     duration_quantile,
     escalated_share,
+    live_accuracy,
     rejected_share,
     seconds_per_image,
     speedup,
@@ -207,6 +208,14 @@ def quality() -> list[Json]:
             about="Share of a cascade's images that its teacher classified. Its runs are those of its two models.",
         ),
         graph(
+            "Live accuracy",
+            [query(live_accuracy(S, S.models))],
+            unit="percentunit",
+            width=8,
+            about="Share of the live images whose true digit clients have sent to POST /feedback that the model"
+            " classified correctly. People label what they notice: GET /feedback has the numbers and intervals.",
+        ),
+        graph(
             "Predictions by digit",
             [
                 query(
@@ -216,6 +225,7 @@ def quality() -> list[Json]:
                 )
             ],
             unit="percentunit",
+            width=8,
             runbook="DistilleryDigitDrift",
             about="Share of each digit in the predictions of the selected models. In MNIST each digit has 9 to 11 %.",
         ),
@@ -232,6 +242,7 @@ def quality() -> list[Json]:
                 ),
             ],
             unit="percentunit",
+            width=8,
             runbook="DistilleryConfidenceDrift",
             about="Digits: the share of predictions that would have to be others to have the frequencies of the"
             " training set. Confidence: how much less is accepted than of validation digits.",

@@ -102,6 +102,12 @@ def escalated_share(scope: Scope, models: str) -> str:
     return f"{scope.rate('distillery_escalated_images_total', models)} / ({images} > 0)"
 
 
+def live_accuracy(scope: Scope, models: str) -> str:
+    """Return the share of the images with a label for which the model predicted that digit."""
+    correct = scope.rate("distillery_feedback_total", models, 'correct="true"')
+    return f"{correct} / ({scope.rate('distillery_feedback_total', models)} > 0)"
+
+
 def agreement(scope: Scope, models: str) -> str:
     """Return the share of compared live images for which model and teacher predict the same digit."""
     agree = scope.rate("distillery_teacher_comparisons_total", models, 'agrees="true"')

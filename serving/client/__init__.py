@@ -7,6 +7,7 @@
         print(predictions.digits, predictions.probabilities, predictions.model, predictions.timing.total_ms)
         client.predict(images, model="teacher")
         client.predict_pictures([Path("digit.png").read_bytes()])
+        client.feedback(predictions, true_digits)         # for the live accuracy of the model
 
     async with AsyncClient("http://127.0.0.1:8000", api_key="…") as client:
         predictions = await asyncio.gather(*(client.predict(image) for image in images))
@@ -26,6 +27,6 @@ except ModuleNotFoundError:
     raise ModuleNotFoundError("serving.client needs httpx: pip install '.[client]'") from None
 
 from serving.client.client import AsyncClient, Client
-from serving.client.messages import Predictions, Timing
+from serving.client.messages import Feedback, Predictions, Timing
 
-__all__ = ["AsyncClient", "Client", "Predictions", "Timing"]
+__all__ = ["AsyncClient", "Client", "Feedback", "Predictions", "Timing"]

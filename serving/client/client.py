@@ -14,11 +14,16 @@ from numpy.typing import ArrayLike
 
 from serving.client.errors import ClientError
 from serving.client.messages import (
+    Feedback,
     Predictions,
     as_images,
+    check_labels,
+    feedback_request,
+    feedback_response,
     images_request,
     images_response,
     join,
+    join_feedback,
     models_response,
     pictures_request,
     pictures_response,
@@ -93,6 +98,12 @@ class Client(_Settings[httpx.Client]):
         responses = [self._send(request) for request in requests]
         return join([pictures_response(*pair) for pair in zip(responses, map(len, parts), strict=True)])
 
+    def feedback(self, predictions: Predictions, digits: Sequence[int | None]) -> Feedback:
+        """Send the true digits of images that were classified; None for an image whose digit is not known."""
+        parts = check_labels(predictions, digits)
+        requests = [feedback_request(self._http, *part) for part in parts]
+        return join_feedback([feedback_response(self._send(request)) for request in requests])
+
     def models(self) -> dict[str, dict[str, Any]]:
         """Return the manifest of every model by name, the default model's first."""
         models = models_response(self._send(self._http.build_request("GET", "/models")))
@@ -150,6 +161,12 @@ class AsyncClient(_Settings[httpx.AsyncClient]):
         requests = [pictures_request(self._http, model or self._model, part) for part in parts]
         responses = [await self._send(request) for request in requests]
         return join([pictures_response(*pair) for pair in zip(responses, map(len, parts), strict=True)])
+
+    async def feedback(self, predictions: Predictions, digits: Sequence[int | None]) -> Feedback:
+        """Send the true digits of images that were classified; None for an image whose digit is not known."""
+        parts = check_labels(predictions, digits)
+        requests = [feedback_request(self._http, *part) for part in parts]
+        return join_feedback([feedback_response(await self._send(request)) for request in requests])
 
     async def models(self) -> dict[str, dict[str, Any]]:
         """Return the manifest of every model by name, the default model's first."""

@@ -8,6 +8,7 @@ class ClientError(DistilleryError):
 
     ClientError
     ├── InvalidImagesError       the input is not of the form that the service reads; nothing was sent
+    ├── InvalidLabelsError       digits that are none, or not one for each image; nothing was sent
     ├── UnreachableError         no connection, or it was lost before the response, at every attempt
     ├── SlowServiceError         no response within the timeout
     ├── MalformedAnswerError     the response is not one of this service
@@ -19,6 +20,10 @@ class ClientError(DistilleryError):
 
 class InvalidImagesError(ClientError, ValueError):
     """The input is not of the form that the service reads; nothing was sent."""
+
+
+class InvalidLabelsError(ClientError, ValueError):
+    """Digits that are none, or not one for each image; nothing was sent."""
 
 
 class UnreachableError(ClientError):

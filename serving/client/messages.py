@@ -10,10 +10,13 @@ import httpx
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from serving.client.errors import InvalidImagesError, MalformedAnswerError
+from serving.client.errors import InvalidImagesError, InvalidLabelsError, MalformedAnswerError
 from serving.client.tensors import LENGTH, pack, unpack
 from serving.codecs.pictures.file_types import PICTURES, recognise
 from serving.model.tensors import CLASSES, SIDE, Accepted, Confidences, Images, Scores
+
+MAX_LABELS = 256
+"""In a request."""
 
 Part = TypeVar("Part", Images, Sequence[bytes])
 Scalar = TypeVar("Scalar", bound=np.generic)
@@ -26,6 +29,16 @@ class Timing(NamedTuple):
     queue_ms: float
     inference_ms: float
     total_ms: float
+
+
+class Feedback(NamedTuple):
+    """What became of the true digits that were sent."""
+
+    counted: int
+    repeated: int
+    """That were counted before."""
+    rejected: list[str]
+    """Messages of the service, for each label that was not counted."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +57,8 @@ class Predictions:
     acceptance rule."""
     accepted: Accepted | None = None
     """`[N]`: whether the confidence reaches the model's threshold."""
+    ids: Sequence[tuple[str, int]] = ()
+    """`[N]`: the id of each image's request and the index in it, for `feedback`."""
 
     def __len__(self) -> int:
         return len(self.digits)
@@ -96,6 +111,7 @@ def images_response(response: httpx.Response, count: int) -> Predictions:
             {f"{stage}_ms": float(milliseconds) for stage, milliseconds in entries},
             np.frombuffer(outputs["confidence"], "<f4", count) if "confidence" in outputs else None,
             np.frombuffer(outputs["accepted"], np.bool_, count) if "accepted" in outputs else None,
+            _ids(response, count),
         )
     except (KeyError, TypeError, ValueError) as error:
         raise malformed(response) from error
@@ -132,9 +148,60 @@ def pictures_response(response: httpx.Response, count: int) -> Predictions:
             document["timing"],
             None if None in rule[0] else np.array(rule[0], np.float32),
             None if None in rule[1] else np.array(rule[1], np.bool_),
+            _ids(response, count),
         )
     except (KeyError, TypeError, ValueError) as error:
         raise malformed(response) from error
+
+
+def feedback_request(
+    http: httpx.Client | httpx.AsyncClient, ids: Sequence[tuple[str, int]], digits: Sequence[int | None]
+) -> httpx.Request:
+    """Build the request that labels these images."""
+    labels = [
+        {"id": request_id, "index": index, "digit": int(digit)}
+        for (request_id, index), digit in zip(ids, digits, strict=True)
+        if digit is not None
+    ]
+    return http.build_request("POST", "/feedback", json={"labels": labels})
+
+
+def feedback_response(response: httpx.Response) -> Feedback:
+    """Read what became of labels. Raises `MalformedAnswerError`."""
+    try:
+        document = json.loads(response.content)
+        rejected = [one["message"] for one in document["rejected"]]
+        return Feedback(document["counted"], document["repeated"], rejected)
+    except (KeyError, TypeError, ValueError) as error:
+        raise malformed(response) from error
+
+
+def join_feedback(parts: Sequence[Feedback]) -> Feedback:
+    """Return the sum of several responses."""
+    rejected = [message for part in parts for message in part.rejected]
+    return Feedback(sum(part.counted for part in parts), sum(part.repeated for part in parts), rejected)
+
+
+def check_labels(
+    predictions: Predictions, digits: Sequence[int | None]
+) -> list[tuple[Sequence[tuple[str, int]], Sequence[int | None]]]:
+    """Return ids and digits by request: those with a digit. Raises `InvalidLabelsError`."""
+    if len(digits) != len(predictions.ids):
+        raise InvalidLabelsError(
+            f"found {len(digits)} digits for {len(predictions.ids)} images with a request id; expected one each, or "
+            "None"
+        )
+    for position, digit in enumerate(digits):
+        if digit is not None and digit not in range(10):
+            raise InvalidLabelsError(
+                f"digit {position} is {digit!r}; expected an integer from 0 to 9, or None"
+            )
+    known = [position for position, digit in enumerate(digits) if digit is not None]
+    return [
+        ([predictions.ids[one] for one in part], [digits[one] for one in part])
+        for start in range(0, len(known), MAX_LABELS)
+        if (part := known[start : start + MAX_LABELS])
+    ]
 
 
 def models_response(response: httpx.Response) -> dict[str, dict[str, Any]]:
@@ -161,6 +228,7 @@ def join(parts: Sequence[Predictions]) -> Predictions:
         Timing(*map(sum, zip(*(part.timing for part in parts), strict=True))),
         _joined([part.confidence for part in parts]),
         _joined([part.accepted for part in parts]),
+        [one for part in parts for one in part.ids],
     )
 
 
@@ -179,8 +247,16 @@ def _predictions(
     timing: dict[str, float],
     confidence: Confidences | None,
     accepted: Accepted | None,
+    ids: Sequence[tuple[str, int]],
 ) -> Predictions:
-    return Predictions(scores.argmax(axis=1), scores, model, version, Timing(**timing), confidence, accepted)
+    digits, durations = scores.argmax(axis=1), Timing(**timing)
+    return Predictions(digits, scores, model, version, durations, confidence, accepted, ids)
+
+
+def _ids(response: httpx.Response, count: int) -> list[tuple[str, int]]:
+    """Return the name of each image; of none where a proxy has removed the header."""
+    request_id = response.headers.get("X-Request-ID", "")
+    return [(request_id, index) for index in range(count)] if request_id else []
 
 
 def _joined(parts: Sequence[NDArray[Scalar] | None]) -> NDArray[Scalar] | None:

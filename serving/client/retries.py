@@ -1,8 +1,8 @@
 """Retries: the requests that are sent again, and the delay before.
 
-A prediction changes nothing in the service, so it is safe to send it twice even though it is a POST: a lost
-connection is retried. A timeout is not: the caller has waited long enough, and a second request does not help a
-service that is late. An error status is final, except a 503 with Retry-After.
+A prediction changes nothing in the service, and a true digit counts once, so it is safe to send both twice even though
+they are POSTs: a lost connection is retried. A timeout is not: the caller has waited long enough, and a second request
+does not help a service that is late. An error status is final, except a 503 with Retry-After.
 """
 
 import json

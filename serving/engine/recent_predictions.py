@@ -18,7 +18,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from hashlib import blake2b
 from multiprocessing.reduction import DupFd
-from secrets import token_bytes
 from typing import Any, NamedTuple
 from zlib import crc32
 
@@ -32,6 +31,9 @@ _HEAD = struct.Struct("<Q")
 _ENTRY = struct.Struct("<QdQQIIII")
 """Of a request: hash, time, first image, the number of the one before in its bucket, images, slot, version, flags."""
 _LOGGED = 1
+_HASH = (1 << 64) - 1
+_UNPUBLISHED = 32
+"""Requests after which a process writes how many it has added; `publish` does so, too."""
 _SLACK = 16
 """The oldest of so many parts of a ring is not read any more, because its process may be writing there."""
 
@@ -64,7 +66,10 @@ class RecentPredictions:
         descriptor: int | None = None,
         secret: bytes | None = None,
     ) -> None:
-        """Allocate the memory, or map that of `descriptor`. Raises `SharedMemoryError`."""
+        """Allocate the memory, or map that of `descriptor`. Raises `SharedMemoryError`.
+
+        Processes that are not forked from this one need a `secret`: Python's own hashes differ between them.
+        """
         self.requests, self.seconds = requests, seconds
         self._processes = processes
         self._images = requests * IMAGES_PER_REQUEST
@@ -72,12 +77,11 @@ class RecentPredictions:
         self._digits_at = self._entries_at + requests * _ENTRY.size
         self._row_size = self._digits_at + self._images
         size = processes * self._row_size
-        self._secret = secret or token_bytes(32)
-        self._keyed = blake2b(digest_size=_HEAD.size, key=self._secret)
+        self._secret = secret
         self._descriptor = allocate(bytes(size)) if descriptor is None else descriptor
         weakref.finalize(self, os.close, self._descriptor)
         self._memory = memoryview(mmap.mmap(self._descriptor, size))
-        self._tags: dict[tuple[str, str], int] = {}
+        self._served: dict[str, tuple[Served, int, int]] = {}
         self.open(0)
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -88,6 +92,7 @@ class RecentPredictions:
         """Write to the row of this process from now on; one that replaces another continues its row."""
         start = process * self._row_size
         self._row = self._memory[start : start + self._row_size]
+        self._heads = self._row[_COUNTS.size : self._entries_at].cast("Q")
         self._added, self._added_images = _COUNTS.unpack_from(self._row)
 
     def add(
@@ -95,31 +100,41 @@ class RecentPredictions:
     ) -> None:
         """Add a request; one with more images than a sixteenth of the memory is left out."""
         images = len(digits)
-        if images > self._images // _SLACK:
-            return
         row, number, first = self._row, self._added, self._added_images
         start = first % self._images
-        if start + images > self._images:  # in one piece
-            first += self._images - start
-            start = 0
-        key = self._hash(request_id, client)
-        head_at = _COUNTS.size + key % self.requests * _HEAD.size
-        (before,) = _HEAD.unpack_from(row, head_at)
-        entry_at = self._entries_at + number % self.requests * _ENTRY.size
-        tag = self._tags.get((served.name, served.version))
-        if tag is None:
-            tag = self._tags[served.name, served.version] = version_tag(served.name, served.version)
-        moment = time.monotonic()
-        slot = int(served.slot)
-        _ENTRY.pack_into(row, entry_at, key, moment, first, before, images, slot, tag, logged)
-        place = self._digits_at + start
-        if images == 1:  # a slice takes longer
-            row[place] = digits[0]
-        else:
+        if images > 1:
+            if images > self._images // _SLACK:
+                return
+            if start + images > self._images:  # in one piece
+                first += self._images - start
+                start = 0
+            place = self._digits_at + start
             row[place : place + images] = bytes(digits)
-        self._added, self._added_images = number + 1, first + images
-        _COUNTS.pack_into(row, 0, self._added, self._added_images)
-        _HEAD.pack_into(row, head_at, number + 1)
+        else:  # a slice takes longer
+            row[self._digits_at + start] = digits[0]
+        key = self._hash(request_id, client)
+        heads, bucket = self._heads, key % self.requests
+        known = self._served.get(served.slot)
+        if known is None or known[0] is not served:
+            known = self._describe(served)
+        _, slot, tag = known
+        entry_at = self._entries_at + number % self.requests * _ENTRY.size
+        _ENTRY.pack_into(
+            row, entry_at, key, time.monotonic(), first, heads[bucket], images, slot, tag, logged
+        )
+        heads[bucket] = self._added = number + 1
+        self._added_images = first + images
+        if images > 1 or not number % _UNPUBLISHED:
+            self.publish()
+
+    def publish(self) -> None:
+        """Write how much was added, which others need to know only roughly."""
+        _COUNTS.pack_into(self._row, 0, self._added, self._added_images)
+
+    def _describe(self, served: Served) -> tuple[Served, int, int]:
+        found = served, int(served.slot), version_tag(served.name, served.version)
+        self._served[served.slot] = found
+        return found
 
     def find(self, request_id: bytes, client: str | None) -> Found | None:
         """Return the newest request with this id and client, of any process."""
@@ -171,10 +186,10 @@ class RecentPredictions:
             fcntl.lockf(self._descriptor, fcntl.LOCK_UN)
 
     def _hash(self, request_id: bytes, client: str | None) -> int:
+        if self._secret is None:  # SipHash with a key that forked processes have in common
+            return (hash(request_id) if client is None else hash((request_id, client))) & _HASH
         content = request_id if client is None else b"%b %b" % (request_id, client.encode())
-        hashed = self._keyed.copy()  # to start from the key takes longer
-        hashed.update(content)
-        key: int = _HEAD.unpack(hashed.digest())[0]
+        key: int = _HEAD.unpack(blake2b(content, digest_size=_HEAD.size, key=self._secret).digest())[0]
         return key
 
 
@@ -184,6 +199,6 @@ def version_tag(name: str, version: str) -> int:
 
 
 def _attached(
-    processes: int, requests: int, seconds: float, descriptor: Any, secret: bytes
+    processes: int, requests: int, seconds: float, descriptor: Any, secret: bytes | None
 ) -> RecentPredictions:
     return RecentPredictions(processes, requests, seconds, descriptor=descriptor.detach(), secret=secret)

@@ -8,7 +8,7 @@
 """
 
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache, cached_property
 from pathlib import Path
@@ -185,35 +185,55 @@ class Snapshot:
             if good:
                 versions[name] = good
         rejected = {**self.rejected, **failures}
-        return Snapshot(versions, self.policies, rejected).without_broken_cascades(previous)
+        return Snapshot(versions, self.policies, rejected).with_whole_cascades(previous)
 
-    def without_broken_cascades(self, previous: "Snapshot | None") -> "Snapshot":
-        """Return the snapshot without cascades whose models are not in it, each replaced by what was served.
+    def with_whole_cascades(self, previous: "Snapshot | None") -> "Snapshot":
+        """Return the snapshot with what was served of each cascade whose models are not in it, or without it.
 
-        Without `previous`, such a cascade is an error: `RepositoryError`.
+        Its models are then those that were served with it. Without `previous`, such a cascade is a `RepositoryError`.
         """
-        models = {entry.version_key: entry.manifest for entry in self}
-        broken: dict[Version, str] = {}
+        broken = self._broken_cascades()
+        if not broken:
+            return self
+        if previous is None:
+            raise next(iter(broken.values()))
+        versions = {name: dict(found) for name, found in self.versions.items()}
+        rejected = dict(self.rejected)
+        for (name, version), error in broken.items():
+            entry = versions[name].pop(version)
+            rejected[name, version] = _reason(error, entry.path.parent.parent)
+        for name in {name for name, _ in broken}:
+            failed = [version for one, version in broken if one == name]
+            served = previous.versions.get(name, {})
+            versions[name] = _keep_served(versions[name], failed, served, self._policy(name))
+            for member in previous.members(versions[name].values()):
+                found = versions.setdefault(member.name, {})
+                number = member.manifest.version
+                if found.get(number, member).manifest != member.manifest:
+                    rejected[member.version_key] = f"the cascade {name} needs the file that is served"
+                found[number] = member
+        whole = Snapshot(
+            {name: _sorted(found) for name, found in versions.items() if found}, self.policies, rejected
+        )
+        return whole.with_whole_cascades(Snapshot({}))  # two cascades may need two files of one version
 
-        def is_whole(entry: ModelEntry) -> bool:
+    def members(self, cascades: Iterable[ModelEntry]) -> Iterator[ModelEntry]:
+        """Yield the models of those of the cascades that are in this snapshot."""
+        for entry in cascades:
+            rule = entry.manifest.cascade
+            if rule and self.versions.get(entry.name, {}).get(entry.manifest.version) == entry:
+                for name, version in (rule.student.key, rule.teacher.key):
+                    yield self.versions[name][version]
+
+    def _broken_cascades(self) -> dict[Version, RepositoryError]:
+        models = {entry.version_key: entry.manifest for entry in self}
+        broken = {}
+        for entry in self:
             try:
                 check_cascade(entry, models)
             except RepositoryError as error:
-                if previous is None:
-                    raise
-                broken[entry.version_key] = _reason(error, entry.path.parent.parent)
-                return False
-            return True
-
-        versions: dict[str, Mapping[str, ModelEntry]] = {}
-        for name, found in self.versions.items():
-            good = {version: entry for version, entry in found.items() if is_whole(entry)}
-            if previous and (failed := [version for version in found if version not in good]):
-                kept = _keep_served(good, failed, previous.versions.get(name, {}), self._policy(name))
-                good = {version: entry for version, entry in kept.items() if is_whole(entry)}
-            if good:
-                versions[name] = good
-        return Snapshot(versions, self.policies, {**self.rejected, **broken}) if broken else self
+                broken[entry.version_key] = error
+        return broken
 
     def _policy(self, name: str) -> VersionPolicy:
         return self.policies.get(name, VersionPolicy())
@@ -263,7 +283,7 @@ def load_snapshot(
         {name: one.policy for name, one in found.items()},
         {version: why for one in found.values() for version, why in one.rejected.items()},
     )
-    return snapshot.without_broken_cascades(previous)
+    return snapshot.with_whole_cascades(previous)
 
 
 def _add_members(

@@ -47,9 +47,11 @@ def test_requests_are_found_with_their_digits_and_version() -> None:
 def test_of_several_requests_with_an_id_the_newest_is_found_in_whatever_process() -> None:
     recent = memory(processes=2)
     add(recent, "a", 1)
+    recent.publish()
     recent.open(1)
     add(recent, "a", 2)
     assert find(recent, "a") == [2]
+    recent.publish()
     recent.open(0)
     add(recent, "a", 3)
     assert find(recent, "a") == [3]
@@ -159,13 +161,14 @@ def find_in_child(recent: RecentPredictions, answers: object) -> None:
 def test_a_process_that_replaces_another_continues_its_row() -> None:
     recent = memory()
     add(recent, "a", 1)
+    recent.publish()
     recent.open(0)
     add(recent, "b", 2)
     assert (find(recent, "a"), find(recent, "b")) == ([1], [2])
 
 
 def test_a_spawned_process_sees_the_same_requests() -> None:
-    recent = memory(processes=2)
+    recent = RecentPredictions(2, REQUESTS, 60, secret=b"secret")
     add(recent, "a", 1)
     spawn = multiprocessing.get_context("spawn")
     answers = spawn.Queue()

@@ -60,6 +60,31 @@ def test_the_version_of_a_member_is_served_whatever_its_policy(repository: Path)
     assert list(load_snapshot(repository).versions["student"]) == ["1", "2"]
 
 
+def test_what_was_served_of_a_cascade_stays_where_a_reload_finds_another_student(repository: Path) -> None:
+    """Between the export of a student and that of its cascade."""
+    before = load_snapshot(repository)
+    shutil.copyfile(repository / "teacher/1/model.onnx", repository / "student/1/model.onnx")
+    teacher = json.loads((repository / "teacher/1/manifest.json").read_text())
+    edit(repository, lambda manifest: manifest.update(sha256=teacher["sha256"]), "student")
+    found = load_snapshot(repository, previous=before)
+    assert found.versions == before.versions
+    assert "holds for no other file" in found.rejected["cascade", "1"]
+    assert found.rejected["student", "1"] == "the cascade cascade needs the file that is served"
+    edit(repository, lambda manifest: manifest["cascade"]["student"].update(sha256=teacher["sha256"]))
+    after = load_snapshot(repository, previous=found)
+    assert not after.rejected
+    assert after.versions["student"]["1"].manifest.sha256 == teacher["sha256"]
+    assert after.versions["cascade"] != before.versions["cascade"]
+
+
+def test_what_was_served_of_a_cascade_stays_where_a_reload_misses_a_model(repository: Path) -> None:
+    before = load_snapshot(repository)
+    shutil.rmtree(repository / "teacher")
+    found = load_snapshot(repository, previous=before)
+    assert found.versions == before.versions
+    assert "teacher/1, is not served, only student/1" in found.rejected["cascade", "1"]
+
+
 def test_a_cascade_that_a_reload_breaks_stays_as_it_was(repository: Path) -> None:
     before = load_snapshot(repository)
     edit(repository, lambda manifest: manifest["cascade"]["student"].update(sha256="0" * 64))
@@ -68,15 +93,23 @@ def test_a_cascade_that_a_reload_breaks_stays_as_it_was(repository: Path) -> Non
     assert "holds for no other file" in found.rejected["cascade", "1"]
 
 
-def test_a_cascade_whose_student_is_another_file_after_a_reload_is_left_out_with_the_reason(
-    repository: Path,
-) -> None:
+def test_a_new_version_of_a_cascade_that_is_broken_does_not_replace_the_one_before(repository: Path) -> None:
     before = load_snapshot(repository)
-    path = repository / "student" / "1"
-    shutil.copy(repository / "teacher" / "1" / "model.onnx", path)
-    manifest = json.loads((path / "manifest.json").read_text())
-    teacher = json.loads((repository / "teacher" / "1" / "manifest.json").read_text())
-    (path / "manifest.json").write_text(json.dumps(manifest | {"sha256": teacher["sha256"]}))
+    shutil.copytree(repository / "cascade" / "1", repository / "cascade" / "2")
+    path = repository / "cascade" / "2" / "manifest.json"
+    manifest = json.loads(path.read_text()) | {"version": "2"}
+    manifest["cascade"]["teacher"]["name"] = "cascade"
+    path.write_text(json.dumps(manifest))
+    found = load_snapshot(repository, previous=before)
+    assert found.versions == before.versions
+    assert "cascades are not nested" in found.rejected["cascade", "2"]
+
+
+def test_a_new_cascade_that_is_broken_is_left_out_with_the_reason(repository: Path, tmp_path: Path) -> None:
+    shutil.move(repository / "cascade", tmp_path / "cascade")
+    before = load_snapshot(repository)
+    shutil.move(tmp_path / "cascade", repository / "cascade")
+    edit(repository, lambda manifest: manifest["cascade"]["student"].update(sha256="0" * 64))
     found = load_snapshot(repository, previous=before)
     assert list(found.versions) == ["student", "teacher"]
     assert "holds for no other file" in found.rejected["cascade", "1"]

@@ -2,8 +2,11 @@
 
 import io
 import json
+import os
 import shutil
+import signal
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -189,6 +192,41 @@ def test_what_is_not_accepted_is_named_where_it_is_an_error(repository: Path) ->
         answer = httpx.post(f"{service.url}/predict/cascade", json={"image": blank})
         assert answer.status_code == 422
         assert "image 1 of 1 is not accepted: its confidence is" in answer.text
+
+
+def test_a_reload_exchanges_the_rule_between_requests(
+    repository: Path, tmp_path: Path, members: dict[str, Outputs], escalated: list[bool]
+) -> None:
+    folder = Path(shutil.copytree(repository, tmp_path / "models"))
+    path = folder / "cascade" / "1" / "manifest.json"
+    manifest = json.loads(path.read_text())
+    nothing = [False] * len(DIGITS)
+    flags = ("--api-servers", "2", "--max-images", "200")
+    with running_service(folder, *flags) as service, ThreadPoolExecutor(1) as thread:
+
+        def rule() -> dict[str, Any]:
+            found: dict[str, Any] = httpx.get(f"{service.url}/models/cascade").json()["cascade"]
+            return found
+
+        def change(threshold: float, student: str) -> None:
+            changed = manifest["cascade"] | {"threshold": threshold}
+            changed["student"] = changed["student"] | {"sha256": student}
+            path.write_text(json.dumps(manifest | {"cascade": changed}))
+            os.kill(service.process.pid, signal.SIGHUP)
+
+        sha256 = manifest["cascade"]["student"]["sha256"]
+        change(0.0, sha256)
+        changing = thread.submit(eventually, lambda: rule()["threshold"] == 0)
+        while not changing.done():
+            found = predict(service)
+            check(found, members, escalated if any(one["model"] == "teacher" for one in found) else nothing)
+        changing.result()
+        eventually(lambda: all(one["model"] == "student" for _ in range(5) for one in predict(service)))
+        change(0.5, "0" * 64)
+        index = f"{service.url}/v2/repository/index"
+        eventually(lambda: "holds for no other file" in httpx.post(index).text)
+        assert rule()["threshold"] == 0
+        check(predict(service), members, nothing)
 
 
 def test_a_service_does_not_start_with_another_student(repository: Path, tmp_path: Path) -> None:

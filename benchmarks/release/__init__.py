@@ -1,0 +1,1 @@
+"""Decisions on releases: simulations of the sequential test."""
