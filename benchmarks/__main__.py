@@ -17,6 +17,7 @@ COMMANDS = CommandModules(
         "footprint",
         "score",
         "overload",
+        "switches",
         "advise",
         "sequential",
         "overhead",

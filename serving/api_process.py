@@ -130,6 +130,7 @@ class ApiProcess:
             self._observed(),
             self._remembered(),
             ThreadPoolExecutor(1, "runs") as self._runner,
+            # Not of a low priority: it would keep the interpreter's lock for as long as it has to wait for a core.
             ThreadPoolExecutor(1, "loads") as self._loader,
             ThreadPoolExecutor(_DECODERS, "decodes") as pool,
         ):

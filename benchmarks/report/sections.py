@@ -57,6 +57,7 @@ SECTIONS = (
     Section(name="loop", kinds=("loop",)),
     Section(name="capacity", kinds=("http",)),
     Section(name="overload", kinds=("overload",), figure="overload.png", draw=figures.overload_figure),
+    Section(name="switches", kinds=("switches",)),
     Section(name="cluster", kinds=("cluster",)),
     Section(
         name="autoscaling",

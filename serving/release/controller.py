@@ -5,7 +5,7 @@ steps, each of which can reject it while the models in use keep serving:
 
 1. plan: the repository is read and verified (hash, signature, operators), and a `Deployment` planned;
 2. trial: a process of its own opens what is new, warms it up and runs its sample (`serving.release.trial`);
-3. prepare: every API process opens it next to what is in use;
+3. prepare: one API process after the other opens it next to what is in use;
 4. commit: every API process exchanges it, between two batches.
 
 A process that is replaced meanwhile starts with what was served, and prepares and commits the rest on its own.
@@ -158,6 +158,8 @@ class Controller:
                 monitor.generation = generation
             case Prepared(generation) if generation == self._sent.get(monitor):
                 self._prepared.add(monitor)
+                if self._running:
+                    self._running.deadline = time.monotonic() + PREPARE_SECONDS
             case Failed(generation) if generation == self.deployment.generation:
                 monitor.channel.send(Commit(generation))  # which it cannot: it ends, and is replaced
             case Failed(generation, reason) if self._running and self._running.target:
@@ -205,17 +207,25 @@ class Controller:
 
     def _commit_if_prepared(self, running: _Running, target: Deployment, ready: Sequence[Monitor]) -> None:
         try:
-            for monitor in ready:
+            for monitor in ready:  # one after the other, so that most of the cores serve
                 self._prepare(monitor, target)
+                if monitor not in self._prepared:
+                    break
         except SharedMemoryError as error:
             self._end(running, error)
             return
         if all(monitor in self._prepared for monitor in ready):
             self.deployment = target
             self._on_change(target)
+<<<<<<< HEAD
             running.is_decided, running.deadline = True, time.monotonic() + COMMIT_SECONDS
         elif time.monotonic() > running.deadline:
-            self._end(running, ChangeError(f"not all processes had loaded it within {PREPARE_SECONDS:g} s"))
+            self._end(running, ChangeError(f"a process had not loaded it within {PREPARE_SECONDS:g} s"))
+=======
+            change.is_decided, change.deadline = True, time.monotonic() + COMMIT_SECONDS
+        elif time.monotonic() > change.deadline:
+            self._end(change, ChangeError(f"a process had not loaded it within {PREPARE_SECONDS:g} s"))
+>>>>>>> reload-x
 
     def _replan(self, running: _Running, failures: Mapping[Version, str]) -> bool:
         """Plan again without the versions that failed; return whether the change goes on."""

@@ -40,7 +40,7 @@ from serving.model.repository import RepositoryError
 serving.processes.supervisor.HANG_SECONDS = 1.5
 setup = DigitAPI.setup
 def slow(self, device):
-    while Path("{folder}/wait").exists():
+    while self.entry.manifest.version == "1" and Path("{folder}/wait").exists():
         time.sleep(0.05)
     if self.entry.manifest.version == "2":
         Path("{folder}", str(os.getpid())).touch()
@@ -173,7 +173,7 @@ def test_a_process_that_dies_while_it_prepares_ends_up_with_the_same_versions(
         publish(root, newer, 2)
         processes = service.children()
         changing = pool.submit(load, client)
-        eventually(lambda: len(list(preparing.iterdir())) == 2)
+        eventually(lambda: len(list(preparing.iterdir())) == 1)
         asked = _connected(client, processes)
         [victim] = set(processes) - {asked}
         (preparing / "wait").touch()  # the replacement starts with version 1, and is ready after the change
@@ -182,7 +182,6 @@ def test_a_process_that_dies_while_it_prepares_ends_up_with_the_same_versions(
         if fails:
             (preparing / "fail").touch()
         (preparing / "wait").unlink()
-        eventually(lambda: len(list(preparing.glob("[0-9]*"))) >= 3, 20)
         if fails:  # the process that ends closes its connections, as at any shutdown
             eventually(lambda: not (preparing / "fail").exists(), 20)
             eventually(lambda: "restarting it" in service.read_line(), 20)
