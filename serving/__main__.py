@@ -11,7 +11,7 @@ import sys
 signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 from pydantic_settings import CliPositionalArg, SettingsConfigDict
@@ -100,6 +100,61 @@ class Key(distillery.Command):
         print(key, file=sys.stderr)
 
 
+class ReleaseCall(distillery.Command):
+    """Show or change the release: the stable version and its candidate.
+
+    `start` gives a candidate a share of the stable version's requests, `promote` makes it the stable version,
+    `rollback` ends it; without a candidate, it returns to the stable version before the last promotion. Changes need
+    an API key of the scope admin.
+    """
+
+    model_config = SettingsConfigDict(extra="ignore")
+    examples = (
+        "distillery-serve release show",
+        "distillery-serve release start --candidate student/2 --share 0.1 --rule",
+        "distillery-serve release promote",
+        "distillery-serve release rollback",
+    )
+
+    action: CliPositionalArg[Literal["show", "start", "promote", "rollback"]] = Field(
+        description="what to do: show, start, promote or rollback"
+    )
+    candidate: Annotated[str | None, Metavar("MODEL[/VERSION]")] = Field(
+        None, description="with start: the candidate; without a version, the highest one"
+    )
+    share: float = Field(0.0, ge=0, le=1, description="with start: share of the requests for the candidate")
+    shadow: float = Field(
+        0.0, ge=0, le=1, description="with start: share of the requests that the candidate repeats unseen"
+    )
+    sticky: Literal["request", "key"] = Field(
+        "request",
+        description="with start: what decides who gets the candidate, the request id or the API key",
+    )
+    rule: bool = Field(False, description="with start: promote or roll back by rule, in its defaults")
+    url: str | None = Field(
+        None, description="address of the service; default: that of the one this user started last"
+    )
+    api_key: ApiKey = Field(
+        None, description="key of the scope admin; set DISTILLERY_API_KEY rather than this"
+    )
+
+    def run(self) -> None:
+        from serving.release.command import call, show  # noqa: PLC0415 - `--help` needs no FastAPI
+
+        key = self.api_key.get_secret_value() if self.api_key else None
+        url = self.url or served_url()
+        if self.action == "show":
+            state = call(url, "GET", api_key=key)
+        elif self.action == "start":
+            if not self.candidate:
+                raise distillery.DistilleryError("start needs --candidate, such as --candidate student/2")
+            document = self.model_dump(include={"candidate", "share", "shadow", "sticky"})
+            state = call(url, "PUT", "", document | ({"rule": {}} if self.rule else {}), api_key=key)
+        else:
+            state = call(url, "POST", f"/{self.action}", api_key=key)
+        print(show(state))
+
+
 class Erase(distillery.Command):
     """Erase requests by their ids from a request log, also of a running service.
 
@@ -138,6 +193,7 @@ COMMANDS: dict[str, type[distillery.Command]] = {
     "serve": Serve,
     "health": Health,
     "key": Key,
+    "release": ReleaseCall,
     "erase": Erase,
 }
 

@@ -10,11 +10,10 @@ import logging
 import os
 import signal
 import sys
-import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, suppress
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any, Protocol
@@ -44,11 +43,12 @@ from serving.engine.models import Deployment, Endpoints, ServedModels
 from serving.engine.recent_predictions import RecentPredictions
 from serving.engine.request import Endpoint
 from serving.engine.request_log import LogSettings, RequestLog
+from serving.engine.shadow import Shadow, shadow_of
 from serving.engine.telemetry.access_log import AccessLog
 from serving.engine.telemetry.traces import Traces, TracingSettings, open_traces
 from serving.http.middleware.route_metrics import RouteMetrics
 from serving.http.prediction_routes import PredictionRoutes
-from serving.model.repository import ModelEntry
+from serving.model.repository import CANDIDATE, STABLE, ModelEntry
 from serving.processes.channel import Attached
 from serving.processes.litserve import DigitServer
 from serving.processes.messages import Abort, Asked, Commit, Failed, Prepare, Prepared, Result, Serving
@@ -60,7 +60,6 @@ _CHANGE_SECONDS = 150.0
 """For the parent process to make a change that a client has asked for: longer than trial and preparation may take."""
 _MAX_REASON = 2000
 """Characters."""
-_LOW_PRIORITY = 19
 
 _logger = logging.getLogger("distillery")
 
@@ -109,6 +108,8 @@ class ApiProcess:
         self._row = metrics.row(server.index)
         self._agreements: list[Agreement] = []
         self._replaced: list[Endpoint] = []
+        self._shadow: Shadow | None = None
+        self._mirrored: DigitAPI | None = None
         self._pending: _Pending | None = None
         self._preparing = asyncio.Lock()
         self._aborted: set[int] = set()
@@ -129,7 +130,7 @@ class ApiProcess:
             self._observed(),
             self._remembered(),
             ThreadPoolExecutor(1, "runs") as self._runner,
-            ThreadPoolExecutor(1, "loads", initializer=_lower_priority) as self._loader,
+            ThreadPoolExecutor(1, "loads") as self._loader,
             ThreadPoolExecutor(_DECODERS, "decodes") as pool,
         ):
             self._decoders = Decoders(pool, _DECODERS, fair=admission.access.several)
@@ -151,6 +152,7 @@ class ApiProcess:
                 ticking = asyncio.create_task(self._tick(recorders, loop_metrics))
                 yield
                 ticking.cancel()
+            self._end_shadow()
             self._publish(recorders)
 
     @asynccontextmanager
@@ -238,7 +240,27 @@ class ApiProcess:
         self._replaced += self._models.exchange(deployment, endpoints).values()
         self._routes.open()
         self._agreements = self._compare_with_teacher()
+        self._end_shadow()
+        self._start_shadow()
         self._on_exchange()
+
+    def _start_shadow(self) -> None:
+        """Mirror requests to the candidate, if the release says so."""
+        release, latest = self._models.deployment.release, self._models.deployment.snapshot.latest
+        if self._settings.executor != "inprocess" or not release.shadow:
+            return
+        stable, candidate = self._models.find(STABLE), self._models.find(CANDIDATE)
+        teacher = self._models.find(TEACHER).api if TEACHER in latest else None
+        self._mirrored = stable.api
+        self._shadow = shadow_of(
+            stable.api, candidate.api, teacher, self._row, candidate.slot, release.shadow
+        )
+
+    def _end_shadow(self) -> None:
+        if self._shadow and self._mirrored:
+            self._mirrored.mirror = None
+            self._shadow.close()
+            self._shadow = self._mirrored = None
 
     def _compare_with_teacher(self) -> list[Agreement]:
         """Return the comparisons of each model with the teacher, if it is served and compared with."""
@@ -305,6 +327,7 @@ class ApiProcess:
                 if self._pending and self._pending.deployment.generation == generation:
                     self._exchange(self._pending.deployment, self._pending.endpoints)
                     self._pending = None
+                    self._run(self._deliver(Serving(generation)))
                 elif (
                     self._models.deployment.generation != generation
                 ):  # it cannot serve what the others serve: its requests end, and another process replaces it
@@ -376,10 +399,3 @@ def log_settings(settings: ServiceSettings) -> LogSettings | None:
         settings.request_log_bytes,
         settings.request_log_seconds,
     )
-
-
-def _lower_priority() -> None:
-    """Let everything else run before this thread, which loads models; Linux has priorities of threads."""
-    if sys.platform == "linux":
-        with suppress(OSError):
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _LOW_PRIORITY)

@@ -40,7 +40,7 @@ from serving.engine.admission.api_keys import Access, Quotas
 from serving.engine.feedback import live_accuracy
 from serving.engine.lit_api import DigitAPI, ModelSettings
 from serving.engine.metrics.exposition import Exposition
-from serving.engine.metrics.facts import model_facts, service_facts
+from serving.engine.metrics.facts import model_facts, release_facts, service_facts
 from serving.engine.metrics.series import Metrics, metrics_table
 from serving.engine.models import Deployment, ServedModels
 from serving.engine.recent_predictions import RecentPredictions
@@ -62,6 +62,7 @@ from serving.http.middleware.security_headers import SecurityHeaders
 from serving.http.openapi import add_schemas, describe_predictions
 from serving.http.page.routes import add_documentation_redirect, add_page
 from serving.http.prediction_routes import PredictionRoutes
+from serving.http.release import add_release_routes, describe_release
 from serving.http.routes import add_routes
 from serving.http.v2.openapi import describe_inference
 from serving.http.v2.routes import add_v2_routes
@@ -448,7 +449,7 @@ def _metrics(settings: ServiceSettings, snapshot: Snapshot) -> Metrics:
     max_run = settings.max_batch + max(settings.max_images, MAX_CANDIDATES)  # what is queued, and one request
     return Metrics(
         metrics_table(slots, PROTOCOLS, (*PREDICTION_ROUTES, *ROUTES), max_run),
-        settings.api_servers + workers,
+        settings.api_servers + workers + 1,  # the last row is the parent's
     )
 
 
@@ -472,6 +473,7 @@ def _add_fastapi_routes(service: Service) -> None:
     guarded = service.admission.access.required
 
     def describe() -> None:
+        describe_release(app)
         describe_inference(app, models.deployment, guarded=guarded)
         describe_predictions(app, models.deployment, guarded=guarded)
         if service.settings.feedback:
@@ -494,13 +496,20 @@ def _add_fastapi_routes(service: Service) -> None:
     constant = list(service_facts(max_in_flight))
 
     def all_facts() -> Iterable[Family]:
-        return (*constant, *model_facts(models.deployment.snapshot))
+        deployment = models.deployment
+        aliases = {alias: deployment.find(alias) for alias in deployment.aliases}
+        return (
+            *constant,
+            *model_facts(deployment.snapshot),
+            *release_facts(deployment.release, aliases),
+        )
 
     async def change(action: str, **arguments: Any) -> Any:
         return await app.state.process.change(action, **arguments)
 
     exposition = Exposition(service.metrics, lambda: models.deployment.slots, all_facts)
     add_routes(app, models, exposition, guards, service.check_ready)
+    add_release_routes(app, models, guards, change)
     if service.settings.feedback:
         add_feedback_routes(
             app,

@@ -54,6 +54,7 @@ SECTIONS = (
     Section(name="scenarios", kinds=("scenarios",)),
     Section(name="cascade", kinds=("cascade",)),
     Section(name="score", kinds=("score",)),
+    Section(name="loop", kinds=("loop",)),
     Section(name="capacity", kinds=("http",)),
     Section(name="overload", kinds=("overload",), figure="overload.png", draw=figures.overload_figure),
     Section(name="cluster", kinds=("cluster",)),

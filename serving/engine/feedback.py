@@ -62,7 +62,11 @@ class Feedback:
         """Remember what a response contains; the request log decides whether it keeps the images."""
         log = self._log
         logged = log is not None and log.predicted(request_id, client, served, codec, query, prediction)
-        self._recent.add(request_id, client, served, prediction.digits, logged=logged)
+        self._recent.add(request_id, client, served, prediction.digits, logged)
+
+    def knows(self, request_id: str, client: str | None) -> bool:
+        """Return whether a request is known now; one of another process is known a tenth of a second later."""
+        return self._recent.find(request_id.encode(), client) is not None
 
     def label(self, request_id: str, client: str | None, index: int, digit: int) -> bool:
         """Count the true digit of an image; return False if the same label was counted before.

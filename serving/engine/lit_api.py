@@ -49,6 +49,8 @@ class DigitAPI(LitAPI):  # type: ignore[misc]
     """Set by the process that runs the model, which has a row of the shared metrics."""
     latest_run: tuple[Images, Prediction] | None = None
     """The images of the first request in the latest run, and the prediction for the whole run."""
+    mirror: Callable[[list[Images], Prediction], None] | None = None
+    """Receives the images of the requests in each run, and the prediction for all: `serving.engine.shadow`."""
     end_process: Callable[[str], object] | None = None
     """Set in a process of the service, to report why it cannot start; LitServe and uvicorn would log a traceback."""
 
@@ -139,6 +141,8 @@ def run_batch(api: DigitAPI, inputs: list[Images]) -> list[Prediction]:
     ended = time.monotonic()
     whole = output[0]
     api.latest_run = inputs[0], whole
+    if api.mirror:
+        api.mirror(inputs, whole)
     if cpu is not None:
         api.metrics.cpu_ended(cpu)
     api.metrics.ran(

@@ -10,9 +10,7 @@ Rows are in memory for `seconds` at most before they are written; a process that
 """
 
 import logging
-import os
-import sys
-import threading
+import math
 import time
 from collections import deque
 from collections.abc import Sequence
@@ -26,6 +24,7 @@ from typing import Any, NamedTuple
 
 from distillery import DistilleryError
 from distillery.files import FileError, require_writable
+from distillery.machine import lower_priority
 from distillery.request_log import RequestLogError
 from serving.codecs.base import Codec, Prediction, Query
 from serving.engine.metrics.series import (
@@ -41,12 +40,13 @@ from serving.model.tensors import Images
 
 _ROW_BYTES = 1024
 """Of an image, at most, once it is written."""
+_MAX_IMAGES = 32_767
+"""Of a request: their number and indices have two bytes."""
 _MAX_ROWS = 8192
 """Of a file, and of what waits to be written."""
 _CLOSING_SECONDS = 5.0
 _MEASURE_SECONDS = 10.0
 _REPORT_SECONDS = 60.0
-_LOW_PRIORITY = 19
 
 _logger = logging.getLogger("distillery")
 
@@ -128,6 +128,9 @@ class RequestLog:
         self._rows: dict[tuple[bytes, int], _Row] = {}
         self._labels: list[_Label] = []
         self._latest: dict[str, Latest] = {}
+        self._wanted: set[str] = set()
+        """The slots of the versions of which the next request is kept for the teacher."""
+        self._until_sample = self._draw()
         self._compared: deque[tuple[Latest, int]] = deque()
         self._dropped = {"rate": 0, "memory": 0}
         self._numbers = {why: row.of(LOG_DROPPED, reason=why) for why in self._dropped}
@@ -144,13 +147,28 @@ class RequestLog:
         prediction: Prediction,
     ) -> bool:
         """Log a request if it is sampled, or what of it is not accepted; return whether an image is logged."""
-        images = query.images
+        self._until_sample -= 1
+        sampled = self._until_sample <= 0
+        unaccepted = prediction.accepted is not None and False in prediction.accepted
+        wanted = self._wanted and served.slot in self._wanted
+        if not (sampled or unaccepted or wanted):
+            return False
+        if self._room < 1 and not wanted:  # the usual case of traffic that is rarely accepted
+            self._dropped["rate"] += len(prediction.digits) if sampled else 1
+            if sampled:
+                self._until_sample = self._draw()
+            return False
+        images = query.images[:_MAX_IMAGES]
         latest = Latest(time.time(), request_id, client, served, codec.name, images, prediction)
-        self._latest[served.slot] = latest
-        if random() < self._sample:  # noqa: S311
-            chosen: Sequence[int] = range(len(images))
-        elif prediction.accepted is not None and False in prediction.accepted:
-            chosen = [index for index, accepted in enumerate(prediction.accepted) if not accepted]
+        if wanted:
+            self._wanted.remove(served.slot)
+            self._latest[served.slot] = latest
+        chosen: Sequence[int] = range(len(images))
+        if sampled:
+            self._until_sample = self._draw()
+        elif unaccepted and prediction.accepted is not None:
+            accepted = prediction.accepted
+            chosen = [index for index in chosen if not accepted[index]]
         else:
             return False
         logged = False
@@ -159,6 +177,12 @@ class RequestLog:
             reason, rate = ("unaccepted", 1.0) if unaccepted else ("sample", self._sample)
             logged |= self._add(latest, index, reason, rate)
         return logged
+
+    def _draw(self) -> float:
+        """Return after how many requests the next one is sampled: cheaper than a random number for each."""
+        if self._sample in {0.0, 1.0}:
+            return 1.0 if self._sample else math.inf
+        return 1 + math.log(1 - random()) // math.log1p(-self._sample)  # noqa: S311
 
     def _add(
         self, latest: Latest, index: int, reason: str, rate: float, teacher_digit: int | None = None
@@ -199,8 +223,11 @@ class RequestLog:
             self._dropped["memory"] += 1
 
     def take_latest(self, slot: str) -> Latest | None:
-        """Return the latest request of a version, once."""
-        return self._latest.pop(slot, None)
+        """Return a request of a version since the last call; without one, the next one is kept."""
+        latest = self._latest.pop(slot, None)
+        if latest is None:
+            self._wanted.add(slot)
+        return latest
 
     def compared(self, latest: Latest, teacher_digit: int) -> None:
         """Log what the teacher says of the first image of a request; called on another thread."""
@@ -268,7 +295,7 @@ class _Writer(Thread):
         self.join(_CLOSING_SECONDS)
 
     def run(self) -> None:
-        _lower_priority()
+        lower_priority()
         while True:
             try:
                 batch = self._waiting.get(timeout=_MEASURE_SECONDS)
@@ -290,7 +317,7 @@ class _Writer(Thread):
             added = self._files.add_file(
                 settings.folder, kind, table, process=self._process, max_bytes=settings.max_bytes
             )
-        except DistilleryError as error:
+        except (DistilleryError, OSError) as error:
             dropped = self._row.of(LOG_DROPPED, reason="disk")
             dropped += table.num_rows
             self._report(error)
@@ -309,7 +336,7 @@ class _Writer(Thread):
         with suppress(OSError):
             self._row.of(LOG_BYTES)[...] = self._files.size_of(self._settings.folder)
 
-    def _report(self, error: DistilleryError) -> None:
+    def _report(self, error: DistilleryError | OSError) -> None:
         now = time.monotonic()
         if now - self._reported >= _REPORT_SECONDS or not self._reported:
             self._reported = now
@@ -336,7 +363,7 @@ class _Writer(Thread):
         return self._pa.Table.from_pydict(columns, FEEDBACK)
 
 
-def _explain(error: DistilleryError) -> str:
+def _explain(error: DistilleryError | OSError) -> str:
     """Return the message of an error that the service outlasts."""
     why = error.reason if isinstance(error, FileError) else str(error)
     fix = (
@@ -345,9 +372,3 @@ def _explain(error: DistilleryError) -> str:
         else ""
     )
     return "; ".join(filter(None, (why, fix, "rows are dropped until then, and serving continues")))
-
-
-def _lower_priority() -> None:
-    if sys.platform == "linux":
-        with suppress(OSError):
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _LOW_PRIORITY)

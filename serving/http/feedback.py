@@ -33,6 +33,8 @@ PATH = "/feedback"
 MAX_LABELS = 256
 MAX_BYTES = 64 * 1024
 _MAX_MESSAGE = 300
+_PUBLISHED_SECONDS = 0.25
+"""After which all processes have published the requests that they had served."""
 _EXAMPLE = 'expected {"id": "<X-Request-ID of the response>", "digit": 7}'
 
 
@@ -134,6 +136,8 @@ def add_feedback_routes(
         labels, several = _parse(content)
         client = access.client(request.headers.get("x-api-key", "").encode("latin-1"))
         answer = FeedbackAnswer(counted=0, repeated=0, rejected=[])
+        if not all(feedback().knows(one.id, client) for one in labels):
+            await asyncio.sleep(_PUBLISHED_SECONDS)
         for position, one in enumerate(labels):
             try:
                 if feedback().label(one.id, client, one.index, one.digit):

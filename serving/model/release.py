@@ -9,7 +9,7 @@ instead, and a share `shadow` of those answered by the stable version is repeate
 
 import re
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -37,6 +37,18 @@ Target = Annotated[str, AfterValidator(_target)]
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
+Criterion = Literal["failed", "slow", "unaccepted", "wrong", "shadow"]
+CRITERIA: tuple[Criterion, ...] = get_args(Criterion)
+"""What a candidate is compared in with the stable version:
+
+failed: share of requests with a status of 500 or above
+slow: share of requests slower than `Rule.slow_ms`
+unaccepted: share of images whose prediction is not accepted
+wrong: share of images that are wrong by feedback
+shadow: mirrored images for which the teacher agrees with the stable version alone, of those where it agrees with one
+"""
+
+
 class Rule(BaseModel):
     """When a candidate is rolled back or promoted without a person: `serving.release.rule`."""
 
@@ -44,28 +56,30 @@ class Rule(BaseModel):
     alpha: Annotated[
         float,
         Field(
-            gt=0, lt=0.5, description="probability of a wrong decision for a criterion, however long it runs"
+            gt=0, lt=0.5, description="bound on the probability of a wrong decision, however long it takes"
         ),
     ] = 0.05
     tolerance: Annotated[
         float,
-        Field(gt=1, le=100, description="ratio of rates that is excluded before a candidate is promoted"),
+        Field(gt=1, le=100, description="ratio of the rates that is excluded before a candidate is promoted"),
     ] = 2.0
+    negligible: Annotated[
+        float,
+        Field(gt=0, lt=1, description="rate up to which a criterion is good, whatever the stable version's"),
+    ] = 0.01
     criteria: Annotated[
-        tuple[Literal["failed", "wrong", "unaccepted", "slow"], ...],
+        tuple[Criterion, ...],
         Field(
             min_length=1,
-            description="rates of the candidate that are compared with those of the stable version",
+            description="in which a candidate must be as good to be promoted; worse in any ends it",
         ),
-    ] = ("failed", "wrong", "unaccepted", "slow")
+    ] = ("failed", "slow", "unaccepted")
     slow_ms: Annotated[
         float | None,
         Field(
-            gt=0,
-            description="limit of the criterion slow; default: twice the stable version's p99 at the start",
+            gt=0, description="of the criterion slow; default: twice the stable version's p99 at the start"
         ),
     ] = None
-    min_requests: Annotated[int, Field(ge=1, description="of the candidate, before it is promoted")] = 500
     promote: Annotated[bool, Field(description="promote by rule; without it, the rule only rolls back")] = (
         True
     )
@@ -87,6 +101,10 @@ class Release(BaseModel):
         Field(description="requests with the same X-Request-ID, or API key, get the same version"),
     ] = "request"
     rule: Annotated[Rule | None, Field(description="null: only a person decides")] = None
+    previous: Annotated[
+        Target | None,
+        Field(description="stable version before the last promotion, for a rollback; stays loaded"),
+    ] = None
     started: Annotated[
         float, Field(ge=0, description="when the candidate was started, seconds since 1970")
     ] = 0.0
@@ -107,8 +125,8 @@ class Release(BaseModel):
 
     def pinned(self) -> set[Version]:
         """Return the versions that must stay loaded."""
-        targets = filter(None, map(self.target, ALIASES))
-        return {(name, version) for name, version in targets if version}
+        targets = [target.partition("/") for target in (self.stable, self.candidate, self.previous) if target]
+        return {(name, version) for name, _, version in targets if version}
 
     def check(self, snapshot: Snapshot) -> None:
         """Check that the aliases name what is served. Raises `ReleaseError`."""
@@ -137,6 +155,28 @@ class Release(BaseModel):
             return None
         name, version = target
         return name, version or snapshot.latest[name].manifest.version
+
+
+class Candidate(BaseModel):
+    """What an administrator sends to start a candidate, or to change its shares."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    candidate: Annotated[Target, Field(description="a model, or a version of one: student/2")]
+    share: Annotated[Share, Field(description="of the stable version's requests, for the candidate")] = 0.0
+    shadow: Annotated[
+        Share,
+        Field(description="of the stable version's requests, repeated by the candidate off the request path"),
+    ] = 0.0
+    sticky: Literal["request", "key"] = "request"
+    rule: Rule | None = None
+
+    @classmethod
+    def parse(cls, document: Any) -> Self:
+        """Check a JSON document. Raises `ReleaseError`."""
+        try:
+            return cls.model_validate(document)
+        except ValidationError as error:
+            raise ReleaseError("; ".join(errors(error, cls))) from None
 
 
 def read_release(root: Path) -> Release | None:

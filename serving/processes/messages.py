@@ -6,7 +6,7 @@ from serving.engine.models import Deployment
 
 
 class Serving(NamedTuple):
-    """To the parent: which deployment an API process serves when it starts."""
+    """To the parent: which deployment an API process serves from now on."""
 
     generation: int
 

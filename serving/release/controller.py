@@ -20,14 +20,20 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
+from math import log10
 from typing import Any
 
 from distillery import DistilleryError
 from serving.config import ServiceSettings
-from serving.engine.metrics.series import Metrics
+from serving.engine.metrics.series import (
+    RELEASE_DECISION_TIME,
+    RELEASE_DECISIONS,
+    RELEASE_EVIDENCE,
+    Metrics,
+)
 from serving.engine.models import Deployment
 from serving.engine.shared_memory import SharedMemoryError
-from serving.model.release import Release, read_release
+from serving.model.release import Candidate, Release, Rule, read_release, write_release
 from serving.model.signature import PublicKeys
 from serving.model.versions import UNLOADED, Snapshot, Version, load_snapshot
 from serving.processes.channel import Attached
@@ -44,10 +50,14 @@ from serving.processes.messages import (
     Serving,
 )
 from serving.processes.supervisor import Child
+from serving.release.rule import Comparisons
 from serving.release.trial import Trial
 from serving.release.watch import RepositoryWatch
 
 PREPARE_SECONDS = 60.0
+COMMIT_SECONDS = 5.0
+MAX_DECISIONS = 100
+"""That are remembered."""
 RETIRED_SECONDS = 30.0
 """After which the metrics of a version that is no longer served may make room for those of another one."""
 
@@ -80,6 +90,8 @@ class Change:
     target: Deployment | None = None
     trial: Trial | None = None
     deadline: float = 0.0
+    is_decided: bool = False
+    """Whether the processes have been told to commit."""
 
 
 class Controller:
@@ -103,8 +115,16 @@ class Controller:
         self._change: Change | None = None
         self._retired: dict[Version, float] = {}
         self._prepared: set[Monitor] = set()
+        self._committed: set[Monitor] = set()
+        """That have been told to commit what was sent to them last."""
         self._sent: dict[Monitor, int] = {}
         self._generation = deployment.generation
+        self._decisions: deque[dict[str, Any]] = deque(maxlen=MAX_DECISIONS)
+        self._persisted = True
+        self._trial: Comparisons | None = None
+        self._trial_of: tuple[str, float, Rule | None] | None = None
+        self._judge_at = 0.0
+        self._reason = ""
         self._reload_due = False
         self._watch = RepositoryWatch(settings.models_dir) if settings.watch else None
 
@@ -172,6 +192,158 @@ class Controller:
 
         return Change(f"unload of {name}", plan)
 
+    def start(self, document: Mapping[str, Any]) -> Change:
+        """Return the change that gives a candidate its shares, or changes those of the present one."""
+
+        def plan(before: Deployment) -> Deployment:
+            wanted = Candidate.parse(document)
+            name, _, version = wanted.candidate.partition("/")
+            stable = _named(before, before.release.stable)
+            pins = {(name, version)} if version else set()
+            snapshot = before.snapshot
+            if version not in snapshot.versions.get(name, {}) or not version:
+                pins |= before.release.pinned() | {stable}
+                snapshot = load_snapshot(
+                    self._settings.models_dir,
+                    self._keys,
+                    previous=snapshot,
+                    pinned=pins,
+                    unloaded=snapshot.unloaded - {name},
+                    only=name,
+                )
+            candidate = name, version or _highest(snapshot, name)
+            if why := snapshot.rejected.get(candidate):
+                raise ChangeError(f"{name}/{candidate[1]} was not loaded: {why}")
+            if candidate[1] not in snapshot.versions.get(name, {}):
+                raise UnknownNameError(_no_version(snapshot, *candidate))
+            target = "/".join(candidate)
+            same = target == before.release.candidate
+            release = Release(
+                stable="/".join(stable),
+                candidate=target,
+                share=wanted.share,
+                shadow=wanted.shadow,
+                sticky=wanted.sticky,
+                rule=wanted.rule,
+                previous=before.release.previous,
+                started=before.release.started if same else time.time(),
+            )
+            if wanted.shadow and any(
+                snapshot.versions[one][number].manifest.cascade for one, number in (stable, candidate)
+            ):
+                raise ChangeError("shadow: a cascade cannot be mirrored; use a share of the requests instead")
+            return self._planned(before, snapshot, release)
+
+        return Change("start of a candidate", plan, after=partial(self._decided, "start", "person"))
+
+    def promote(self, by: str = "person") -> Change:
+        """Return the change that makes the candidate the stable version."""
+
+        def plan(before: Deployment) -> Deployment:
+            release = before.release
+            if release.candidate is None:
+                raise ChangeError("there is no candidate to promote; start one first")
+            promoted = Release(stable=release.candidate, previous="/".join(_named(before, release.stable)))
+            return self._planned(before, before.snapshot, promoted)
+
+        return Change("promotion", plan, after=partial(self._decided, "promote", by))
+
+    def rollback(self, by: str = "person") -> Change:
+        """Return the change that ends the candidate or, without one, returns to the previous stable version."""
+
+        def plan(before: Deployment) -> Deployment:
+            release = before.release
+            if release.candidate:
+                ended = Release(stable=release.stable, previous=release.previous)
+            elif release.previous:
+                ended = Release(stable=release.previous)
+            else:
+                raise ChangeError("there is neither a candidate nor a previous stable version to return to")
+            return self._planned(before, before.snapshot, ended)
+
+        return Change("rollback", plan, after=partial(self._decided, "rollback", by))
+
+    def _decided(self, decision: str, by: str, after: Deployment) -> dict[str, Any]:
+        """Record a decision; return the state of the release for the client."""
+        release = after.release
+        reason = self._reason if by == "rule" else ""
+        totals = self._metrics.row(self._metrics.processes - 1)
+        count = totals.of(RELEASE_DECISIONS, decision=decision, by=by)
+        count += 1
+        totals.of(RELEASE_DECISION_TIME, decision=decision)[...] = time.time()
+        self._decisions.append(
+            {
+                "time": time.time(),
+                "decision": decision,
+                "by": by,
+                "stable": release.stable,
+                "candidate": release.candidate,
+                "reason": reason,
+            }
+        )
+        _logger.warning(
+            "release: %s by %s%s: stable %s, candidate %s",
+            decision, by, f" ({reason})" if reason else "", release.stable, release.candidate or "none",
+        )  # fmt: skip
+        self._persisted = self._write(release)
+        self._trial = None
+        totals.of(RELEASE_EVIDENCE)[...] = 0
+        self._reason = ""
+        return self.status()
+
+    def _write(self, release: Release) -> bool:
+        """Write the release file; return whether that was possible."""
+        try:
+            write_release(self._settings.models_dir, release)
+        except DistilleryError as error:
+            _logger.error("%s; the release is valid until the service ends", error)
+            return False
+        return True
+
+    def status(self) -> dict[str, Any]:
+        """Return the release, the evidence for and against the candidate, and the last decisions."""
+        deployment = self.deployment
+        evidence = self._trial.evidence() if self._trial else {}
+        return {
+            **deployment.release.model_dump(mode="json", exclude={"previous"}),
+            "stable": "/".join(_named(deployment, deployment.release.stable)),
+            "previous": deployment.release.previous,
+            "persisted": self._persisted,
+            "slow_ms": self._trial.slow_ms if self._trial else None,
+            "criteria": {name: one._asdict() for name, one in evidence.items()},
+            "decisions": list(self._decisions),
+        }
+
+    def _judge(self) -> None:
+        """Compare candidate and stable version once a second, and decide by the rule if there is one."""
+        release, now = self.deployment.release, time.monotonic()
+        if release.candidate is None or now < self._judge_at or self._change or self._waiting:
+            return
+        self._judge_at = now + 1
+        totals = self._metrics.totals()
+        slots = self.deployment.slots
+        key = release.candidate, release.started, release.rule
+        if self._trial is None or self._trial_of != key:
+            stable, candidate = (
+                slots[_named(self.deployment, one)] for one in (release.stable, release.candidate)
+            )
+            self._trial, self._trial_of = Comparisons(release.rule or Rule(), stable, candidate, totals), key
+        verdict = self._trial.update(totals)
+        row = self._metrics.row(self._metrics.processes - 1)
+        for name, one in self._trial.evidence().items():
+            for hypothesis, value in (("worse", one.worse), ("as_good", one.as_good)):
+                row.of(RELEASE_EVIDENCE, criterion=name, hypothesis=hypothesis)[...] = log10(
+                    max(value, 1e-300)
+                )
+        if release.rule is None or verdict is None:
+            return
+        if verdict == "worse":
+            self._reason = self._trial.worst()
+            self.ask(self.rollback("rule"))
+        elif release.rule.promote:
+            self._reason = f"as good in {', '.join(release.rule.criteria)}"
+            self.ask(self.promote("rule"))
+
     def end(self) -> None:
         """Give up what is not complete, when the service ends."""
         if self._change and self._change.trial:
@@ -198,9 +370,12 @@ class Controller:
         if self._change:
             self._continue(self._change, ready)
         self._update(ready)
+        self._judge()
 
     def _handle(self, monitor: Monitor, message: object) -> None:
         match message:
+            case Asked(number, "status", _):
+                _send_result(monitor, number, None, self.status())
             case Asked(number, action, arguments):
                 change = self._asked(action, arguments)
                 change.reply = partial(_send_result, monitor, number)
@@ -221,7 +396,9 @@ class Controller:
             return self.reload(only=arguments["model"])
         if action == "unload":
             return self.unload(arguments["model"])
-        raise AssertionError(action)
+        if action == "start":
+            return self.start(arguments["document"])
+        return self.promote() if action == "promote" else self.rollback()
 
     def _begin(self, change: Change) -> None:
         self._change = change
@@ -251,10 +428,18 @@ class Controller:
                 return
         target = change.target
         assert target  # noqa: S101 - planned
-        if not self._differs(target):
+        if change.is_decided:
+            committed = all(monitor.generation in {None, target.generation} for monitor in ready)
+            # One that hangs will be replaced by a process with the new models.
+            if committed or time.monotonic() > change.deadline:
+                self._finish(change)
+        elif self._differs(target):
+            self._commit_if_prepared(change, target, ready)
+        else:
             self.deployment = replace(target, generation=self.deployment.generation)
             self._finish(change)
-            return
+
+    def _commit_if_prepared(self, change: Change, target: Deployment, ready: Sequence[Monitor]) -> None:
         try:
             for monitor in ready:
                 self._prepare(monitor, target)
@@ -264,7 +449,7 @@ class Controller:
         if all(monitor in self._prepared for monitor in ready):
             self.deployment = target
             self._on_change(target)
-            self._finish(change)
+            change.is_decided, change.deadline = True, time.monotonic() + COMMIT_SECONDS
         elif time.monotonic() > change.deadline:
             self._end(change, ChangeError(f"not all processes had loaded it within {PREPARE_SECONDS:g} s"))
 
@@ -307,9 +492,8 @@ class Controller:
                 )
             slots[version] = min(free, key=int)
             free.discard(slots[version])
-        same = slots == before.slots
         self._generation += 1
-        return Deployment(self._generation, snapshot, before.slots if same else slots, release)
+        return Deployment(self._generation, snapshot, slots, release)  # new slots: /metrics is rendered again
 
     def _differs(self, target: Deployment) -> bool:
         """Return whether the processes must do anything for `target`: its reasons alone are told to them as well."""
@@ -325,11 +509,13 @@ class Controller:
         if self._sent.get(monitor) != target.generation and monitor.channel.send(Prepare(target)):
             self._sent[monitor] = target.generation
             self._prepared.discard(monitor)
+            self._committed.discard(monitor)
 
     def _update(self, ready: Iterable[Monitor]) -> None:
         """Have every process commit what is decided, also one that has started since."""
         alive = set(ready)
         self._prepared &= alive
+        self._committed &= alive
         self._sent = {monitor: sent for monitor, sent in self._sent.items() if monitor in alive}
         generation = self.deployment.generation
         for monitor in alive:
@@ -337,12 +523,9 @@ class Controller:
                 continue
             with suppress(SharedMemoryError):  # tried again at the next step
                 self._prepare(monitor, self.deployment)
-            if (
-                monitor in self._prepared
-                and self._sent.get(monitor) == generation
-                and monitor.channel.send(Commit(generation))
-            ):
-                monitor.generation = generation
+            is_prepared = monitor in self._prepared and self._sent.get(monitor) == generation
+            if is_prepared and monitor not in self._committed and monitor.channel.send(Commit(generation)):
+                self._committed.add(monitor)
 
     def _finish(self, change: Change) -> None:
         now = time.monotonic()
@@ -386,6 +569,30 @@ class Controller:
                 raise ChangeError(f"{name}{version and f'/{version}'} was not loaded: {why}")
             if only is None:
                 _logger.error("%s%s is not served: %s", name, version and f"/{version}", why)
+
+
+def _named(deployment: Deployment, target: str) -> Version:
+    """Return the version that a target means at present."""
+    name, _, version = target.partition("/")
+    return name, version or _highest(deployment.snapshot, name)
+
+
+def _highest(snapshot: Snapshot, name: str) -> str:
+    """Return the highest version of a model. Raises `UnknownNameError`."""
+    if name not in snapshot.latest:
+        raise UnknownNameError(
+            f"there is no model {name[:80]!r}; the repository has {', '.join(snapshot.versions)}"
+        )
+    return snapshot.latest[name].manifest.version
+
+
+def _no_version(snapshot: Snapshot, name: str, version: str) -> str:
+    found = snapshot.versions.get(name)
+    if found is None:
+        return f"there is no model {name[:80]!r}; the repository has {', '.join(snapshot.versions)}"
+    return (
+        f"there is no version {version!r} of model {name!r} in the repository; {', '.join(found)} are served"
+    )
 
 
 def _send_result(monitor: Monitor, number: int, error: Refusal | None, value: Any) -> None:

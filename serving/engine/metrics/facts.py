@@ -2,13 +2,14 @@
 
 import platform
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from importlib.metadata import version as version_of
 
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.core import Metric as Family
 
 from distillery.machine import usable_cores
+from serving.model.release import Release
 from serving.model.repository import ModelEntry
 
 _VERSION = ("model", "version")
@@ -41,6 +42,23 @@ def service_facts(max_in_flight: int) -> Iterator[Family]:
         ),
     ):
         yield GaugeMetricFamily(name, text, value=value)
+
+
+def release_facts(release: Release, versions: Mapping[str, tuple[str, str]]) -> Iterator[Family]:
+    """Return the aliases, by name, and what the candidate is given."""
+    info = GaugeMetricFamily(
+        "distillery_release_info", "Always 1; the version that an alias names.", labels=("alias", *_VERSION)
+    )
+    for alias, version in versions.items():
+        info.add_metric((alias, *version), 1)
+    share = GaugeMetricFamily(
+        "distillery_release_share_ratio",
+        "Share of the stable version's requests that the candidate serves (split), or repeats (shadow).",
+        labels=("kind",),
+    )
+    share.add_metric(("split",), release.share)
+    share.add_metric(("shadow",), release.shadow)
+    yield from (info, share)
 
 
 def model_facts(models: Iterable[ModelEntry]) -> Iterator[Family]:

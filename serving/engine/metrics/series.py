@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from serving.codecs.errors import prediction_errors
 from serving.engine.shared_memory import SharedRows
+from serving.model.release import CRITERIA
 
 SECONDS = tuple(
     round(step * decade, 9)
@@ -54,6 +55,11 @@ COMPARISONS = ("true", "false")
 """Whether the digit of a model is that of the teacher."""
 CORRECT = ("true", "false")
 """Whether the digit of a model is the true one."""
+REFERENCES = ("both", "stable", "candidate")
+"""The versions with which the teacher agrees about a mirrored image; both: also if it agrees with neither."""
+DECISIONS = ("start", "promote", "rollback")
+DECIDERS = ("person", "rule")
+HYPOTHESES = ("worse", "as_good")
 LOG_KINDS = ("requests", "feedback")
 DROP_REASONS = ("rate", "memory", "disk")
 """Why a row is not in the request log: over its rate, a writer that is behind, a folder that cannot be written."""
@@ -85,6 +91,12 @@ ESCALATED = "distillery_escalated_images_total"
 REJECTED_REQUESTS = "distillery_rejected_requests_total"
 TEACHER_COMPARISONS = "distillery_teacher_comparisons_total"
 FEEDBACK = "distillery_feedback_total"
+SHADOW_COMPARISONS = "distillery_shadow_comparisons_total"
+SHADOW_REFERENCES = "distillery_shadow_references_total"
+SHADOW_DROPPED = "distillery_shadow_dropped_requests_total"
+RELEASE_DECISIONS = "distillery_release_decisions_total"
+RELEASE_DECISION_TIME = "distillery_release_decision_timestamp_seconds"
+RELEASE_EVIDENCE = "distillery_release_evidence"
 LOG_ROWS = "distillery_request_log_rows_total"
 LOG_DROPPED = "distillery_request_log_dropped_rows_total"
 LOG_WRITTEN_BYTES = "distillery_request_log_written_bytes_total"
@@ -288,6 +300,35 @@ def metrics_table(
             "Images of live requests whose true digit clients have sent, by whether the model's digit was correct.",
             model | {"correct": CORRECT},
         ),
+        Metric(
+            SHADOW_COMPARISONS,
+            "Images of mirrored requests by whether the candidate's digit is that of the stable version.",
+            model | {"agrees": COMPARISONS},
+        ),
+        Metric(
+            SHADOW_REFERENCES,
+            "Images of mirrored requests by the version with which the teacher agrees, by the candidate's version.",
+            model | {"agrees_with": REFERENCES},
+        ),
+        Metric(SHADOW_DROPPED, "Requests that were not mirrored because the candidate was behind.", {}),
+        Metric(
+            RELEASE_DECISIONS,
+            "Decisions on candidates.",
+            {"decision": DECISIONS, "by": DECIDERS},
+        ),
+        Metric(
+            RELEASE_DECISION_TIME,
+            "Time of the last decision; 0 before the first.",
+            {"decision": DECISIONS},
+            "gauge",
+            "max",
+        ),
+        Metric(
+            RELEASE_EVIDENCE,
+            "Decimal logarithm of the e-value that the candidate is worse than the stable version, or as good.",
+            {"criterion": CRITERIA, "hypothesis": HYPOTHESES},
+            "gauge",
+        ),
         Metric(LOG_ROWS, "Rows written to the request log: images, and labels.", {"kind": LOG_KINDS}),
         Metric(
             LOG_DROPPED,
@@ -356,6 +397,7 @@ class Metrics:
         self._table = table
         self.slots = min(len(metric.labels[SLOT]) for metric in table if SLOT in metric.labels)
         """Number of versions that can have metrics at a time."""
+        self.processes = processes
         self._rows = SharedRows(processes, sum(prod(metric.shape) for metric in table))
 
     def row(self, process: int) -> Values:

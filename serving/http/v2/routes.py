@@ -23,6 +23,7 @@ from serving.codecs.open_inference.schemas import (
     ServerReady,
 )
 from serving.engine.models import Change, ServedModels
+from serving.http.bodies import read_body
 from serving.http.guards import KEY_STATUSES, Guard, Guards
 from serving.model.repository import Manifest
 
@@ -91,7 +92,7 @@ def _add_repository_routes(app: FastAPI, models: ServedModels, guards: Guards, c
 
     @repository.post("/index", summary="All versions of all models, and why some are not served")
     async def index(request: Request) -> list[RepositoryEntry]:
-        wanted = await request.body()
+        wanted = await read_body(request)
         only_ready = bool(wanted) and _ready_only(wanted)
         return [
             RepositoryEntry(**entry._asdict())

@@ -22,7 +22,7 @@ batch_size = 256
 learning_rate = 3e-3
 
 [student]
-hidden = [100]
+hidden = [256, 128]
 epochs = 6
 batch_size = 256
 learning_rate = 3e-3
@@ -31,8 +31,8 @@ distillation = { temperature = 4, alpha = 0.5 }
 """
 LOSS = 0.005
 """Largest loss of accuracy on MNIST, as the upper end of a 95 % interval."""
-GAIN = 0.3
-"""Smallest gain on ruled paper, as the lower end of a 95 % interval: half of what it was, 0.67."""
+GAIN = 0.05
+"""Smallest gain on turned digits, as the lower end of a 95 % interval: 0.12 was measured."""
 
 
 @pytest.mark.slow
@@ -45,15 +45,26 @@ def test_the_loop_improves_the_student_where_it_was_weak_and_loses_no_request(
     run_command("training", "--recipe", recipe, "--out", run.parent)
     run_command("export", "--run-dir", run, "--models-dir", tmp_path / "models", "--int8", "")
     arguments = ["--recipe", recipe, "--run-dir", run, "--models-dir", tmp_path / "models"]
-    arguments += ["--model", "student", "--images", 1000, "--feedback", 0.6, "--margin", LOSS]
+    arguments += [
+        "--traffic",
+        "tilted",
+        "--model",
+        "student",
+        "--images",
+        2000,
+        "--feedback",
+        0.6,
+        "--margin",
+        LOSS,
+    ]
     arguments += ["--results-dir", tmp_path]
     assert distillery.main("bench", {"loop": Loop}, arguments=["loop", *map(str, arguments)]) == 0
     output = capsys.readouterr().out
     (path,) = tmp_path.glob("loop-*.json")
     data = read_result(path)["data"]
-    ruled, mnist = data["rows"]
-    assert ruled["gain_interval_95"][0] > GAIN
-    assert ruled["p"] < 1e-6
+    tilted, mnist = data["rows"]
+    assert tilted["gain_interval_95"][0] > GAIN
+    assert tilted["p"] < 1e-6
     assert mnist["gain_interval_95"][0] > -LOSS
     assert data["failed"] == 0
     assert data["requests"] > 1200

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import httpx
 import pytest
 
+from serving.engine.admission.api_keys import hash_of
 from serving.engine.feedback import Accuracy
 from tests.support.service import Service, eventually, running_service
 from tests.support.training.samples import sample_test
@@ -103,6 +105,7 @@ def test_ids_of_clients_are_used_and_the_last_request_counts(service: Service) -
     for image in IMAGES[:2]:
         request_id, _ = predict(service.url, image, **{"X-Request-ID": "mine/17"})
         assert request_id == "mine/17"
+        time.sleep(0.3)  # until then, another process may find the request before
         assert send(service.url, {"id": "mine/17", "digit": 3}).json()["counted"] == 1
 
 
@@ -156,6 +159,7 @@ def test_bad_bodies_are_rejected(
 def test_labels_survive_the_death_of_the_process_that_made_the_prediction(one_model: Path) -> None:
     with running_service(one_model, "--api-servers", "2") as service:
         ids = [predict(service.url, IMAGES[0])[0] for _ in range(10)]
+        time.sleep(0.5)  # what a process has not published yet dies with it
         killed, _ = service.children()
         os.kill(killed, signal.SIGKILL)
         eventually(lambda: len(service.children()) == 2 and killed not in service.children())
@@ -179,8 +183,6 @@ def test_feedback_can_be_turned_off(one_model: Path) -> None:
 
 
 def test_clients_label_their_own_requests_only(one_model: Path, tmp_path: Path) -> None:
-    from serving.engine.admission.api_keys import hash_of  # noqa: PLC0415
-
     keys = {"alice": "key-of-alice", "bob": "key-of-bob"}
     file = tmp_path / "keys.toml"
     file.write_text(

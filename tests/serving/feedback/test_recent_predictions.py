@@ -23,11 +23,17 @@ def memory(processes: int = 1, seconds: float = 60) -> RecentPredictions:
 
 
 def add(recent: RecentPredictions, request_id: str, *digits: int, client: str | None = None) -> None:
-    recent.add(request_id.encode(), client, Version(), digits, logged=False)
+    recent.add(request_id.encode(), client, Version(), digits, False)
+    recent.publish()
 
 
 def digits_of(recent: RecentPredictions, found: Found | None) -> list[int] | None:
-    return found and [recent._memory[found.place + index] & 15 for index in range(found.images)]
+    if found is None:
+        return None
+    start = found.process * recent._row_size + recent._digits_at
+    return [
+        recent._memory[start + (found.first + index) % recent._images] & 15 for index in range(found.images)
+    ]
 
 
 def find(recent: RecentPredictions, request_id: str, client: str | None = None) -> list[int] | None:
@@ -47,11 +53,9 @@ def test_requests_are_found_with_their_digits_and_version() -> None:
 def test_of_several_requests_with_an_id_the_newest_is_found_in_whatever_process() -> None:
     recent = memory(processes=2)
     add(recent, "a", 1)
-    recent.publish()
     recent.open(1)
     add(recent, "a", 2)
     assert find(recent, "a") == [2]
-    recent.publish()
     recent.open(0)
     add(recent, "a", 3)
     assert find(recent, "a") == [3]
@@ -89,9 +93,9 @@ def test_requests_expire() -> None:
     assert find(recent, "a") is None
 
 
-def test_a_request_with_more_images_than_fit_is_left_out() -> None:
+def test_a_request_with_more_images_than_fit_is_not_found() -> None:
     recent = memory()
-    add(recent, "large", *[1] * 300)
+    add(recent, "large", *[1] * 5000)
     add(recent, "small", *[2] * 256)
     assert (find(recent, "large"), find(recent, "small")) == (None, [2] * 256)
 
@@ -161,7 +165,6 @@ def find_in_child(recent: RecentPredictions, answers: object) -> None:
 def test_a_process_that_replaces_another_continues_its_row() -> None:
     recent = memory()
     add(recent, "a", 1)
-    recent.publish()
     recent.open(0)
     add(recent, "b", 2)
     assert (find(recent, "a"), find(recent, "b")) == ([1], [2])

@@ -16,7 +16,9 @@ import pytest
 from distillery.request_log import RequestLogError
 from distillery.request_log.files import log_files
 from distillery.request_log.read import RequestLog, read_log
+from distillery.request_log.schema import REQUESTS
 from serving.__main__ import COMMANDS, Serve
+from serving.engine.admission.api_keys import hash_of
 from tests.support.service import ROOT, Service, eventually, failed_start, running_service
 from tests.support.training.samples import sample_test
 
@@ -78,6 +80,18 @@ def test_images_predictions_and_labels_of_all_processes_are_logged(one_model: Pa
         assert row["reason"] in {"sample", "unaccepted"}
         assert row["rate"] == 1
         assert label_found == (4 if number == 7 else -1)
+
+
+def test_the_log_has_the_name_of_a_key_and_no_key(one_model: Path, tmp_path: Path) -> None:
+    key, log, file = "key-of-alice", tmp_path / "log", tmp_path / "keys.toml"
+    file.write_text(f'[[keys]]\nname = "alice"\nhash = "{hash_of(key)}"\n')
+    flags = ("--request-log", str(log), *FAST, "--api-keys", str(file))
+    with running_service(one_model, "--api-servers", "1", *flags) as service:
+        predict(service.url, IMAGES[0], **{"X-API-Key": key})
+    assert read_log(log).table["client"].to_pylist() == ["alice"]
+    table = read_log(log).table
+    assert key not in str(table.to_pydict())
+    assert set(table.column_names) == {*REQUESTS.names, "label"}
 
 
 def test_what_is_not_accepted_is_always_logged(one_model: Path, tmp_path: Path) -> None:

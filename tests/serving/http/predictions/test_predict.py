@@ -174,7 +174,7 @@ def test_the_openapi_document_is_valid_and_complete(client: httpx.Client) -> Non
         "/predict", "/predict/{model}", "/read", "/read/{model}", "/models",
         *(f"/models/{{model}}{of}{path}" for of in ("", "/versions/{version}") for path in ("", "/card")),
         "/predict/{model}/versions/{version}", "/read/{model}/versions/{version}",
-        "/feedback", "/health/live", "/health/ready", "/metrics",
+        "/feedback", "/release", "/release/promote", "/release/rollback", "/health/live", "/health/ready", "/metrics",
         "/v2", "/v2/health/live", "/v2/health/ready", "/v2/models/stats", "/v2/repository/index",
         "/v2/repository/models/{model}/load", "/v2/repository/models/{model}/unload",
         *(f"{one}{path}" for one in (model, version) for path in ("", "/ready", "/config", "/stats", "/infer")),
