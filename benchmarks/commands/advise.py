@@ -21,13 +21,13 @@ from benchmarks.commands.bench import Bench, RepositorySettings
 from benchmarks.errors import BenchmarkError
 from benchmarks.load.workloads import BodyKind, check_answers, service_workload
 from benchmarks.results.files import describe_run
-from benchmarks.results.models import model_facts, select_models
+from benchmarks.results.models import model_facts
 from benchmarks.systems.servers import Executor, ServerProcess, running_service
-from distillery import Metavar
+from distillery import Metavar, unknown
 from distillery.files import require_writable, sha256, write_atomically
 from distillery.machine import usable_cores
 from distillery.request_log.read import read_log
-from serving.model.repository import ModelEntry
+from serving.model.repository import ModelEntry, load_repository
 
 SHARE_OF_SEARCH = 0.5
 """Of the time; the rest is for the verification, and for starting services."""
@@ -118,6 +118,14 @@ class Advise(Bench, RepositorySettings):
         require_writable(self.out)
         super().run()
 
+    def entries(self) -> dict[str, ModelEntry]:
+        """Return the models by name, cascades too. Raises `BenchmarkError` for an unknown name."""
+        found = load_repository(self.models_dir)
+        for name in self.models:
+            if name not in found:
+                raise BenchmarkError(f"{self.models_dir}: {unknown('model', name, found)}")
+        return {name: found[name] for name in self.models or found}
+
     def measure(self) -> dict[str, Any]:
         entries = self.entries()
         seconds = 60 * self.minutes * SHARE_OF_VERIFICATION / ROUNDS / FINALISTS
@@ -131,7 +139,7 @@ class Advise(Bench, RepositorySettings):
         with _progress(60 * self.minutes) as show:
             search = Search(
                 profile=profile,
-                costs=SessionCosts(select_models(self.models_dir)),
+                costs=SessionCosts(load_repository(self.models_dir)),
                 start=_Services(self.models_dir, entries).open,
                 run=lambda service, one, length, number: runs.run(
                     service, one, length, f"run {number}", number

@@ -14,7 +14,7 @@ from benchmarks.advise.candidates import (
 )
 from benchmarks.errors import BenchmarkError
 from benchmarks.results.models import select_models
-from serving.model.repository import ModelEntry
+from serving.model.repository import ModelEntry, load_repository
 
 
 @pytest.fixture
@@ -95,3 +95,14 @@ def test_more_images_cost_more_and_a_larger_batch_less_per_image(entries: dict[s
     batched = Candidate(Shape("inprocess", 1, 1, 64), "student")
     assert 0 < costs.seconds(alone, 1) < costs.seconds(alone, 64)
     assert costs.seconds(batched, 1) <= costs.seconds(alone, 1)
+
+
+def test_a_cascade_costs_more_than_its_student_alone(cascade_repository: Path) -> None:
+    entries = load_repository(cascade_repository)
+    cascade = entries["cascade"].manifest.cascade
+    assert cascade
+    costs = SessionCosts(entries)
+    shape = Shape("inprocess", 1, 1, 64)
+    student = costs.seconds(Candidate(shape, cascade.student.name), 1)
+    assert student <= costs.seconds(Candidate(shape, "cascade"), 1)
+    assert "cascade" in choose_models(entries, max_errors=None, min_accuracy=None)[0]
