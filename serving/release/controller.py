@@ -217,15 +217,9 @@ class Controller:
         if all(monitor in self._prepared for monitor in ready):
             self.deployment = target
             self._on_change(target)
-<<<<<<< HEAD
             running.is_decided, running.deadline = True, time.monotonic() + COMMIT_SECONDS
         elif time.monotonic() > running.deadline:
             self._end(running, ChangeError(f"a process had not loaded it within {PREPARE_SECONDS:g} s"))
-=======
-            change.is_decided, change.deadline = True, time.monotonic() + COMMIT_SECONDS
-        elif time.monotonic() > change.deadline:
-            self._end(change, ChangeError(f"a process had not loaded it within {PREPARE_SECONDS:g} s"))
->>>>>>> reload-x
 
     def _replan(self, running: _Running, failures: Mapping[Version, str]) -> bool:
         """Plan again without the versions that failed; return whether the change goes on."""
