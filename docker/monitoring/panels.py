@@ -7,6 +7,15 @@ from typing import Any
 Json = dict[str, Any]
 
 DATASOURCE = {"type": "prometheus", "uid": "${datasource}"}
+RELEASES = {
+    "name": "Releases",
+    "datasource": DATASOURCE,
+    "enable": True,
+    "iconColor": "purple",
+    "expr": 'sum by (decision, by) (increase(distillery_release_decisions_total{job=~"$job"}[$__rate_interval])) > 0',
+    "titleFormat": "{{decision}} of a candidate by {{by}}",
+}
+"""Annotation of the decisions on candidates."""
 RUNBOOKS_UID = "distillery-runbooks"
 _OPERATIONS = Path(__file__).parents[2] / "docs" / "operations.md"
 
@@ -295,6 +304,7 @@ def dashboard(uid: str, title: str, about: str, panels: list[Json], variables: l
         "refresh": "15s",
         "time": {"from": "now-30m", "to": "now"},
         "templating": {"list": variables},
+        "annotations": {"list": [RELEASES] if any(one["name"] == "job" for one in variables) else []},
         "panels": arrange(panels),
     }
 
