@@ -50,7 +50,7 @@ class Window(NamedTuple):
 
 
 class Switches(Bench):
-    """Exchange two versions of a model many times under load, offer bad ones, and check every response.
+    """Exchange two versions of a model, offer bad ones, and check every response.
 
     Requests arrive at random on keep-alive connections, half of them JSON to /predict, half V2 with binary tensors. A
     response is compared with an onnxruntime session of the version that it names. The latencies during a change are

@@ -23,6 +23,9 @@ from training.model.network import MEAN, STD, Network, build
 if TYPE_CHECKING:  # imported at run time by import_torchvision, which works around mismatched builds
     from torchvision.datasets import MNIST  # type: ignore[import-untyped]
 
+LOSS = {"loss", "temperature", "alpha", "beta"}
+"""The fields of a distillation that its loss depends on."""
+
 
 def notebook_digits(folder: Path) -> "MNIST":
     """Return MNIST's 60,000 training digits as the notebook reads them; `folder` contains `MNIST/raw/…`."""
@@ -56,7 +59,7 @@ class NotebookLoop:
         loader = DataLoader(Subset(self.digits, indices), batch_size=self.batch_size, shuffle=True)
         start = time.perf_counter()
         self.network.train()
-        loss_settings = self.distillation.model_dump(exclude={"teacher"}) if self.distillation else {}
+        loss_settings = self.distillation.model_dump(include=LOSS) if self.distillation else {}
         running = 0.0
         for images, labels in loader:
             inputs = images.flatten(1)
