@@ -202,7 +202,7 @@ def quality() -> list[Json]:
         ),
         graph(
             "Escalated share",
-            [query(f"{escalated_share(S, S.models)} > 0")],
+            [query(escalated_share(S, S.models))],
             unit="percentunit",
             width=6,
             about="Share of a cascade's images that its teacher classified. Its runs are those of its two models.",
