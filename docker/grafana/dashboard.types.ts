@@ -1,7 +1,7 @@
 // What a dashboard of ours must be, in Grafana's own types; tests/monitoring/test_dashboards.py appends the dashboard
 // itself as a literal of type `OurDashboard` and lets the TypeScript compiler judge: a misspelt key, a wrong value of
 // an option or a missing one is an error.
-import type { Dashboard, FieldConfig, Panel, RowPanel } from "@grafana/schema";
+import type { AnnotationQuery, Dashboard, FieldConfig, Panel, RowPanel } from "@grafana/schema";
 import type {
   FieldConfig as HeatmapFields,
   Options as HeatmapOptions,
@@ -56,7 +56,11 @@ type OurPanel<Kind extends string, Options, Custom = never> = Omit<
   };
 };
 
-export type OurDashboard = Omit<Written<Dashboard>, "panels"> & {
+// The fields of an annotation that Grafana's Prometheus data source reads, besides those of the schema.
+type OurAnnotation = Written<AnnotationQuery> & { expr: string; titleFormat: string };
+
+export type OurDashboard = Omit<Written<Dashboard>, "panels" | "annotations"> & {
+  annotations: { list: OurAnnotation[] };
   panels: (
     | Written<RowPanel>
     | OurPanel<"heatmap", HeatmapOptions, HeatmapFields>

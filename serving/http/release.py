@@ -21,9 +21,16 @@ _ERRORS: dict[int | str, dict[str, Any]] = {
 
 def add_release_routes(app: FastAPI, models: ServedModels, guards: Guards, change: Change) -> None:
     """Add the routes to `app`; `change` has the parent process change what is served."""
+    seen: dict[int | str, dict[str, Any]] = (
+        {status: {"model": ErrorAnswer} for status in KEY_STATUSES} if guards.models else {}
+    )
 
     @app.get(
-        PATH, tags=["release"], summary="Stable version, candidate, evidence and decisions", **guards.models
+        PATH,
+        tags=["release"],
+        summary="Stable version, candidate, evidence and decisions",
+        responses=seen,
+        **guards.models,
     )
     async def release() -> dict[str, Any]:
         try:

@@ -11,7 +11,15 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_args
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    WithJsonSchema,
+    model_validator,
+)
 
 from distillery import errors, unknown
 from distillery.files import write_atomically
@@ -32,7 +40,11 @@ def _target(text: str) -> str:
     return text
 
 
-Target = Annotated[str, AfterValidator(_target)]
+Target = Annotated[
+    str,
+    AfterValidator(_target),
+    WithJsonSchema({"type": "string", "pattern": f"^(?!(?:{'|'.join(ALIASES)})(?:/|$)){_TARGET.pattern}$"}),
+]
 """A model, whose highest version is meant, or a version of one: `student`, `student/2`."""
 Share = Annotated[float, Field(ge=0, le=1)]
 

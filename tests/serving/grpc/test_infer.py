@@ -165,7 +165,7 @@ def test_a_cancelled_call_is_not_computed_and_shutdown_waits_for_the_others(one_
         eventually(lambda: counts(url).get(("student", "499")) == 4)
         os.kill(worker, signal.SIGCONT)
         assert first.result(timeout=10).model_name == "student"
-        eventually(lambda: metrics_contain('batch_size_images_sum{model="student"} 1.0'))
+        eventually(lambda: metrics_contain('batch_size_images_sum{model="student",version="1"} 1.0'))
 
         os.kill(worker, signal.SIGSTOP)
         last = infer.future(message(model_name="student"))

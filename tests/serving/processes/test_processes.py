@@ -86,7 +86,7 @@ def test_a_hanging_worker_causes_only_timeouts(one_model: Path) -> None:
         assert (answer.status_code, answer.json()["error"]["code"]) == (504, "timed_out")
         with pytest.raises(httpx.ReadTimeout):
             httpx.post(f"{url}/predict/student", json=ONE, timeout=0.1)
-        gone = '{model="student",protocol="rest",status="499"} 1.0'
+        gone = '{model="student",protocol="rest",status="499",version="1"} 1.0'
         eventually(lambda: gone in httpx.get(f"{url}/metrics").text)
         os.kill(worker, signal.SIGCONT)
         eventually(lambda: httpx.post(f"{url}/predict/student", json=ONE).status_code == 200)

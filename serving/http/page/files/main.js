@@ -92,16 +92,18 @@ function connectCode(models, chosen, live) {
 /** Send the true digit of what all models have classified, where the service counts it. */
 function connectFeedback(live) {
   const [box, note] = [$("feedback").querySelector(".digits"), $("feedback").querySelector("p")];
+  let sent = null; // of the present drawing, which may be classified again, under other ids
   const send = async (digit) => {
     try {
+      if (sent !== null && sent !== digit) return void (note.textContent = "A label cannot be changed: draw it again.");
       const { counted, repeated, rejected } = await sendLabels(live.ids, digit);
-      if (counted + repeated) note.textContent = `Thank you: a ${digit}.`;
+      if (counted + repeated) [sent, note.textContent] = [digit, `Thank you: a ${digit}.`];
       else note.textContent = rejected[0].code === "already_labelled" ? "A label cannot be changed: draw it again." : sentence(rejected[0].message);
     } catch (error) {
       fail(error, () => send(digit));
     }
   };
   for (let digit = 0; digit < 10; digit += 1) box.append(el("button", { click: () => live.ids.length && send(digit) }, String(digit)));
-  for (const event of ["change", "end"]) pad.addEventListener(event, () => (note.textContent = ""));
+  for (const event of ["change", "end"]) pad.addEventListener(event, () => ([sent, note.textContent] = [null, ""]));
   $("feedback").hidden = false;
 }
