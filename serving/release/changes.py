@@ -55,6 +55,8 @@ class Changes:
         self, models_dir: Path, keys: PublicKeys | None, record: Callable[[str, str, Deployment], Any]
     ) -> None:
         self._models_dir, self._keys, self._record = models_dir, keys, record
+        self._followed = read_release(models_dir)
+        """What the release file contained when it was followed last."""
 
     def asked(self, action: str, arguments: Mapping[str, Any]) -> Change:
         """Return the change that an API process asks for."""
@@ -73,7 +75,10 @@ class Changes:
         """Return the change to what the repository contains now, or what it contains of one model."""
 
         def plan(before: Deployment) -> Plan:
-            release = read_release(self._models_dir) or before.release
+            # A file that has not changed is not followed again: a decision that could not be written stays valid.
+            written = read_release(self._models_dir)
+            release = before.release if written in {None, self._followed} else written
+            assert release  # noqa: S101 - None is in the set
             snapshot = load_snapshot(
                 self._models_dir,
                 self._keys,
@@ -91,7 +96,11 @@ class Changes:
                 )
             return Plan(snapshot, release)
 
-        return Change(f"load of {only}" if only else "reload", plan, after=partial(_report_rejected, only))
+        def after(deployment: Deployment) -> None:
+            self._followed = read_release(self._models_dir)
+            _report_rejected(only, deployment)
+
+        return Change(f"load of {only}" if only else "reload", plan, after=after)
 
     def unload(self, name: str) -> Change:
         """Return the change that stops serving a model."""

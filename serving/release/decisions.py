@@ -53,7 +53,7 @@ class Decisions:
         totals = self._metrics.totals()
         comparisons = self._comparisons
         identity = release.candidate, release.started, release.rule
-        if comparisons is None or self._compared != identity:
+        if comparisons is None or self._compared != identity:  # other shares leave the evidence as it is
             stable, candidate = (
                 deployment.slots[version_of(deployment, one)] for one in (release.stable, release.candidate)
             )
@@ -93,7 +93,9 @@ class Decisions:
                 "reason": reason,
             }
         )
-        self._comparisons, self._reason = None, ""
+        self._reason = ""
+        if self._compared != (release.candidate, release.started, release.rule):
+            self._comparisons = None
         self._is_written = self._write(release)
         return self.state(deployment)
 

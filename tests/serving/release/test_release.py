@@ -228,3 +228,31 @@ def test_the_command_shows_and_changes_the_release(service: Service, client: htt
     run("show")
     run("rollback")
     assert client.get("/release").json()["candidate"] is None
+
+
+def test_other_shares_leave_the_evidence_as_it_is(client: httpx.Client) -> None:
+    start(client, share=0.5)
+    versions(client, 100)
+
+    def counted(state: dict[str, Any]) -> bool:
+        return bool(state["criteria"] and state["criteria"]["failed"]["candidate"][1] > 20)
+
+    eventually(lambda: versions(client, 20) and counted(client.get("/release").json()))
+    assert counted(start(client, share=0.6))
+
+
+def test_a_decision_that_cannot_be_written_outlasts_a_reload(models: Path) -> None:
+    environment = {"DISTILLERY_API_KEY": "secret"}
+    root = models.parent / "unwritable"
+    copytree(models, root)
+    lock = "import serving.release.decisions as d, distillery as e\n"
+    lock += "def fail(*_): raise e.DistilleryError('read-only')\nd.write_release = fail"
+    with (
+        running_service(root, "--api-servers", "1", environment=environment, setup=lock) as service,
+        httpx.Client(base_url=service.url, headers=KEY, timeout=30) as client,
+    ):
+        start(client, share=0.1)
+        state = client.post("/release/promote").json()
+        assert (state["stable"], state["persisted"]) == ("student/2", False)
+        assert client.post("/v2/repository/models/teacher/load").status_code == 200
+        assert client.get("/release").json()["stable"] == "student/2"
