@@ -11,6 +11,7 @@ and prints, so the processes need no common file system.
 """
 
 import fcntl
+import gc
 import json
 import os
 import socket
@@ -22,6 +23,10 @@ from datetime import timedelta
 from typing import Any, TypeVar
 
 import torch
+
+# Before there is a process group: its functions take the group of that moment as the default of an argument, which
+# would keep the group and its threads until the interpreter ends, and a thread that then frees a tensor aborts it.
+import torch.distributed.nn
 from torch import Tensor, distributed, nn
 from torch.autograd.function import FunctionCtx
 from torch.distributed import Store  # type: ignore[attr-defined] # untyped
@@ -74,6 +79,7 @@ def process_group(
     finally:
         if distributed.is_initialized():
             distributed.destroy_process_group()
+            gc.collect()  # a network in a reference cycle would keep the group's threads to the end of the interpreter
 
 
 def _require_equal(settings: Mapping[str, object], store: Store, own: int, ranks: int) -> None:
