@@ -9,6 +9,7 @@ from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
 SEVEN = ((0.25, 0.22), (0.75, 0.22), (0.62, 0.45), (0.52, 0.65), (0.45, 0.85))
 """Corners of a 7 as shares of the drawing area."""
 PATIENCE_MS = 20_000
+expect.set_options(timeout=PATIENCE_MS)
 
 CHROMIUM = shutil.which("chromium")
 """Debian's; playwright's own cannot be downloaded everywhere."""
@@ -60,7 +61,7 @@ class Visit:
 
     def wait_for_models(self, count: int) -> None:
         """Wait until the page shows `count` models."""
-        expect(self.page.locator(".model")).to_have_count(count, timeout=PATIENCE_MS)
+        expect(self.page.locator(".model")).to_have_count(count)
 
     def corner(self, selector: str, point: tuple[float, float]) -> tuple[float, float]:
         """Return a point of an element in the coordinates of the page."""
@@ -84,7 +85,5 @@ class Visit:
 
     def expect_digits(self, digit: str, count: int) -> None:
         """Wait until all models predict `digit`, and the page says so."""
-        expect(self.digits()).to_have_text([digit] * count, timeout=PATIENCE_MS)
-        expect(self.page.locator("#timing")).to_contain_text(
-            "from the stroke to the last response", timeout=PATIENCE_MS
-        )
+        expect(self.digits()).to_have_text([digit] * count)
+        expect(self.page.locator("#timing")).to_contain_text("from the stroke to the last response")

@@ -15,7 +15,7 @@ export class Live extends EventTarget {
     this.teacher = rows.find((row) => row.model.isTeacher);
     this.generation = 0;
     this.pixels = undefined;
-    this.ids = []; // of the requests for these pixels
+    this.ids = []; // of the requests for the present drawing, once all have been answered
     this.submit = newest((input) => this.round(input));
     for (const row of rows) row.compare(this.teacher);
     pad.addEventListener("change", () => this.drawn(false));
@@ -44,7 +44,10 @@ export class Live extends EventTarget {
   }
 
   start(input) {
-    this.submit({ ...input, generation: this.generation, started: performance.now() });
+    this.ids = [];
+    this.dispatchEvent(new Event("start"));
+    this.latest = { ...input, generation: this.generation, started: performance.now() };
+    this.submit(this.latest);
   }
 
   clear() {
@@ -66,12 +69,11 @@ export class Live extends EventTarget {
       const pixels = input.pixels ?? (await convert(await input.picture()));
       if (!isCurrent()) return;
       this.pixels = pixels;
-      this.ids = [];
       paint28($("seen"), pixels);
       const answers = await this.predictAll(pixels, isCurrent);
       if (!isCurrent()) return;
       succeed();
-      this.ids = [...answers.values()].map(({ id }) => id);
+      if (input === this.latest) this.ids = [...answers.values()].map(({ id }) => id);
       this.summarise(answers, performance.now() - input.started, input.ended);
       performance.measure("responses", { start: input.started });
       this.dispatchEvent(new CustomEvent("digit", { detail: { pixels, ended: input.ended } }));

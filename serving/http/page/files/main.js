@@ -92,18 +92,28 @@ function connectCode(models, chosen, live) {
 /** Send the true digit of what all models have classified, where the service counts it. */
 function connectFeedback(live) {
   const [box, note] = [$("feedback").querySelector(".digits"), $("feedback").querySelector("p")];
-  let sent = null; // of the present drawing, which may be classified again, under other ids
+  let drawing = {}; // its `sent` digit, or the one `chosen` before its predictions have come
   const send = async (digit) => {
+    const current = drawing;
+    let text = "A label cannot be changed: draw it again.";
     try {
-      if (sent !== null && sent !== digit) return void (note.textContent = "A label cannot be changed: draw it again.");
-      const { counted, repeated, rejected } = await sendLabels(live.ids, digit);
-      if (counted + repeated) [sent, note.textContent] = [digit, `Thank you: a ${digit}.`];
-      else note.textContent = rejected[0].code === "already_labelled" ? "A label cannot be changed: draw it again." : sentence(rejected[0].message);
+      if ((current.sent ?? digit) === digit) {
+        const { counted, repeated, rejected } = await sendLabels(live.ids, digit);
+        if (counted + repeated) [current.sent, text] = [digit, `Thank you: a ${digit}.`];
+        else if (rejected[0].code !== "already_labelled") text = sentence(rejected[0].message);
+      }
+      if (current === drawing) note.textContent = text;
     } catch (error) {
       fail(error, () => send(digit));
     }
   };
-  for (let digit = 0; digit < 10; digit += 1) box.append(el("button", { click: () => live.ids.length && send(digit) }, String(digit)));
-  for (const event of ["change", "end"]) pad.addEventListener(event, () => ([sent, note.textContent] = [null, ""]));
+  const choose = (digit) => (live.ids.length ? send(digit) : (drawing.chosen = digit));
+  for (let digit = 0; digit < 10; digit += 1) box.append(el("button", { click: () => choose(digit) }, String(digit)));
+  live.addEventListener("digit", () => {
+    if (drawing.chosen === undefined || !live.ids.length) return;
+    send(drawing.chosen);
+    drawing.chosen = undefined;
+  });
+  for (const event of ["start", "clear"]) live.addEventListener(event, () => ([drawing, note.textContent] = [{}, ""]));
   $("feedback").hidden = false;
 }

@@ -56,8 +56,8 @@ class Lane {
     this.path.setAttribute("d", `M0 1${bins.map((n, at) => `V${1 - n / top}H${at + 1}`).join("")}V1Z`);
     const x = place(middle) * BINS;
     for (const [name, value] of Object.entries({ x1: x, x2: x, y1: 0, y2: 1 })) this.line.setAttribute(name, value);
-    const faster = reference && reference !== this ? reference.result[measure].median / middle : 1;
-    const gain = faster === 1 ? "" : faster > 1 ? ` · ${faster.toFixed(1)}× faster` : ` · ${(1 / faster).toFixed(1)}× slower`;
+    const other = reference && reference !== this ? reference.result[measure].median : 0;
+    const gain = other ? ` · ${compare(other, middle)}` : "";
     this.score.replaceChildren(el("b", {}, count(this.result.errors, "error")), el("br"), `${ms(middle)}${gain}`);
   }
 
@@ -68,6 +68,13 @@ class Lane {
     const title = `${label} read as ${digit}: load this digit`;
     this.slips.append(el("button", { class: "mistake", title, "aria-label": title, click: load }, canvas, `${label} → ${digit}`));
   }
+}
+
+/** Return in words how much faster something is that takes `time` instead of `other`. */
+function compare(other, time) {
+  const factor = (Math.max(other, time) / Math.min(other, time)).toFixed(1);
+  if (factor === "1.0") return "as fast";
+  return `${factor}× ${time < other ? "faster" : "slower"}`;
 }
 
 export class Race {
@@ -190,9 +197,9 @@ export class Race {
     const of = (lane) => lane.result[$("race-measure").value].median;
     const fastest = this.lanes.toSorted((a, b) => of(a) - of(b))[0];
     if (!this.reference || fastest === this.reference) return "";
-    const factor = (of(this.reference) / of(fastest)).toFixed(1);
     const errors = `${count(fastest.result.errors, "error")} instead of ${this.reference.result.errors}`;
-    return ` ${fastest.name} is ${factor}× faster than ${this.reference.name} in the median, with ${errors}.`;
+    const gain = compare(of(this.reference), of(fastest));
+    return gain === "as fast" ? "" : ` ${fastest.name} is ${gain} than ${this.reference.name} in the median, with ${errors}.`;
   }
 
   finish(digits) {

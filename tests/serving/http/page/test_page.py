@@ -185,7 +185,9 @@ def test_the_race_counts_errors_and_its_permalink_shows_them_again(visit: Visit,
     for score, lane in zip(scores, visit.page.locator(".lane").all(), strict=True):
         assert lane.locator(".mistake").count() == int(score.split()[0])
         assert lane.locator("path").get_attribute("d").count("V0") >= 1  # type: ignore[union-attr]
-    assert "faster" in scores[-1] or "slower" in scores[-1]
+    assert re.search(
+        r"\d× faster$|\d× slower$|as fast$", scores[-1]
+    )  # measured: any of them on a busy machine
     mistake = visit.page.locator(".mistake").first
     label = (mistake.get_attribute("aria-label") or "")[0]
     mistake.click()
@@ -312,6 +314,34 @@ def test_the_true_digit_is_counted_for_every_model(browser: Browser, model_repos
         expect(feedback).to_contain_text("Thank you: a 7.")
         feedback.get_by_role("button", name="1").click()
         expect(feedback).to_contain_text("A label cannot be changed: draw it again.")
+        found = httpx.get(f"{service.url}/feedback").json()["models"]
+        assert [(one["labels"], one["correct"]) for one in found] == [(1, 1)] * MODELS
+        visit.page.click("#pad-sample")
+        expect(visit.page.locator("#summary")).to_contain_text("the label says")
+        expect(feedback).not_to_contain_text("draw it again")
+        feedback.get_by_role("button", name="0").click()
+        expect(feedback).to_contain_text("Thank you: a 0.")
+
+
+def test_a_digit_chosen_before_the_responses_is_sent_after_them(
+    browser: Browser, model_repository: Path
+) -> None:
+    with (
+        running_service(model_repository, "--api-servers", "1") as service,
+        Visit(browser, service.url) as visit,
+    ):
+        visit.wait_for_models(MODELS)
+        held: list[Route] = []
+        visit.page.route("**/predict/*", lambda route: route.continue_() if chosen else held.append(route))
+        chosen = False
+        visit.draw()
+        eventually(lambda: visit.page.wait_for_timeout(50) or len(held) == MODELS)
+        feedback = visit.page.locator("#feedback")
+        feedback.get_by_role("button", name="7").click()
+        chosen = True
+        for route in held:
+            route.continue_()
+        expect(feedback).to_contain_text("Thank you: a 7.")
         found = httpx.get(f"{service.url}/feedback").json()["models"]
         assert [(one["labels"], one["correct"]) for one in found] == [(1, 1)] * MODELS
 
