@@ -1,7 +1,7 @@
 """The changes of what is served: of the models, of the aliases, and of the candidate's shares.
 
 Each is a plan, which reads what it needs from the repository and does nothing else; `serving.release.controller` makes
-it.
+it. A plan that reads files is made in a process of its own (`serving.release.trial`).
 """
 
 import logging
@@ -10,11 +10,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 from distillery import DistilleryError
 from serving.engine.models import Deployment
 from serving.model.release import Candidate, Release, read_release
+from serving.model.repository import ModelEntry
 from serving.model.signature import PublicKeys
 from serving.model.versions import UNLOADED, Snapshot, Version, load_snapshot
 
@@ -34,6 +35,19 @@ class Plan(NamedTuple):
 
     snapshot: Snapshot
     release: Release
+    written: Release | None = None
+    """What the release file contained, if it was read."""
+
+    def new(self, before: Deployment) -> list[ModelEntry]:
+        """Return the models that `before` does not contain as they are now."""
+        known = {entry.version_key: entry.manifest for entry in before.snapshot}
+        return [entry for entry in self.snapshot if known.get(entry.version_key) != entry.manifest]
+
+    def without(self, failures: Mapping[Version, str], before: Deployment) -> Self:
+        """Return the plan without versions that failed, each replaced by what `before` contains."""
+        if not failures:
+            return self
+        return self._replace(snapshot=self.snapshot.without(failures, before.snapshot))
 
 
 @dataclass(frozen=True)
@@ -44,7 +58,9 @@ class Change:
     """For the log, such as `reload`."""
     plan: Callable[[Deployment], Plan]
     """Returns what is to be served instead of a deployment. Raises `DistilleryError`."""
-    after: Callable[[Deployment], Any] = lambda _: None
+    reads: bool = False
+    """Whether the plan reads files; it can be pickled then."""
+    after: Callable[[Deployment, Plan], Any] = lambda _, __: None
     """Called once the change is made; returns what the client receives. Raises `ChangeError`."""
 
 
@@ -74,33 +90,12 @@ class Changes:
     def reload(self, only: str | None = None) -> Change:
         """Return the change to what the repository contains now, or what it contains of one model."""
 
-        def plan(before: Deployment) -> Plan:
-            # A file that has not changed is not followed again: a decision that could not be written stays valid.
-            written = read_release(self._models_dir)
-            release = before.release if written in {None, self._followed} else written
-            assert release  # noqa: S101 - None is in the set
-            snapshot = load_snapshot(
-                self._models_dir,
-                self._keys,
-                previous=before.snapshot,
-                pinned=release.pinned(),
-                unloaded=before.snapshot.unloaded - {only},
-                only=only,
-            )
-            if only and only not in snapshot.versions:
-                if whys := [why for (name, _), why in snapshot.rejected.items() if name == only]:
-                    raise ChangeError("; ".join(whys))
-                raise UnknownNameError(
-                    f"there is no model {only[:80]!r} in the repository; this service has "
-                    f"{', '.join(snapshot.versions)}"
-                )
-            return Plan(snapshot, release)
-
-        def after(deployment: Deployment) -> None:
-            self._followed = read_release(self._models_dir)
+        def after(deployment: Deployment, plan: Plan) -> None:
+            self._followed = plan.written
             _report_rejected(only, deployment)
 
-        return Change(f"load of {only}" if only else "reload", plan, after=after)
+        plan = partial(_reloaded, self._models_dir, self._keys, self._followed, only)
+        return Change(f"load of {only}" if only else "reload", plan, reads=True, after=after)
 
     def unload(self, name: str) -> Change:
         """Return the change that stops serving a model."""
@@ -129,47 +124,8 @@ class Changes:
 
     def start(self, document: Mapping[str, Any]) -> Change:
         """Return the change that gives a candidate its shares, or changes those of the present one."""
-
-        def plan(before: Deployment) -> Plan:
-            wanted = Candidate.parse(document)
-            name, _, version = wanted.candidate.partition("/")
-            stable = version_of(before, before.release.stable)
-            pins = {(name, version)} if version else set()
-            snapshot = before.snapshot
-            if version not in snapshot.versions.get(name, {}) or not version:
-                pins |= before.release.pinned() | {stable}
-                snapshot = load_snapshot(
-                    self._models_dir,
-                    self._keys,
-                    previous=snapshot,
-                    pinned=pins,
-                    unloaded=snapshot.unloaded - {name},
-                    only=name,
-                )
-            candidate = name, version or _highest(snapshot, name)
-            if why := snapshot.rejected.get(candidate):
-                raise ChangeError(f"{name}/{candidate[1]} was not loaded: {why}")
-            if candidate[1] not in snapshot.versions.get(name, {}):
-                raise UnknownNameError(_no_version(snapshot, *candidate))
-            target = "/".join(candidate)
-            same = target == before.release.candidate
-            release = Release(
-                stable="/".join(stable),
-                candidate=target,
-                share=wanted.share,
-                shadow=wanted.shadow,
-                sticky=wanted.sticky,
-                rule=wanted.rule,
-                previous=before.release.previous,
-                started=before.release.started if same else time.time(),
-            )
-            if wanted.shadow and any(
-                snapshot.versions[one][number].manifest.cascade for one, number in (stable, candidate)
-            ):
-                raise ChangeError("shadow: a cascade cannot be mirrored; use a share of the requests instead")
-            return Plan(snapshot, release)
-
-        return Change("start of a candidate", plan, after=partial(self._record, "start", "person"))
+        plan = partial(_started, self._models_dir, self._keys, document)
+        return Change("start of a candidate", plan, reads=True, after=self._recorded("start", "person"))
 
     def promote(self, by: str = "person") -> Change:
         """Return the change that makes the candidate the stable version."""
@@ -183,7 +139,7 @@ class Changes:
             )
             return Plan(before.snapshot, promoted)
 
-        return Change("promotion", plan, after=partial(self._record, "promote", by))
+        return Change("promotion", plan, after=self._recorded("promote", by))
 
     def rollback(self, by: str = "person") -> Change:
         """Return the change that ends the candidate or, without one, returns to the previous stable version."""
@@ -198,7 +154,73 @@ class Changes:
                 raise ChangeError("there is neither a candidate nor a previous stable version to return to")
             return Plan(before.snapshot, ended)
 
-        return Change("rollback", plan, after=partial(self._record, "rollback", by))
+        return Change("rollback", plan, after=self._recorded("rollback", by))
+
+    def _recorded(self, decision: str, by: str) -> Callable[[Deployment, Plan], Any]:
+        return lambda deployment, _: self._record(decision, by, deployment)
+
+
+def _reloaded(
+    root: Path, keys: PublicKeys | None, followed: Release | None, only: str | None, before: Deployment
+) -> Plan:
+    # A file that has not changed is not followed again: a decision that could not be written stays valid.
+    written = read_release(root)
+    release = before.release if written is None or written == followed else written
+    snapshot = load_snapshot(
+        root,
+        keys,
+        previous=before.snapshot,
+        pinned=release.pinned(),
+        unloaded=before.snapshot.unloaded - {only},
+        only=only,
+    )
+    if only and only not in snapshot.versions:
+        if whys := [why for (name, _), why in snapshot.rejected.items() if name == only]:
+            raise ChangeError("; ".join(whys))
+        raise UnknownNameError(
+            f"there is no model {only[:80]!r} in the repository; this service has {', '.join(snapshot.versions)}"
+        )
+    return Plan(snapshot, release, written)
+
+
+def _started(root: Path, keys: PublicKeys | None, document: Mapping[str, Any], before: Deployment) -> Plan:
+    wanted = Candidate.parse(document)
+    name, _, version = wanted.candidate.partition("/")
+    stable = version_of(before, before.release.stable)
+    pins = {(name, version)} if version else set()
+    snapshot = before.snapshot
+    if version not in snapshot.versions.get(name, {}) or not version:
+        pins |= before.release.pinned() | {stable}
+        snapshot = load_snapshot(
+            root,
+            keys,
+            previous=snapshot,
+            pinned=pins,
+            unloaded=snapshot.unloaded - {name},
+            only=name,
+        )
+    candidate = name, version or _highest(snapshot, name)
+    if why := snapshot.rejected.get(candidate):
+        raise ChangeError(f"{name}/{candidate[1]} was not loaded: {why}")
+    if candidate[1] not in snapshot.versions.get(name, {}):
+        raise UnknownNameError(_no_version(snapshot, *candidate))
+    target = "/".join(candidate)
+    same = target == before.release.candidate
+    release = Release(
+        stable="/".join(stable),
+        candidate=target,
+        share=wanted.share,
+        shadow=wanted.shadow,
+        sticky=wanted.sticky,
+        rule=wanted.rule,
+        previous=before.release.previous,
+        started=before.release.started if same else time.time(),
+    )
+    if wanted.shadow and any(
+        snapshot.versions[one][number].manifest.cascade for one, number in (stable, candidate)
+    ):
+        raise ChangeError("shadow: a cascade cannot be mirrored; use a share of the requests instead")
+    return Plan(snapshot, release)
 
 
 def version_of(deployment: Deployment, target: str) -> Version:

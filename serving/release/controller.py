@@ -3,8 +3,9 @@
 A change is asked for by an API process (an admin route), by SIGHUP, or by the watch of the repository. It passes these
 steps, each of which can reject it while the models in use keep serving:
 
-1. plan: the repository is read and verified (hash, signature, operators), and a `Deployment` planned;
-2. trial: a process of its own opens what is new, warms it up and runs its sample (`serving.release.trial`);
+1. plan: the repository is read and verified (hash, signature, operators);
+2. trial: what is new is opened, warmed up, and runs its sample, like the plan in a process of its own
+   (`serving.release.trial`); a `Deployment` is made of the rest;
 3. prepare: one API process after the other opens it next to what is in use;
 4. commit: every API process exchanges it, between two batches.
 
@@ -16,7 +17,7 @@ import os
 import signal
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
@@ -29,9 +30,7 @@ from serving.engine.metrics.series import (
 )
 from serving.engine.models import Deployment
 from serving.engine.shared_memory import SharedMemoryError
-from serving.model.release import Release
 from serving.model.signature import PublicKeys
-from serving.model.versions import Snapshot, Version
 from serving.processes.channel import Attached
 from serving.processes.lifeline import Monitor
 from serving.processes.messages import (
@@ -46,7 +45,7 @@ from serving.processes.messages import (
     Serving,
 )
 from serving.processes.supervisor import Child
-from serving.release.changes import Change, ChangeError, Changes, UnknownNameError
+from serving.release.changes import Change, ChangeError, Changes, Plan, UnknownNameError
 from serving.release.decisions import Decisions
 from serving.release.slots import SlotTable
 from serving.release.trial import Trial
@@ -67,8 +66,9 @@ class _Running:
 
     change: Change
     reply: Reply = lambda _error, _value: None
-    target: Deployment | None = None
     trial: Trial | None = None
+    plan: Plan | None = None
+    target: Deployment | None = None
     deadline: float = 0.0
     is_decided: bool = False
     """Whether the processes have been told to commit."""
@@ -168,32 +168,43 @@ class Controller:
 
     def _begin(self, running: _Running) -> None:
         self._running = running
-        before = self.deployment
         try:
             if self._settings.executor == "workers":
                 raise ChangeError(
                     "models change while the service runs only with --executor inprocess; restart the service"
                 )
-            running.target = self._planned(before, *running.change.plan(before))
+            if running.change.reads:
+                settings = self._settings
+                running.trial = Trial(running.change.plan, self.deployment, settings.threads, settings.device)
+            else:
+                self._decide(running, running.change.plan(self.deployment))
         except DistilleryError as error:
             self._end(running, error)
-            return
-        known = {entry.version_key: entry.manifest for entry in before.snapshot}
-        new = [entry for entry in running.target.snapshot if known.get(entry.version_key) != entry.manifest]
-        if new:
-            running.trial = Trial(new, self._settings.threads, self._settings.device)
-        running.deadline = time.monotonic() + PREPARE_SECONDS
 
     def _continue(self, running: _Running, ready: Sequence[Monitor]) -> None:
         if running.trial:
-            if (failures := running.trial.failures()) is None:
-                return
-            running.trial = None
-            running.deadline = time.monotonic() + PREPARE_SECONDS
-            if failures and not self._replan(running, failures):
-                return
-        target = running.target
-        assert target  # noqa: S101 - planned
+            try:
+                if plan := running.trial.outcome():
+                    running.trial.stop()
+                    running.trial = None
+                    self._decide(running, plan)
+            except DistilleryError as error:
+                self._end(running, error)
+        if running.target:
+            self._make(running, running.target, ready)
+
+    def _decide(self, running: _Running, plan: Plan) -> None:
+        """Make the deployment of a plan. Raises `ChangeError`, `ReleaseError`."""
+        plan.release.check(plan.snapshot)
+        self._generation += 1
+        # Always new slots, even if equal: /metrics is rendered again.
+        slots = self._slots.assign(self.deployment.slots, plan.snapshot)
+        running.plan = plan
+        running.target = Deployment(self._generation, plan.snapshot, slots, plan.release)
+        running.deadline = time.monotonic() + PREPARE_SECONDS
+
+    def _make(self, running: _Running, target: Deployment, ready: Sequence[Monitor]) -> None:
+        """Bring the API processes to what is decided, as far as possible without waiting."""
         if running.is_decided:
             committed = all(monitor.generation in {None, target.generation} for monitor in ready)
             # One that hangs will be replaced by a process with the new models.
@@ -220,25 +231,6 @@ class Controller:
             running.is_decided, running.deadline = True, time.monotonic() + COMMIT_SECONDS
         elif time.monotonic() > running.deadline:
             self._end(running, ChangeError(f"a process had not loaded it within {PREPARE_SECONDS:g} s"))
-
-    def _replan(self, running: _Running, failures: Mapping[Version, str]) -> bool:
-        """Plan again without the versions that failed; return whether the change goes on."""
-        before, target = self.deployment, running.target
-        assert target  # noqa: S101 - planned
-        snapshot = target.snapshot.without(failures, before.snapshot)
-        try:
-            running.target = self._planned(before, snapshot, target.release)
-        except DistilleryError as error:
-            self._end(running, error)
-            return False
-        return True
-
-    def _planned(self, before: Deployment, snapshot: Snapshot, release: Release) -> Deployment:
-        """Return the deployment of a plan. Raises `ChangeError`, `ReleaseError`."""
-        release.check(snapshot)
-        self._generation += 1
-        # Always new slots, even if equal: /metrics is rendered again.
-        return Deployment(self._generation, snapshot, self._slots.assign(before.slots, snapshot), release)
 
     def _differs(self, target: Deployment) -> bool:
         """Return whether the processes must do anything for `target`: its reasons alone are told to them as well."""
@@ -276,7 +268,8 @@ class Controller:
         self._slots.note(self.deployment.slots, self.deployment.snapshot)
         self._running = None
         try:
-            value = running.change.after(self.deployment)
+            assert running.plan  # noqa: S101 - decided
+            value = running.change.after(self.deployment, running.plan)
         except DistilleryError as error:
             self._reject(running, error)
             return

@@ -1,7 +1,7 @@
-"""The trial of models before they are served: in a process of its own, which a harmful file can end, and no other.
+"""The trial of a change, in a process of its own, which a hanging disk or a harmful file can hold or end, and no other.
 
-A model is opened and warmed up, and runs the sample in its manifest, whose outputs must be those that were measured
-when it was exported.
+It reads and verifies the repository, then opens every model that is new, warms it up, and runs the sample in its
+manifest, whose outputs must be those that were measured when it was exported.
 """
 
 import multiprocessing
@@ -9,73 +9,96 @@ import os
 import signal
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from multiprocessing.connection import Connection
 from pathlib import Path
 
 from distillery import DistilleryError
+from serving.engine.models import Deployment
 from serving.model.graph_check import GraphError
 from serving.model.repository import ModelEntry
 from serving.model.sample import check_sample
 from serving.model.session import Device, Session
 from serving.model.versions import Version
+from serving.processes.channel import Attached, Channel
 from serving.processes.lifeline import end_with_parent
+from serving.processes.messages import Refusal
 from serving.processes.supervisor import can_fork, describe_status
+from serving.release.changes import ChangeError, Plan, UnknownNameError
 
 TRIAL_SECONDS = 60.0
-"""For the models of a trial, of which one that takes longer ends its process."""
-_MAX_BYTES = 2000
-"""Of the reason for a failure."""
+"""For each step of a trial: reading the repository, and every model; a longer one ends its process."""
+_MAX_REASON = 2000
+"""Characters of the reason for a failure."""
 
 
 class Trial:
     """A trial that runs."""
 
-    def __init__(self, entries: Sequence[ModelEntry], threads: int, device: Device) -> None:
-        """Start the process."""
-        self._waiting = deque(entries)
+    def __init__(
+        self, plan: Callable[[Deployment], Plan], before: Deployment, threads: int, device: Device
+    ) -> None:
+        """Start the process. Raises `ChangeError`."""
+        self._before = before
         self._threads, self._device = threads, device
+        self._plan: Plan | None = None
+        self._refusal: Refusal | None = None
+        self._waiting: deque[ModelEntry] = deque()
+        """Models of which the process will report next."""
         self._failures: dict[Version, str] = {}
-        self._start()
+        self._start(plan)
 
-    def _start(self) -> None:
-        """Start a process for the models that are not tried yet."""
+    def _start(self, plan: Callable[[Deployment], Plan] | None = None) -> None:
+        """Start a process that makes the plan, if there is one, and tries the models that wait."""
         self._deadline = time.monotonic() + TRIAL_SECONDS
-        self._receiver, sender = multiprocessing.Pipe(duplex=False)
+        self._channel, theirs = Channel.pair()
         context = multiprocessing.get_context("fork" if can_fork() else "spawn")
         self._process = context.Process(  # type: ignore[attr-defined] # of both contexts
             target=_run,
-            args=(tuple(self._waiting), self._threads, self._device, sender),
+            args=(theirs, plan, self._before, tuple(self._waiting), self._threads, self._device),
             name="trial of models",
             daemon=True,
         )
-        self._process.start()
-        sender.close()
+        try:
+            self._process.start()
+        except OSError as error:
+            raise ChangeError(
+                f"cannot start a process for its trial: {error.strerror}; retry later"
+            ) from None
+        finally:
+            theirs.close()
 
-    def failures(self) -> Mapping[Version, str] | None:
-        """Return which models failed and why, None while the trial runs."""
-        alive = self._process.is_alive()  # before the last results are read
-        with suppress(EOFError, OSError):
-            while self._waiting and self._receiver.poll():
-                self._record(self._receiver.recv_bytes(_MAX_BYTES).decode(errors="replace"))
-        if not self._waiting:
-            self.stop()
-            return self._failures
-        if alive and time.monotonic() < self._deadline:
+    def outcome(self) -> Plan | None:
+        """Return the plan without the models that failed, None while the trial runs. Raises `ChangeError`.
+
+        The process remains until `stop`.
+        """
+        alive = self._process.is_alive()  # before the last messages are read
+        for message in self._channel.receive():
+            self._handle(message.read() if isinstance(message, Attached) else message)
+        if not self._is_complete and (not alive or time.monotonic() > self._deadline):
+            self._end_early()
+        if not self._is_complete:
             return None
-        status, place = self._process.exitcode, _place(self._waiting[0])
-        end = (
-            f"did not end within {TRIAL_SECONDS:g} s"
-            if status is None
-            else f"ended its process with {describe_status(status)}"
-        )
-        self._record(f"{place}: its trial {end}; export the model again")
-        self.stop()
-        if self._waiting:  # one that ends its process harms no other
-            self._start()
-            return None
-        return self._failures
+        if self._refusal:
+            raise (UnknownNameError if self._refusal.unknown else ChangeError)(self._refusal.message)
+        assert self._plan  # noqa: S101 - complete
+        return self._plan.without(self._failures, self._before)
+
+    @property
+    def _is_complete(self) -> bool:
+        return self._refusal is not None or (self._plan is not None and not self._waiting)
+
+    def _handle(self, message: object) -> None:
+        self._deadline = time.monotonic() + TRIAL_SECONDS
+        match message:
+            case Plan():
+                self._plan = message
+                self._waiting.extend(message.new(self._before))
+            case Refusal():
+                self._refusal = message
+            case str():
+                self._record(message)
 
     def _record(self, failure: str) -> None:
         """Record the result of the next model: why it failed, or nothing."""
@@ -83,12 +106,29 @@ class Trial:
         if failure:
             self._failures[entry.version_key] = failure
 
+    def _end_early(self) -> None:
+        """Record the step during which the process has ended, or which takes too long, and go on with the next."""
+        status = self._process.exitcode
+        end = (
+            f"did not end within {TRIAL_SECONDS:g} s"
+            if status is None
+            else f"ended its process with {describe_status(status)}"
+        )
+        if self._plan is None:
+            self._refusal = Refusal(f"reading the model repository {end}; check its files and its disk")
+            return
+        self._record(f"{_place(self._waiting[0])}: its trial {end}; export the model again")
+        if self._waiting:  # one model that ends its process harms no other
+            self.stop()
+            self._start()
+
     def stop(self) -> None:
-        """End the process, if it has not ended."""
-        self._process.kill()
-        self._process.join()
+        """End the process, if it was started and has not ended."""
+        if self._process.pid is not None:
+            self._process.kill()
+            self._process.join()
         self._process.close()
-        self._receiver.close()
+        self._channel.close()
 
 
 def _place(entry: ModelEntry) -> str:
@@ -96,21 +136,47 @@ def _place(entry: ModelEntry) -> str:
     return "/".join(entry.path.parts[-3:])
 
 
-def _run(entries: Sequence[ModelEntry], threads: int, device: Device, sender: Connection) -> None:
+def _run(
+    channel: Channel,
+    plan: Callable[[Deployment], Plan] | None,
+    before: Deployment,
+    entries: Sequence[ModelEntry],
+    threads: int,
+    device: Device,
+) -> None:
+    """Run the steps of a trial, each of which ends with a message."""
     _isolate()
-    for entry in entries:
-        error = ""
-        if entry.manifest.cascade:  # its models are tried
-            sender.send_bytes(b"")
-            continue
+    if plan:
         try:
-            session = Session(entry.content, threads=threads, device=device)
-            check_sample(entry.manifest, session)
-        except (DistilleryError, GraphError, MemoryError) as failure:
-            reason = str(failure) or "not enough memory"
-            error = f"{_place(entry)} is not a graph that this service runs: {reason}; export the model again"
-        sender.send_bytes(error.encode()[:_MAX_BYTES])
+            made = plan(before)
+            entries = made.new(before)
+            _send(channel, made)
+        except DistilleryError as error:
+            _send(channel, Refusal(str(error), isinstance(error, UnknownNameError)))
+        except MemoryError:
+            _send(channel, Refusal("not enough memory to read the model repository; serve fewer models"))
+    for entry in entries:
+        _send(channel, _failure(entry, threads, device)[:_MAX_REASON])
     os._exit(0)  # without the end of what was inherited from the parent
+
+
+def _failure(entry: ModelEntry, threads: int, device: Device) -> str:
+    """Return why a model cannot be served, nothing if it can."""
+    if entry.manifest.cascade:
+        return ""  # its models are tried
+    try:
+        check_sample(entry.manifest, Session(entry.content, threads=threads, device=device))
+    except (DistilleryError, GraphError, MemoryError) as error:
+        reason = str(error) or "not enough memory"
+        return f"{_place(entry)} is not a graph that this service runs: {reason}; export the model again"
+    return ""
+
+
+def _send(channel: Channel, message: object) -> None:
+    """Send a message as soon as the parent has read some of those before."""
+    while not channel.send(message):
+        time.sleep(0.01)
+    _allow_one_step()
 
 
 def _isolate() -> None:
@@ -120,9 +186,13 @@ def _isolate() -> None:
     """
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGALRM):
         signal.signal(number, signal.SIG_DFL)  # the handlers are those of the parent
-    signal.alarm(round(TRIAL_SECONDS) + 5)
+    _allow_one_step()
     end_with_parent()
     with suppress(OSError):
         os.nice(19)
     with suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text("1000")
+
+
+def _allow_one_step() -> None:
+    signal.alarm(round(TRIAL_SECONDS) + 5)

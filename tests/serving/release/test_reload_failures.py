@@ -32,6 +32,17 @@ def check(manifest, session):
 trial.check_sample = check
 """
 HANG, CRASH = "time.sleep(600)", "os.kill(os.getpid(), signal.SIGSEGV)"
+DISK = """
+import time, serving.release.changes as changes, serving.release.trial
+from pathlib import Path
+serving.release.trial.TRIAL_SECONDS = 3
+load_snapshot = changes.load_snapshot
+def slow(*arguments, **options):
+    while Path("{path}").exists():
+        time.sleep(0.05)
+    return load_snapshot(*arguments, **options)
+changes.load_snapshot = slow
+"""
 PREPARE = """
 import os, time, serving.processes.supervisor
 from pathlib import Path
@@ -95,6 +106,31 @@ def versions(service: Service) -> set[str]:
         httpx.post(f"{service.url}/predict/student", json=BODY, headers=KEY, timeout=10).json()["version"]
         for _ in range(16)
     }
+
+
+def test_a_disk_that_hangs_holds_up_the_change_alone(root: Path, newer: Path) -> None:
+    hangs = root.parent / "hangs"
+    with (
+        administered(root, DISK.format(path=hangs)) as (service, client),
+        ThreadPoolExecutor(1) as pool,
+    ):
+        processes = service.children()
+        publish(root, newer, 2)
+        hangs.touch()
+        loading = pool.submit(load, client)
+        answered = 0
+        while not loading.done():
+            # The first process of the service answers this one.
+            assert httpx.get(f"{service.url}/release", headers=KEY, timeout=10).status_code == 200
+            answered += not loading.done()
+            time.sleep(0.1)
+        assert answered >= 2
+        assert "reading the model repository did not end within 3 s" in loading.result().json()["error"]
+        assert versions(service) == {"1"}
+        hangs.unlink()
+        assert load(client).status_code == 200
+        assert versions(service) == {"2"}
+        assert service.children() == processes
 
 
 @pytest.mark.parametrize(
