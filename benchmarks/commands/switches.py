@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import httpx
 import numpy as np
 from pydantic import Field, PositiveFloat, PositiveInt
-from rich.progress import Progress
+from rich.progress import track
 
 from benchmarks.commands.bench import Bench
 from benchmarks.errors import BenchmarkError
@@ -91,50 +91,55 @@ class Switches(Bench):
                 running_service(root, *flags) as server,
                 httpx.Client(base_url=server.url, headers={"X-API-Key": KEY}, timeout=180) as client,
             ):
-                memory = server.memory_mib()
                 twice = {version: np.concatenate([one, one]) for version, one in expected.items()}
                 requests = _requests(server.url, images)
                 with checked_load(server.url, requests, twice, self.rate, self.connections) as load:
-                    windows, rejected = self._change(root, server, client, entries[self.models[0]], images)
-                growth = server.memory_mib() - memory
+                    windows, memory = self._switch(root, server, client)
+                    rejected = self._offer_bad(root, server, client, entries[self.models[0]], images)
         return {
             "models": model_facts(entries),
             "versions": self.models,
             "api_servers": self.api_servers,
             "rate": self.rate,
             "connections": self.connections,
-            "memory_growth_mib": round(growth, 1),
+            "memory_mib": memory,
             "rows": [_row(load, windows)],
             "rejected": rejected,
         }
 
-    def _change(
-        self, root: Path, server: ServerProcess, client: httpx.Client, entry: ModelEntry, images: Images
-    ) -> tuple[list[Window], list[dict[str, Any]]]:
-        """Make all changes; return when the switches were, and what became of the bad versions."""
-        windows, rejected = [], []
-        damages = DAMAGES if self.bad else {}
-        with Progress(transient=True) as progress:
-            task = progress.add_task("switches", total=self.switches + len(damages))
-            time.sleep(2 * self.pause)  # warm up
-            for number in range(self.switches):
-                _set_version(root, str(2 - number % 2))
-                time.sleep(self.pause)
-                start = time.monotonic()
-                answer = client.post(f"/v2/repository/models/{NAME}/load")
-                windows.append(Window(start, time.monotonic()))
-                if answer.status_code != 200:
-                    raise BenchmarkError(f"the switch was rejected: {answer.text[:500]}")
-                progress.advance(task)
-            for number, (kind, damage) in enumerate(damages.items(), 3):
-                folder = place(root, NAME, str(number), entry, images[:10])
-                damage(folder)
-                _set_version(root, str(number))
-                time.sleep(self.pause)
-                rejected.append({"kind": kind} | _offer(server, client, kind))
-                progress.advance(task)
+    def _switch(self, root: Path, server: ServerProcess, client: httpx.Client) -> tuple[list[Window], float]:
+        """Make all switches; return when they were, and by how much memory had grown since the second one, MiB."""
+        windows: list[Window] = []
+        memory = 0.0
+        time.sleep(2 * self.pause)  # warm up
+        for number in track(range(self.switches), "switches", transient=True):
+            _set_version(root, str(2 - number % 2))
             time.sleep(self.pause)
-        return windows, rejected
+            if number == self.switches // 2:
+                memory["half_way"] = server.memory_mib()
+            start = time.monotonic()
+            answer = client.post(f"/v2/repository/models/{NAME}/load")
+            windows.append(Window(start, time.monotonic()))
+            if answer.status_code != 200:
+                raise BenchmarkError(f"the switch was rejected: {answer.text[:500]}")
+        time.sleep(self.pause)
+        memory["after"] = server.memory_mib()
+        return windows, {when: round(mib, 1) for when, mib in memory.items()}
+
+    def _offer_bad(
+        self, root: Path, server: ServerProcess, client: httpx.Client, entry: ModelEntry, images: Images
+    ) -> list[dict[str, Any]]:
+        """Offer the bad versions; return what became of them."""
+        rejected = []
+        damages = DAMAGES if self.bad else {}
+        for number, (kind, damage) in enumerate(track(damages.items(), "bad versions", transient=True), 3):
+            folder = place(root, NAME, str(number), entry, images[:10])
+            damage(folder)
+            _set_version(root, str(number))
+            time.sleep(self.pause)
+            rejected.append({"kind": kind} | _offer(server, client, kind))
+        time.sleep(self.pause)
+        return rejected
 
 
 def _offer(server: ServerProcess, client: httpx.Client, kind: str) -> dict[str, Any]:

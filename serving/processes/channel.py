@@ -5,9 +5,11 @@ the descriptor: however slowly the other side reads, the sender is done. Message
 processes of this service.
 """
 
+import mmap
 import os
 import pickle
 import socket
+import weakref
 from collections.abc import Iterator
 from typing import Any, Self
 
@@ -40,16 +42,9 @@ class Channel:
 
         Raises `SharedMemoryError` for a large one.
         """
-        content = pickle.dumps(message, protocol=pickle.HIGHEST_PROTOCOL)
+        encoded = message if isinstance(message, Encoded) else Encoded(message)
         try:
-            if len(content) <= _INLINE_BYTES:
-                self._end.send(_MESSAGE + content, socket.MSG_DONTWAIT)
-                return True
-            descriptor = allocate(content)
-            try:
-                socket.send_fds(self._end, [_ATTACHED], [descriptor], socket.MSG_DONTWAIT)
-            finally:
-                os.close(descriptor)
+            socket.send_fds(self._end, [encoded.data], encoded.descriptors, socket.MSG_DONTWAIT)
         except OSError:
             return False
         return True
@@ -72,14 +67,30 @@ class Channel:
         self._end.close()
 
 
+class Encoded:
+    """A message that is encoded once and can be sent to several processes."""
+
+    def __init__(self, message: object) -> None:
+        """Raises `SharedMemoryError` for a large one."""
+        content = pickle.dumps(message, protocol=pickle.HIGHEST_PROTOCOL)
+        self.descriptors: list[int] = []
+        self.data = _MESSAGE + content
+        if len(content) > _INLINE_BYTES:
+            self.data, self.descriptors = _ATTACHED, [allocate(content)]
+            weakref.finalize(self, os.close, self.descriptors[0])
+
+
 class Attached:
     """A large message, not read yet."""
 
     def __init__(self, descriptor: int) -> None:
-        self._file = os.fdopen(descriptor, "rb")
+        self._descriptor = descriptor
 
     def read(self) -> Any:
         """Return the message; once, on a thread where the event loop must not be held up."""
-        with self._file:
-            self._file.seek(0)
-            return pickle.load(self._file)  # noqa: S301 - of a process of this service
+        try:
+            # Mapped: the position in the file is that of all its readers.
+            with mmap.mmap(self._descriptor, 0, access=mmap.ACCESS_READ) as content:
+                return pickle.loads(content)  # noqa: S301 - of a process of this service
+        finally:
+            os.close(self._descriptor)

@@ -31,7 +31,7 @@ from serving.engine.metrics.series import (
 from serving.engine.models import Deployment
 from serving.engine.shared_memory import SharedMemoryError
 from serving.model.signature import PublicKeys
-from serving.processes.channel import Attached
+from serving.processes.channel import Attached, Encoded
 from serving.processes.lifeline import Monitor
 from serving.processes.messages import (
     Abort,
@@ -97,6 +97,8 @@ class Controller:
         self._prepared: set[Monitor] = set()
         self._committed: set[Monitor] = set()
         """That have been told to commit what was sent to them last."""
+        self._encoded: tuple[int, Encoded] | None = None
+        """What processes are told to prepare, and its generation, while a change is made."""
         self._sent: dict[Monitor, int] = {}
         self._generation = deployment.generation
         self._reload_due = False
@@ -243,7 +245,11 @@ class Controller:
         )
 
     def _prepare(self, monitor: Monitor, target: Deployment) -> None:
-        if self._sent.get(monitor) != target.generation and monitor.channel.send(Prepare(target)):
+        if self._sent.get(monitor) == target.generation:
+            return
+        if self._encoded is None or self._encoded[0] != target.generation:
+            self._encoded = target.generation, Encoded(Prepare(target))
+        if monitor.channel.send(self._encoded[1]):
             self._sent[monitor] = target.generation
             self._prepared.discard(monitor)
             self._committed.discard(monitor)
@@ -263,6 +269,8 @@ class Controller:
             is_prepared = monitor in self._prepared and self._sent.get(monitor) == generation
             if is_prepared and monitor not in self._committed and monitor.channel.send(Commit(generation)):
                 self._committed.add(monitor)
+        if self._running is None and all(monitor.generation in {None, generation} for monitor in alive):
+            self._encoded = None
 
     def _finish(self, running: _Running) -> None:
         self._slots.note(self.deployment.slots, self.deployment.snapshot)
