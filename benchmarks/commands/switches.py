@@ -110,8 +110,8 @@ class Switches(Bench):
     def _switch(self, root: Path, server: ServerProcess, client: httpx.Client) -> tuple[list[Window], float]:
         """Make all switches; return when they were, and by how much memory had grown since the second one, MiB."""
         windows: list[Window] = []
-        memory = 0.0
         time.sleep(2 * self.pause)  # warm up
+        memory = {"before": server.memory_mib()}
         for number in track(range(self.switches), "switches", transient=True):
             _set_version(root, str(2 - number % 2))
             time.sleep(self.pause)
