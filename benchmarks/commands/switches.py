@@ -107,8 +107,10 @@ class Switches(Bench):
             "rejected": rejected,
         }
 
-    def _switch(self, root: Path, server: ServerProcess, client: httpx.Client) -> tuple[list[Window], float]:
-        """Make all switches; return when they were, and by how much memory had grown since the second one, MiB."""
+    def _switch(
+        self, root: Path, server: ServerProcess, client: httpx.Client
+    ) -> tuple[list[Window], dict[str, float]]:
+        """Make all switches; return when they were, and the memory of all processes at three times."""
         windows: list[Window] = []
         time.sleep(2 * self.pause)  # warm up
         memory = {"before": server.memory_mib()}
