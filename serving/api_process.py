@@ -207,19 +207,20 @@ class ApiProcess:
         if self._log:
             self._log.close()
 
-    async def _open_first(self, entry: ModelEntry, slot: str, others: Endpoints) -> Endpoint:
+    async def _open_first(self, entry: ModelEntry, deployment: Deployment, others: Endpoints) -> Endpoint:
         """Open an endpoint at the start of the process, when nothing is served yet, maybe after changes."""
         api = DigitAPI(entry, self._model_settings)
         api.end_process = self._server.end_process
         if self._settings.executor == "inprocess":
             api.setup("cpu")
-        return self._endpoint(api, slot, others)
+        return self._endpoint(api, deployment.slots[entry.version_key], others)
 
-    async def _open(self, entry: ModelEntry, slot: str, others: Endpoints) -> Endpoint:
+    async def _open(self, entry: ModelEntry, deployment: Deployment, others: Endpoints) -> Endpoint:
         """Open an endpoint next to those in use. Raises `DistilleryError`."""
-        api = DigitAPI(entry, self._model_settings)
+        run_times = deployment.run_times.get(entry.version_key)
+        api = DigitAPI(entry, self._model_settings, run_times=run_times)
         await asyncio.get_running_loop().run_in_executor(self._loader, api.setup, "cpu")
-        return self._endpoint(api, slot, others)
+        return self._endpoint(api, deployment.slots[entry.version_key], others)
 
     def _endpoint(self, api: DigitAPI, slot: str, others: Endpoints) -> Endpoint:
         name, number = api.entry.name, api.entry.manifest.version

@@ -46,7 +46,7 @@ class InProcess:
     def __init__(self, api: DigitAPI, thread: ThreadPoolExecutor, *, fair: bool) -> None:
         loop = asyncio.get_running_loop()
         max_batch = api.settings.max_batch
-        self._run_seconds, self._image_seconds = api.session.run_seconds, api.session.image_seconds
+        self._run_seconds, self._image_seconds = api.session.run_times
         self._max_inline = min(max_batch, api.session.images_within(MAX_INLINE_SECONDS))
         self._inline = InlineBatcher(partial(run_batch, api), self._max_inline, fair=fair)
         self._offload = OffloadBatcher(

@@ -25,7 +25,7 @@ from serving.codecs.errors import NotAccepted
 from serving.engine.metrics.recorder import RunMetrics
 from serving.model.graph_check import GraphError
 from serving.model.repository import ModelEntry, RepositoryError
-from serving.model.session import Device, Session
+from serving.model.session import Device, RunTimes, Session
 from serving.model.tensors import Images
 
 
@@ -54,11 +54,20 @@ class DigitAPI(LitAPI):  # type: ignore[misc]
     end_process: Callable[[str], object] | None = None
     """Set in a process of the service, to report why it cannot start; LitServe and uvicorn would log a traceback."""
 
-    def __init__(self, entry: ModelEntry, settings: ModelSettings, loop: LitLoop | None = None) -> None:
+    def __init__(
+        self,
+        entry: ModelEntry,
+        settings: ModelSettings,
+        loop: LitLoop | None = None,
+        *,
+        run_times: RunTimes | None = None,
+    ) -> None:
+        """`run_times` are those measured by the trial of a model that was loaded while the service runs."""
         path = f"/predict/{entry.name}-v{entry.manifest.version}"  # LitServe's own, which must differ; not served
         super().__init__(max_batch_size=max(2, settings.max_batch), api_path=path, loop=loop)
         self.entry = entry
         self.settings = settings
+        self._run_times = run_times
 
     def setup(self, device: str) -> None:  # noqa: ARG002 - `settings.device` replaces LitServe's device
         """Load and warm up the model in the process that runs it. Raises `DistilleryError`, or ends the process.
@@ -76,7 +85,12 @@ class DigitAPI(LitAPI):  # type: ignore[misc]
 
     def _open_session(self) -> Session:
         try:
-            return Session(self.entry.content, threads=self.settings.threads, device=self.settings.device)
+            return Session(
+                self.entry.content,
+                threads=self.settings.threads,
+                device=self.settings.device,
+                run_times=self._run_times,
+            )
         except GraphError as error:
             raise RepositoryError(
                 f"model {self.entry.name}: {self.entry.path} is not a graph that this service runs: {error}; "

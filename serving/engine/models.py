@@ -6,7 +6,7 @@ thread, and exchanges them in one step of its event loop. Requests in flight kee
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from random import getrandbits
 from typing import Any, Literal, NamedTuple, Protocol
 from zlib import crc32
@@ -16,6 +16,7 @@ from serving.engine.metrics.series import Slots
 from serving.engine.request import Endpoint
 from serving.model.release import Release
 from serving.model.repository import ALIASES, CANDIDATE, STABLE, Manifest, ModelEntry
+from serving.model.session import RunTimes
 from serving.model.versions import Snapshot, Version
 
 
@@ -45,6 +46,8 @@ class Deployment:
     slots: Slots
     """Also of versions that are no longer served, until another one takes their slot over."""
     release: Release
+    run_times: Mapping[Version, RunTimes] = field(default_factory=dict)
+    """Of versions that were loaded while the service runs, measured by their trials."""
 
     @property
     def default(self) -> str:
@@ -117,8 +120,8 @@ class Split(NamedTuple):
 
 
 Endpoints = Mapping[Version, Endpoint]
-OpenEndpoint = Callable[[ModelEntry, str, Endpoints], Awaitable[Endpoint]]
-"""Loads a model for the slot given, without holding up the event loop. Raises `DistilleryError`.
+OpenEndpoint = Callable[[ModelEntry, Deployment, Endpoints], Awaitable[Endpoint]]
+"""Loads a model of a deployment, without holding up the event loop. Raises `DistilleryError`.
 
 A cascade uses the endpoints of its two models, which are open already.
 """
@@ -145,7 +148,7 @@ class ServedModels:
             ):
                 endpoints[key] = present
             else:
-                endpoints[key] = await open_endpoint(entry, deployment.slots[key], endpoints)
+                endpoints[key] = await open_endpoint(entry, deployment, endpoints)
                 await asyncio.sleep(0)
         return endpoints
 

@@ -16,6 +16,7 @@ from distillery import DistilleryError
 from serving.engine.models import Deployment
 from serving.model.release import Candidate, Release, read_release
 from serving.model.repository import ModelEntry
+from serving.model.session import RunTimes
 from serving.model.signature import PublicKeys
 from serving.model.versions import UNLOADED, Snapshot, Version, load_snapshot
 
@@ -37,6 +38,8 @@ class Plan(NamedTuple):
     release: Release
     written: Release | None = None
     """What the release file contained, if it was read."""
+    run_times: Mapping[Version, RunTimes] = {}
+    """Of the models that were tried."""
 
     def new(self, before: Deployment) -> list[ModelEntry]:
         """Return the models that `before` does not contain as they are now."""

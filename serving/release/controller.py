@@ -202,7 +202,11 @@ class Controller:
         # Always new slots, even if equal: /metrics is rendered again.
         slots = self._slots.assign(self.deployment.slots, plan.snapshot)
         running.plan = plan
-        running.target = Deployment(self._generation, plan.snapshot, slots, plan.release)
+        run_times = {**self.deployment.run_times, **plan.run_times}
+        run_times = {
+            key: run_times[key] for entry in plan.snapshot if (key := entry.version_key) in run_times
+        }
+        running.target = Deployment(self._generation, plan.snapshot, slots, plan.release, run_times)
         running.deadline = time.monotonic() + PREPARE_SECONDS
 
     def _make(self, running: _Running, target: Deployment, ready: Sequence[Monitor]) -> None:

@@ -18,7 +18,7 @@ from serving.engine.models import Deployment
 from serving.model.graph_check import GraphError
 from serving.model.repository import ModelEntry
 from serving.model.sample import check_sample
-from serving.model.session import Device, Session
+from serving.model.session import Device, RunTimes, Session
 from serving.model.versions import Version
 from serving.processes.channel import Attached, Channel
 from serving.processes.lifeline import end_with_parent
@@ -46,6 +46,7 @@ class Trial:
         self._waiting: deque[ModelEntry] = deque()
         """Models of which the process will report next."""
         self._failures: dict[Version, str] = {}
+        self._run_times: dict[Version, RunTimes] = {}
         self._start(plan)
 
     def _start(self, plan: Callable[[Deployment], Plan] | None = None) -> None:
@@ -83,7 +84,8 @@ class Trial:
         if self._refusal:
             raise (UnknownNameError if self._refusal.unknown else ChangeError)(self._refusal.message)
         assert self._plan  # noqa: S101 - complete
-        return self._plan.without(self._failures, self._before)
+        plan = self._plan.without(self._failures, self._before)
+        return plan._replace(run_times=self._run_times)
 
     @property
     def _is_complete(self) -> bool:
@@ -97,14 +99,17 @@ class Trial:
                 self._waiting.extend(message.new(self._before))
             case Refusal():
                 self._refusal = message
-            case str():
+            case RunTimes() | str() | None:
                 self._record(message)
 
-    def _record(self, failure: str) -> None:
-        """Record the result of the next model: why it failed, or nothing."""
-        entry = self._waiting.popleft()
-        if failure:
-            self._failures[entry.version_key] = failure
+    def _record(self, result: RunTimes | str | None) -> None:
+        """Record the result of the next model: its times, why it failed, or nothing for a cascade."""
+        version = self._waiting.popleft().version_key
+        match result:
+            case RunTimes():
+                self._run_times[version] = result
+            case str():
+                self._failures[version] = result
 
     def _end_early(self) -> None:
         """Record the step during which the process has ended, or which takes too long, and go on with the next."""
@@ -156,20 +161,21 @@ def _run(
         except MemoryError:
             _send(channel, Refusal("not enough memory to read the model repository; serve fewer models"))
     for entry in entries:
-        _send(channel, _failure(entry, threads, device)[:_MAX_REASON])
+        _send(channel, _result(entry, threads, device))
     os._exit(0)  # without the end of what was inherited from the parent
 
 
-def _failure(entry: ModelEntry, threads: int, device: Device) -> str:
-    """Return why a model cannot be served, nothing if it can."""
+def _result(entry: ModelEntry, threads: int, device: Device) -> RunTimes | str | None:
+    """Return the times of a model, or why it cannot be served; None for a cascade, whose models are tried."""
     if entry.manifest.cascade:
-        return ""  # its models are tried
+        return None
     try:
-        check_sample(entry.manifest, Session(entry.content, threads=threads, device=device))
+        session = Session(entry.content, threads=threads, device=device)
+        check_sample(entry.manifest, session)
     except (DistilleryError, GraphError, MemoryError) as error:
-        reason = str(error) or "not enough memory"
+        reason = (str(error) or "not enough memory")[:_MAX_REASON]
         return f"{_place(entry)} is not a graph that this service runs: {reason}; export the model again"
-    return ""
+    return session.run_times
 
 
 def _send(channel: Channel, message: object) -> None:
