@@ -5,6 +5,7 @@ so a service that is ready leaves its address in a folder of its own below the t
 """
 
 import logging
+import os
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
