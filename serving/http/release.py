@@ -7,7 +7,7 @@ from fastapi import FastAPI, Request
 from serving.codecs.errors import InvalidInput
 from serving.codecs.schemas import ErrorAnswer
 from serving.engine.models import Change, ServedModels
-from serving.http.bodies import read_json
+from serving.http.bodies import BodyReader
 from serving.http.guards import KEY_STATUSES, Guards
 from serving.http.openapi import add_schemas, ref
 from serving.model.release import Candidate
@@ -15,11 +15,13 @@ from serving.model.release import Candidate
 PATH = "/release"
 
 _ERRORS: dict[int | str, dict[str, Any]] = {
-    status: {"model": ErrorAnswer} for status in (400, 404, 413, 422, *KEY_STATUSES, 503)
+    status: {"model": ErrorAnswer} for status in (400, 404, 408, 413, 422, *KEY_STATUSES, 503)
 }
 
 
-def add_release_routes(app: FastAPI, models: ServedModels, guards: Guards, change: Change) -> None:
+def add_release_routes(
+    app: FastAPI, models: ServedModels, guards: Guards, change: Change, bodies: BodyReader
+) -> None:
     """Add the routes to `app`; `change` has the parent process change what is served."""
     seen: dict[int | str, dict[str, Any]] = (
         {status: {"model": ErrorAnswer} for status in KEY_STATUSES} if guards.models else {}
@@ -50,7 +52,7 @@ def add_release_routes(app: FastAPI, models: ServedModels, guards: Guards, chang
         **guards.admin,
     )
     async def start(request: Request) -> dict[str, Any]:
-        document = await read_json(request)
+        document = await bodies.read_json(request)
         found: dict[str, Any] = await change("start", document=document)
         return found
 
