@@ -56,27 +56,21 @@ def add_release_routes(
         found: dict[str, Any] = await change("start", document=document)
         return found
 
-    @app.post(
-        f"{PATH}/promote",
-        tags=["release"],
-        summary="Make the candidate the stable version",
-        responses=_ERRORS,
-        **guards.admin,
-    )
-    async def promote() -> dict[str, Any]:
-        found: dict[str, Any] = await change("promote")
-        return found
+    def add_decision(action: str, summary: str) -> None:
+        @app.post(
+            f"{PATH}/{action}",
+            name=action,
+            tags=["release"],
+            summary=summary,
+            responses=_ERRORS,
+            **guards.admin,
+        )
+        async def decide() -> dict[str, Any]:
+            found: dict[str, Any] = await change(action)
+            return found
 
-    @app.post(
-        f"{PATH}/rollback",
-        tags=["release"],
-        summary="End the candidate; without one, return to the previous stable version",
-        responses=_ERRORS,
-        **guards.admin,
-    )
-    async def rollback() -> dict[str, Any]:
-        found: dict[str, Any] = await change("rollback")
-        return found
+    add_decision("promote", "Make the candidate the stable version")
+    add_decision("rollback", "End the candidate; without one, return to the previous stable version")
 
 
 def describe_release(app: FastAPI) -> None:
