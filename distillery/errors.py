@@ -26,7 +26,6 @@ class DistilleryError(Exception):
     ├── serving.engine.shared_memory.SharedMemoryError  no memory for the metrics
     ├── serving.engine.telemetry.sampling.TracingError  tracing is on, and cannot work
     ├── serving.calls.CallError                     a service that does not respond, or rejects a call of a command
-    │   └── serving.health.HealthError              a service that is not ready
     ├── serving.model.repository.RepositoryError    an invalid model repository
     ├── serving.release.changes.ChangeError         a change of what is served that is rejected
     ├── serving.model.signature.SignatureError      a model without a valid signature, or an unusable key
