@@ -19,18 +19,16 @@ from pydantic import Field, PositiveFloat, PositiveInt
 
 from benchmarks.commands.bench import Bench, RepositorySettings
 from benchmarks.errors import BenchmarkError
-from benchmarks.feedback.release import pin
 from benchmarks.load.http import SERVICE_CPU_LAG_S, service_counter, service_cpu
 from benchmarks.load.interleave import interleave
 from benchmarks.load.run import run_load
 from benchmarks.load.workloads import BodyKind, Workload, check_answers, service_workload
 from benchmarks.results.models import model_facts
 from benchmarks.results.ratio import Ratio
-from benchmarks.systems.candidates import write_version
+from benchmarks.systems.candidates import write_versions
 from benchmarks.systems.servers import ServerProcess, running_service
 from serving.engine.metrics.series import SHADOW_COMPARISONS, SHADOW_DROPPED
 from serving.model.repository import ALIASES, ModelEntry, default_model
-from serving.model.versions import CONFIG_FILE, VersionPolicy
 
 PLAIN = "nothing"
 AGAIN = "nothing, again"
@@ -47,13 +45,12 @@ CASES = {
 MIRRORED = 0.05
 """Share of the requests that the candidate repeats in the case `shadow`."""
 KEY = "benchmark"
-STABLE, CANDIDATE = "1", "2"
 _WARM_UP_S = 1.0
 _START_S = 60
 
 
 class Overhead(Bench, RepositorySettings):
-    """Measure what feedback, the request log and shadow traffic cost a request, interleaved.
+    """Measure what feedback, request log and shadow traffic cost.
 
     With the default model, which is the fastest, the share is the largest. The candidate of the shadow traffic is
     another version with the same graph, and its runs are part of the CPU time.
@@ -105,24 +102,15 @@ class Overhead(Bench, RepositorySettings):
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="distillery-overhead-")))
         found = [str(folder / "log") if flag == "LOG" else flag for flag in flags]
         (folder / "log").mkdir()
-        models = _two_versions(folder / "models", entry)
+        models = folder / "models"
+        write_versions(models, entry.name, [entry, entry])
         flags = ["--api-servers", "1", "--api-key", KEY, *found]
         return stack.enter_context(running_service(models, *flags))
 
 
-def _two_versions(models: Path, entry: ModelEntry) -> Path:
-    """Write a repository with two versions of the same graph, both served, the first one stable; return its folder."""
-    models.mkdir()
-    for version in (STABLE, CANDIDATE):
-        write_version(models, entry.manifest.model_copy(update={"version": version}), entry.content)
-    (models / entry.name / CONFIG_FILE).write_text(VersionPolicy("all").text())
-    pin(models, f"{entry.name}/{STABLE}")
-    return models
-
-
 def _mirror(url: str, model: str) -> None:
     """Let the candidate repeat a share of the requests. Raises `BenchmarkError`."""
-    release = {"candidate": f"{model}/{CANDIDATE}", "share": 0, "shadow": MIRRORED}
+    release = {"candidate": f"{model}/2", "share": 0, "shadow": MIRRORED}
     answer = httpx.put(f"{url}/release", json=release, headers={"X-API-Key": KEY}, timeout=_START_S)
     if answer.status_code != 200:
         raise BenchmarkError(f"PUT /release: status {answer.status_code}: {answer.text[:500]}")
