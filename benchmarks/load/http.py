@@ -110,6 +110,14 @@ def service_cpu(url: str) -> float:
     Background load hardly affects CPU time, while it slows every request on the wall clock.
     Raises `BenchmarkError` when the service does not publish it.
     """
+    return service_counter(url, CPU_COUNTER)
+
+
+def service_counter(url: str, counter: str) -> float:
+    """Return a counter of the service at `url` (without a path), summed over its labels.
+
+    Raises `BenchmarkError` when the service does not publish it.
+    """
     metrics = f"{url.rstrip('/')}/metrics"
     try:
         with urllib.request.urlopen(metrics, timeout=10) as response:  # noqa: S310 - http, checked by --url
@@ -118,9 +126,9 @@ def service_cpu(url: str) -> float:
         if isinstance(error, HTTPError):
             error.close()
         raise BenchmarkError(f"{metrics}: no response: {error}") from error
-    samples = [sample for family in families for sample in family.samples if sample.name == CPU_COUNTER]
+    samples = [sample for family in families for sample in family.samples if sample.name == counter]
     if not samples:
-        raise BenchmarkError(f"{metrics} has no {CPU_COUNTER}")
+        raise BenchmarkError(f"{metrics} has no {counter}")
     return float(sum(sample.value for sample in samples))
 
 

@@ -62,12 +62,18 @@ class Workload:
 
 
 def service_workload(
-    url: str, model: str, body: BodyKind = "json", images: Images | None = None, *, server: str = "service"
+    url: str,
+    model: str,
+    body: BodyKind = "json",
+    images: Images | None = None,
+    *,
+    server: str = "service",
+    headers: Mapping[str, str] | None = None,
 ) -> Workload:
     """Prepare requests to the service at `url` (without a path).
 
     `POST /predict/{model}` for JSON and PNG, `POST /v2/models/{model}/infer` for binary tensors; `images` are
-    those of `benchmarks/load/digits.png` by default.
+    those of `benchmarks/load/digits.png` by default. `headers` are added to those of the body.
     """
     digits = load_digits() if images is None else images
     form, _, many = body.partition("-")
@@ -79,13 +85,13 @@ def service_workload(
     read: Reader = _read_predictions
     if form == "binary":
         target, read = f"{url.rstrip('/')}/v2/models/{model}/infer", read_binary_probabilities
-        requests = [request(target, *pack(group, outputs=[PROBABILITIES])) for group in groups]
+        contents = [pack(group, outputs=[PROBABILITIES]) for group in groups]
     elif form == "png":
-        requests = [request(target, {"Content-Type": "image/png"}, _png(group[0])) for group in groups]
-    elif many:
-        requests = [json_request(target, _json({"images": group.tolist()})) for group in groups]
+        contents = [({"Content-Type": "image/png"}, _png(group[0])) for group in groups]
     else:
-        requests = [json_request(target, _json({"image": group[0].tolist()})) for group in groups]
+        documents = [{"images": group.tolist()} if many else {"image": group[0].tolist()} for group in groups]
+        contents = [({"Content-Type": "application/json"}, _json(document)) for document in documents]
+    requests = [request(target, {**own, **(headers or {})}, content) for own, content in contents]
     return Workload(
         server=server, url=target, model=model, body=body, requests=tuple(requests), groups=groups, read=read
     )

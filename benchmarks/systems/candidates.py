@@ -1,11 +1,11 @@
-"""Candidates for a model repository: versions of a model that a service must reject, each for another reason."""
+"""Versions of a model in a repository: good ones, and those that a service must reject, each for another reason."""
 
 import json
 import os
 import shutil
 import signal
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from hashlib import sha256
 from pathlib import Path
 from threading import Event, Thread
@@ -14,10 +14,12 @@ from typing import Any
 import numpy as np
 import onnx
 
+from serving.model.release import Release, write_release
 from serving.model.repository import MANIFEST_FILE, MODEL_FILE, Manifest, ModelEntry
 from serving.model.sample import make_sample
 from serving.model.session import Session
 from serving.model.tensors import Images
+from serving.model.versions import CONFIG_FILE, VersionPolicy
 
 
 def place(root: Path, name: str, version: str, entry: ModelEntry, images: Images) -> Path:
@@ -25,6 +27,15 @@ def place(root: Path, name: str, version: str, entry: ModelEntry, images: Images
     logits = np.asarray(Session(entry.content).run(images).logits, np.float32)
     changes = {"name": name, "version": version, "sample": make_sample(images, logits)}
     return write_version(root, entry.manifest.model_copy(update=changes), entry.content)
+
+
+def write_versions(root: Path, name: str, entries: Sequence[ModelEntry]) -> None:
+    """Write a repository with these models as the versions 1, 2, … of one, all served; the first one is stable."""
+    for number, entry in enumerate(entries, 1):
+        changes = {"name": name, "version": str(number)}
+        write_version(root, entry.manifest.model_copy(update=changes), entry.content)
+    (root / name / CONFIG_FILE).write_text(VersionPolicy("all").text())
+    write_release(root, Release(stable=f"{name}/1"))
 
 
 def write_version(root: Path, manifest: Manifest, content: bytes, **changes: Any) -> Path:

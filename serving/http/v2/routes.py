@@ -12,6 +12,7 @@ from fastapi import APIRouter, Depends, FastAPI, Request
 
 from serving.codecs.errors import InvalidInput
 from serving.codecs.open_inference.config import model_config, platform
+from serving.codecs.open_inference.repository import check_parameters
 from serving.codecs.open_inference.rest import PREFIX
 from serving.codecs.open_inference.schemas import (
     InferError,
@@ -23,7 +24,7 @@ from serving.codecs.open_inference.schemas import (
     ServerReady,
 )
 from serving.engine.models import Change, ServedModels
-from serving.http.bodies import read_body
+from serving.http.bodies import BodyReader
 from serving.http.guards import KEY_STATUSES, Guard, Guards
 from serving.model.repository import Manifest
 
@@ -40,6 +41,7 @@ def add_v2_routes(
     guards: Guards,
     check_ready: Callable[[], None],
     change: Change,
+    bodies: BodyReader,
     *,
     max_images: int,
 ) -> None:
@@ -52,7 +54,7 @@ def add_v2_routes(
         return models.deployment.manifest(model, version)
 
     _add_server_routes(app, guards, check_ready)
-    _add_repository_routes(app, models, guards, change)
+    _add_repository_routes(app, models, guards, change, bodies)
     for path, find in (("", latest), ("/versions/{version}", exact)):
         router = v2_router(f"/models/{{model}}{path}", guards.models, 404)
         _add_model_routes(router, models, find, max_images=max_images)
@@ -86,13 +88,15 @@ def _add_server_routes(app: FastAPI, guards: Guards, check_ready: Callable[[], N
     app.include_router(health)
 
 
-def _add_repository_routes(app: FastAPI, models: ServedModels, guards: Guards, change: Change) -> None:
-    repository = v2_router("/repository", guards.models)
-    loading = v2_router("/repository/models", guards.admin, 400, 404, 503)
+def _add_repository_routes(
+    app: FastAPI, models: ServedModels, guards: Guards, change: Change, bodies: BodyReader
+) -> None:
+    repository = v2_router("/repository", guards.models, 400, 408, 413)
+    loading = v2_router("/repository/models", guards.admin, 400, 404, 408, 413, 503)
 
     @repository.post("/index", summary="All versions of all models, and why some are not served")
     async def index(request: Request) -> list[RepositoryEntry]:
-        wanted = await read_body(request)
+        wanted = await bodies.read(request)
         only_ready = bool(wanted) and _ready_only(wanted)
         return [
             RepositoryEntry(**entry._asdict())
@@ -102,22 +106,22 @@ def _add_repository_routes(app: FastAPI, models: ServedModels, guards: Guards, c
 
     @loading.post("/{model}/load", summary="Load a model, or what has changed of it, in all processes")
     async def load(model: str, request: Request) -> None:
-        _require_no_parameters(await request.body())
+        check_parameters("load", _parameters(await bodies.read(request)))
         await change("load", model=model)
 
     @loading.post("/{model}/unload", summary="Stop serving a model, in all processes")
     async def unload(model: str, request: Request) -> None:
-        _require_no_parameters(await request.body())
+        check_parameters("unload", _parameters(await bodies.read(request)))
         await change("unload", model=model)
 
     app.include_router(repository)
     app.include_router(loading)
 
 
-def _require_no_parameters(body: bytes) -> None:
-    """Check that the body of a change has no parameters of Triton's that this service lacks. Raises `InvalidInput`."""
+def _parameters(body: bytes) -> dict[str, object]:
+    """Return the parameters of a change. Raises `InvalidInput`."""
     if not body:
-        return
+        return {}
     try:
         document = orjson.loads(body)
     except orjson.JSONDecodeError:
@@ -125,12 +129,7 @@ def _require_no_parameters(body: bytes) -> None:
     parameters = document.get("parameters", {}) if isinstance(document, dict) else None
     if not isinstance(parameters, dict):
         raise InvalidInput("expected no body, or a JSON object")
-    unsupported = [name for name, value in parameters.items() if value is not False]  # unload_dependents
-    if unsupported:
-        raise InvalidInput(
-            f"the parameter {unsupported[0][:80]!r} is not supported: models and their configuration are those of "
-            "the repository"
-        )
+    return parameters
 
 
 def _ready_only(body: bytes) -> bool:

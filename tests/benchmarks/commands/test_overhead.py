@@ -1,4 +1,4 @@
-"""The cost of feedback and request log, measured on real services."""
+"""The cost of feedback, request log and shadow traffic, measured on real services."""
 
 import json
 from pathlib import Path
@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from benchmarks.__main__ import COMMANDS
-from benchmarks.commands.overhead import CASES, PLAIN
+from benchmarks.commands.overhead import CASES, MIRRORED, PLAIN, SHADOW
 from distillery import main
 
 
@@ -26,4 +26,8 @@ def test_every_case_is_compared_with_the_service_without_any(
         assert row["requests_per_s"] > 10
         ratios = [row[f"{figure}_ratio"] for figure in ("cpu_us", "requests_per_s", "p99_ms")]
         assert all((ratio is None) == (row["case"] == PLAIN) for ratio in ratios)
+    shares = {row["case"]: row["mirrored_share"] + row["left_out_share"] for row in rows}
+    assert shares.pop(SHADOW) == pytest.approx(MIRRORED, rel=0.5)
+    assert set(shares.values()) == {0}
     assert " nothing, again " in printed
+    assert "repeated by a candidate" in printed
