@@ -25,7 +25,7 @@ class DistilleryError(Exception):
     ├── serving.engine.admission.api_keys.AccessError  an invalid file of API keys
     ├── serving.engine.shared_memory.SharedMemoryError  no memory for the metrics
     ├── serving.engine.telemetry.sampling.TracingError  tracing is on, and cannot work
-    ├── serving.health.HealthError                  a service that is not ready
+    ├── serving.calls.CallError                     a service that does not respond, or rejects a call of a command
     ├── serving.model.repository.RepositoryError    an invalid model repository
     ├── serving.release.changes.ChangeError         a change of what is served that is rejected
     ├── serving.model.signature.SignatureError      a model without a valid signature, or an unusable key

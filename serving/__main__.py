@@ -10,6 +10,7 @@ import sys
 # an orderly end yet, and an exception within the import of a C extension would become an ImportError.
 signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -20,6 +21,7 @@ import distillery
 from distillery import Metavar
 from serving.config import ApiKey, ServiceSettings
 from serving.health import check_ready, served_url
+from serving.release.command import call_release, show
 
 
 class Serve(ServiceSettings):
@@ -139,19 +141,17 @@ class ReleaseCall(distillery.Command):
     )
 
     def run(self) -> None:
-        from serving.release.command import call, show  # noqa: PLC0415 - `--help` needs no FastAPI
-
         key = self.api_key.get_secret_value() if self.api_key else None
-        url = self.url or served_url()
+        send = partial(call_release, self.url or served_url(), api_key=key, verify=bool(self.url))
         if self.action == "show":
-            state = call(url, "GET", api_key=key)
+            state = send("GET")
         elif self.action == "start":
             if not self.candidate:
                 raise distillery.DistilleryError("start needs --candidate, such as --candidate student/2")
             document = self.model_dump(include={"candidate", "share", "shadow", "sticky"})
-            state = call(url, "PUT", "", document | ({"rule": {}} if self.rule else {}), api_key=key)
+            state = send("PUT", "", document | ({"rule": {}} if self.rule else {}))
         else:
-            state = call(url, "POST", f"/{self.action}", api_key=key)
+            state = send("POST", f"/{self.action}")
         print(show(state))
 
 

@@ -43,7 +43,7 @@ from serving.engine.models import Deployment, Endpoints, ServedModels
 from serving.engine.recent_predictions import RecentPredictions
 from serving.engine.request import Endpoint
 from serving.engine.request_log import LogSettings, RequestLog
-from serving.engine.shadow import Shadow, shadow_of
+from serving.engine.shadow import Shadow
 from serving.engine.telemetry.access_log import AccessLog
 from serving.engine.telemetry.traces import Traces, TracingSettings, open_traces
 from serving.http.middleware.route_metrics import RouteMetrics
@@ -109,7 +109,6 @@ class ApiProcess:
         self._agreements: list[Agreement] = []
         self._replaced: list[Endpoint] = []
         self._shadow: Shadow | None = None
-        self._mirrored: DigitAPI | None = None
         self._pending: _Pending | None = None
         self._preparing = asyncio.Lock()
         self._aborted: set[int] = set()
@@ -153,7 +152,8 @@ class ApiProcess:
                 ticking = asyncio.create_task(self._tick(recorders, loop_metrics))
                 yield
                 ticking.cancel()
-            self._end_shadow()
+            if self._shadow:
+                self._shadow.close()
             self._publish(recorders)
 
     @asynccontextmanager
@@ -223,8 +223,9 @@ class ApiProcess:
 
     def _endpoint(self, api: DigitAPI, slot: str, others: Endpoints) -> Endpoint:
         name, number = api.entry.name, api.entry.manifest.version
-        metrics = RequestMetrics(self._row, slot)
-        return Endpoint(api, name, number, slot, self._executor(api, slot, others), self._decoders, metrics)
+        executor = self._executor(api, slot, others)
+        metrics, queue = RequestMetrics(self._row, slot), QueueMetrics(self._row, slot, executor.queued)
+        return Endpoint(api, name, number, slot, executor, self._decoders, metrics, queue)
 
     def _executor(self, api: DigitAPI, slot: str, others: Endpoints) -> Executor:
         fair = self._admission.access.several
@@ -241,27 +242,19 @@ class ApiProcess:
         self._replaced += self._models.exchange(deployment, endpoints).values()
         self._routes.open()
         self._agreements = self._compare_with_teacher()
-        self._end_shadow()
-        self._start_shadow()
+        if self._shadow:
+            self._shadow.close()
+        self._shadow = self._start_shadow()
         self._on_exchange()
 
-    def _start_shadow(self) -> None:
+    def _start_shadow(self) -> Shadow | None:
         """Mirror requests to the candidate, if the release says so."""
         release, latest = self._models.deployment.release, self._models.deployment.snapshot.latest
         if self._settings.executor != "inprocess" or not release.shadow:
-            return
+            return None
         stable, candidate = self._models.find(STABLE), self._models.find(CANDIDATE)
         teacher = self._models.find(TEACHER).api if TEACHER in latest else None
-        self._mirrored = stable.api
-        self._shadow = shadow_of(
-            stable.api, candidate.api, teacher, self._row, candidate.slot, release.shadow
-        )
-
-    def _end_shadow(self) -> None:
-        if self._shadow and self._mirrored:
-            self._mirrored.mirror = None
-            self._shadow.close()
-            self._shadow = self._mirrored = None
+        return Shadow(stable.api, candidate.api, teacher, self._row, candidate.slot, release.shadow)
 
     def _compare_with_teacher(self) -> list[Agreement]:
         """Return the comparisons of each model with the teacher, if it is served and compared with."""
@@ -300,7 +293,7 @@ class ApiProcess:
             *self._models.endpoints.values(),
         ):  # of one slot, the one in use last
             endpoint.metrics.publish()
-            QueueMetrics(self._row, endpoint.slot, endpoint.executor.queued).publish()
+            endpoint.queue.publish()
             if self._settings.executor == "inprocess" and not endpoint.api.entry.manifest.cascade:
                 endpoint.api.metrics.publish()
         self._replaced = [endpoint for endpoint in self._replaced if endpoint.metrics.in_flight]

@@ -5,25 +5,21 @@ so a service that is ready leaves its address in a folder of its own below the t
 """
 
 import logging
-import ssl
+import os
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from http.client import HTTPConnection, HTTPException, HTTPSConnection
 from pathlib import Path
-from urllib.parse import urlsplit
 
-from distillery import DistilleryError
-from serving.processes.sockets import is_loopback
+from serving.calls import CallError, call
 
 _logger = logging.getLogger("distillery")
 
 _TEMPORARY = "distillery-address-"
 _FILE = "url"
-_LOOPBACK = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - not to listen on
 
 
-class HealthError(DistilleryError):
+class HealthError(CallError):
     """The service is not ready."""
 
 
@@ -52,41 +48,23 @@ def served_url() -> str:
         files += Path(tempfile.gettempdir()).glob(f"{_TEMPORARY}*/{_FILE}")
     found = {}
     for file in files:
-        with suppress(OSError):  # of another user, or of a service that ends at this moment
-            found[file.stat().st_mtime_ns] = file.read_text(encoding="utf-8")
+        with (
+            suppress(OSError),
+            file.open(encoding="utf-8") as opened,
+        ):  # of a service that ends at this moment
+            status = os.fstat(opened.fileno())
+            if status.st_uid == os.geteuid():  # a command sends its API key there
+                found[status.st_mtime_ns] = opened.read()
     if not found:
         raise HealthError("no service of this user is ready on this machine; name one with --url")
     return found[max(found)]
 
 
 def check_ready(url: str, *, timeout: float, api_key: str | None = None, verify: bool = True) -> None:
-    """Return if the service at `url` is ready; the key is for one that requires it. Raises `HealthError`.
+    """Return if the service at `url` is ready; the key is for one that requires it. Raises `CallError`.
 
-    Without `verify`, and at a loopback address, any certificate will do: those of services name public hosts.
+    Without `verify`, any certificate will do.
     """
-    place = urlsplit(url)
-    host = _LOOPBACK.get(place.hostname or "", place.hostname)
-    if place.scheme not in {"http", "https"} or not host:
-        raise HealthError(f"--url {url} is not the address of a service, such as http://127.0.0.1:8000")
-    connection = HTTPConnection(host, place.port, timeout=timeout)
-    if place.scheme == "https":
-        context = _tls(verify=verify and not is_loopback(host))
-        connection = HTTPSConnection(host, place.port, timeout=timeout, context=context)
-    try:
-        connection.request("GET", "/health/ready", headers={"X-API-Key": api_key} if api_key else {})
-        response = connection.getresponse()
-        text = response.read().decode(errors="replace").strip()
-    except (OSError, HTTPException) as error:
-        raise HealthError(f"{url} does not respond: {error}") from None
-    finally:
-        connection.close()
-    if response.status != 200:
-        raise HealthError(f"{url} is not ready: {response.status} {text}")
-
-
-def _tls(*, verify: bool) -> ssl.SSLContext:
-    context = ssl.create_default_context()
-    if not verify:
-        context.check_hostname = False
-        context.verify_mode = ssl.CERT_NONE
-    return context
+    status, content = call(url, "GET", "/health/ready", timeout=timeout, api_key=api_key, verify=verify)
+    if status != 200:
+        raise HealthError(f"{url} is not ready: {status} {content.decode(errors='replace').strip()}")

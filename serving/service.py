@@ -49,6 +49,7 @@ from serving.engine.telemetry.traces import TracingSettings
 from serving.engine.watched_files import WatchedFiles
 from serving.grpc.port import grpc_address
 from serving.health import announcement
+from serving.http.bodies import BodyReader
 from serving.http.connection import HttpConnection
 from serving.http.documentation import add_documentation
 from serving.http.fast_path import FastPathProtocol, RawHeads
@@ -509,7 +510,8 @@ def _add_fastapi_routes(service: Service) -> None:
 
     exposition = Exposition(service.metrics, lambda: models.deployment.slots, all_facts)
     add_routes(app, models, exposition, guards, service.check_ready)
-    add_release_routes(app, models, guards, change)
+    bodies = BodyReader(service.settings.client_timeout)
+    add_release_routes(app, models, guards, change, bodies)
     if service.settings.feedback:
         add_feedback_routes(
             app,
@@ -519,6 +521,8 @@ def _add_fastapi_routes(service: Service) -> None:
             lambda: live_accuracy(service.metrics, models.deployment.slots),
             expiry=service.settings.feedback_expiry,
             requests=service.settings.feedback_requests,
-            client_timeout=service.settings.client_timeout,
+            bodies=bodies,
         )
-    add_v2_routes(app, models, guards, service.check_ready, change, max_images=service.settings.max_images)
+    add_v2_routes(
+        app, models, guards, service.check_ready, change, bodies, max_images=service.settings.max_images
+    )

@@ -141,8 +141,8 @@ def run_batch(api: DigitAPI, inputs: list[Images]) -> list[Prediction]:
     ended = time.monotonic()
     whole = output[0]
     api.latest_run = inputs[0], whole
-    if api.mirror:
-        api.mirror(inputs, whole)
+    if mirror := api.mirror:  # which the event loop may set to None meanwhile
+        mirror(inputs, whole)
     if cpu is not None:
         api.metrics.cpu_ended(cpu)
     api.metrics.ran(

@@ -27,7 +27,7 @@ from serving.engine.admission.backlog import BYTE_SECONDS, REQUEST_SECONDS
 from serving.engine.decoding_threads import Decoders
 from serving.engine.executors import Executor
 from serving.engine.lit_api import DigitAPI
-from serving.engine.metrics.recorder import RequestMetrics
+from serving.engine.metrics.recorder import QueueMetrics, RequestMetrics
 from serving.engine.metrics.series import CLIENT_GONE, CLIENT_GONE_CODE
 from serving.engine.telemetry.correlation import NO_CORRELATION, Correlation, new_request_id
 from serving.engine.telemetry.record import Record, Result
@@ -54,6 +54,7 @@ class Endpoint:
     executor: Executor
     decoders: Decoders
     metrics: RequestMetrics
+    queue: QueueMetrics
 
     def work_of(self, length: int) -> float:
         """Return the expected seconds of work for a body of `length` bytes."""

@@ -22,7 +22,6 @@ from typing import NamedTuple
 from serving.codecs.base import Prediction
 from serving.engine.lit_api import DigitAPI
 from serving.engine.metrics.series import SHADOW_COMPARISONS, SHADOW_DROPPED, SHADOW_REFERENCES, Values
-from serving.model.session import Session
 from serving.model.tensors import Images
 
 MAX_WAITING = 64
@@ -39,13 +38,20 @@ class _Request(NamedTuple):
 
 
 class Shadow:
-    """The comparison of a candidate with the stable version, in one process."""
+    """The comparison of a candidate with the stable version, in one process, until it is closed."""
 
     def __init__(
-        self, candidate: Session, teacher: Session | None, row: Values, slot: str, share: float
+        self,
+        stable: DigitAPI,
+        candidate: DigitAPI,
+        teacher: DigitAPI | None,
+        row: Values,
+        slot: str,
+        share: float,
     ) -> None:
-        """Mirror a `share` of the requests, and count in the candidate's `slot`."""
-        self._candidate, self._teacher = candidate, teacher
+        """Mirror a `share` of the stable version's requests, and count in the candidate's `slot`."""
+        self._stable, self._candidate = stable, candidate.session
+        self._teacher = teacher.session if teacher and teacher not in {stable, candidate} else None
         self._share = share
         self._skip = self._gap() - 1
         self._agreed = row.of(SHADOW_COMPARISONS, slot=slot)
@@ -55,6 +61,7 @@ class Shadow:
         self._arrived = threading.Semaphore(0)
         self._thread = threading.Thread(target=self._run, name="shadow", daemon=True)
         self._thread.start()
+        stable.mirror = self.mirror
 
     def mirror(self, inputs: list[Images], whole: Prediction) -> None:
         """Take the chosen ones of the requests in a run; called on the thread of the run."""
@@ -70,7 +77,8 @@ class Shadow:
             self._put(_Request(images, whole.digits[start : start + len(images)]))
 
     def close(self) -> None:
-        """End the thread once it has done what waits."""
+        """Mirror no more requests; the thread ends once it has done what waits."""
+        self._stable.mirror = None
         self._put(None)
 
     def _put(self, request: _Request | None) -> None:
@@ -105,13 +113,3 @@ class Shadow:
             for index, digit in zip(differ, self._teacher.run(request.images[differ]).digits, strict=True):
                 sides[1 if digit == request.digits[index] else 2 if digit == digits[index] else 0] += 1
         self._references += sides
-
-
-def shadow_of(
-    stable: DigitAPI, candidate: DigitAPI, teacher: DigitAPI | None, row: Values, slot: str, share: float
-) -> Shadow:
-    """Start to mirror the stable version's requests."""
-    referee = None if teacher in {None, stable, candidate} else teacher
-    shadow = Shadow(candidate.session, referee.session if referee else None, row, slot, share)
-    stable.mirror = shadow.mirror
-    return shadow

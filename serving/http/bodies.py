@@ -1,28 +1,39 @@
-"""The bodies of FastAPI's routes, which are small: their size is checked while they arrive."""
+"""The bodies of FastAPI's routes, which are small: size and duration are limited while they arrive."""
 
+import asyncio
+from dataclasses import dataclass
 from typing import Any
 
 import orjson
 from fastapi import Request
 
-from serving.codecs.errors import BodyTooLarge, MalformedBody
+from serving.codecs.errors import BodyTooLarge, MalformedBody, SlowBody
 
 MAX_BYTES = 16 * 1024
 
 
-async def read_body(request: Request, limit: int = MAX_BYTES) -> bytes:
-    """Return the body of a request. Raises `BodyTooLarge`."""
-    content = bytearray()
-    async for piece in request.stream():
-        content += piece
-        if len(content) > limit:
-            raise BodyTooLarge(f"the body has at least {len(content):,} bytes; the limit is {limit:,}")
-    return bytes(content)
+@dataclass(frozen=True)
+class BodyReader:
+    """Reads bodies that arrive within `timeout` seconds."""
 
+    timeout: float
 
-async def read_json(request: Request, limit: int = MAX_BYTES) -> Any:
-    """Return the JSON document in the body of a request. Raises `BodyTooLarge`, `MalformedBody`."""
-    try:
-        return orjson.loads(await read_body(request, limit))
-    except orjson.JSONDecodeError as error:
-        raise MalformedBody(f"the body is not JSON: {error}") from None
+    async def read(self, request: Request, limit: int = MAX_BYTES, fix: str = "send less") -> bytes:
+        """Return the body, of at most `limit` bytes. Raises `BodyTooLarge`, which names the `fix`, `SlowBody`."""
+        content = bytearray()
+        try:
+            async with asyncio.timeout(self.timeout):
+                async for piece in request.stream():
+                    content += piece
+                    if len(content) > limit:
+                        raise BodyTooLarge(f"the body has more than {limit:,} bytes; {fix}")
+        except TimeoutError:
+            raise SlowBody(f"the body did not arrive within {self.timeout:g} s; send it faster") from None
+        return bytes(content)
+
+    async def read_json(self, request: Request) -> Any:
+        """Return the JSON document in the body. Raises as `read` does, and `MalformedBody`."""
+        try:
+            return orjson.loads(await self.read(request))
+        except orjson.JSONDecodeError as error:
+            raise MalformedBody(f"the body is not JSON: {error}") from None

@@ -15,23 +15,23 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from distillery import errors
 from serving.codecs.errors import (
-    BodyTooLarge,
     FeedbackError,
     InvalidInput,
     InvalidRange,
     MalformedBody,
-    SlowBody,
     UnsupportedEncoding,
     UnsupportedMediaType,
 )
 from serving.codecs.schemas import ErrorAnswer
 from serving.engine.admission.api_keys import Access
 from serving.engine.feedback import Accuracy, Feedback
+from serving.http.bodies import BodyReader
 from serving.http.guards import KEY_STATUSES, Guards
 
 PATH = "/feedback"
 MAX_LABELS = 256
 MAX_BYTES = 64 * 1024
+_TOO_LARGE = f"send at most {MAX_LABELS} labels at a time"
 _MAX_MESSAGE = 300
 _PUBLISHED_SECONDS = 0.25
 """After which all processes have published the requests that they had served."""
@@ -108,7 +108,7 @@ def add_feedback_routes(
     *,
     expiry: float,
     requests: int,
-    client_timeout: float,
+    bodies: BodyReader,
 ) -> None:
     """Add the routes to `app`. `feedback` returns that of the process, once it serves."""
     since = datetime.now(UTC)
@@ -132,8 +132,8 @@ def add_feedback_routes(
         **guards.infer,
     )
     async def label(request: Request) -> FeedbackAnswer:
-        content = await _read(request, client_timeout)
-        labels, several = _parse(content)
+        _check_type(request)
+        labels, several = _parse(await bodies.read(request, MAX_BYTES, _TOO_LARGE))
         client = access.client(request.headers.get("x-api-key", "").encode("latin-1"))
         answer = FeedbackAnswer(counted=0, repeated=0, rejected=[])
         if not all(feedback().knows(one.id, client) for one in labels):
@@ -169,26 +169,14 @@ def add_feedback_routes(
         )
 
 
-async def _read(request: Request, client_timeout: float) -> bytes:
-    """Return the body. Raises `RequestError`."""
+def _check_type(request: Request) -> None:
+    """Raises `UnsupportedMediaType`, `UnsupportedEncoding`."""
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if media_type != "application/json":
         raise UnsupportedMediaType(f"Content-Type is {media_type[:80]!r}; expected application/json")
     encoding = request.headers.get("content-encoding", "identity").strip().lower()
     if encoding != "identity":
         raise UnsupportedEncoding(f"Content-Encoding is {encoding[:40]!r}; send the body uncompressed")
-    content = bytearray()
-    try:
-        async with asyncio.timeout(client_timeout):
-            async for piece in request.stream():
-                content += piece
-                if len(content) > MAX_BYTES:
-                    raise BodyTooLarge(
-                        f"the body has more than {MAX_BYTES:,} bytes; send at most {MAX_LABELS} labels at a time"
-                    )
-    except TimeoutError:
-        raise SlowBody(f"the body did not arrive within {client_timeout:g} s; send it faster") from None
-    return bytes(content)
 
 
 def _parse(content: bytes) -> tuple[list[Label], bool]:

@@ -7,7 +7,7 @@ from fastapi import FastAPI, Request
 from serving.codecs.errors import InvalidInput
 from serving.codecs.schemas import ErrorAnswer
 from serving.engine.models import Change, ServedModels
-from serving.http.bodies import read_json
+from serving.http.bodies import BodyReader
 from serving.http.guards import KEY_STATUSES, Guards
 from serving.http.openapi import add_schemas, ref
 from serving.model.release import Candidate
@@ -15,11 +15,13 @@ from serving.model.release import Candidate
 PATH = "/release"
 
 _ERRORS: dict[int | str, dict[str, Any]] = {
-    status: {"model": ErrorAnswer} for status in (400, 404, 413, 422, *KEY_STATUSES, 503)
+    status: {"model": ErrorAnswer} for status in (400, 404, 408, 413, 422, *KEY_STATUSES, 503)
 }
 
 
-def add_release_routes(app: FastAPI, models: ServedModels, guards: Guards, change: Change) -> None:
+def add_release_routes(
+    app: FastAPI, models: ServedModels, guards: Guards, change: Change, bodies: BodyReader
+) -> None:
     """Add the routes to `app`; `change` has the parent process change what is served."""
     seen: dict[int | str, dict[str, Any]] = (
         {status: {"model": ErrorAnswer} for status in KEY_STATUSES} if guards.models else {}
@@ -50,31 +52,25 @@ def add_release_routes(app: FastAPI, models: ServedModels, guards: Guards, chang
         **guards.admin,
     )
     async def start(request: Request) -> dict[str, Any]:
-        document = await read_json(request)
+        document = await bodies.read_json(request)
         found: dict[str, Any] = await change("start", document=document)
         return found
 
-    @app.post(
-        f"{PATH}/promote",
-        tags=["release"],
-        summary="Make the candidate the stable version",
-        responses=_ERRORS,
-        **guards.admin,
-    )
-    async def promote() -> dict[str, Any]:
-        found: dict[str, Any] = await change("promote")
-        return found
+    def add_decision(action: str, summary: str) -> None:
+        @app.post(
+            f"{PATH}/{action}",
+            name=action,
+            tags=["release"],
+            summary=summary,
+            responses=_ERRORS,
+            **guards.admin,
+        )
+        async def decide() -> dict[str, Any]:
+            found: dict[str, Any] = await change(action)
+            return found
 
-    @app.post(
-        f"{PATH}/rollback",
-        tags=["release"],
-        summary="End the candidate; without one, return to the previous stable version",
-        responses=_ERRORS,
-        **guards.admin,
-    )
-    async def rollback() -> dict[str, Any]:
-        found: dict[str, Any] = await change("rollback")
-        return found
+    add_decision("promote", "Make the candidate the stable version")
+    add_decision("rollback", "End the candidate; without one, return to the previous stable version")
 
 
 def describe_release(app: FastAPI) -> None:

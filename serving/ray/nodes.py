@@ -43,7 +43,7 @@ class NodeService:
         self._process = ServiceProcess(settings)
 
     def check_health(self) -> None:
-        """Raises `ServiceError` or `HealthError`: Ray then replaces this actor."""
+        """Raises `ServiceError` or `CallError`: Ray then replaces this actor."""
         self._process.check()
 
     def __del__(self) -> None:

@@ -11,8 +11,9 @@ from contextlib import suppress
 from multiprocessing.connection import Connection
 
 from distillery import DistilleryError
+from serving.calls import CallError
 from serving.config import ServiceSettings
-from serving.health import HealthError, check_ready
+from serving.health import check_ready
 from serving.processes.sockets import ServiceError, free_address
 
 START_SECONDS = 60.0
@@ -40,7 +41,7 @@ class ServiceProcess:
             raise
 
     def check(self) -> None:
-        """Raises `ServiceError` or `HealthError` unless it runs and is ready."""
+        """Raises `ServiceError` or `CallError` unless it runs and is ready."""
         if (status := self._process.poll()) is not None:
             with suppress(EOFError, OSError):
                 if self._line.poll():
@@ -77,7 +78,7 @@ class ServiceProcess:
         while True:
             try:
                 self.check()
-            except HealthError as error:
+            except CallError as error:
                 if time.monotonic() > deadline:
                     raise ServiceError(f"not ready within {START_SECONDS:g} s: {error}") from None
                 time.sleep(_POLL_SECONDS)

@@ -27,7 +27,7 @@ from uvicorn.server import ServerState
 from serving.codecs.base import Query, Reply
 from serving.engine.admission.admission import Admission, AdmissionLimits
 from serving.engine.decoding_threads import Decoded
-from serving.engine.metrics.recorder import RequestMetrics
+from serving.engine.metrics.recorder import QueueMetrics, RequestMetrics
 from serving.engine.metrics.series import Metrics, metrics_table
 from serving.engine.models import Deployment, ServedModels
 from serving.engine.request import Endpoint
@@ -181,7 +181,8 @@ class Site:
         self.metrics = RequestMetrics(metrics.row(0), "0")
         hooks: Any = Hooks()
         version = MANIFEST.name, MANIFEST.version
-        endpoint = Endpoint(hooks, *version, "0", hooks, Immediately(), self.metrics)  # type: ignore[arg-type]
+        queue = QueueMetrics(metrics.row(0), "0", lambda: 0)
+        endpoint = Endpoint(hooks, *version, "0", hooks, Immediately(), self.metrics, queue)  # type: ignore[arg-type]
         entry = ModelEntry(manifest=MANIFEST, path=Path("model.onnx"))
         snapshot = Snapshot({MANIFEST.name: {MANIFEST.version: entry}})
         deployment = Deployment(0, snapshot, {version: "0"}, Release(stable=MANIFEST.name))

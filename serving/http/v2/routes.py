@@ -23,7 +23,7 @@ from serving.codecs.open_inference.schemas import (
     ServerReady,
 )
 from serving.engine.models import Change, ServedModels
-from serving.http.bodies import read_body
+from serving.http.bodies import BodyReader
 from serving.http.guards import KEY_STATUSES, Guard, Guards
 from serving.model.repository import Manifest
 
@@ -40,6 +40,7 @@ def add_v2_routes(
     guards: Guards,
     check_ready: Callable[[], None],
     change: Change,
+    bodies: BodyReader,
     *,
     max_images: int,
 ) -> None:
@@ -52,7 +53,7 @@ def add_v2_routes(
         return models.deployment.manifest(model, version)
 
     _add_server_routes(app, guards, check_ready)
-    _add_repository_routes(app, models, guards, change)
+    _add_repository_routes(app, models, guards, change, bodies)
     for path, find in (("", latest), ("/versions/{version}", exact)):
         router = v2_router(f"/models/{{model}}{path}", guards.models, 404)
         _add_model_routes(router, models, find, max_images=max_images)
@@ -86,13 +87,15 @@ def _add_server_routes(app: FastAPI, guards: Guards, check_ready: Callable[[], N
     app.include_router(health)
 
 
-def _add_repository_routes(app: FastAPI, models: ServedModels, guards: Guards, change: Change) -> None:
-    repository = v2_router("/repository", guards.models)
-    loading = v2_router("/repository/models", guards.admin, 400, 404, 503)
+def _add_repository_routes(
+    app: FastAPI, models: ServedModels, guards: Guards, change: Change, bodies: BodyReader
+) -> None:
+    repository = v2_router("/repository", guards.models, 400, 408, 413)
+    loading = v2_router("/repository/models", guards.admin, 400, 404, 408, 413, 503)
 
     @repository.post("/index", summary="All versions of all models, and why some are not served")
     async def index(request: Request) -> list[RepositoryEntry]:
-        wanted = await read_body(request)
+        wanted = await bodies.read(request)
         only_ready = bool(wanted) and _ready_only(wanted)
         return [
             RepositoryEntry(**entry._asdict())
@@ -102,12 +105,12 @@ def _add_repository_routes(app: FastAPI, models: ServedModels, guards: Guards, c
 
     @loading.post("/{model}/load", summary="Load a model, or what has changed of it, in all processes")
     async def load(model: str, request: Request) -> None:
-        _require_no_parameters(await request.body())
+        _require_no_parameters(await bodies.read(request))
         await change("load", model=model)
 
     @loading.post("/{model}/unload", summary="Stop serving a model, in all processes")
     async def unload(model: str, request: Request) -> None:
-        _require_no_parameters(await request.body())
+        _require_no_parameters(await bodies.read(request))
         await change("unload", model=model)
 
     app.include_router(repository)

@@ -2,10 +2,11 @@
 
 from pathlib import Path
 
-import numpy as np
 import pytest
 
-from serving.codecs.base import Prediction
+from serving.codecs.base import BodyLimits, Prediction
+from serving.engine.lit_api import DigitAPI, ModelSettings, run_batch
+from serving.engine.metrics.recorder import RunMetrics
 from serving.engine.metrics.series import (
     SHADOW_COMPARISONS,
     SHADOW_DROPPED,
@@ -15,7 +16,7 @@ from serving.engine.metrics.series import (
     metrics_table,
 )
 from serving.engine.shadow import MAX_WAITING, Shadow
-from serving.model.repository import load_repository
+from serving.model.repository import ModelEntry, load_repository
 from serving.model.session import Session
 from serving.model.tensors import Images
 from tests.support.service import eventually
@@ -29,13 +30,30 @@ def row() -> Values:
     return Metrics(metrics_table(1, ["rest"], ["/predict"], 64), 1).row(0)
 
 
-@pytest.fixture(scope="module")
-def student(model_repository: Path) -> Session:
-    return Session(load_repository(model_repository)["student"].content)
+@pytest.fixture
+def entry(model_repository: Path) -> ModelEntry:
+    return load_repository(model_repository)["student"]
 
 
-def predicted(session: Session, inputs: list[Images]) -> Prediction:
-    digits, logits, probabilities, *_ = session.run(np.concatenate(inputs))
+@pytest.fixture
+def stable(entry: ModelEntry, row: Values) -> DigitAPI:
+    return loaded(entry, row)
+
+
+@pytest.fixture
+def candidate(entry: ModelEntry, row: Values) -> DigitAPI:
+    return loaded(entry, row)
+
+
+def loaded(entry: ModelEntry, row: Values) -> DigitAPI:
+    api = DigitAPI(entry, ModelSettings(BodyLimits()))
+    api.session = Session(entry.content)
+    api.metrics = RunMetrics(row, "0")
+    return api
+
+
+def predicted(api: DigitAPI, images: Images) -> Prediction:
+    digits, logits, probabilities, *_ = api.session.run(images)
     return Prediction(digits, logits, probabilities, 0.0, 0.0)
 
 
@@ -43,41 +61,62 @@ def mirrored(row: Values) -> float:
     return float(row.of(SHADOW_COMPARISONS, slot="0").sum() + row.of(SHADOW_DROPPED))
 
 
-def test_a_share_of_the_requests_is_mirrored_whatever_their_batches(row: Values, student: Session) -> None:
-    shadow = Shadow(student, None, row, "0", 0.25)
-    for size in (1, 2, 3, 8) * 100:
-        inputs = [IMAGES[index : index + 1] for index in range(size)]
-        shadow.mirror(inputs, predicted(student, inputs))
+def end(shadow: Shadow) -> None:
     shadow.close()
     eventually(lambda: not shadow._thread.is_alive())
+
+
+def test_a_share_of_the_requests_is_mirrored_whatever_their_batches(
+    row: Values, stable: DigitAPI, candidate: DigitAPI
+) -> None:
+    shadow = Shadow(stable, candidate, None, row, "0", 0.25)
+    for size in (1, 2, 3, 8) * 100:
+        run_batch(stable, [IMAGES[index : index + 1] for index in range(size)])
+    end(shadow)
     assert 265 < mirrored(row) < 435  # of 1,400: 350 ± 5 standard deviations
     assert row.of(SHADOW_COMPARISONS, slot="0")[1] == 0  # the same model
 
 
-def test_every_request_is_mirrored_with_a_share_of_one(row: Values, student: Session) -> None:
-    shadow = Shadow(student, None, row, "0", 1)
+def test_every_request_is_mirrored_with_a_share_of_one_until_the_shadow_is_closed(
+    row: Values, stable: DigitAPI, candidate: DigitAPI
+) -> None:
+    shadow = Shadow(stable, candidate, None, row, "0", 1)
     for _ in range(20):
-        shadow.mirror([IMAGES[:2]], predicted(student, [IMAGES[:2]]))
-    shadow.close()
-    eventually(lambda: not shadow._thread.is_alive())
+        run_batch(stable, [IMAGES[:2]])
+    end(shadow)
+    run_batch(stable, [IMAGES[:2]])
     assert mirrored(row) == 40
 
 
-def test_the_teacher_decides_where_the_versions_differ(row: Values, student: Session) -> None:
-    digits = student.run(IMAGES[:3]).digits
-    wrong = [digits[0], (digits[1] + 1) % 10, (digits[2] + 1) % 10]
-    whole = predicted(student, [IMAGES[:3]])._replace(digits=wrong)
-    shadow = Shadow(student, student, row, "0", 1)
-    shadow.mirror([IMAGES[:3]], whole)
-    shadow.close()
-    eventually(lambda: not shadow._thread.is_alive())
+def test_the_teacher_decides_where_the_versions_differ(
+    row: Values, entry: ModelEntry, stable: DigitAPI, candidate: DigitAPI
+) -> None:
+    whole = predicted(stable, IMAGES[:3])
+    wrong = [whole.digits[0], (whole.digits[1] + 1) % 10, (whole.digits[2] + 1) % 10]
+    shadow = Shadow(stable, candidate, loaded(entry, row), row, "0", 1)
+    shadow.mirror([IMAGES[:3]], whole._replace(digits=wrong))
+    end(shadow)
     assert row.of(SHADOW_COMPARISONS, slot="0").tolist() == [1, 2]
     assert row.of(SHADOW_REFERENCES, slot="0").tolist() == [1, 0, 2]
 
 
-def test_what_the_candidate_cannot_keep_up_with_is_left_out_and_counted(
-    row: Values, student: Session
+@pytest.mark.parametrize("referee", ["stable", "candidate"])
+def test_a_version_is_no_reference_for_itself(
+    row: Values, stable: DigitAPI, candidate: DigitAPI, referee: str
 ) -> None:
+    teacher = stable if referee == "stable" else candidate
+    shadow = Shadow(stable, candidate, teacher, row, "0", 1)
+    run_batch(stable, [IMAGES[:3]])
+    end(shadow)
+    assert row.of(SHADOW_COMPARISONS, slot="0").tolist() == [3, 0]
+    assert row.of(SHADOW_REFERENCES, slot="0").tolist() == [0, 0, 0]
+
+
+def test_what_the_candidate_cannot_keep_up_with_is_left_out_and_counted(
+    row: Values, stable: DigitAPI, candidate: DigitAPI
+) -> None:
+    whole = predicted(stable, IMAGES[:1])
+
     class Slow(Session):
         """A candidate that waits until the test lets it run."""
 
@@ -86,15 +125,13 @@ def test_what_the_candidate_cannot_keep_up_with_is_left_out_and_counted(
 
         def run(self, images: Images) -> Prediction:  # type: ignore[override]
             eventually(lambda: not self.waits)
-            return predicted(student, [images])
+            return predicted(stable, images)
 
-    candidate = Slow()
-    shadow = Shadow(candidate, None, row, "0", 1)
-    whole = predicted(student, [IMAGES[:1]])
+    candidate.session = slow = Slow()
+    shadow = Shadow(stable, candidate, None, row, "0", 1)
     for _ in range(MAX_WAITING + 10):
         shadow.mirror([IMAGES[:1]], whole)
     assert float(row.of(SHADOW_DROPPED)) >= 9
-    candidate.waits = False
-    shadow.close()
-    eventually(lambda: not shadow._thread.is_alive())
+    slow.waits = False
+    end(shadow)
     assert mirrored(row) == MAX_WAITING + 10

@@ -132,14 +132,27 @@ def test_the_health_check_names_what_is_wrong(
 def test_the_health_check_finds_the_service_that_started_last(
     own_temporary_folder: Path,
 ) -> None:
-    """Not one that was killed before and left its folder, nor that of another user."""
+    """Not one that was killed before and left its folder."""
     with not_ready(200) as port, not_ready() as other:
-        for number, (name, found) in enumerate({"killed": other, "other user's": other, "own": port}.items()):
+        for number, (name, found) in enumerate({"killed": other, "own": port}.items()):
             file = own_temporary_folder / f"distillery-address-{name}" / "url"
             file.parent.mkdir()
             file.write_text(f"http://127.0.0.1:{found}")
             os.utime(file, (number, number))
         assert health() == 0
+
+
+def test_the_address_that_another_user_has_left_is_not_used(
+    own_temporary_folder: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with not_ready(200) as port:
+        file = own_temporary_folder / "distillery-address-other" / "url"
+        file.parent.mkdir()
+        file.write_text(f"http://127.0.0.1:{port}")
+        assert health() == 0
+        monkeypatch.setattr(os, "geteuid", lambda: file.stat().st_uid + 1)
+        assert health() == 1
+        assert "no service of this user is ready" in capfd.readouterr().err
 
 
 @contextmanager
