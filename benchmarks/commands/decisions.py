@@ -186,7 +186,6 @@ class Decisions(Bench):
                 "p95_interval_90": _interval(live, 0.95),
                 "above_p95": int((live > limit).sum()),
                 "p_of_difference": round(float(stats.ks_2samp(live, expected).pvalue), 4),
-                "sent": round(median(stream.sent for stream in streams)),
                 "seconds": round(median(stream.seconds for stream in streams), 1),
                 "failed": sum(stream.failed for stream in streams),
                 "error_rates": [_rate(streams, arm) for arm in ("stable", "candidate")],
