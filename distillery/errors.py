@@ -28,12 +28,12 @@ class DistilleryError(Exception):
     ├── serving.calls.CallError                     a service that does not respond, or rejects a call of a command
     ├── serving.model.repository.RepositoryError    an invalid model repository
     ├── serving.release.changes.ChangeError         a change of what is served that is rejected
+    ├── serving.release.first.UnknownDefaultError   a default model that the repository lacks
     ├── serving.model.signature.SignatureError      a model without a valid signature, or an unusable key
     ├── serving.model.session.DeviceError           a device that onnxruntime cannot use
     ├── serving.scoring.inputs.base.InputError      an input of bulk scoring that is missing or of an unknown kind
     ├── serving.scoring.output.OutputError          results of another run of bulk scoring
     ├── serving.scoring.run.ScoringError            inputs that could not be read to their end
-    ├── serving.service.UnknownDefaultError         a default model that the repository lacks
     ├── serving.processes.tls.CertificateError      an invalid certificate or key
     ├── serving.processes.sockets.ServiceError      a service that cannot start or continue
     ├── serving.client.errors.ClientError           a request that returned no predictions

@@ -14,7 +14,7 @@ Two parts of LitServe are replaced:
 import logging
 import multiprocessing
 import os
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -24,11 +24,11 @@ from secrets import token_bytes
 from typing import Any, NamedTuple, Self
 
 from fastapi import APIRouter, FastAPI
-from prometheus_client.core import Metric as Family
 from starlette.types import ASGIApp
 
-from distillery import DistilleryError, notify, unknown
+from distillery import DistilleryError, notify
 from serving.api_process import ApiProcess, log_settings
+from serving.application import add_fastapi_routes
 from serving.codecs.base import BodyLimits
 from serving.codecs.errors import NotReady
 from serving.codecs.open_inference.rest import OpenInferenceCodec
@@ -37,10 +37,7 @@ from serving.codecs.read import MAX_CANDIDATES, ReadCodec
 from serving.config import ServiceSettings
 from serving.engine.admission.admission import Admission, AdmissionLimits
 from serving.engine.admission.api_keys import Access, Quotas
-from serving.engine.feedback import live_accuracy
 from serving.engine.lit_api import DigitAPI, ModelSettings
-from serving.engine.metrics.exposition import Exposition
-from serving.engine.metrics.facts import model_facts, release_facts, service_facts
 from serving.engine.metrics.series import Metrics, metrics_table
 from serving.engine.models import Deployment, ServedModels
 from serving.engine.recent_predictions import RecentPredictions
@@ -49,30 +46,18 @@ from serving.engine.telemetry.traces import TracingSettings
 from serving.engine.watched_files import WatchedFiles
 from serving.grpc.port import grpc_address
 from serving.health import announcement
-from serving.http.bodies import BodyReader
 from serving.http.connection import HttpConnection
-from serving.http.documentation import add_documentation
 from serving.http.fast_path import FastPathProtocol, RawHeads
-from serving.http.feedback import Label, Labels, add_feedback_routes
-from serving.http.guards import Guards
 from serving.http.middleware.cross_origin import CrossOrigin
 from serving.http.middleware.normalise import NormalisedRequests
 from serving.http.middleware.request_ids import RequestIds
 from serving.http.middleware.route_metrics import ROUTES, RouteMetrics
 from serving.http.middleware.security_headers import SecurityHeaders
-from serving.http.openapi import add_schemas, describe_predictions
-from serving.http.page.routes import add_documentation_redirect, add_page
 from serving.http.prediction_routes import PredictionRoutes
-from serving.http.release import add_release_routes, describe_release
-from serving.http.routes import add_routes
-from serving.http.v2.openapi import describe_inference
-from serving.http.v2.routes import add_v2_routes
-from serving.http.v2.statistics import add_statistics_routes
-from serving.model.release import Release, read_release
-from serving.model.repository import STABLE, Manifest, default_model
+from serving.model.repository import STABLE, Manifest
 from serving.model.session import resolve_device
 from serving.model.signature import PublicKeys
-from serving.model.versions import Snapshot, load_snapshot
+from serving.model.versions import Snapshot
 from serving.processes.file_limit import raise_file_limit
 from serving.processes.lifeline import Lifeline
 from serving.processes.litserve import DigitServer, WorkerPaths
@@ -80,6 +65,7 @@ from serving.processes.sockets import Listeners, is_loopback
 from serving.processes.supervisor import Child, can_fork
 from serving.processes.tls import Certificate, Pem, watch
 from serving.release.controller import Controller
+from serving.release.first import first_deployment
 
 PROTOCOLS = (PredictCodec.name, OpenInferenceCodec.name, "grpc")
 """The names of all codecs; that of gRPC is literal, because its module needs the extra `grpc`."""
@@ -97,10 +83,6 @@ SPARE_SLOTS = 16
 _logger = logging.getLogger("distillery")
 
 
-class UnknownDefaultError(DistilleryError):
-    """The default model is not in the repository."""
-
-
 class Shared(NamedTuple):
     """What all processes of a service have in common, whether they are forked or spawned."""
 
@@ -115,7 +97,7 @@ class Shared(NamedTuple):
     def of(cls, settings: ServiceSettings) -> Self:
         """Load and verify the repository, and allocate the rest. Raises `DistilleryError`."""
         public_keys = PublicKeys.read(settings.public_key) if settings.public_key else None
-        deployment = _first_deployment(settings, public_keys)
+        deployment = first_deployment(settings, public_keys)
         key = settings.api_key.get_secret_value() if settings.api_key else None
         access = Access(key, settings.api_keys, Quotas(settings.api_servers))
         files = watch(settings.tls_cert, settings.tls_key) if settings.tls_cert and settings.tls_key else None
@@ -129,23 +111,6 @@ class Shared(NamedTuple):
             files,
             _recent(settings) if settings.feedback else None,
         )
-
-
-def _first_deployment(settings: ServiceSettings, keys: PublicKeys | None) -> Deployment:
-    """Return what is served from the start. Raises `RepositoryError`, `SignatureError`, `UnknownDefaultError`."""
-    release = read_release(settings.models_dir)
-    snapshot = load_snapshot(settings.models_dir, keys, pinned=release.pinned() if release else ())
-    wanted = settings.default_model
-    if release is None:
-        release = Release(stable=choose_default(snapshot.versions, wanted))
-    elif wanted and wanted != release.stable:
-        _logger.warning(
-            "--default-model %s has no effect: release.json in %s names %s as stable",
-            wanted, settings.models_dir, release.stable,
-        )  # fmt: skip
-    release.check(snapshot)
-    slots = {entry.version_key: str(slot) for slot, entry in enumerate(snapshot)}
-    return Deployment(0, snapshot, slots, release)
 
 
 def _recent(settings: ServiceSettings) -> RecentPredictions:
@@ -437,7 +402,7 @@ def build(
         shared.recent,
     )
     server.app.include_router(APIRouter(lifespan=service.lifespan))  # FastAPI runs it inside LitServe's
-    _add_fastapi_routes(service)
+    add_fastapi_routes(server.app, settings, models, admission.access, shared.metrics, service.check_ready)
     return service
 
 
@@ -451,78 +416,4 @@ def _metrics(settings: ServiceSettings, snapshot: Snapshot) -> Metrics:
     return Metrics(
         metrics_table(slots, PROTOCOLS, (*PREDICTION_ROUTES, *ROUTES), max_run),
         settings.api_servers + workers + 1,  # the last row is the parent's
-    )
-
-
-def choose_default(models: Iterable[str], wanted: str | None) -> str:
-    """Return the model that serves `POST /predict`. Raises `UnknownDefaultError`."""
-    names = list(models)
-    if wanted is None:
-        return default_model(names)
-    if wanted not in names:
-        raise UnknownDefaultError(f"--default-model: {unknown('model', wanted, names)}")
-    return wanted
-
-
-def _add_fastapi_routes(service: Service) -> None:
-    app: FastAPI = service.server.app
-    models = service.models
-    app.title = "Distillery"
-    app.version = version("distillery")
-    app.description = "Classification of handwritten digits by a teacher and the students distilled from it."
-    guards = Guards(service.admission.access, service.settings.open_routes)
-    guarded = service.admission.access.required
-
-    def describe() -> None:
-        describe_release(app)
-        describe_inference(app, models.deployment, guarded=guarded)
-        describe_predictions(app, models.deployment, guarded=guarded)
-        if service.settings.feedback:
-            add_schemas(app, Label, Labels)
-
-    def facts() -> dict[str, Any]:
-        return {
-            "version": app.version,
-            "max_images": service.settings.max_images,
-            "feedback": service.settings.feedback,
-        }
-
-    if service.settings.page:
-        add_page(app, guards, facts)
-    else:
-        add_documentation_redirect(app)
-    add_documentation(app, guards, describe)
-    add_statistics_routes(app, models, service.metrics, guards.models)
-    max_in_flight = service.settings.max_in_flight * service.settings.api_servers
-    constant = list(service_facts(max_in_flight))
-
-    def all_facts() -> Iterable[Family]:
-        deployment = models.deployment
-        aliases = {alias: deployment.find(alias) for alias in deployment.aliases}
-        return (
-            *constant,
-            *model_facts(deployment.snapshot),
-            *release_facts(deployment.release, aliases),
-        )
-
-    async def change(action: str, **arguments: Any) -> Any:
-        return await app.state.process.change(action, **arguments)
-
-    exposition = Exposition(service.metrics, lambda: models.deployment.slots, all_facts)
-    add_routes(app, models, exposition, guards, service.check_ready)
-    bodies = BodyReader(service.settings.client_timeout)
-    add_release_routes(app, models, guards, change, bodies)
-    if service.settings.feedback:
-        add_feedback_routes(
-            app,
-            guards,
-            service.admission.access,
-            lambda: app.state.process.feedback,
-            lambda: live_accuracy(service.metrics, models.deployment.slots),
-            expiry=service.settings.feedback_expiry,
-            requests=service.settings.feedback_requests,
-            bodies=bodies,
-        )
-    add_v2_routes(
-        app, models, guards, service.check_ready, change, bodies, max_images=service.settings.max_images
     )

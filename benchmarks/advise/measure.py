@@ -18,9 +18,10 @@ TARGET_SHARE = 0.01
 """Of requests that may be late, for a target of the 99th percentile."""
 CONFIDENCE = 0.95
 MISSED = 0.01
-"""A run misses the target when so many late requests have at most this probability where it is just met."""
+"""Significance level: a run misses the target when a service that just meets it would have as many late requests
+with at most this probability."""
 TRIES = 2
-"""Runs that must miss the target before a candidate is dropped: one pause of the machine is not its fault."""
+"""Runs that must miss the target before a candidate is dropped: a single miss may be a pause of the machine."""
 WARM_UP_S = 0.3
 
 
@@ -44,7 +45,7 @@ class Run:
 
     @property
     def missed(self) -> bool:
-        """Whether the target was missed for certain in this run."""
+        """Whether this run misses the target, at the significance level `MISSED`."""
         return self.late > most_late(self.requests)
 
     def as_json(self) -> dict[str, Any]:
@@ -116,7 +117,7 @@ class Known:
 
 
 def most_late(requests: int) -> int:
-    """Return the number of late requests that is exceeded with a probability of 1 % where the target is just met."""
+    """Return the number of late requests that a service that just meets the target exceeds in 1 % of runs."""
     return int(binom.ppf(1 - MISSED, requests, TARGET_SHARE))
 
 
@@ -136,7 +137,7 @@ def run_candidate(
 ) -> Run:
     """Put a running service under load for `seconds`, after a warm-up; arrivals and requests depend on `seed`.
 
-    Unless it is to be `whole`, the run ends early when the target is missed for certain.
+    The run ends early once it misses the target at the significance level `MISSED`, unless it is to be `whole`.
     """
     send = partial(run_schedule, server.url, connections=profile.connections, limit_s=profile.limit_s)
     warm_up = profile.load(server.url, candidate.model, WARM_UP_S, seed)

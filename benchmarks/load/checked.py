@@ -2,9 +2,10 @@
 
     python -m benchmarks.load.checked HOST PORT RATE CONNECTIONS EXPECTED_FILE REQUEST_FILE...
 
-Requests arrive at random, RATE per second, on connections that are kept alive, in turns; a latency counts from the time
-at which the request was due. EXPECTED_FILE (npz) has for each version the probabilities `[N, 10]` of the images of the
-N requests. Ends with SIGTERM; prints `RESULT` and a JSON object. `checked_load` runs it in a process of its own.
+Requests arrive at random, RATE per second, and alternate between the request files; connections are kept alive. A
+latency is measured from the scheduled time of the request. EXPECTED_FILE (npz) has for each version the probabilities
+`[N, 10]` of the images of the N requests. Ends with SIGTERM; prints `RESULT` and a JSON object. `checked_load` runs it
+in a process of its own.
 """
 
 import json

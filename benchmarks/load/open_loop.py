@@ -1,9 +1,9 @@
-"""An open loop: requests at scheduled times, whether or not earlier ones have been answered.
+"""An open loop: requests are sent at scheduled times, whether or not earlier ones have a response.
 
     python -m benchmarks.load.open_loop HOST PORT CONNECTIONS LIMIT MAX_LATE FOLDER
 
-A latency counts from the scheduled time, so that a request that waits for a connection, or for the generator, is as
-late as it is for its client. `run_schedule` runs the generator in a process of its own, which reads schedule and
+A latency is measured from the scheduled time; it includes the time that a request waits for a connection or for the
+generator. `run_schedule` runs the generator in a process of its own, which reads schedule and
 requests from a folder.
 """
 
@@ -29,11 +29,11 @@ from benchmarks.load.run import GRACE_S
 
 SCHEDULE_FILE, REQUESTS_FILE = "schedule.json", "requests.bin"
 ANSWERED_S = 5.0
-"""A request that has no response this long after the last one was due is not answered."""
+"""After the scheduled time of the last request; requests without a response by then have failed."""
 
 
 class Schedule(NamedTuple):
-    """When each request is due, in seconds from the start and ascending, and the number of the request to send."""
+    """The scheduled time of each request, ascending, in seconds from the start; and which request to send."""
 
     due: list[float]
     numbers: list[int]
@@ -64,7 +64,7 @@ class OpenLoad:
     late: int
     """Requests without status 200 within the limit, unanswered ones included."""
     gave_up: bool
-    """True if the run was ended early because too many were late; the others are not late then."""
+    """True if the run ended early because too many requests were late; requests in flight are not counted as late."""
     statuses: dict[int, int]
     latencies: Latencies | None
     """Of responses with status 200; None without any."""
@@ -89,7 +89,8 @@ def run_schedule(
 ) -> OpenLoad:
     """Send the scheduled ones of `requests`, complete HTTP/1.1 requests to `url`, over new connections.
 
-    With `max_late`, the run ends as soon as more requests are late. Raises `BenchmarkError` when the generator fails.
+    The run ends as soon as more than `max_late` requests are late, if it is given. Raises `BenchmarkError` when the
+    generator fails.
     """
     address = urlsplit(url)
     with tempfile.TemporaryDirectory(prefix="distillery-load-") as folder:

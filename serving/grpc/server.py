@@ -16,10 +16,11 @@ from grpc_health.v1.health_pb2_grpc import add_HealthServicer_to_server
 from grpc_reflection.v1alpha.reflection_pb2_grpc import add_ServerReflectionServicer_to_server
 
 from serving.codecs.base import Head
-from serving.codecs.errors import MalformedBody, NotReady, Overloaded, RequestError
+from serving.codecs.errors import InvalidInput, MalformedBody, NotReady, Overloaded, RequestError
 from serving.codecs.open_inference import open_inference_pb2 as messages
 from serving.codecs.open_inference.config import model_config
 from serving.codecs.open_inference.grpc import GrpcCodec, describe, target
+from serving.codecs.open_inference.repository import RepositoryAction, check_parameters
 from serving.engine.admission.admission import Admission
 from serving.engine.admission.api_keys import Scope
 from serving.engine.admission.pacing import Pacing
@@ -229,6 +230,7 @@ class _Service(grpc.GenericRpcHandler):
         return ParseDict(statistics.model_dump(), messages.ModelStatisticsResponse())
 
     def _repository_index(self, request: messages.RepositoryIndexRequest) -> Message:
+        _check_repository(request.repository_name)
         entry = messages.RepositoryIndexResponse.ModelIndex
         return messages.RepositoryIndexResponse(
             models=[
@@ -241,12 +243,14 @@ class _Service(grpc.GenericRpcHandler):
     def _find(self, name: str, version: str) -> Manifest:
         return self._models.deployment.manifest(name, version)
 
-    def _changing(self, request: type[Message], action: str) -> Any:
+    def _changing(self, request: type[Message], action: RepositoryAction) -> Any:
         """Return the handler of a method that changes what is served, for administrators."""
 
         async def handle(message: Any, context: Context) -> bytes:
             try:
                 self._admission.access.check_admin(_CODEC.check(_metadata(context)).api_key)
+                _check_repository(message.repository_name)
+                check_parameters(action, _parameters(message))
                 await self._change(action, model=message.model_name)
             except RequestError as error:
                 await _abort(context, error.status, str(error))
@@ -268,6 +272,21 @@ class _Service(grpc.GenericRpcHandler):
                 await _abort(context, error.status, str(error))
 
         return grpc.unary_unary_rpc_method_handler(handle, request.FromString)
+
+
+def _check_repository(name: str) -> None:
+    """Raises `InvalidInput` for a repository other than the one of the service, which has no name."""
+    if name:
+        raise InvalidInput(f"repository_name is {name[:80]!r}; leave it empty: there is one repository")
+
+
+def _parameters(message: Any) -> dict[str, object]:
+    """Return the values of a change's parameters; None is one without a value."""
+    found: dict[str, object] = {}
+    for name, parameter in message.parameters.items():
+        choice = parameter.WhichOneof("parameter_choice")
+        found[name] = getattr(parameter, choice) if choice else None
+    return found
 
 
 class _KeyRequired(grpc.aio.ServerInterceptor):

@@ -9,7 +9,8 @@ from fastapi.routing import iter_route_contexts
 
 from serving.__main__ import Serve
 from serving.http.middleware.route_metrics import ROUTES
-from serving.service import UnknownDefaultError, build, choose_default
+from serving.release.first import UnknownDefaultError, choose_default
+from serving.service import build
 from tests.support.training.samples import sample_test
 
 DIGITS = sample_test().images.tolist()

@@ -12,6 +12,7 @@ from fastapi import APIRouter, Depends, FastAPI, Request
 
 from serving.codecs.errors import InvalidInput
 from serving.codecs.open_inference.config import model_config, platform
+from serving.codecs.open_inference.repository import check_parameters
 from serving.codecs.open_inference.rest import PREFIX
 from serving.codecs.open_inference.schemas import (
     InferError,
@@ -105,22 +106,22 @@ def _add_repository_routes(
 
     @loading.post("/{model}/load", summary="Load a model, or what has changed of it, in all processes")
     async def load(model: str, request: Request) -> None:
-        _require_no_parameters(await bodies.read(request))
+        check_parameters("load", _parameters(await bodies.read(request)))
         await change("load", model=model)
 
     @loading.post("/{model}/unload", summary="Stop serving a model, in all processes")
     async def unload(model: str, request: Request) -> None:
-        _require_no_parameters(await bodies.read(request))
+        check_parameters("unload", _parameters(await bodies.read(request)))
         await change("unload", model=model)
 
     app.include_router(repository)
     app.include_router(loading)
 
 
-def _require_no_parameters(body: bytes) -> None:
-    """Check that the body of a change has no parameters of Triton's that this service lacks. Raises `InvalidInput`."""
+def _parameters(body: bytes) -> dict[str, object]:
+    """Return the parameters of a change. Raises `InvalidInput`."""
     if not body:
-        return
+        return {}
     try:
         document = orjson.loads(body)
     except orjson.JSONDecodeError:
@@ -128,12 +129,7 @@ def _require_no_parameters(body: bytes) -> None:
     parameters = document.get("parameters", {}) if isinstance(document, dict) else None
     if not isinstance(parameters, dict):
         raise InvalidInput("expected no body, or a JSON object")
-    unsupported = [name for name, value in parameters.items() if value is not False]  # unload_dependents
-    if unsupported:
-        raise InvalidInput(
-            f"the parameter {unsupported[0][:80]!r} is not supported: models and their configuration are those of "
-            "the repository"
-        )
+    return parameters
 
 
 def _ready_only(body: bytes) -> bool:
