@@ -11,6 +11,7 @@ from benchmarks.__main__ import COMMANDS
 from benchmarks.errors import BenchmarkError
 from benchmarks.release.digits import MIN_DIGITS, Groups
 from benchmarks.release.simulation import Setting, simulate_rule
+from benchmarks.report.rows import uncounted_requests, wrong_decisions
 from benchmarks.results.files import latest, read_result
 from distillery import main
 from serving.model.release import Rule
@@ -72,6 +73,19 @@ def test_the_simulated_rule_stops_a_worse_candidate_and_promotes_an_equal_one() 
 def test_the_simulated_rule_gives_up_at_the_limit() -> None:
     setting = Setting(rate=0.01, share=0.5, block=50)
     assert set(simulate_rule(setting, 1.0, RULE, streams=5, limit=100, seed=0)) == {(None, np.inf)}
+
+
+def test_wrong_decisions_are_compared_with_the_bound_of_the_rule() -> None:
+    rounds = [{"decision": decision} for decision in ("promote", "promote", "rollback", None)]
+    row = {"right": "promote", "live": {"streams": 4}, "rounds": rounds}
+    found = wrong_decisions({"rows": [row], "rule": {"alpha": 0.05}, "criteria": 5})
+    assert (found["wrong"], found["candidates"]) == (1, 4)
+    assert found["probability"] == pytest.approx(1 - 0.99**4)  # of at least one in four
+
+
+def test_requests_that_a_decision_has_not_counted_are_those_beyond_both_arms() -> None:
+    decided = {"decision": "rollback", "sent": 300, "stable": [1, 100], "candidate": [9, 120]}
+    assert uncounted_requests({"rounds": [decided, decided | {"decision": None, "sent": 9000}]}) == 80
 
 
 @pytest.mark.slow
