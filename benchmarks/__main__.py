@@ -20,6 +20,7 @@ COMMANDS = CommandModules(
         "switches",
         "advise",
         "sequential",
+        "decisions",
         "overhead",
         "replay",
         "loop",

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import norm
 
+from serving.model.release import CRITERIA, Rule
 from serving.release.sequential import Comparison, log_average, log_likelihood_ratios
 
 Floats = NDArray[np.float64]
@@ -159,6 +160,32 @@ def simulate(setting: Setting, *, streams: int, horizon: float, seed: int) -> di
         requests = np.concatenate(parts)
         row[name] = _share(requests) if name.startswith("false") else _summary(requests)
     return row
+
+
+def simulate_rule(
+    setting: Setting, ratio: float, rule: Rule, *, streams: int, limit: int, seed: int
+) -> list[tuple[str | None, float]]:
+    """Return the decision on each of several candidates by a rule with the criterion `wrong` alone, and its requests.
+
+    The candidates have `ratio` times the stable model's error rate. A block is what arrives between two looks: a
+    Poisson number of requests. Without a decision after `limit` requests it is None, and they are infinite.
+    """
+    random = np.random.default_rng(seed)
+    found: list[tuple[str | None, float]] = []
+    for _ in range(streams):
+        comparison = Comparison(rule.alpha / len(CRITERIA), rule.tolerance, rule.negligible)
+        requests = 0
+        while comparison.verdict is None and requests < limit:
+            block = int(random.poisson(setting.block))
+            candidate = int(random.binomial(block, setting.share))
+            comparison.update(
+                (int(random.binomial(block - candidate, setting.rate)), block - candidate),
+                (int(random.binomial(candidate, min(1.0, ratio * setting.rate))), candidate),
+            )
+            requests += block
+        decision = {"worse": "rollback", "as_good": "promote", None: None}[comparison.verdict]
+        found.append((decision, float(requests) if decision else np.inf))
+    return found
 
 
 def _summary(requests: Floats) -> dict[str, Any]:

@@ -11,7 +11,14 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from benchmarks.report.rows import compare_models, own_server, pareto_rows, rows_by_connections
+from benchmarks.report.rows import (
+    compare_models,
+    own_server,
+    pareto_rows,
+    rows_by_connections,
+    uncounted_requests,
+    wrong_decisions,
+)
 from benchmarks.results.ratio import LEGEND, Ratio
 
 
@@ -127,5 +134,7 @@ _ENVIRONMENT.globals |= {
     "own_server": own_server,
     "pareto_rows": pareto_rows,
     "rows_by_connections": rows_by_connections,
+    "uncounted_requests": uncounted_requests,
     "versions": _versions,
+    "wrong_decisions": wrong_decisions,
 }

@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from statistics import median
 from typing import Any
 
+from scipy.stats import binom
+
 from benchmarks.errors import BenchmarkError
 from benchmarks.load.sessions import REFERENCE
 from benchmarks.results.models import speed_models
@@ -110,6 +112,25 @@ def rows_by_connections(data: Row) -> tuple[list[Row], dict[str, Row]]:
     busy = [row for row in data["rows"] if row["connections"] == most]
     single = {row["server"]: row for row in data["rows"] if row["connections"] == 1}
     return sorted(busy, key=lambda row: -row["requests_per_s"]), single
+
+
+def uncounted_requests(row: Row) -> float:
+    """Return the median of the requests that were sent and not counted by the rule at its decision."""
+    decided = [one for one in row["rounds"] if one["decision"]]
+    return float(median(one["sent"] - one["stable"][1] - one["candidate"][1] for one in decided))
+
+
+def wrong_decisions(data: Row) -> Row:
+    """Return the live decisions that are wrong, of how many, and the probability of as many or more at the bound."""
+    wrong = sum(one["decision"] not in {row["right"], None} for row in data["rows"] for one in row["rounds"])
+    candidates = sum(row["live"]["streams"] for row in data["rows"])
+    bound = data["rule"]["alpha"] / data["criteria"]
+    return {
+        "wrong": wrong,
+        "candidates": candidates,
+        "bound": bound,
+        "probability": float(binom.sf(wrong - 1, candidates, bound)),
+    }
 
 
 def pareto_rows(data: Row) -> list[Row]:

@@ -67,6 +67,7 @@ SECTIONS = (
     ),
     Section(name="advise", kinds=("advise",)),
     Section(name="sequential", kinds=("sequential",)),
+    Section(name="decisions", kinds=("decisions",)),
     Section(name="soak", kinds=("soak",)),
     Section(name="profile", kinds=("profile",)),
     Section(name="overhead", kinds=("overhead",)),

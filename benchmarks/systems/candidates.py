@@ -15,7 +15,7 @@ import numpy as np
 import onnx
 
 from serving.model.release import Release, write_release
-from serving.model.repository import MANIFEST_FILE, MODEL_FILE, Manifest, ModelEntry
+from serving.model.repository import MANIFEST_FILE, MODEL_FILE, THRESHOLD, Manifest, ModelEntry
 from serving.model.sample import make_sample
 from serving.model.session import Session
 from serving.model.tensors import Images
@@ -27,6 +27,24 @@ def place(root: Path, name: str, version: str, entry: ModelEntry, images: Images
     logits = np.asarray(Session(entry.content).run(images).logits, np.float32)
     changes = {"name": name, "version": version, "sample": make_sample(images, logits)}
     return write_version(root, entry.manifest.model_copy(update=changes), entry.content)
+
+
+def accepting_all(entry: ModelEntry) -> ModelEntry:
+    """Return a model that accepts every prediction: the same graph with an acceptance threshold of 0."""
+    if entry.manifest.acceptance is None:
+        return entry
+    graph = onnx.load_from_string(entry.content)
+    for one in graph.metadata_props:
+        if one.key == THRESHOLD:
+            one.value = "0"
+    content = graph.SerializeToString()
+    changes = {
+        "sha256": sha256(content).hexdigest(),
+        "size_bytes": len(content),
+        "acceptance": entry.manifest.acceptance.model_copy(update={"threshold": 0.0}),
+    }
+    manifest = entry.manifest.model_copy(update=changes)
+    return entry.model_copy(update={"content": content, "manifest": manifest})
 
 
 def write_versions(root: Path, name: str, entries: Sequence[ModelEntry]) -> None:

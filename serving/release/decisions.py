@@ -67,9 +67,9 @@ class Decisions:
         if release.rule is None or verdict is None:
             return None
         if verdict == "worse":
-            self._reason = comparisons.worst()
+            self._reason = comparisons.reason(verdict)
             return "rollback"
-        self._reason = f"as good in {', '.join(release.rule.criteria)}"
+        self._reason = f"as good in {comparisons.reason(verdict)}"
         return "promote" if release.rule.promote else None
 
     def record(self, decision: str, by: str, deployment: Deployment) -> dict[str, Any]:

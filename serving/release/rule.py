@@ -137,12 +137,12 @@ class Comparisons:
             found[name] = Evidence(*counts, test.worse, test.as_good, test.verdict)
         return found
 
-    def worst(self) -> str:
-        """Return why the candidate is stopped."""
+    def reason(self, verdict: Verdict) -> str:
+        """Return the counts of the criteria with this verdict, the candidate's against those of the stable version."""
         return "; ".join(
             f"{name}: {one.candidate[0]} of {one.candidate[1]} against {one.stable[0]} of {one.stable[1]}"
             for name, one in self.evidence().items()
-            if one.verdict == "worse"
+            if one.verdict == verdict and (verdict == "worse" or name in self._rule.criteria)
         )
 
     def _counts(self, totals: Values) -> dict[Criterion, tuple[Counts, Counts]]:

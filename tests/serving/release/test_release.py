@@ -1,6 +1,7 @@
 """A release on a real service: aliases, the candidate's share, shadow traffic, promotion and rollback."""
 
 import json
+import re
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -170,7 +171,10 @@ def test_a_candidate_as_good_as_the_stable_version_is_promoted_by_rule(client: h
         return bool(client.get("/release").json()["stable"] == "twin/1")
 
     eventually(promoted, seconds=30)
-    assert client.get("/release").json()["decisions"][-1]["by"] == "rule"
+    last = client.get("/release").json()["decisions"][-1]
+    assert last["by"] == "rule"
+    counts = r"\d+ of \d+ against \d+ of \d+"
+    assert re.fullmatch(f"as good in failed: {counts}; unaccepted: {counts}", last["reason"])
     client.post("/release/rollback")
 
 
