@@ -1,9 +1,10 @@
 """Shadow traffic: a share of the stable version's requests is repeated by the candidate, off the request path.
 
-A request is chosen after its run, which costs a subtraction per run. A thread of its own repeats it, from a bounded
-queue: when the candidate cannot keep up, requests are left out. No response waits for it, and none can fail because of
-it. The thread has the priority of all others: one with a lower priority would keep the GIL for long whenever another
-process took its core, and the event loop would wait for it.
+A request is chosen after its run, which costs a subtraction per run. A thread of its own repeats what was chosen in the
+last tenth of a second in one run: to wake it for every request would cost the event loop more than the runs themselves.
+The queue is bounded: when the candidate cannot keep up, requests are left out. No response waits for it, and none can
+fail because of it. The thread has the priority of all others: one with a lower priority would keep the GIL for long
+whenever another process took its core, and the event loop would wait for it.
 
 Where the two versions disagree, the teacher, if it is served, is the reference: about images on which they agree, it
 could not tell them apart.
@@ -14,20 +15,24 @@ Nothing of a mirrored request is kept but the counts.
 import logging
 import threading
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from math import ceil, log, log1p
 from random import random
 from typing import NamedTuple
+
+import numpy as np
 
 from serving.codecs.base import Prediction
 from serving.engine.lit_api import DigitAPI
 from serving.engine.metrics.series import SHADOW_COMPARISONS, SHADOW_DROPPED, SHADOW_REFERENCES, Values
 from serving.model.tensors import Images
 
-MAX_WAITING = 64
+MAX_WAITING = 256
 """Requests."""
 MAX_IMAGES = 32
-"""Of a request that are repeated."""
+"""Of a request that are repeated, and about as many in a run."""
+_PERIOD_SECONDS = 0.1
+"""Between two runs, if less than a run waits."""
 
 _logger = logging.getLogger("distillery")
 
@@ -57,8 +62,9 @@ class Shadow:
         self._agreed = row.of(SHADOW_COMPARISONS, slot=slot)
         self._references = row.of(SHADOW_REFERENCES, slot=slot)
         self._dropped = row.of(SHADOW_DROPPED)
-        self._waiting: deque[_Request | None] = deque()
-        self._arrived = threading.Semaphore(0)
+        self._waiting: deque[_Request] = deque()
+        self._due = threading.Event()
+        self._is_closed = False
         self._thread = threading.Thread(target=self._run, name="shadow", daemon=True)
         self._thread.start()
         stable.mirror = self.mirror
@@ -74,16 +80,15 @@ class Shadow:
                 continue
             start = sum(map(len, inputs[:index]))
             images = inputs[index][:MAX_IMAGES]
-            self._put(_Request(images, whole.digits[start : start + len(images)]))
+            self._waiting.append(_Request(images, whole.digits[start : start + len(images)]))
+            if len(self._waiting) == MAX_IMAGES:
+                self._due.set()
 
     def close(self) -> None:
         """Mirror no more requests; the thread ends once it has done what waits."""
         self._stable.mirror = None
-        self._put(None)
-
-    def _put(self, request: _Request | None) -> None:
-        self._waiting.append(request)
-        self._arrived.release()
+        self._is_closed = True
+        self._due.set()
 
     def _gap(self) -> int:
         """Return how far the next chosen request is away, the next one of all being 1: geometrically distributed."""
@@ -92,24 +97,35 @@ class Shadow:
         return max(1, ceil(log(1 - random()) / log1p(-self._share)))  # noqa: S311
 
     def _run(self) -> None:
-        while True:
-            self._arrived.acquire()
-            request = self._waiting.popleft()
-            if request is None:
-                return
+        while not self._is_closed or self._waiting:
+            if len(self._waiting) < MAX_IMAGES:
+                self._due.wait(_PERIOD_SECONDS)
+            self._due.clear()
+            if not (requests := list(self._take())):
+                continue
             try:
-                self._compare(request)
+                self._compare(requests)
             except Exception:
-                _logger.exception("a mirrored request failed")
+                _logger.exception("a run of mirrored requests failed")
 
-    def _compare(self, request: _Request) -> None:
-        digits = self._candidate.run(request.images).digits
-        differ = [index for index, digit in enumerate(digits) if digit != request.digits[index]]
+    def _take(self) -> Iterator[_Request]:
+        """Yield the requests of the next run."""
+        images = 0
+        while self._waiting and images < MAX_IMAGES:
+            request = self._waiting.popleft()
+            images += len(request.images)
+            yield request
+
+    def _compare(self, requests: list[_Request]) -> None:
+        images = np.concatenate([request.images for request in requests])
+        stable = [digit for request in requests for digit in request.digits]
+        digits = self._candidate.run(images).digits
+        differ = [index for index, digit in enumerate(digits) if digit != stable[index]]
         self._agreed += (len(digits) - len(differ), len(differ))
         if self._teacher is None:
             return
         sides = [len(digits) - len(differ), 0, 0]
         if differ:
-            for index, digit in zip(differ, self._teacher.run(request.images[differ]).digits, strict=True):
-                sides[1 if digit == request.digits[index] else 2 if digit == digits[index] else 0] += 1
+            for index, digit in zip(differ, self._teacher.run(images[differ]).digits, strict=True):
+                sides[1 if digit == stable[index] else 2 if digit == digits[index] else 0] += 1
         self._references += sides
