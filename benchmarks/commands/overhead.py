@@ -1,14 +1,14 @@
 """`distillery-bench overhead`: what feedback, the request log and shadow traffic cost the other requests.
 
-Each case is a service of its own with one API process; in each round every service is loaded once. Compared are the CPU
-time of the process per request, all threads included, and throughput, within the round. The service without any of it
-runs twice: the ratio of the two is what the measurement itself shows. All services have the same repository, two
-equal versions of one model, and the same API key.
+In each round, the service of every case, with one API process, is started and loaded once: two processes of the same
+program differ in speed by some percent, as long as they live. Compared are the CPU time of the process per request, all
+threads included, and throughput, within the round. The service without any of it runs twice: the ratio of the two is
+what the measurement itself shows. All services have the same repository, two equal versions of one model, and the same
+API key.
 """
 
 import tempfile
 import time
-from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -26,7 +26,7 @@ from benchmarks.load.workloads import BodyKind, Workload, check_answers, service
 from benchmarks.results.models import model_facts
 from benchmarks.results.ratio import Ratio
 from benchmarks.systems.candidates import write_versions
-from benchmarks.systems.servers import ServerProcess, running_service
+from benchmarks.systems.servers import running_service
 from serving.engine.metrics.series import SHADOW_COMPARISONS, SHADOW_DROPPED
 from serving.model.repository import ALIASES, ModelEntry, default_model
 
@@ -60,7 +60,7 @@ class Overhead(Bench, RepositorySettings):
         "the load generator shares the cores with the service",
         "one image per request, and a log of the default share of them: the cost of a row grows with the share",
         "the CPU time of the case shadow includes the candidate's runs, which cost as much as those of the stable "
-        "version and are not batched",
+        "version, in runs of a tenth of a second's requests",
     )
     examples = ("distillery-bench overhead --rounds 5 --seconds 1",)
 
@@ -68,26 +68,13 @@ class Overhead(Bench, RepositorySettings):
     body: BodyKind = Field("json", description="request body")
     connections: PositiveInt = Field(16, description="concurrent requests")
     seconds: PositiveFloat = Field(2.0, description="seconds per case and round; whole seconds with wrk")
-    rounds: PositiveInt = Field(20, description="rounds; each measures every case once")
+    rounds: PositiveInt = Field(16, description="rounds; each starts and measures every case once")
 
     def measure(self) -> dict[str, Any]:
         entries = self.entries()
         model = self.model or default_model(entries)
         entry = entries[model]
-        with ExitStack() as stack:
-            servers = {case: self._start(stack, entry, flags) for case, flags in CASES.items()}
-            workloads = {
-                case: service_workload(
-                    server.url, ALIASES[0], self.body, server=case, headers={"X-API-Key": KEY}
-                )
-                for case, server in servers.items()
-            }
-            _mirror(servers[SHADOW].url, model)
-            for workload in workloads.values():
-                check_answers(workload, entry.path)
-                run_load(workload, self.connections, _WARM_UP_S)
-            plan = [(servers[case], workload) for case, workload in workloads.items()]
-            measured = interleave(plan, self.rounds, partial(_measure, self.connections, self.seconds))
+        measured = interleave(list(CASES), self.rounds, partial(self._measure, entry))
         rounds = dict(zip(CASES, measured, strict=True))
         return {
             "models": model_facts(entries),
@@ -98,14 +85,22 @@ class Overhead(Bench, RepositorySettings):
             "rows": [_row(case, rounds[case], rounds[PLAIN]) for case in CASES],
         }
 
-    def _start(self, stack: ExitStack, entry: ModelEntry, flags: list[str]) -> ServerProcess:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="distillery-overhead-")))
-        found = [str(folder / "log") if flag == "LOG" else flag for flag in flags]
-        (folder / "log").mkdir()
-        models = folder / "models"
-        write_versions(models, entry.name, [entry, entry])
-        flags = ["--api-servers", "1", "--api-key", KEY, *found]
-        return stack.enter_context(running_service(models, *flags))
+    def _measure(self, entry: ModelEntry, case: str) -> dict[str, float]:
+        """Start the service of a case and load it; return CPU time per request, throughput, and what was mirrored."""
+        with tempfile.TemporaryDirectory(prefix="distillery-overhead-") as name:
+            folder = Path(name)
+            (folder / "log").mkdir()
+            write_versions(folder / "models", entry.name, [entry, entry])
+            flags = [str(folder / "log") if flag == "LOG" else flag for flag in CASES[case]]
+            flags = ["--api-servers", "1", "--api-key", KEY, *flags]
+            with running_service(folder / "models", *flags) as server:
+                if case == SHADOW:
+                    _mirror(server.url, entry.name)
+                headers = {"X-API-Key": KEY}
+                workload = service_workload(server.url, ALIASES[0], self.body, server=case, headers=headers)
+                check_answers(workload, entry.path)
+                run_load(workload, self.connections, _WARM_UP_S)
+                return _loaded(server.url, workload, self.connections, self.seconds)
 
 
 def _mirror(url: str, model: str) -> None:
@@ -116,13 +111,12 @@ def _mirror(url: str, model: str) -> None:
         raise BenchmarkError(f"PUT /release: status {answer.status_code}: {answer.text[:500]}")
 
 
-def _measure(connections: int, seconds: float, case: tuple[ServerProcess, Workload]) -> dict[str, float]:
-    """Load one service; return its CPU time per request, its throughput, and what was mirrored."""
-    server, workload = case
-    before = _counters(server.url)
+def _loaded(url: str, workload: Workload, connections: int, seconds: float) -> dict[str, float]:
+    """Load a service and return its figures."""
+    before = _counters(url)
     load = run_load(workload, connections, seconds)
     time.sleep(SERVICE_CPU_LAG_S)
-    growth = {name: value - before[name] for name, value in _counters(server.url).items()}
+    growth = {name: value - before[name] for name, value in _counters(url).items()}
     return {
         "cpu_us": growth["cpu"] * 1e6 / load.latencies.total,
         "requests_per_s": load.requests_per_s,
