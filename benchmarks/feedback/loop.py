@@ -40,8 +40,9 @@ def copy_run(source: Path, target: Path) -> None:
 
 def run_command(module: str, *arguments: str | Path) -> None:
     """Run a command of this project. Raises `BenchmarkError` with its last lines if it fails."""
+    given = [str(one.absolute()) if isinstance(one, Path) else one for one in arguments]
     done = subprocess.run(
-        [sys.executable, "-m", module, *map(str, arguments)],
+        [sys.executable, "-m", module, *given],
         capture_output=True,
         text=True,
         check=False,
@@ -49,7 +50,7 @@ def run_command(module: str, *arguments: str | Path) -> None:
     )
     if done.returncode:
         lines = "\n".join((done.stderr or done.stdout).splitlines()[-5:])
-        raise BenchmarkError(f"python -m {module} {' '.join(map(str, arguments))} failed:\n{lines}")
+        raise BenchmarkError(f"python -m {module} {' '.join(given)} failed:\n{lines}")
 
 
 def wait_for_log(folder: Path, rows: int) -> None:
