@@ -16,8 +16,9 @@ KEY = new_key()
 PATIENCE_S = 150
 DECISION_S = 180
 """Within which the rule must have decided."""
-CANDIDATE = {"share": 0.5, "rule": {"criteria": ["failed", "unaccepted", "wrong"]}}
-"""Half of the traffic, and promotion once it is as good in all of these; worse in any criterion ends it."""
+CANDIDATE = {"share": 0.5, "rule": {"criteria": ["failed", "wrong"], "ignored": ["unaccepted"]}}
+"""Half of the traffic, and promotion once it is as good in these. The labels tell whether it errs less, so it may
+accept fewer predictions."""
 
 
 def admin_keys(folder: Path) -> Path:

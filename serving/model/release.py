@@ -83,9 +83,12 @@ class Rule(BaseModel):
         tuple[Criterion, ...],
         Field(
             min_length=1,
-            description="in which a candidate must be as good to be promoted; worse in any ends it",
+            description="in which a candidate must be as good to be promoted; worse in any that is not ignored ends it",
         ),
     ] = ("failed", "slow", "unaccepted")
+    ignored: Annotated[
+        tuple[Criterion, ...], Field(description="in which a candidate may be worse: they decide nothing")
+    ] = ()
     slow_ms: Annotated[
         float | None,
         Field(
@@ -95,6 +98,12 @@ class Rule(BaseModel):
     promote: Annotated[bool, Field(description="promote by rule; without it, the rule only rolls back")] = (
         True
     )
+
+    @model_validator(mode="after")
+    def _ignores_no_criterion(self) -> Self:
+        if both := [name for name in self.ignored if name in self.criteria]:
+            raise ValueError(f"ignored: {both[0]} is one of the criteria; leave it out of one of the two")
+        return self
 
 
 class Release(BaseModel):

@@ -101,6 +101,7 @@ class Comparisons:
             if name == "shadow"
             else Comparison(alpha, rule.tolerance, rule.negligible)
             for name in CRITERIA
+            if name not in rule.ignored
         }
         self._rule = rule
         self._slow_bucket = _bucket(rule.slow_ms / 1000) if rule.slow_ms else None

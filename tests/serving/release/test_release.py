@@ -162,6 +162,27 @@ def test_a_candidate_whose_predictions_are_rejected_more_often_is_rolled_back_by
     assert "unaccepted" in last["reason"]
 
 
+def test_what_the_rule_ignores_decides_nothing(client: httpx.Client) -> None:
+    """A candidate whose predictions are rejected more often is promoted, because it fails no more often."""
+    rule = {"negligible": 0.2, "criteria": ["failed"], "ignored": ["unaccepted"], "slow_ms": 4000}
+    start(client, share=0.01, rule=rule)
+    noise = np.random.default_rng(0).integers(0, 256, (28, 28), np.uint8).tobytes()
+    octets = {"Content-Type": "application/octet-stream"}
+
+    def decided() -> bool:
+        for _ in range(40):
+            client.post("/predict/candidate", content=noise, headers=octets)
+            client.post("/predict/student/versions/1", content=DIGITS[1].tobytes(), headers=octets)
+        state = client.get("/release").json()
+        assert "unaccepted" not in (state["criteria"] or {})
+        return state["candidate"] is None
+
+    eventually(decided, seconds=30)
+    last = client.get("/release").json()["decisions"][-1]
+    assert (last["decision"], last["by"]) == ("promote", "rule")
+    client.post("/release/rollback")
+
+
 def test_a_candidate_as_good_as_the_stable_version_is_promoted_by_rule(client: httpx.Client) -> None:
     rule = {"negligible": 0.2, "criteria": ["failed", "unaccepted"], "slow_ms": 4000}
     start(client, candidate="twin", share=0.5, rule=rule)
@@ -194,6 +215,7 @@ def test_a_candidate_as_good_as_the_stable_version_is_promoted_by_rule(client: h
         ),
         ({"candidate": "student/2", "share": float("nan")}, 400, "is not JSON"),
         ({"candidate": "student/2", "rule": {"criteria": ["speed"]}}, 422, "rule.criteria.0"),
+        ({"candidate": "student/2", "rule": {"ignored": ["slow"]}}, 422, "slow is one of the criteria"),
         ({"candidate": "student/2", "weight": 1}, 422, "unknown setting"),
         ([], 422, "valid dictionary"),
     ],
