@@ -87,7 +87,7 @@ class Rule(BaseModel):
         ),
     ] = ("failed", "slow", "unaccepted")
     ignored: Annotated[
-        tuple[Criterion, ...], Field(description="in which a candidate may be worse: they decide nothing")
+        tuple[Criterion, ...], Field(description="in which a candidate may be worse; also of `criteria`")
     ] = ()
     slow_ms: Annotated[
         float | None,
@@ -99,11 +99,10 @@ class Rule(BaseModel):
         True
     )
 
-    @model_validator(mode="after")
-    def _ignores_no_criterion(self) -> Self:
-        if both := [name for name in self.ignored if name in self.criteria]:
-            raise ValueError(f"ignored: {both[0]} is one of the criteria; leave it out of one of the two")
-        return self
+    @property
+    def required(self) -> list[Criterion]:
+        """The criteria in which a candidate must be as good to be promoted; without any, it never is."""
+        return [name for name in self.criteria if name not in self.ignored]
 
 
 class Release(BaseModel):

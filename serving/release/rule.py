@@ -125,7 +125,8 @@ class Comparisons:
         self._last = counts
         if any(test.verdict == "worse" for test in self._tests.values()):
             return "worse"
-        if all(self._tests[name].verdict == "as_good" for name in self._rule.criteria):
+        required = self._rule.required
+        if required and all(self._tests[name].verdict == "as_good" for name in required):
             return "as_good"
         return None
 
@@ -143,7 +144,7 @@ class Comparisons:
         return "; ".join(
             f"{name}: {one.candidate[0]} of {one.candidate[1]} against {one.stable[0]} of {one.stable[1]}"
             for name, one in self.evidence().items()
-            if one.verdict == verdict and (verdict == "worse" or name in self._rule.criteria)
+            if one.verdict == verdict and (verdict == "worse" or name in self._rule.required)
         )
 
     def _counts(self, totals: Values) -> dict[Criterion, tuple[Counts, Counts]]:
