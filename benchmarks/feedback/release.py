@@ -17,8 +17,8 @@ PATIENCE_S = 150
 DECISION_S = 180
 """Within which the rule must have decided."""
 CANDIDATE = {"share": 0.5, "rule": {"criteria": ["failed", "wrong"], "ignored": ["unaccepted"]}}
-"""Half of the traffic, and promotion once it is as good in these. The labels tell whether it errs less, so it may
-accept fewer predictions."""
+"""Half of the requests, and promotion once the candidate is as good in these criteria. With labels, errors are known:
+a lower share of accepted predictions does not end it."""
 
 
 def admin_keys(folder: Path) -> Path:

@@ -1,7 +1,7 @@
 """Shadow traffic: a share of the stable version's requests is repeated by the candidate, off the request path.
 
 A request is chosen after its run, which costs a subtraction per run. A thread of its own repeats what was chosen in the
-last tenth of a second in one run: to wake it for every request would cost the event loop more than the runs themselves.
+last tenth of a second in one run, which takes less CPU time, and less often the GIL, than a run for every request.
 The queue is bounded: when the candidate cannot keep up, requests are left out. No response waits for it, and none can
 fail because of it. The thread has the priority of all others: one with a lower priority would keep the GIL for long
 whenever another process took its core, and the event loop would wait for it.

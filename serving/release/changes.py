@@ -55,7 +55,7 @@ class Plan(NamedTuple):
 
 @dataclass(frozen=True)
 class Change:
-    """A change that is asked for."""
+    """A change requested by a client, by SIGHUP, by the watch of the repository, or by a rule."""
 
     name: str
     """For the log, such as `reload`."""
