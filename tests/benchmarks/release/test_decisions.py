@@ -65,7 +65,9 @@ def test_the_simulated_rule_stops_a_worse_candidate_and_promotes_an_equal_one() 
     setting = Setting(rate=0.1, share=0.5, block=200)
     worse = simulate_rule(setting, 2.0, RULE, streams=100, limit=50_000, seed=0)
     equal = simulate_rule(setting, 1.0, RULE, streams=100, limit=50_000, seed=0)
-    assert [decision for decision, _ in worse].count("rollback") >= 95  # wrong with a probability of at most 1 %
+    assert [decision for decision, _ in worse].count(
+        "rollback"
+    ) >= 95  # wrong with a probability of at most 1 %
     assert [decision for decision, _ in equal].count("promote") >= 95
     assert 100 < np.median([requests for _, requests in worse]) < 3000
 

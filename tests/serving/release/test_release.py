@@ -143,7 +143,7 @@ def test_promotion_and_two_rollbacks(client: httpx.Client, models: Path) -> None
 
 
 def decision_on_a_bad_candidate(client: httpx.Client) -> dict[str, Any]:
-    """Send noise to the candidate, as if its network were bad, and digits to the stable version; return the decision."""
+    """Send noise to the candidate, as if its network were bad, and digits to the other; return the decision."""
     noise = np.random.default_rng(0).integers(0, 256, (28, 28), np.uint8).tobytes()
     octets = {"Content-Type": "application/octet-stream"}
 
